@@ -1,0 +1,54 @@
+"""CarlDataCollator: texts with labels -> one length-sorted, right-padded batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+
+class CarlDataCollator:
+    """Tokenizes texts and makes the batch that [`CarlTrainer`] computes on.
+
+    The texts are sorted by length, so that consecutive rows form slices with little padding. A longer text is cut at
+    `max_length`. Which tokens are special is the tokenizer's own answer.
+
+    Args:
+        tokenizer: any fast or slow tokenizer. max_length (`int`): tokens kept of a text, special ones included; at
+            most those of the tokenizer.
+        slices (`int`): number of length-sorted slices of (nearly) equal numbers of texts.
+
+    Returns (of a call on rows with `text`, `valence`, `arousal`), for B texts and L tokens of the longest:
+        `input_ids`, `attention_mask` (long, (B, L)), `eligible` (bool, (B, L); neither special nor padding),
+        `va` (float32, (B, 2), in [-1, 1]) and `slices`, a tuple of (rows, width): the next `rows` rows need only their
+        first `width` columns.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int = 128, slices: int = 8):
+        self.tokenizer = tokenizer
+        self.max_length = min(max_length, tokenizer.model_max_length)
+        self.slices = slices
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        encoded = self.tokenizer(
+            [row["text"] for row in rows], truncation=True, max_length=self.max_length, return_special_tokens_mask=True
+        )
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        order = sorted(range(len(rows)), key=lambda i: -lengths[i])  # stable: equal lengths keep the sampler's order
+        width = max(lengths)
+        input_ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
+        attention_mask = torch.zeros(len(rows), width, dtype=torch.long)
+        eligible = torch.zeros(len(rows), width, dtype=torch.bool)
+        for position, i in enumerate(order):
+            input_ids[position, : lengths[i]] = torch.tensor(encoded["input_ids"][i])
+            attention_mask[position, : lengths[i]] = 1
+            eligible[position, : lengths[i]] = torch.tensor(encoded["special_tokens_mask"][i]) == 0
+        sizes = [len(part) for part in torch.arange(len(rows)).tensor_split(min(self.slices, len(rows)))]
+        starts = [sum(sizes[:k]) for k in range(len(sizes))]
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "eligible": eligible,
+            "va": torch.tensor([[rows[i]["valence"], rows[i]["arousal"]] for i in order], dtype=torch.float32),
+            "slices": tuple((size, lengths[order[start]]) for size, start in zip(sizes, starts, strict=True)),
+        }

@@ -1,0 +1,35 @@
+"""CarlConfig: what a CARL model is made of. How it is trained stands in CarlTrainingArguments."""
+
+from typing import Literal
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+class CarlConfig(PreTrainedConfig):
+    """Architecture of a [`CarlModel`].
+
+    Args:
+        encoder (`PreTrainedConfig` or `dict`): configuration of the encoder, of any type that `AutoModel` builds;
+            BERT by default.
+        pooling (`str`, defaults to `"cls"`): what stands for the text: `"cls"`, the first token's last hidden state
+            (the paper), or `"mean"`, the mean of the last hidden states over all tokens but padding.
+        encoder_has_pooler (`bool`, defaults to `True`): whether the encoder carries a pooler whose dense layer the
+            sentence branch uses. Without one the branch has a dense layer of its own.
+        projection_dim (`int`, defaults to 256): width D of the contrastive space; the layers before it have width H.
+    """
+
+    model_type = "carl"
+    sub_configs_defaults = {"encoder": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
+
+    encoder: PreTrainedConfig | dict | None = None
+    pooling: Literal["cls", "mean"] = "cls"
+    encoder_has_pooler: bool = True
+    projection_dim: int = 256
+
+    def __post_init__(self, **kwargs):
+        if self.pooling not in ("cls", "mean"):
+            raise ValueError(f"Unknown pooling {self.pooling!r}: choose 'cls' or 'mean'.")
+        if self.projection_dim < 1:
+            raise ValueError(f"projection_dim must be positive, got {self.projection_dim}.")
+        super().__post_init__(**kwargs)

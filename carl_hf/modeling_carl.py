@@ -1,0 +1,292 @@
+"""CarlModel: an encoder with what CARL trains round it.
+
+Shape suffixes: B texts, L tokens, E width of the word embeddings, H width of the encoder, D projection width.
+
+Source: Son, Saurez, Har, arXiv 2502.20613, section 3: online branch (encoder, pooler without its tanh, projection,
+prediction), momentum target branch (the same without prediction, no gradient), per-token detector.
+"""
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
+
+from carl_hf.configuration_carl import CarlConfig
+from carl_hf.encoders import load_encoder
+
+
+@dataclass
+class CarlOutput(ModelOutput):
+    """What [`CarlModel`] returns.
+
+    Args:
+        loss (`Tensor`): of a training objective.
+        last_hidden_state (`Tensor` (B, L, H)): of the online encoder.
+        embedding (`Tensor` (B, H)): the pooled last hidden state, what the exported encoder gives its users.
+        prediction (`Tensor` (B, D)): of the online branch, compared with the target branch by the contrastive loss.
+    """
+
+    loss: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    embedding: Tensor | None = None
+    prediction: Tensor | None = None
+
+
+def pool(hidden_BLH: Tensor, attention_mask_BL: Tensor, pooling: Literal["cls", "mean"]) -> Tensor:
+    """The vector (B, H) that stands for a text: its first token's state, or the mean over its tokens but padding."""
+    if pooling == "cls":
+        return hidden_BLH[:, 0]
+    weight_BL1 = attention_mask_BL.unsqueeze(-1).to(hidden_BLH.dtype)
+    return (hidden_BLH * weight_BL1).sum(1) / weight_BL1.sum(1).clamp_min(1)
+
+
+def _mlp(width: int, output_width: int) -> nn.Sequential:
+    """Two layers with LayerNorm and GELU between; no BatchNorm, which would tie a text's result to its batch."""
+    return nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, output_width))
+
+
+class CarlBranch(nn.Module):
+    """Encoder, pooler dense layer (the encoder's own where it has one) and projection."""
+
+    def __init__(self, config: CarlConfig, encoder: PreTrainedModel):
+        super().__init__()
+        width = config.encoder.hidden_size
+        self.encoder = encoder
+        self.dense = None if config.encoder_has_pooler else nn.Linear(width, width)
+        self.projection = _mlp(width, config.projection_dim)
+
+    def project(self, pooled_BH: Tensor) -> Tensor:
+        """Pooled states (B, H) -> pooler dense layer without tanh -> projection (B, D)."""
+        dense = self.encoder.pooler.dense if self.dense is None else self.dense
+        return self.projection(dense(pooled_BH))
+
+
+class TargetBranch(CarlBranch):
+    """A branch that follows the online one: never trained, its dropout always off."""
+
+    def __init__(self, config: CarlConfig, encoder: PreTrainedModel):
+        super().__init__(config, encoder)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> "TargetBranch":
+        return super().train(False)
+
+
+class CarlPreTrainedModel(PreTrainedModel):
+    config_class = CarlConfig
+    base_model_prefix = "carl"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _keep_in_fp32_modules_strict = ["target"]  # 1 - m = 4e-4 is below the resolution of bfloat16
+
+
+class CarlModel(CarlPreTrainedModel):
+    """Online branch, target branch and detector over one encoder.
+
+    `online` and `target` are [`CarlBranch`]es of the same shape; `prediction` belongs to the online branch alone;
+    `detector` is one linear layer from a token's last hidden state to the logit of "perturbed".
+    """
+
+    def __init__(self, config: CarlConfig):
+        super().__init__(config)
+        self.online = CarlBranch(config, AutoModel.from_config(config.encoder))
+        self.target = TargetBranch(config, AutoModel.from_config(config.encoder))
+        self.prediction = _mlp(config.projection_dim, config.projection_dim)
+        self.detector = nn.Linear(config.encoder.hidden_size, 1)
+        self.post_init()
+        self.reset_target()
+
+    @classmethod
+    def from_encoder(
+        cls,
+        encoder: str | PreTrainedModel,
+        *,
+        pooling: Literal["cls", "mean"] = "cls",
+        projection_dim: int = 256,
+        dropout: float | None = None,
+    ) -> "CarlModel":
+        """A model round a pretrained encoder; the other layers are drawn from torch's present random state.
+
+        Args:
+            encoder: a Hub id, a local folder, `"minilm-l6"` (the encoder in the extra `[demo]`), or a loaded encoder,
+                which becomes part of the model (it is not copied).
+            pooling, projection_dim: see [`CarlConfig`].
+            dropout: probability in [0, 1) of the online encoder's dropout layers in training; its own by default.
+                It is a setting of this training, kept neither in a checkpoint nor in an export.
+
+        Raises:
+            ValueError: if the encoder cannot be loaded, or is not an encoder with word embeddings and a hidden size.
+        """
+        if isinstance(encoder, str):
+            encoder = load_encoder(encoder)
+        pooler = getattr(encoder, "pooler", None)  # the one question that no configuration answers
+        config = CarlConfig(
+            encoder=encoder.config,
+            pooling=pooling,
+            projection_dim=projection_dim,
+            encoder_has_pooler=isinstance(getattr(pooler, "dense", None), nn.Linear),
+        )
+        model = cls(config)
+        model.online.encoder = encoder
+        if dropout is not None:
+            if not 0 <= dropout < 1:
+                raise ValueError(f"dropout must lie in [0, 1), got {dropout}.")
+            for module in encoder.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = dropout
+        model.reset_target()
+        return model.train(encoder.training)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As `PreTrainedModel.from_pretrained`; the target comes back as it was saved, frozen."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info=True gives a pair
+        model.target.requires_grad_(False)
+        return loaded
+
+    @property
+    def encoder(self) -> PreTrainedModel:
+        """The online encoder: what training is for, and what is exported."""
+        return self.online.encoder
+
+    def online_parameters(self) -> Iterator[nn.Parameter]:
+        """Everything that is trained: online branch, prediction layer and detector."""
+        return itertools.chain(self.online.parameters(), self.prediction.parameters(), self.detector.parameters())
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.set_input_embeddings(value)
+
+    def reset_target(self) -> None:
+        """Makes the target a frozen copy of the online branch."""
+        self.target.encoder = copy.deepcopy(self.online.encoder)
+        self.target.load_state_dict(self.online.state_dict())
+        self.target.requires_grad_(False)
+        self.target.eval()
+
+    # The parts of a training step, in the order in which the trainer uses them.
+
+    def word_embeddings(self, input_ids: Tensor) -> Tensor:
+        """Word embeddings (B, L, E) of the online encoder, before position, type and normalisation are added."""
+        return self.encoder.get_input_embeddings()(input_ids)
+
+    def encode(self, embeds_BLE: Tensor, attention_mask: Tensor) -> Tensor:
+        """Last hidden states (B, L, H) of the online encoder over word embeddings."""
+        return self.encoder(inputs_embeds=embeds_BLE, attention_mask=attention_mask).last_hidden_state
+
+    def pool(self, hidden_BLH: Tensor, attention_mask: Tensor) -> Tensor:
+        """The embedding (B, H) of a text from its last hidden states, under the model's pooling."""
+        return pool(hidden_BLH, attention_mask, self.config.pooling)
+
+    def predict(self, pooled_BH: Tensor) -> Tensor:
+        """Prediction (B, D) of the online branch from pooled states."""
+        return self.prediction(self.online.project(pooled_BH))
+
+    @torch.no_grad()
+    def project_target(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Projection (B, D) of the target branch, without gradient."""
+        hidden_BLH = self.target.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return self.target.project(self.pool(hidden_BLH, attention_mask))
+
+    def detect(self, hidden_BLH: Tensor) -> Tensor:
+        """Detector logits (B, L): positive means "this token was perturbed"."""
+        return self.detector(hidden_BLH).squeeze(-1)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        objective: Callable[["CarlModel"], CarlOutput] | None = None,
+    ) -> CarlOutput:
+        """Embeds texts, or runs a training objective.
+
+        Args:
+            input_ids (`Tensor` (B, L)): right-padded token ids. attention_mask (`Tensor` (B, L)): 0 on padding.
+            objective (`Callable`, *optional*): called with this model in place of the plain forward; its result is
+                returned. A trainer passes its whole step here, so that it runs inside the one wrapped call in which
+                autocast and distributed data parallelism are in force.
+        """
+        if objective is not None:
+            return objective(self)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        hidden_BLH = self.encode(self.word_embeddings(input_ids), attention_mask)
+        embedding_BH = self.pool(hidden_BLH, attention_mask)
+        return CarlOutput(last_hidden_state=hidden_BLH, embedding=embedding_BH, prediction=self.predict(embedding_BH))
+
+    @torch.no_grad()
+    def embed(
+        self,
+        texts: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 64,
+        max_length: int = 128,
+        normalize: bool = False,
+    ) -> Tensor:
+        """Embeddings of texts by the online encoder under the model's pooling, dropout off.
+
+        Args:
+            texts: any number of texts. batch_size: texts encoded together, of similar length.
+            max_length: tokens kept of a text, at most those of the tokenizer. normalize: scale every vector to length
+                1.
+
+        Returns:
+            float32 `Tensor` (number of texts, H) on the CPU, in the order of the texts.
+        """
+        return embed_texts(
+            self.encoder,
+            texts,
+            tokenizer,
+            pooling=self.config.pooling,
+            batch_size=batch_size,
+            max_length=max_length,
+            normalize=normalize,
+        )
+
+
+@torch.no_grad()
+def embed_texts(
+    encoder: PreTrainedModel,
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    pooling: Literal["cls", "mean"],
+    batch_size: int = 64,
+    max_length: int = 128,
+    normalize: bool = False,
+) -> Tensor:
+    """Embeddings of texts by any encoder; arguments and result as those of [`CarlModel.embed`]."""
+    if isinstance(texts, str):
+        raise ValueError("embed takes a list of texts, got one string: pass [text].")
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        max_length = min(max_length, tokenizer.model_max_length)
+        tokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"] if len(texts) else []
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+        result = torch.empty(len(tokens), encoder.config.hidden_size)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = tokenizer.pad(
+                {"input_ids": [tokens[i] for i in rows]}, padding_side="right", return_tensors="pt"
+            ).to(encoder.device)
+            hidden_BLH = encoder(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+            ).last_hidden_state
+            result[rows] = pool(hidden_BLH, batch["attention_mask"], pooling).float().cpu()
+    finally:
+        encoder.train(was_training)
+    return F.normalize(result, dim=-1) if normalize else result

@@ -1,0 +1,326 @@
+"""CarlTrainer: a transformers Trainer whose compute_loss is the algorithm of the paper.
+
+Shape suffixes: B texts of this process, G texts of the global batch, L tokens, E width of the word embeddings,
+H width of the encoder, D projection width.
+
+Source: Son, Saurez, Har, arXiv 2502.20613; equation numbers are the paper's.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import datasets
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+
+from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
+from carl_hf.collator import CarlDataCollator
+from carl_hf.data import check_va_dataset
+from carl_hf.losses import focal_detection_loss, mccl_loss
+from carl_hf.modeling_carl import CarlModel, CarlOutput
+from carl_hf.momentum import TargetUpdateCallback, cosine_momentum
+from carl_hf.monitor import detection_auc, embedding_spread, parameter_distance
+from carl_hf.training_args import CarlTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+class CarlTrainer(Trainer):
+    """Trains a [`CarlModel`] on texts with valence and arousal.
+
+    Args:
+        model ([`CarlModel`]): the model. args ([`CarlTrainingArguments`]): the recipe.
+        train_dataset, eval_dataset (`datasets.Dataset`): columns `text`, `valence`, `arousal` (in [-1, 1]).
+        processing_class: the tokenizer; needed unless a `data_collator` is given.
+        Everything else as for `transformers.Trainer`.
+
+    Logs, besides the Trainer's own: `mccl`, `ptd`, `detector_auc`, `momentum`, `zero_label_fraction` (texts whose
+    label is (0, 0)), `changed_coordinates` (share of the perturbed tokens' coordinates that differ from the clean
+    ones in the dtype the encoder computes in), `embedding_std`, `effective_rank` and `target_distance` (see
+    `carl_hf.monitor`).
+
+    Raises:
+        ValueError: if a dataset lacks a column or holds a value that cannot be trained on (the row is named), or the
+            contrastive batch would hold fewer than two texts, or the training data less than one batch.
+    """
+
+    loss_is_scaled_for_ga = False  # compute_loss returns a mean over the batch; the Trainer averages accumulated ones
+
+    def __init__(
+        self,
+        model: CarlModel | None = None,
+        args: CarlTrainingArguments | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ):
+        if not isinstance(args, CarlTrainingArguments):
+            raise ValueError(f"CarlTrainer needs CarlTrainingArguments, got {type(args).__name__}.")
+        if data_collator is None:
+            if processing_class is None:
+                raise ValueError("CarlTrainer needs the encoder's tokenizer: pass processing_class=tokenizer.")
+            data_collator = CarlDataCollator(processing_class, max_length=args.max_length, slices=args.encode_slices)
+        for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
+            if isinstance(dataset, datasets.Dataset):
+                check_va_dataset(dataset, name)
+        super().__init__(
+            model, args, data_collator, train_dataset, eval_dataset, processing_class=processing_class, **kwargs
+        )
+        self._check_batch_size()
+        self.add_callback(TargetUpdateCallback(args.initial_momentum))
+        self._sums: dict[str, list[Tensor]] = defaultdict(list)
+        self._last_embedding_BH: Tensor | None = None
+        self._warned_of_lost_perturbation = False
+
+    # ---- the step
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Tensor | tuple[Tensor, CarlOutput]:
+        """The loss 0.8 L_MCCL + 0.2 L_PTD of one batch (Eq 11).
+
+        The whole step runs inside one call of the (wrapped) model. One backward pass of L_MCCL gives the gradients of
+        the parameters, the saliency, and the gradient of the first PGD step; its graph is freed before the perturbed
+        pass.
+        """
+        args = self.args
+        slices = _slice_batch(inputs)
+        va_B2 = inputs["va"]
+        va_G2 = self._gather(va_B2)
+        row_offset = self.accelerator.process_index * len(va_B2)
+        trains_mccl, trains_ptd = args.mccl_weight > 0, args.ptd_weight > 0
+
+        def algorithm(carl: CarlModel) -> CarlOutput:
+            def mccl(prediction_BD: Tensor, rows: slice) -> Tensor:
+                return mccl_loss(
+                    prediction_BD, target_GD, va_B2[rows], va_G2,
+                    temperature=args.temperature, label_temperature=args.label_temperature,
+                    kernel=args.label_kernel, row_offset=row_offset + rows.start,
+                )  # fmt: skip
+
+            # Sentence level: online against target branch (Eq 3 to 6)
+            target_GD = self._gather(torch.cat([carl.project_target(s.input_ids, s.attention_mask) for s in slices]))
+            embeds = [carl.word_embeddings(s.input_ids) for s in slices]
+            if not embeds[
+                0
+            ].requires_grad:  # frozen embeddings, under LoRA: saliency needs their gradient all the same
+                embeds = [e.requires_grad_() for e in embeds]
+            pooled_BH = torch.cat(
+                [
+                    carl.pool(carl.encode(e, s.attention_mask), s.attention_mask)
+                    for e, s in zip(embeds, slices, strict=True)
+                ]
+            )
+            prediction_BD = carl.predict(pooled_BH)
+            l_mccl = mccl(prediction_BD, slice(0, len(va_B2)))
+            output = CarlOutput(
+                loss=args.mccl_weight * l_mccl, embedding=pooled_BH.detach(), prediction=prediction_BD.detach()
+            )
+            self._record(mccl=l_mccl, zero_label_fraction=(va_B2 == 0).all(-1).double().mean())
+            if not trains_ptd:
+                return output
+
+            # One backward of L_MCCL: its parameter gradients, and dL / d e_t
+            parameters = (
+                [p for p in carl.online_parameters() if p.requires_grad] if trains_mccl and carl.training else []
+            )
+            gradients = self._gradients(l_mccl, [*embeds, *parameters])
+            embed_gradients, parameter_gradients = gradients[: len(slices)], gradients[len(slices) :]
+            l_mccl = _with_gradients(l_mccl.detach(), parameters, parameter_gradients)
+            del prediction_BD, pooled_BH
+
+            # Token level: perturb salient tokens and detect them
+            l_ptd, logits, perturbed, judged, changed = 0.0, [], [], [], []
+            for s, e, gradient in zip(slices, embeds, embed_gradients, strict=True):
+                saliency_BL = token_saliency(gradient)  # Eq 7
+                if args.token_choice == "random":
+                    saliency_BL = torch.rand_like(saliency_BL)
+                salient_BL = select_salient_tokens(saliency_BL, s.eligible, fraction=args.salient_fraction)
+                perturbed_BL, judged_BL = salient_BL, s.eligible
+                if args.perturb_half:
+                    perturbed_BL, judged_BL = salient_BL & (torch.rand_like(saliency_BL) < 0.5), salient_BL
+
+                def score(moved_BLE: Tensor, s: TextSlice = s) -> Tensor:
+                    return mccl(
+                        carl.predict(carl.pool(carl.encode(moved_BLE, s.attention_mask), s.attention_mask)), s.rows
+                    )
+
+                delta_BLE = pgd_perturbation(
+                    score, e, perturbed_BL, radius=args.perturbation_radius, relative=args.perturbation_relative,
+                    step_size=args.pgd_step_size, steps=args.pgd_steps, first_gradient=gradient,
+                )  # Eq 8  # fmt: skip
+                clean_BLE = carl.word_embeddings(s.input_ids)
+                logits_BL = carl.detect(carl.encode(clean_BLE + delta_BLE, s.attention_mask))  # Eq 9
+                share = len(s.input_ids) / len(va_B2)
+                l_ptd = l_ptd + share * focal_detection_loss(
+                    logits_BL, perturbed_BL, judged_BL, gamma=args.focal_gamma
+                )
+                logits.append(logits_BL.detach().flatten())
+                perturbed.append(perturbed_BL.flatten())
+                judged.append(judged_BL.flatten())
+                changed.append(_changed_coordinates(clean_BLE.detach(), delta_BLE, perturbed_BL))
+
+            output.loss = args.mccl_weight * l_mccl + args.ptd_weight * l_ptd  # Eq 11
+            changed_count, coordinate_count = torch.stack(changed).sum(0)
+            self._record(
+                ptd=l_ptd,
+                detector_auc=detection_auc(torch.cat(logits), torch.cat(perturbed), torch.cat(judged)),
+                changed_coordinates=changed_count / coordinate_count,
+            )
+            return output
+
+        output = model(inputs["input_ids"], objective=algorithm)
+        self._last_embedding_BH = output.embedding
+        return (output.loss, output) if return_outputs else output.loss
+
+    def _gradients(self, loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """d loss / d inputs, zero where an input has no part in the loss; frees the graph.
+
+        Under fp16 the loss is scaled for the way back, or small gradients would underflow.
+        """
+        scale = self.accelerator.scaler.get_scale() if self.accelerator.scaler is not None else 1.0
+        gradients = torch.autograd.grad(loss * scale, inputs, allow_unused=True, materialize_grads=True)
+        return [g / scale for g in gradients] if scale != 1.0 else list(gradients)
+
+    def _gather(self, rows: Tensor) -> Tensor:
+        """The rows of all processes, in the order of their ranks, without gradient."""
+        return self.accelerator.gather(rows) if self.accelerator.num_processes > 1 else rows
+
+    # ---- logging and evaluation
+
+    def _record(self, **figures: Tensor) -> None:
+        prefix = "" if self.model.training else "eval_"
+        for name, figure in figures.items():
+            self._sums[prefix + name].append(torch.as_tensor(figure).detach().double())
+
+    def _take_means(self, prefix: str) -> dict[str, float]:
+        """Means over the batches since the last call and over processes; a figure undefined in a batch is left out of
+        it."""
+        names = [n for n in self._sums if n.startswith("eval_") == (prefix == "eval_")]
+        means = {}
+        for name in names:
+            values = torch.stack(self._sums.pop(name))
+            defined = ~values.isnan()
+            total = (
+                torch.stack([values.nan_to_num().sum(), defined.sum().double()]).float().to(self.accelerator.device)
+            )
+            total = self._gather(total.unsqueeze(0)).sum(0)
+            if total[1] > 0:
+                means[name.removeprefix("eval_")] = (total[0] / total[1]).item()
+        return means
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:  # the entry of a training interval, not of an evaluation or of the end
+            means = self._take_means("")
+            self._warn_if_perturbation_is_lost(means)
+            spread, rank = embedding_spread(self._last_embedding_BH)
+            logs |= means
+            logs |= {
+                "momentum": cosine_momentum(self.state.global_step, self.state.max_steps, self.args.initial_momentum),
+                "embedding_std": spread.item(),
+                "effective_rank": rank.item(),
+                "target_distance": parameter_distance(self.model.target, self.model.online).item(),
+            }
+        super().log(logs, start_time)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, None, None]:
+        inputs = self._prepare_inputs(inputs)
+        with torch.enable_grad():  # saliency needs a gradient also when nothing is trained
+            loss = self.compute_loss(model, inputs)
+        return loss.detach(), None, None
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output.metrics.update(
+            {f"{metric_key_prefix}_{name}": value for name, value in self._take_means("eval_").items()}
+        )
+        return output
+
+    def _warn_if_perturbation_is_lost(self, means: dict[str, float]) -> None:
+        share = means.get("changed_coordinates", 1.0)
+        if share < 0.5 and self.args.perturbation_radius > 0 and not self._warned_of_lost_perturbation:
+            self._warned_of_lost_perturbation = True
+            logger.warning(
+                "The perturbation does not survive the dtype: only %.1f %% of the perturbed coordinates differ "
+                "from the clean ones (perturbation_radius=%g, %s). The detector can learn where salient tokens are, "
+                "but cannot see a perturbation. A relative radius of .3 to 1 is visible: --perturbation_relative true "
+                "--perturbation_radius 0.5 --pgd_step_size 0.5.",
+                100 * share,
+                self.args.perturbation_radius,
+                "relative" if self.args.perturbation_relative else "absolute",
+            )
+
+    # ---- data
+
+    def get_train_dataloader(self) -> Any:
+        # a partial last batch would be a contrast of another size, and accelerate would fill it with repeated texts
+        keep, self.args.dataloader_drop_last = self.args.dataloader_drop_last, True
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.args.dataloader_drop_last = keep
+
+    def _check_batch_size(self) -> None:
+        joint = self.args.train_batch_size * self.args.world_size
+        if joint < 2:
+            raise ValueError("A contrastive batch needs at least 2 texts: raise per_device_train_batch_size.")
+        if isinstance(self.train_dataset, datasets.Dataset) and len(self.train_dataset) < joint:
+            raise ValueError(
+                f"{len(self.train_dataset)} training texts do not fill one batch of {joint}: lower "
+                "--per_device_train_batch_size or bring more texts (a partial batch is never trained on)."
+            )
+
+
+class TextSlice(NamedTuple):
+    """Consecutive texts of a batch, cut to the longest of them."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    eligible: Tensor
+    rows: slice
+
+
+def _slice_batch(inputs: dict[str, Any]) -> list[TextSlice]:
+    slices, start = [], 0
+    for rows, width in inputs["slices"]:
+        part = slice(start, start + rows)
+        slices.append(TextSlice(*(inputs[k][part, :width] for k in ("input_ids", "attention_mask", "eligible")), part))
+        start += rows
+    return slices
+
+
+def _changed_coordinates(clean_BLE: Tensor, delta_BLE: Tensor, perturbed_BL: Tensor) -> Tensor:
+    """(changed, all) coordinates of the perturbed tokens, compared in the dtype in which the encoder computes."""
+    device = clean_BLE.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else clean_BLE.dtype
+    changed_BLE = (clean_BLE + delta_BLE).to(dtype) != clean_BLE.to(dtype)
+    changed = (changed_BLE & perturbed_BL.unsqueeze(-1)).sum()
+    return torch.stack([changed, perturbed_BL.sum() * clean_BLE.shape[-1]]).double()
+
+
+class _PrecomputedGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value, count, *gradients_and_parameters):
+        ctx.gradients = gradients_and_parameters[:count]
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        count = len(ctx.gradients)
+        return None, None, *([None] * count), *(g * grad_output.to(g.dtype) for g in ctx.gradients)
+
+
+def _with_gradients(value: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """`value` as a function of `parameters` whose gradients are already known: its backward costs no pass."""
+    return _PrecomputedGradients.apply(value, len(gradients), *gradients, *parameters) if parameters else value

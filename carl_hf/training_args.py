@@ -1,0 +1,189 @@
+"""CarlTrainingArguments: how a CARL model is trained. What it is made of stands in CarlConfig.
+
+Source: Son, Saurez, Har, arXiv 2502.20613; equation numbers are the paper's.
+"""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from transformers import TrainingArguments
+
+from carl_hf.losses import LabelKernel
+from carl_hf.momentum import momentum_from_half_life
+
+PAPER_SETTINGS: dict[str, Any] = {
+    "num_train_epochs": 2.0,
+    "per_device_train_batch_size": 128,
+    "optim": "adamw_torch",
+    "learning_rate": 2e-5,
+    "lr_scheduler_type": "cosine_with_restarts",
+    "lr_scheduler_kwargs": {"num_cycles": 2},
+    "warmup_steps": 0.1,
+    "max_length": 128,
+    "temperature": 0.05,
+    "label_temperature": 1.0,
+    "label_kernel": "cosine",
+    "momentum": 0.9996,
+    "momentum_half_life": None,
+    "mccl_weight": 0.8,
+    "ptd_weight": 0.2,
+    "salient_fraction": 0.1,
+    "token_choice": "salient",
+    "perturb_half": False,
+    "perturbation_radius": 5e-9,
+    "perturbation_relative": False,
+    "pgd_step_size": 5.0,
+    "pgd_steps": 1,
+    "focal_gamma": 2.0,
+    "bf16": False,
+}
+"""The settings of the paper, with the decisions of docs/method.md where the paper is silent."""
+
+PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER_SETTINGS}
+
+
+@dataclass(init=False)
+class CarlTrainingArguments(TrainingArguments):
+    """Arguments of a [`CarlTrainer`]: all of `TrainingArguments`, with the defaults of this recipe, and those of CARL.
+
+    `CarlTrainingArguments("out")` is the default recipe, `CarlTrainingArguments("out", preset="paper")` the paper's
+    settings. What is passed explicitly wins over the preset.
+
+    Raises:
+        ValueError: for an unknown name or preset (the message names the nearest valid one), a value out of range, or
+            settings that exclude each other.
+    """
+
+    preset: Literal["default", "paper"] = field(
+        default="default", metadata={"help": "Settings to start from: 'default' or 'paper'. Explicit ones win."}
+    )
+    # TrainingArguments, with other defaults
+    num_train_epochs: float = field(default=2.0, metadata={"help": "Passes over the training texts."})
+    per_device_train_batch_size: int = field(
+        default=128, metadata={"help": "Texts of a contrastive batch on each device."}
+    )
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up: a share of all steps below 1, else steps."})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "bfloat16 autocast. Unset: on where CUDA supports it, off on a CPU."}
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Optimizer steps between two log entries."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay off: the collator needs the columns text, valence and arousal."}
+    )
+    # Data
+    max_length: int = field(default=128, metadata={"help": "Tokens kept of a text; the rest is cut off."})
+    encode_slices: int = field(
+        default=8,
+        metadata={"help": "Length-sorted slices in which a batch is encoded. More slices, less padding; same loss."},
+    )
+    # Sentence level: momentum continuous contrastive learning (MCCL)
+    mccl_weight: float = field(default=0.8, metadata={"help": "Weight of MCCL in the loss (Eq 11); 0 leaves it out."})
+    temperature: float = field(default=0.05, metadata={"help": "Temperature of embedding similarities (Eq 5)."})
+    label_temperature: float = field(default=1.0, metadata={"help": "Temperature of label similarities (Eq 5)."})
+    label_kernel: LabelKernel = field(
+        default="cosine",
+        metadata={"help": "Similarity of labels (Eq 4): 'cosine' (Eq 4, angle only) or 'distance' (intensity too)."},
+    )
+    momentum: float | None = field(
+        default=None, metadata={"help": "Initial momentum m_0 of the target (Eq 2). Excludes momentum_half_life."}
+    )
+    momentum_half_life: float | None = field(
+        default=20.0,
+        metadata={
+            "help": "m_0 given as the optimizer steps in which a target weight's past halves. Excludes momentum."
+        },
+    )
+    # Token level: gradient-based perturbed token detection (PTD)
+    ptd_weight: float = field(default=0.2, metadata={"help": "Weight of PTD in the loss (Eq 11); 0 leaves it out."})
+    salient_fraction: float = field(default=0.1, metadata={"help": "Share of a text's tokens that are chosen as S."})
+    token_choice: Literal["salient", "random"] = field(
+        default="salient", metadata={"help": "How S is chosen: 'salient' (Eq 7) or, as an ablation, 'random'."}
+    )
+    perturb_half: bool = field(
+        default=False,
+        metadata={
+            "help": "Perturb each token of S with probability 1/2 and train the detector on S alone, so that it must "
+            "see the perturbation: saliency no longer tells."
+        },
+    )
+    perturbation_radius: float = field(default=0.5, metadata={"help": "Radius eps of the ball round a token (Eq 8)."})
+    perturbation_relative: bool = field(
+        default=True,
+        metadata={"help": "Radius and step size in units of the token embedding's norm; off: absolute (the paper)."},
+    )
+    pgd_step_size: float = field(default=0.5, metadata={"help": "Step size alpha of PGD (Eq 8)."})
+    pgd_steps: int = field(default=1, metadata={"help": "Steps of PGD; each after the first costs two passes."})
+    focal_gamma: float = field(default=2.0, metadata={"help": "Exponent gamma of the focal loss (Eq 10)."})
+
+    def __init__(self, output_dir: str | None = None, *, preset: str = "default", **settings: Any):
+        if preset not in PRESETS:
+            raise ValueError(f"Unknown preset {preset!r}{_nearest(preset, PRESETS)} Presets: {', '.join(PRESETS)}.")
+        fields = [f for f in dataclasses.fields(self) if f.init]
+        known = {f.name for f in fields}
+        for name in settings:
+            if name not in known:
+                raise ValueError(f"Unknown training argument {name!r}{_nearest(name, known)}")
+        if settings.get("momentum") is not None and settings.get("momentum_half_life") is not None:
+            raise ValueError("Give momentum or momentum_half_life, not both: the half-life is another form of m_0.")
+        values = {**PRESETS[preset], **settings}
+        if settings.get("momentum") is not None:
+            values["momentum_half_life"] = None
+        elif settings.get("momentum_half_life") is not None:
+            values["momentum"] = None
+        values.update(output_dir=output_dir, preset=preset)
+        for f in fields:
+            default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+            setattr(self, f.name, values.get(f.name, default))
+        self.__post_init__()
+
+    def __post_init__(self):
+        self._check_ranges()
+        if self.fp16 and not torch.cuda.is_available():
+            raise ValueError("fp16 needs a GPU; a CPU would silently compute in float32. Use --bf16 or neither.")
+        if self.bf16 is None:
+            self.bf16 = (
+                torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not self.fp16 and not self.use_cpu
+            )
+        super().__post_init__()
+
+    @property
+    def initial_momentum(self) -> float:
+        """m_0 of Eq 2, from `momentum` or from `momentum_half_life`."""
+        if self.momentum is not None:
+            return self.momentum
+        return momentum_from_half_life(self.momentum_half_life)
+
+    def _check_ranges(self) -> None:
+        def require(holds: bool, name: str, what: str) -> None:
+            if not holds:
+                raise ValueError(f"{name} must be {what}, got {getattr(self, name)!r}.")
+
+        for name in ("temperature", "label_temperature"):
+            require(getattr(self, name) > 0, name, "positive")
+        for name in ("mccl_weight", "ptd_weight", "perturbation_radius", "pgd_step_size", "focal_gamma"):
+            require(getattr(self, name) >= 0, name, "zero or positive")
+        for name in ("pgd_steps", "encode_slices"):
+            require(getattr(self, name) >= 1, name, "at least 1")
+        require(self.max_length >= 3, "max_length", "at least 3 (two special tokens and one of the text)")
+        require(0 < self.salient_fraction <= 1, "salient_fraction", "in (0, 1]")
+        require(self.token_choice in ("salient", "random"), "token_choice", "'salient' or 'random'")
+        require(self.label_kernel in ("cosine", "distance"), "label_kernel", "'cosine' or 'distance'")
+        require(not self.remove_unused_columns, "remove_unused_columns", "False: the collator needs the text column")
+        if self.mccl_weight == 0 and self.ptd_weight == 0:
+            raise ValueError("mccl_weight and ptd_weight are both 0: nothing would be trained.")
+        if (self.momentum is None) == (self.momentum_half_life is None):
+            raise ValueError("Give exactly one of momentum and momentum_half_life.")
+        if self.momentum is not None:
+            require(0 <= self.momentum <= 1, "momentum", "in [0, 1]")
+        else:
+            require(self.momentum_half_life > 0, "momentum_half_life", "positive")
+
+
+def _nearest(name: str, valid: Any) -> str:
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f": did you mean {close[0]!r}?" if close else "."

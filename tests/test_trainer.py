@@ -1,0 +1,367 @@
+"""The trainer against a plain step written from the equations, the EMA recurrence, and an uninterrupted run."""
+
+import copy
+import json
+import logging
+import math
+
+import pytest
+import torch
+from conftest import tiny_encoder, toy_dataset
+from datasets import Dataset
+from test_modeling import FAMILIES
+from transformers import TrainerCallback, TrainingArguments, set_seed
+
+from carl_hf import CarlDataCollator, CarlModel, CarlTrainer, CarlTrainingArguments
+from carl_hf.adversary import pgd_perturbation, select_salient_tokens
+from carl_hf.losses import focal_detection_loss, mccl_loss
+from carl_hf.momentum import cosine_momentum
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def make_trainer(tmp_path, tokenizer, *, model=None, data=None, dev=None, callbacks=None, **settings):
+    set_seed(0)
+    model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8) if model is None else model
+    args = CarlTrainingArguments(
+        str(tmp_path),
+        **{
+            "per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "max_steps": 3, "logging_steps": 1,
+            "encode_slices": 3, "save_strategy": "no", "disable_tqdm": True, "dataloader_pin_memory": False,
+            "learning_rate": 1e-3, "use_cpu": True, **settings,
+        },
+    )  # fmt: skip
+    return CarlTrainer(
+        model=model, args=args, train_dataset=toy_dataset() if data is None else data, eval_dataset=dev,
+        processing_class=tokenizer, callbacks=callbacks,
+    )  # fmt: skip
+
+
+def double_model(**overrides) -> CarlModel:
+    set_seed(1)
+    model = CarlModel.from_encoder(tiny_encoder(**NO_DROPOUT, **overrides), projection_dim=8).double()
+    with torch.no_grad():  # a target of its own, and biases and norms that are not at their initial values
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return model.train()
+
+
+def plain_step(model, batch, args) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Eq 3 to 11 on one padded batch, with separate backward passes for saliency, for PGD and for training."""
+    ids, mask, va, eligible = batch["input_ids"], batch["attention_mask"], batch["va"].double(), batch["eligible"]
+
+    def sentence_loss(embeds):
+        prediction = model.predict(model.pool(model.encode(embeds, mask), mask))
+        return mccl_loss(
+            prediction, model.project_target(ids, mask), va, va, temperature=args.temperature,
+            label_temperature=args.label_temperature, kernel=args.label_kernel,
+        )  # fmt: skip
+
+    embeds = model.word_embeddings(ids).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(sentence_loss(embeds), embeds)
+    chosen = select_salient_tokens(gradient.norm(dim=-1), eligible, fraction=args.salient_fraction)
+    delta = pgd_perturbation(
+        sentence_loss, embeds, chosen, radius=args.perturbation_radius, relative=args.perturbation_relative,
+        step_size=args.pgd_step_size, steps=args.pgd_steps,
+    )  # fmt: skip
+    model.zero_grad()
+    logits = model.detect(model.encode(model.word_embeddings(ids) + delta, mask))
+    detection = focal_detection_loss(logits, chosen, eligible, gamma=args.focal_gamma)
+    loss = args.mccl_weight * sentence_loss(model.word_embeddings(ids)) + args.ptd_weight * detection
+    loss.backward()
+    return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("slices", [1, 3, 8])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"pgd_steps": 3, "pgd_step_size": 0.2}, {"preset": "paper"}, {"label_kernel": "distance"},
+     {"ptd_weight": 0.0}, {"mccl_weight": 0.0}],
+    ids=["default", "three-pgd-steps", "paper", "distance", "without-ptd", "without-mccl"],
+)  # fmt: skip
+def test_step_equals_the_plain_one(settings, slices, tmp_path, tokenizer):
+    model = double_model()
+    trainer = make_trainer(tmp_path, tokenizer, model=model, encode_slices=slices, salient_fraction=0.3, **settings)
+    batch = trainer.data_collator(list(toy_dataset(8, seed=3)))
+    batch["va"] = batch["va"].double()
+    expected_loss, expected = plain_step(copy.deepcopy(model), batch, trainer.args)
+
+    loss = trainer.compute_loss(model, batch)
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), expected_loss, rtol=1e-10, atol=1e-10)
+    total = math.sqrt(sum(g.square().sum().item() for g in expected.values()))
+    for name, parameter in model.named_parameters():
+        if name.startswith("target"):
+            assert parameter.grad is None
+            continue
+        found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        difference = (found - expected.get(name, torch.zeros_like(found))).norm().item()
+        assert difference < 1e-9 * total, name
+
+
+def test_accumulation_averages_the_gradients_of_its_batches(tmp_path, tokenizer):
+    model = double_model()
+    trainer = make_trainer(tmp_path, tokenizer, model=model, gradient_accumulation_steps=2, max_grad_norm=0.0)
+    batches = [trainer.data_collator(list(toy_dataset(8, seed=s))) for s in (4, 5)]
+    trainer.current_gradient_accumulation_steps = 2
+    for batch in batches:
+        trainer.training_step(model, dict(batch, va=batch["va"].double()))
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    singles = []
+    for batch in batches:
+        model.zero_grad()
+        trainer.compute_loss(model, dict(batch, va=batch["va"].double())).backward()
+        singles.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, (singles[0][name] + singles[1][name]) / 2, atol=1e-12, rtol=1e-9)
+
+
+def used(name: str, settings: dict) -> bool:
+    if name.startswith("detector"):
+        return settings.get("ptd_weight", 0.2) > 0
+    if settings.get("mccl_weight", 0.8) > 0:
+        return True
+    return name.startswith("online.encoder") and "pooler" not in name
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {}, {"preset": "paper"}, {"ptd_weight": 0.0}, {"mccl_weight": 0.0}, {"token_choice": "random"},
+        {"perturb_half": True}, {"pgd_steps": 2}, {"label_kernel": "distance"}, {"activation_checkpointing": True},
+        {"bf16": True}, {"gradient_accumulation_steps": 2}, {"momentum": 0.0}, {"momentum": 1.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_used_parameter_learns_and_the_target_gets_no_gradient(settings, tmp_path, tokenizer):
+    class NoTargetGradient(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            assert all(p.grad is None for p in model.target.parameters())
+
+    set_seed(0)
+    model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    # weight decay would move a parameter that gets no gradient but zero
+    trainer = make_trainer(
+        tmp_path, tokenizer, model=model, callbacks=[NoTargetGradient()], weight_decay=0.0, warmup_steps=0,
+        learning_rate=1e-2, **settings,
+    )  # fmt: skip
+    trainer.train()
+    letter, position = tokenizer.convert_tokens_to_ids("o"), 3  # which every text has
+    for name, parameter in model.named_parameters():
+        if name.startswith("target"):
+            continue
+        moved = parameter.detach() != before[name]
+        if name.endswith(("word_embeddings.weight", "position_embeddings.weight")):
+            moved = moved[letter if "word" in name else position]
+        if name.endswith("token_type_embeddings.weight"):
+            moved = moved[:1]
+        if name.endswith("key.bias"):
+            continue  # its gradient is exactly zero in theory: softmax does not see it
+        assert moved.any() == used(name, settings), name
+    target_moved = any((p.detach() != before[n]).any() for n, p in model.named_parameters() if n.startswith("target"))
+    assert target_moved == (settings.get("momentum") != 1.0)
+    logged = trainer.state.log_history[0]
+    expected = {
+        "loss",
+        "mccl",
+        "momentum",
+        "zero_label_fraction",
+        "embedding_std",
+        "effective_rank",
+        "target_distance",
+    }
+    if settings.get("ptd_weight", 0.2) > 0:
+        expected |= {"ptd", "changed_coordinates"}
+    assert expected <= set(logged) and all(math.isfinite(logged[k]) for k in expected)
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_every_family_trains(family, preset, pooling, tmp_path, tokenizer):
+    model = CarlModel.from_encoder(tiny_encoder(family), pooling=pooling, projection_dim=8)
+    before = copy.deepcopy(model.encoder.state_dict())
+    trainer = make_trainer(tmp_path, tokenizer, model=model, preset=preset, max_steps=2, warmup_steps=0)
+    trainer.train()
+    assert math.isfinite(trainer.state.log_history[-1]["train_loss"])
+    assert sum(not torch.equal(v, before[k]) for k, v in model.encoder.state_dict().items()) > len(before) / 2
+
+
+def test_target_follows_the_recurrence(tmp_path, tokenizer):
+    model = double_model()
+    expected = {n: p.detach().clone() for n, p in model.target.named_parameters()}
+
+    class Recurrence(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            m = cosine_momentum(state.global_step, state.max_steps, 0.5 ** (1 / 3))
+            for name, p in model.online.named_parameters():
+                expected[name] = m * expected[name] + (1 - m) * p.detach()
+
+    class DoubleLabels(CarlDataCollator):
+        def __call__(self, rows):
+            batch = super().__call__(rows)
+            return {**batch, "va": batch["va"].double()}
+
+    trainer = make_trainer(
+        tmp_path, tokenizer, model=model, max_steps=9, momentum_half_life=3, callbacks=[Recurrence()]
+    )
+    trainer.data_collator = DoubleLabels(tokenizer)
+    trainer.train()
+    for name, p in model.target.named_parameters():
+        torch.testing.assert_close(p.detach(), expected[name], atol=1e-10, rtol=0)
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
+@pytest.mark.parametrize("settings", [{}, {"token_choice": "random", "gradient_accumulation_steps": 2}], ids=str)
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(settings, tmp_path, tokenizer):
+    common = {"max_steps": 8, "save_strategy": "steps", "save_steps": 4, "learning_rate": 1e-2, **settings}
+    whole = make_trainer(tmp_path / "whole", tokenizer, **common)
+    whole.train()
+    half = make_trainer(tmp_path / "half", tokenizer, callbacks=[StopAt(4)], **common)
+    half.train()
+    assert half.state.global_step == 4
+    set_seed(99)  # nothing of the interrupted process is left but its checkpoint
+    resumed = make_trainer(
+        tmp_path / "half", tokenizer, model=CarlModel.from_encoder(tiny_encoder(), projection_dim=8), **common
+    )
+    resumed.train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoint-4"))
+    assert resumed.state.global_step == 8
+    for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    for a, b in zip(
+        whole.optimizer.state_dict()["state"].values(), resumed.optimizer.state_dict()["state"].values(), strict=True
+    ):
+        assert all(torch.equal(a[k], b[k]) for k in a)
+    losses = [[h["loss"] for h in t.state.log_history if "loss" in h] for t in (whole, resumed)]
+    assert losses[0] == losses[1]
+
+
+def test_a_perturbation_that_is_lost_is_reported_once(tmp_path, tokenizer, caplog):
+    wide = CarlModel.from_encoder(tiny_encoder(initializer_range=0.5), projection_dim=8)
+    with caplog.at_level(logging.WARNING, logger="carl_hf"):
+        make_trainer(tmp_path, tokenizer, model=wide, preset="paper", max_steps=4).train()
+    assert caplog.text.count("does not survive the dtype") == 1 and "--perturbation_relative true" in caplog.text
+    caplog.clear()
+    trainer = make_trainer(tmp_path, tokenizer)
+    with caplog.at_level(logging.WARNING, logger="carl_hf"):
+        trainer.train()
+    assert "survive" not in caplog.text and trainer.state.log_history[0]["changed_coordinates"] > 0.99
+    # in bfloat16 a radius that float32 can represent is lost
+    trainer = make_trainer(tmp_path, tokenizer, bf16=True, perturbation_radius=1e-4)
+    trainer.train()
+    assert trainer.state.log_history[0]["changed_coordinates"] < 0.1
+
+
+def test_perturbing_half_judges_the_salient_tokens_alone(tmp_path, tokenizer, monkeypatch):
+    seen = []
+
+    def spy(logits, perturbed, eligible, *, gamma):
+        seen.append((perturbed, eligible))
+        return focal_detection_loss(logits, perturbed, eligible, gamma=gamma)
+
+    monkeypatch.setattr("carl_hf.trainer.focal_detection_loss", spy)
+    make_trainer(
+        tmp_path, tokenizer, perturb_half=True, max_steps=20, salient_fraction=0.5, data=toy_dataset(64)
+    ).train()
+    perturbed = sum(p.sum().item() for p, _ in seen)
+    judged = sum(e.sum().item() for _, e in seen)
+    assert all(not (p & ~e).any() for p, e in seen) and 0.45 < perturbed / judged < 0.55
+
+
+def test_evaluation_logs_the_same_figures_and_trains_nothing(tmp_path, tokenizer):
+    trainer = make_trainer(tmp_path, tokenizer, dev=toy_dataset(13, seed=8), eval_strategy="steps", eval_steps=3)
+    trainer.train()
+    logged = [h for h in trainer.state.log_history if "eval_loss" in h]
+    assert len(logged) == 1 and {"eval_mccl", "eval_ptd", "eval_zero_label_fraction"} <= set(logged[0])
+    before = copy.deepcopy(trainer.model.state_dict())
+    first, second = trainer.evaluate(), trainer.evaluate()  # dropout is off: twice the same, on all 13 texts
+    assert first["eval_loss"] == second["eval_loss"] and math.isfinite(first["eval_mccl"])
+    assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
+    assert all(p.grad is None for p in trainer.model.target.parameters())
+
+
+def test_labels_that_are_all_zero_are_counted_and_train(tmp_path, tokenizer):
+    zeros = Dataset.from_list([{**row, "valence": 0.0, "arousal": 0.0} for row in toy_dataset()])
+    trainer = make_trainer(tmp_path, tokenizer, data=zeros)
+    trainer.train()
+    assert trainer.state.log_history[0]["zero_label_fraction"] == 1.0
+    assert all(math.isfinite(h["loss"]) for h in trainer.state.log_history if "loss" in h)
+
+
+def test_a_batch_of_one_text_has_no_contrast_but_a_defined_step(carl, tmp_path, tokenizer):
+    trainer = make_trainer(tmp_path, tokenizer, model=carl)
+    batch = trainer.data_collator([{"text": "😀", "valence": 0.5, "arousal": 0.1}])
+    output = trainer.compute_loss(carl.train(), batch, return_outputs=True)[1]
+    output.loss.backward()
+    assert output.loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in carl.parameters())
+
+
+def test_unusual_texts_train(tmp_path, tokenizer):
+    texts = ["😀😀", "مرحبا بالعالم", "x" * 1000, ".", "a\nb\tc", "null", "ok", "-"]
+    rows = Dataset.from_list([{"text": t, "valence": 0.1 * i, "arousal": -0.1 * i} for i, t in enumerate(texts)])
+    trainer = make_trainer(tmp_path, tokenizer, data=rows)
+    trainer.train()
+    assert math.isfinite(trainer.state.log_history[0]["loss"])
+    assert trainer.data_collator(list(rows))["input_ids"].shape[1] == tokenizer.model_max_length  # cut, not crashed
+
+
+def test_partial_batches_are_not_trained_on(tmp_path, tokenizer):
+    trainer = make_trainer(
+        tmp_path, tokenizer, data=toy_dataset(21), max_steps=-1, num_train_epochs=1, dev=toy_dataset(9)
+    )
+    assert len(trainer.get_train_dataloader()) == 2 and len(trainer.get_eval_dataloader()) == 2
+
+
+def test_tensorboard_and_json_logs(tmp_path, tokenizer):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    make_trainer(tmp_path, tokenizer, report_to="tensorboard", save_strategy="steps", save_steps=3).train()
+    (events,) = tmp_path.rglob("events.out.tfevents*")
+    scalars = EventAccumulator(str(events.parent)).Reload().Tags()["scalars"]
+    assert {"train/mccl", "train/ptd", "train/momentum", "train/target_distance"} <= set(scalars)
+    history = json.loads((tmp_path / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
+    assert "mccl" in history[0]
+
+
+def test_lora_on_the_encoder(tmp_path, tokenizer):
+    peft = pytest.importorskip("peft")
+    encoder = tiny_encoder()
+    encoder.add_adapter(peft.LoraConfig(r=2, target_modules=["query", "value"]))
+    model = CarlModel.from_encoder(encoder, projection_dim=8)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    make_trainer(tmp_path, tokenizer, model=model, warmup_steps=0).train()
+    changed = {
+        n for n, p in model.online.encoder.named_parameters() if not torch.equal(p, before[f"online.encoder.{n}"])
+    }
+    assert changed and all("lora" in n for n in changed)
+    assert not any(p.requires_grad for p in model.target.parameters())
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"per_device_train_batch_size": 1}, "at least 2 texts"),
+        ({"per_device_train_batch_size": 64}, "24 training texts do not fill one batch of 64"),
+        ({"data": Dataset.from_dict({"text": ["a"], "valence": [0.0]})}, "train_dataset has no column 'arousal'"),
+        ({"dev": Dataset.from_dict({"text": ["a"], "valence": [0.0], "arousal": [2.0]})}, "row 0: arousal is 2.0"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_refused(settings, message, tmp_path, tokenizer):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, tokenizer, **settings)
+
+
+def test_other_arguments_or_no_tokenizer_are_refused(carl, tmp_path, toys):
+    with pytest.raises(ValueError, match="needs CarlTrainingArguments"):
+        CarlTrainer(model=carl, args=TrainingArguments(str(tmp_path)), train_dataset=toys)
+    with pytest.raises(ValueError, match="processing_class=tokenizer"):
+        CarlTrainer(model=carl, args=CarlTrainingArguments(str(tmp_path), use_cpu=True), train_dataset=toys)

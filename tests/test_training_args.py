@@ -1,0 +1,93 @@
+import dataclasses
+
+import pytest
+
+from carl_hf import CarlTrainingArguments
+from carl_hf.training_args import PAPER_SETTINGS
+
+PAPER = {  # setting: (value, where the paper, or our decision where it is silent, says so)
+    "num_train_epochs": (2, "paper, training details: 2 epochs"),
+    "per_device_train_batch_size": (128, "paper, training details: batch size 128"),
+    "optim": ("adamw_torch", "paper, training details: AdamW"),
+    "learning_rate": (2e-5, "paper, training details: learning rate 2e-5"),
+    "lr_scheduler_type": ("cosine_with_restarts", "paper, training details: cosine annealing with warm restarts"),
+    "lr_scheduler_kwargs": ({"num_cycles": 2}, "decision: one cycle an epoch, of the paper's 2"),
+    "warmup_steps": (0.1, "paper, training details: 10 % warm-up"),
+    "max_length": (128, "paper, training details: maximum length 128"),
+    "temperature": (0.05, "paper, Eq 5: temperature 0.05"),
+    "label_temperature": (1.0, "decision: 0.05 on the similarity side, 1.0 on the label side"),
+    "label_kernel": ("cosine", "paper, Eq 4: cosine of (valence, arousal)"),
+    "momentum": (0.9996, "paper, Eq 2: m_0 = 0.9996"),
+    "momentum_half_life": (None, "m_0 is given as such"),
+    "mccl_weight": (0.8, "paper, Eq 11: 0.8 L_MCCL"),
+    "ptd_weight": (0.2, "paper, Eq 11: 0.2 L_PTD"),
+    "salient_fraction": (0.1, "paper, section on PTD: 10 % of the tokens"),
+    "token_choice": ("salient", "paper, Eq 7: by saliency"),
+    "perturb_half": (False, "paper: all of S is perturbed"),
+    "perturbation_radius": (5e-9, "paper, Eq 8: eps = 5e-9"),
+    "perturbation_relative": (False, "paper, Eq 8: an absolute radius"),
+    "pgd_step_size": (5.0, "paper, Eq 8: alpha = 5"),
+    "pgd_steps": (1, "decision: one step"),
+    "focal_gamma": (2.0, "decision: the usual gamma of the focal loss"),
+    "bf16": (False, "decision: full precision, or nothing of the perturbation is left"),
+}
+
+
+def test_paper_preset_is_the_paper(tmp_path):
+    args = CarlTrainingArguments(str(tmp_path), preset="paper")
+    assert set(PAPER) == set(PAPER_SETTINGS)
+    for name, (value, source) in PAPER.items():
+        assert getattr(args, name) == value, source
+    assert args.initial_momentum == 0.9996
+
+
+def test_explicit_settings_win_over_the_preset(tmp_path):
+    args = CarlTrainingArguments(str(tmp_path), preset="paper", learning_rate=3e-5, momentum_half_life=10)
+    assert args.learning_rate == 3e-5 and args.temperature == 0.05
+    assert args.momentum is None and args.initial_momentum**10 == pytest.approx(0.5)
+    assert CarlTrainingArguments(str(tmp_path), momentum=0.99).initial_momentum == 0.99
+
+
+def test_default_recipe_uses_a_relative_radius_and_a_half_life(tmp_path):
+    args = CarlTrainingArguments(str(tmp_path))
+    assert args.perturbation_relative and args.momentum is None and args.momentum_half_life > 0
+    assert args.bf16 is False  # no CUDA here
+
+
+def test_every_own_field_has_help():
+    inherited = {f.name for f in dataclasses.fields(CarlTrainingArguments.__mro__[1])}
+    own = [f for f in dataclasses.fields(CarlTrainingArguments) if f.name not in inherited]
+    assert len(own) > 15 and all(f.metadata.get("help") for f in own)
+
+
+def test_arguments_survive_a_copy(tmp_path):
+    args = CarlTrainingArguments(str(tmp_path), preset="paper", pgd_steps=3)
+    assert dataclasses.replace(args, seed=7).pgd_steps == 3
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"preset": "papr"}, "did you mean 'paper'"),
+        ({"temprature": 0.1}, "did you mean 'temperature'"),
+        ({"zzz": 1}, "Unknown training argument 'zzz'"),
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"label_temperature": -1.0}, "label_temperature must be positive"),
+        ({"ptd_weight": -0.1}, "ptd_weight must be zero or positive"),
+        ({"mccl_weight": 0.0, "ptd_weight": 0.0}, "nothing would be trained"),
+        ({"pgd_steps": 0}, "pgd_steps must be at least 1"),
+        ({"salient_fraction": 0.0}, "salient_fraction"),
+        ({"token_choice": "best"}, "'salient' or 'random'"),
+        ({"label_kernel": "dot"}, "'cosine' or 'distance'"),
+        ({"momentum": 0.9, "momentum_half_life": 3.0}, "not both"),
+        ({"momentum": 1.5}, "momentum must be in"),
+        ({"momentum_half_life": -1.0}, "momentum_half_life must be positive"),
+        ({"momentum_half_life": None}, "exactly one"),
+        ({"fp16": True}, "fp16 needs a GPU"),
+        ({"max_length": 2}, "max_length"),
+        ({"remove_unused_columns": True}, "remove_unused_columns"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        CarlTrainingArguments(str(tmp_path), **settings)
