@@ -9,7 +9,7 @@ Source: Son, Saurez, Har, arXiv 2502.20613; equation numbers are the paper's.
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import torch
@@ -93,88 +93,73 @@ class CarlTrainer(Trainer):
         pass.
         """
         args = self.args
-        slices = _slice_batch(inputs)
+        input_ids_BL, attention_mask_BL, eligible_BL = (inputs[k] for k in ("input_ids", "attention_mask", "eligible"))
         va_B2 = inputs["va"]
         va_G2 = self._gather(va_B2)
         row_offset = self.accelerator.process_index * len(va_B2)
-        trains_mccl, trains_ptd = args.mccl_weight > 0, args.ptd_weight > 0
+
+        def sliced(tensor_BL: Tensor) -> list[Tensor]:
+            return _length_slices(tensor_BL, inputs["slices"])
 
         def algorithm(carl: CarlModel) -> CarlOutput:
-            def mccl(prediction_BD: Tensor, rows: slice) -> Tensor:
+            masks = sliced(attention_mask_BL)
+
+            def hidden_states(embeds_BLE: Tensor) -> list[Tensor]:
+                return [carl.encode(e, m) for e, m in zip(sliced(embeds_BLE), masks, strict=True)]
+
+            def pooled(embeds_BLE: Tensor) -> Tensor:
+                hidden = hidden_states(embeds_BLE)
+                return torch.cat([carl.pool(h, m) for h, m in zip(hidden, masks, strict=True)])
+
+            def mccl(pooled_BH: Tensor) -> Tensor:
                 return mccl_loss(
-                    prediction_BD, target_GD, va_B2[rows], va_G2,
-                    temperature=args.temperature, label_temperature=args.label_temperature,
-                    kernel=args.label_kernel, row_offset=row_offset + rows.start,
+                    carl.predict(pooled_BH), target_GD, va_B2, va_G2, temperature=args.temperature,
+                    label_temperature=args.label_temperature, kernel=args.label_kernel, row_offset=row_offset,
                 )  # fmt: skip
 
             # Sentence level: online against target branch (Eq 3 to 6)
-            target_GD = self._gather(torch.cat([carl.project_target(s.input_ids, s.attention_mask) for s in slices]))
-            embeds = [carl.word_embeddings(s.input_ids) for s in slices]
-            if not embeds[
-                0
-            ].requires_grad:  # frozen embeddings, under LoRA: saliency needs their gradient all the same
-                embeds = [e.requires_grad_() for e in embeds]
-            pooled_BH = torch.cat(
-                [
-                    carl.pool(carl.encode(e, s.attention_mask), s.attention_mask)
-                    for e, s in zip(embeds, slices, strict=True)
-                ]
-            )
-            prediction_BD = carl.predict(pooled_BH)
-            l_mccl = mccl(prediction_BD, slice(0, len(va_B2)))
-            output = CarlOutput(
-                loss=args.mccl_weight * l_mccl, embedding=pooled_BH.detach(), prediction=prediction_BD.detach()
-            )
+            target = [carl.project_target(ids, m) for ids, m in zip(sliced(input_ids_BL), masks, strict=True)]
+            target_GD = self._gather(torch.cat(target))
+            embeds_BLE = carl.word_embeddings(input_ids_BL)
+            if (
+                not embeds_BLE.requires_grad
+            ):  # frozen embeddings, under LoRA: saliency needs their gradient all the same
+                embeds_BLE.requires_grad_()
+            pooled_BH = pooled(embeds_BLE)
+            l_mccl = mccl(pooled_BH)
+            output = CarlOutput(loss=args.mccl_weight * l_mccl, embedding=pooled_BH.detach())
             self._record(mccl=l_mccl, zero_label_fraction=(va_B2 == 0).all(-1).double().mean())
-            if not trains_ptd:
+            if args.ptd_weight == 0:
                 return output
 
-            # One backward of L_MCCL: its parameter gradients, and dL / d e_t
-            parameters = (
-                [p for p in carl.online_parameters() if p.requires_grad] if trains_mccl and carl.training else []
-            )
-            gradients = self._gradients(l_mccl, [*embeds, *parameters])
-            embed_gradients, parameter_gradients = gradients[: len(slices)], gradients[len(slices) :]
+            # One backward of L_MCCL: its parameter gradients, and dL / d e_t; then its graph is freed
+            trains_mccl = args.mccl_weight > 0 and carl.training
+            parameters = [p for p in carl.online_parameters() if p.requires_grad] if trains_mccl else []
+            gradient_BLE, *parameter_gradients = self._gradients(l_mccl, [embeds_BLE, *parameters])
             l_mccl = _with_gradients(l_mccl.detach(), parameters, parameter_gradients)
-            del prediction_BD, pooled_BH
+            embeds_BLE, pooled_BH = embeds_BLE.detach(), pooled_BH.detach()
 
-            # Token level: perturb salient tokens and detect them
-            l_ptd, logits, perturbed, judged, changed = 0.0, [], [], [], []
-            for s, e, gradient in zip(slices, embeds, embed_gradients, strict=True):
-                saliency_BL = token_saliency(gradient)  # Eq 7
-                if args.token_choice == "random":
-                    saliency_BL = torch.rand_like(saliency_BL)
-                salient_BL = select_salient_tokens(saliency_BL, s.eligible, fraction=args.salient_fraction)
-                perturbed_BL, judged_BL = salient_BL, s.eligible
-                if args.perturb_half:
-                    perturbed_BL, judged_BL = salient_BL & (torch.rand_like(saliency_BL) < 0.5), salient_BL
-
-                def score(moved_BLE: Tensor, s: TextSlice = s) -> Tensor:
-                    return mccl(
-                        carl.predict(carl.pool(carl.encode(moved_BLE, s.attention_mask), s.attention_mask)), s.rows
-                    )
-
-                delta_BLE = pgd_perturbation(
-                    score, e, perturbed_BL, radius=args.perturbation_radius, relative=args.perturbation_relative,
-                    step_size=args.pgd_step_size, steps=args.pgd_steps, first_gradient=gradient,
-                )  # Eq 8  # fmt: skip
-                clean_BLE = carl.word_embeddings(s.input_ids)
-                logits_BL = carl.detect(carl.encode(clean_BLE + delta_BLE, s.attention_mask))  # Eq 9
-                share = len(s.input_ids) / len(va_B2)
-                l_ptd = l_ptd + share * focal_detection_loss(
-                    logits_BL, perturbed_BL, judged_BL, gamma=args.focal_gamma
-                )
-                logits.append(logits_BL.detach().flatten())
-                perturbed.append(perturbed_BL.flatten())
-                judged.append(judged_BL.flatten())
-                changed.append(_changed_coordinates(clean_BLE.detach(), delta_BLE, perturbed_BL))
-
+            # Token level: choose salient tokens, perturb them, detect them
+            saliency_BL = token_saliency(gradient_BLE)  # Eq 7
+            if args.token_choice == "random":
+                saliency_BL = torch.rand_like(saliency_BL)
+            salient_BL = select_salient_tokens(saliency_BL, eligible_BL, fraction=args.salient_fraction)
+            perturbed_BL, judged_BL = salient_BL, eligible_BL
+            if args.perturb_half:
+                perturbed_BL, judged_BL = salient_BL & (torch.rand_like(saliency_BL) < 0.5), salient_BL
+            delta_BLE = pgd_perturbation(
+                lambda moved_BLE: mccl(pooled(moved_BLE)), embeds_BLE, perturbed_BL, radius=args.perturbation_radius,
+                relative=args.perturbation_relative, step_size=args.pgd_step_size, steps=args.pgd_steps,
+                first_gradient=gradient_BLE,
+            )  # Eq 8  # fmt: skip
+            hidden = hidden_states(carl.word_embeddings(input_ids_BL) + delta_BLE)  # Eq 9
+            logits_BL = _joined([carl.detect(h) for h in hidden], width=input_ids_BL.shape[1])
+            l_ptd = focal_detection_loss(logits_BL, perturbed_BL, judged_BL, gamma=args.focal_gamma)  # Eq 10
             output.loss = args.mccl_weight * l_mccl + args.ptd_weight * l_ptd  # Eq 11
-            changed_count, coordinate_count = torch.stack(changed).sum(0)
             self._record(
                 ptd=l_ptd,
-                detector_auc=detection_auc(torch.cat(logits), torch.cat(perturbed), torch.cat(judged)),
-                changed_coordinates=changed_count / coordinate_count,
+                detector_auc=detection_auc(logits_BL, perturbed_BL, judged_BL),
+                changed_coordinates=_changed_coordinates(embeds_BLE, delta_BLE, perturbed_BL),
             )
             return output
 
@@ -282,31 +267,23 @@ class CarlTrainer(Trainer):
             )
 
 
-class TextSlice(NamedTuple):
-    """Consecutive texts of a batch, cut to the longest of them."""
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    eligible: Tensor
-    rows: slice
+def _length_slices(tensor_BL: Tensor, slices: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """The rows of a length-sorted batch in slices, each cut to the (rows, width) that the collator found for it."""
+    parts = tensor_BL.split([rows for rows, _ in slices])
+    return [part[:, :width] for part, (_, width) in zip(parts, slices, strict=True)]
 
 
-def _slice_batch(inputs: dict[str, Any]) -> list[TextSlice]:
-    slices, start = [], 0
-    for rows, width in inputs["slices"]:
-        part = slice(start, start + rows)
-        slices.append(TextSlice(*(inputs[k][part, :width] for k in ("input_ids", "attention_mask", "eligible")), part))
-        start += rows
-    return slices
+def _joined(parts: Sequence[Tensor], width: int) -> Tensor:
+    """Slices (rows, their width) put together again to (B, width), zeros where they were cut."""
+    return torch.cat([nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
 
 def _changed_coordinates(clean_BLE: Tensor, delta_BLE: Tensor, perturbed_BL: Tensor) -> Tensor:
-    """(changed, all) coordinates of the perturbed tokens, compared in the dtype in which the encoder computes."""
+    """Share of the perturbed tokens' coordinates that change, compared in the dtype in which the encoder computes."""
     device = clean_BLE.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else clean_BLE.dtype
     changed_BLE = (clean_BLE + delta_BLE).to(dtype) != clean_BLE.to(dtype)
-    changed = (changed_BLE & perturbed_BL.unsqueeze(-1)).sum()
-    return torch.stack([changed, perturbed_BL.sum() * clean_BLE.shape[-1]]).double()
+    return (changed_BLE & perturbed_BL.unsqueeze(-1)).sum() / (perturbed_BL.sum() * clean_BLE.shape[-1])
 
 
 class _PrecomputedGradients(torch.autograd.Function):
