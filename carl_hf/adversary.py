@@ -42,8 +42,8 @@ def select_salient_tokens(saliency_BL: Tensor, eligible_BL: Tensor, *, fraction:
     scores_BL = _widen(saliency_BL).nan_to_num(0).masked_fill(~eligible_BL, -1)
     order_BL = scores_BL.argsort(dim=-1, descending=True, stable=True)
     rank_BL = order_BL.argsort(dim=-1)
-    # in float64 and less a hair: .1 * 30 must give 3, not 4
-    count_B1 = torch.ceil(eligible_BL.sum(-1, keepdim=True).double() * fraction - 1e-9).clamp_min(1)
+    # less a hair: .1 * 30 must give 3, not 4
+    count_B1 = torch.ceil(eligible_BL.sum(-1, keepdim=True) * fraction - 1e-4).clamp_min(1)
     return (rank_BL < count_B1) & eligible_BL
 
 

@@ -5,11 +5,12 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import yaml
@@ -21,38 +22,56 @@ Script = TypeVar("Script")
 
 
 class _ExplicitParser(HfArgumentParser):
-    """An HfArgumentParser that returns only the flags that were given, so that others can come from a file or
-    preset."""
+    """An HfArgumentParser that returns only the flags that were given: what else holds comes from a file or preset."""
 
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:
         default = options.get("default")
-        if default not in (None, argparse.SUPPRESS) and "%(default)s" not in (options.get("help") or ""):
-            options["help"] = f"{options.get('help') or ''} (default: {str(default).replace('%', '%%')})"
-        return super().add_argument(*names, **{**options, "default": argparse.SUPPRESS})
+        help_text = re.sub(r"%(?!\()", "%%", (options.get("help") or "").replace("%%", "%"))
+        if default not in (None, argparse.SUPPRESS):
+            help_text += f" (default: {str(default).replace('%', '%%')})"
+        return super().add_argument(*names, **{**options, "help": help_text, "default": argparse.SUPPRESS})
+
+
+class _FileParser(_ExplicitParser):
+    """The same for the entries of a file: a value that does not fit is a ValueError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
 
 
 def parse_arguments(
-    script_class: type[Script], argv: Sequence[str] | None = None, *, default_config: Path | None = None
+    script_class: type[Script],
+    argv: Sequence[str] | None = None,
+    *,
+    default_config: Path | None = None,
+    default_config_unless: Sequence[str] = (),
 ) -> tuple[Script, CarlTrainingArguments]:
     """Reads a script's own arguments and CarlTrainingArguments from flags and a YAML file.
 
-    `--config FILE` names the file (`default_config` without it); flags win over the file, the file over the preset,
-    the preset over the defaults.
+    `--config FILE` names the file; flags win over the file, the file over the preset, the preset over the defaults.
 
     Args:
         script_class: a dataclass with the script's own arguments. argv: the command line without the program's name.
+        default_config: file that is read if neither `--config` nor one of the flags in `default_config_unless` is
+            given.
 
     Raises:
-        ValueError: for an unreadable file or an unknown key in it (with the nearest valid name), or a value that does
-            not fit. Unknown flags end the program as argparse does.
+        ValueError: for an unreadable file or an unknown key in it (with the nearest valid name), or a value in it
+            that does not fit, or settings that CarlTrainingArguments refuses. Unknown flags end the program as
+            argparse does.
     """
-    parser = _ExplicitParser([script_class, CarlTrainingArguments], formatter_class=argparse.HelpFormatter)
+    classes = [script_class, CarlTrainingArguments]
+    parser = _ExplicitParser(classes, formatter_class=argparse.HelpFormatter)
     parser.add_argument("--config", help="YAML file with any of these arguments; flags win over it.")
     flags = vars(parser.parse_args(argv))
-    config = flags.pop("config", default_config)
+    config = flags.pop("config", None)
+    if config is None and not any(name in flags for name in default_config_unless):
+        config = default_config
     script_names = {f.name for f in dataclasses.fields(script_class)}
     training_names = {f.name for f in dataclasses.fields(CarlTrainingArguments) if f.init}
-    settings = _read_yaml(Path(config), script_names | training_names) if config is not None else {}
+    settings = {}
+    if config is not None:
+        settings = _read_yaml(Path(config), script_names | training_names, _FileParser(classes, add_help=False))
     # momentum and its half-life are two forms of one setting: the flag replaces either form in the file
     for one, other in (("momentum", "momentum_half_life"), ("momentum_half_life", "momentum")):
         if one in flags and other not in flags:
@@ -62,7 +81,7 @@ def parse_arguments(
     return script, CarlTrainingArguments(**{k: v for k, v in settings.items() if k not in script_names})
 
 
-def _read_yaml(path: Path, known: set[str]) -> dict[str, Any]:
+def _read_yaml(path: Path, known: set[str], parser: _FileParser) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -73,19 +92,28 @@ def _read_yaml(path: Path, known: set[str]) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold 'name: value' lines.")
-    for name in content:
+    settings = {}
+    for name, value in content.items():
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
             raise ValueError(f"{path}: unknown setting {name!r}" + (f"; did you mean {close[0]!r}?" if close else "."))
-    # YAML 1.1 reads 1e-4 as a string
-    return {k: _number(v) if isinstance(v, str) else v for k, v in content.items()}
+        if value is None or isinstance(value, dict) or name == "preset":
+            settings[name] = value
+            continue
+        # read as the flag of that name would be, so that a value has the same type and the same checks from both
+        words = [str(v) for v in value] if isinstance(value, list) else [str(value)]
+        try:
+            settings |= vars(parser.parse_args([f"--{name}", *words] if len(words) != 1 else [f"--{name}={words[0]}"]))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return settings
 
 
-def _number(value: str) -> str | float:
-    try:
-        return float(value)
-    except ValueError:
-        return value
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def use_all_cores(num_threads: int | None) -> None:
@@ -95,7 +123,7 @@ def use_all_cores(num_threads: int | None) -> None:
     idle; so a 1 there counts as unset.
     """
     if num_threads is None and os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        num_threads = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        num_threads = max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if num_threads is not None:
         torch.set_num_threads(num_threads)
 
@@ -103,8 +131,14 @@ def use_all_cores(num_threads: int | None) -> None:
 _RESULTS = ("results.json", "encoder", "figures")
 
 
-def prepare_output_dir(folder: str | Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuses a folder that holds another run, unless it is to be resumed, or overwritten (then its results go).
+def results_of_a_run(folder: str | Path) -> list[Path]:
+    """What an earlier run has left in a folder: its checkpoints, encoder, figures and results."""
+    folder = Path(folder)
+    return [folder / name for name in _RESULTS if (folder / name).exists()] + sorted(folder.glob("checkpoint-*"))
+
+
+def check_output_dir(folder: str | Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuses a folder that holds another run, unless that is to be resumed or overwritten.
 
     Raises:
         ValueError: if the folder holds a run, or is a file.
@@ -112,15 +146,17 @@ def prepare_output_dir(folder: str | Path, *, resume: bool, overwrite: bool) -> 
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file; name a folder.")
-    old = [folder / name for name in _RESULTS if (folder / name).exists()] + sorted(folder.glob("checkpoint-*"))
-    if not old or resume:
-        return
-    if not overwrite:
+    old = results_of_a_run(folder)
+    if old and not resume and not overwrite:
         raise ValueError(
             f"--output_dir {folder} holds another run ({', '.join(path.name for path in old)}). Name another folder, "
             "continue it with --resume_from_checkpoint last, or replace it with --overwrite_output_dir true."
         )
-    for path in old:
+
+
+def remove_results(folder: str | Path) -> None:
+    """Removes what an earlier run has left in a folder, and nothing else."""
+    for path in results_of_a_run(folder):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -6,8 +6,10 @@ A reader returns a table with the columns `text`, `valence`, `arousal` in the co
 
 import hashlib
 import html
+import http.client
 import importlib.resources
 import logging
+import os
 import re
 import tempfile
 import urllib.error
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from huggingface_hub.constants import HF_HOME
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +52,17 @@ class CorpusSpec:
 
 
 def content_sha256(frame: pd.DataFrame) -> str:
-    """Checksum of a corpus's content: of every row, ASCII letters and digits of the text, valence and arousal.
+    """Checksum of a corpus's content: of every row, the ASCII characters of the text, valence, arousal, and split if
+    any.
 
     It does not depend on column names, quoting, white space or the repair of wrongly decoded punctuation, so that the
     published file and a cleaned copy of it agree.
     """
     digest = hashlib.sha256()
-    for text, valence, arousal in zip(frame["text"], frame["valence"], frame["arousal"], strict=True):
-        digest.update(f"{re.sub('[^a-z0-9]', '', text.lower())}|{float(valence):.4f}|{float(arousal):.4f}\n".encode())
+    splits = frame["split"] if "split" in frame else [""] * len(frame)
+    for text, valence, arousal, split in zip(frame["text"], frame["valence"], frame["arousal"], splits, strict=True):
+        characters = re.sub("[^!-~]", "", text)  # printable ASCII without the space
+        digest.update(f"{characters}|{float(valence):.4f}|{float(arousal):.4f}|{split}\n".encode())
     return digest.hexdigest()
 
 
@@ -83,7 +89,7 @@ def read_corpus(spec: CorpusSpec, data_dir: str | Path | None) -> pd.DataFrame:
     if spec.url is None:
         raise ValueError(
             f"{spec.name} is handed out by its owners only. {spec.source} Then name the folder above "
-            f"{spec.folder[0]} with --data_dir."
+            f"{spec.folder[0]} with --data_dir, or train without it (--corpora emobank facebook)."
         )
     return _fetch(spec)
 
@@ -98,10 +104,15 @@ def _read_local(spec: CorpusSpec, path: Path) -> pd.DataFrame:
 
 
 def _fetch(spec: CorpusSpec) -> pd.DataFrame:
+    cached = _cache_dir() / f"{spec.name}-{spec.revision}.csv"
+    if cached.exists():
+        frame = spec.read(cached)
+        if content_sha256(frame) == spec.sha256:
+            return frame
     try:
         with urllib.request.urlopen(spec.url, timeout=60) as response:
             body = response.read()
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise ValueError(
             f"Cannot fetch {spec.name} from {spec.url} ({error}). With a local copy of it, pass --data_dir DIR, "
             f"where DIR holds {spec.folder[0]}."
@@ -114,7 +125,15 @@ def _fetch(spec: CorpusSpec) -> pd.DataFrame:
         raise ValueError(
             f"What {spec.url} gave is not the published {spec.name}: its checksum differs. Nothing was used."
         )
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    partial = cached.with_suffix(f".{os.getpid()}")
+    partial.write_bytes(body)
+    partial.replace(cached)
     return frame
+
+
+def _cache_dir() -> Path:
+    return Path(HF_HOME) / "carl_hf"
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -124,16 +143,24 @@ def _read_csv(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} is empty or cannot be read: {error}") from error
 
 
-def _need_columns(frame: pd.DataFrame, columns: tuple[str, ...], path: Path) -> None:
-    missing = [column for column in columns if column not in frame]
+def _need_columns(frame: pd.DataFrame, texts: tuple[str, ...], numbers: tuple[str, ...], path: Path) -> None:
+    missing = [column for column in (*texts, *numbers) if column not in frame]
     if missing:
         raise ValueError(f"{path} has no column {', '.join(missing)}; it has {', '.join(map(str, frame))}.")
+    for column in numbers:
+        values = pd.to_numeric(frame[column], errors="coerce")
+        if values.isna().any():
+            row = int(values.isna().to_numpy().argmax())
+            raise ValueError(
+                f"{path}, row {row + 1}: column {column!r} holds {frame[column].iloc[row]!r}, not a number."
+            )
+        frame[column] = values
 
 
 def _read_emobank(path: Path) -> pd.DataFrame:
     """corpus/emobank.csv as published (id, split, V, A, D, text), or with the label columns spelled out."""
     frame = _read_csv(path).rename(columns={"V": "valence", "A": "arousal", "D": "dominance"})
-    _need_columns(frame, ("split", "text", "valence", "arousal"), path)
+    _need_columns(frame, ("split", "text"), ("valence", "arousal"), path)
     return frame
 
 
@@ -145,7 +172,7 @@ def _read_facebook(path: Path) -> pd.DataFrame:
     """
     frame = _read_csv(path)
     frame = frame.rename(columns={"Anonymized Message": "text"}).rename(columns=str.lower)
-    _need_columns(frame, ("text", "valence1", "valence2", "arousal1", "arousal2"), path)
+    _need_columns(frame, ("text",), ("valence1", "valence2", "arousal1", "arousal2"), path)
     frame["text"] = [" ".join(_undo_double_encoding(text).splitlines()).strip() for text in frame["text"]]
     frame["valence"] = (frame["valence1"] + frame["valence2"]) / 2
     frame["arousal"] = (frame["arousal1"] + frame["arousal2"]) / 2
@@ -237,7 +264,7 @@ CORPORA = {
             source="Buechel and Hahn 2017, github.com/JULIELab/EmoBank.",
             revision="248ce2a43e165a66d31aeaed83cff9641d6654e0",
             url="https://raw.githubusercontent.com/JULIELab/EmoBank/248ce2a43e165a66d31aeaed83cff9641d6654e0/corpus/emobank.csv",
-            sha256="8e11a3354e0196cb5c309a5fe0df7da2e8d41388205d49c62e913701cc51c7ff",
+            sha256="e9a1fd18cd64b25223089022546c3f8af4cd2676524adce9a224570eb9a5d099",
         ),
         CorpusSpec(
             name="facebook",
@@ -250,7 +277,7 @@ CORPORA = {
             revision="2f51266add949268cd321a2d0568fd9f39da810c",
             url="https://raw.githubusercontent.com/wwbp/additional_data_sets/2f51266add949268cd321a2d0568fd9f39da810c/"
             "valence_arousal/dataset-fb-valence-arousal-anon.csv",
-            sha256="50a32389ce620e0c03562eb91c04052d2dd52913eb198102eecd43aea72b2fe5",
+            sha256="cdec45e6a54c38c237cac099f359f03e67d62b1565cb0d87572ba54668215bcf",
         ),
         CorpusSpec(
             name="iemocap",

@@ -19,6 +19,11 @@ from carl_hf.corpora import CORPORA, CorpusSpec, read_corpus
 
 logger = logging.getLogger(__name__)
 
+
+class NoSplitError(ValueError):
+    """A source has no such part."""
+
+
 Split = Literal["train", "validation", "test", "all"]
 _SPLIT_NAMES = {"dev": "validation", "val": "validation", "valid": "validation"}
 
@@ -152,7 +157,8 @@ def _read_file(path: Path) -> pd.DataFrame:
         if path.suffix.lower() == ".parquet":
             return pd.read_parquet(path)
         if path.suffix.lower() in (".json", ".jsonl"):
-            return pd.read_json(path, lines=True, dtype=False, encoding="utf-8")
+            is_array = path.read_text(encoding="utf-8").lstrip().startswith("[")
+            return pd.read_json(path, lines=not is_array, dtype=False, encoding="utf-8")
         separator = "\t" if path.suffix.lower() == ".tsv" else ","
         return pd.read_csv(path, sep=separator, keep_default_na=False, dtype=str, encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -178,7 +184,8 @@ def _renamed(frame: pd.DataFrame, columns: Mapping[str, str], name: str) -> pd.D
     for ours, theirs in columns.items():
         if theirs not in frame:
             raise ValueError(f"{name} has no column {theirs!r} for {ours!r}; it has {', '.join(map(str, frame))}.")
-    frame = frame.rename(columns={theirs: ours for ours, theirs in columns.items()})
+    shadowed = [ours for ours, theirs in columns.items() if ours != theirs and ours in frame]
+    frame = frame.drop(columns=shadowed).rename(columns={theirs: ours for ours, theirs in columns.items()})
     for column in ("text", "valence", "arousal"):
         if column not in frame:
             raise ValueError(
@@ -240,11 +247,11 @@ def _take_split(frame: pd.DataFrame, split: Split, name: str) -> pd.DataFrame:
     if "split" not in frame:
         if split == "train":
             return frame
-        raise ValueError(f"{name} has no column 'split', so it has no {split!r} part; it can only be trained on.")
+        raise NoSplitError(f"{name} has no column 'split', so it has no {split!r} part; it can only be trained on.")
     names = frame["split"].astype(str).str.lower().replace(_SPLIT_NAMES)
     part = frame[names == split]
     if len(part) == 0:
-        raise ValueError(f"{name} has no rows in split {split!r}; its splits are {', '.join(sorted(set(names)))}.")
+        raise NoSplitError(f"{name} has no rows in split {split!r}; its splits are {', '.join(sorted(set(names)))}.")
     if split == "train":
         held_out = {_text_key(text) for text in frame["text"][names != "train"]}
         part = part[[_text_key(text) not in held_out for text in part["text"]]]

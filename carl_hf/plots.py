@@ -19,7 +19,7 @@ def plot_circumplex(
 
     Args:
         path: file to write. panels: title -> (N, 2) predicted valence and arousal. truth: (N, 2) ratings in [-1, 1].
-        labels: an emotion name for each text, drawn as colour.
+        labels: an emotion name for each text, drawn as colour; one that is not text is drawn as "unlabelled".
     """
     import matplotlib
 
@@ -28,6 +28,8 @@ def plot_circumplex(
 
     panels = {"rated by readers": truth, **panels}
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.6), layout="constrained", squeeze=False)
+    if labels is not None:
+        labels = [label if isinstance(label, str) and label else "unlabelled" for label in labels]
     names = sorted(set(labels)) if labels is not None else [None]
     for axis, (title, points) in zip(axes[0], panels.items(), strict=True):
         axis.add_patch(plt.Circle((0, 0), 1, fill=False, color="0.8"))

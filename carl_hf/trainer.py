@@ -61,10 +61,25 @@ class CarlTrainer(Trainer):
     ):
         if not isinstance(args, CarlTrainingArguments):
             raise ValueError(f"CarlTrainer needs CarlTrainingArguments, got {type(args).__name__}.")
+        if not isinstance(model, CarlModel):
+            raise ValueError(
+                f"CarlTrainer trains a CarlModel, got {type(model).__name__}: CarlModel.from_encoder(...)."
+            )
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"{args.n_gpu} GPUs in one process would split the contrastive batch: start one process each with "
+                "accelerate launch or torchrun, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
+            )
         if data_collator is None:
             if processing_class is None:
                 raise ValueError("CarlTrainer needs the encoder's tokenizer: pass processing_class=tokenizer.")
             data_collator = CarlDataCollator(processing_class, max_length=args.max_length, slices=args.encode_slices)
+            positions = model.config.encoder.to_dict().get("max_position_embeddings")
+            if positions is not None and data_collator.max_length > positions:
+                raise ValueError(
+                    f"The encoder has {positions} positions, fewer than max_length {data_collator.max_length}: lower "
+                    "--max_length."
+                )
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             if isinstance(dataset, datasets.Dataset):
                 check_va_dataset(dataset, name)
@@ -73,7 +88,7 @@ class CarlTrainer(Trainer):
         )
         self._check_batch_size()
         self.add_callback(TargetUpdateCallback(args.initial_momentum))
-        self._sums: dict[str, list[Tensor]] = defaultdict(list)
+        self._records: dict[str, list[tuple[Tensor, int]]] = defaultdict(list)  # (figure of a batch, its texts)
         self._last_embedding_BH: Tensor | None = None
         self._warned_of_lost_perturbation = False
 
@@ -128,7 +143,7 @@ class CarlTrainer(Trainer):
             pooled_BH = pooled(embeds_BLE)
             l_mccl = mccl(pooled_BH)
             output = CarlOutput(loss=args.mccl_weight * l_mccl, embedding=pooled_BH.detach())
-            self._record(mccl=l_mccl, zero_label_fraction=(va_B2 == 0).all(-1).double().mean())
+            self._record(len(va_B2), mccl=l_mccl, zero_label_fraction=(va_B2 == 0).all(-1).float().mean())
             if args.ptd_weight == 0:
                 return output
 
@@ -148,15 +163,16 @@ class CarlTrainer(Trainer):
             if args.perturb_half:
                 perturbed_BL, judged_BL = salient_BL & (torch.rand_like(saliency_BL) < 0.5), salient_BL
             delta_BLE = pgd_perturbation(
-                lambda moved_BLE: mccl(pooled(moved_BLE)), embeds_BLE, perturbed_BL, radius=args.perturbation_radius,
-                relative=args.perturbation_relative, step_size=args.pgd_step_size, steps=args.pgd_steps,
-                first_gradient=gradient_BLE,
+                lambda moved_BLE: self._loss_scale() * mccl(pooled(moved_BLE)), embeds_BLE, perturbed_BL,
+                radius=args.perturbation_radius, relative=args.perturbation_relative, step_size=args.pgd_step_size,
+                steps=args.pgd_steps, first_gradient=gradient_BLE,
             )  # Eq 8  # fmt: skip
             hidden = hidden_states(carl.word_embeddings(input_ids_BL) + delta_BLE)  # Eq 9
             logits_BL = _joined([carl.detect(h) for h in hidden], width=input_ids_BL.shape[1])
             l_ptd = focal_detection_loss(logits_BL, perturbed_BL, judged_BL, gamma=args.focal_gamma)  # Eq 10
             output.loss = args.mccl_weight * l_mccl + args.ptd_weight * l_ptd  # Eq 11
             self._record(
+                len(va_B2),
                 ptd=l_ptd,
                 detector_auc=detection_auc(logits_BL, perturbed_BL, judged_BL),
                 changed_coordinates=_changed_coordinates(embeds_BLE, delta_BLE, perturbed_BL),
@@ -168,13 +184,14 @@ class CarlTrainer(Trainer):
         return (output.loss, output) if return_outputs else output.loss
 
     def _gradients(self, loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """d loss / d inputs, zero where an input has no part in the loss; frees the graph.
-
-        Under fp16 the loss is scaled for the way back, or small gradients would underflow.
-        """
-        scale = self.accelerator.scaler.get_scale() if self.accelerator.scaler is not None else 1.0
+        """d loss / d inputs, zero where an input has no part in the loss; frees the graph."""
+        scale = self._loss_scale()
         gradients = torch.autograd.grad(loss * scale, inputs, allow_unused=True, materialize_grads=True)
         return [g / scale for g in gradients] if scale != 1.0 else list(gradients)
+
+    def _loss_scale(self) -> float:
+        """Factor on a loss before an inner backward pass: the scaler's under fp16, where small gradients underflow."""
+        return self.accelerator.scaler.get_scale() if self.accelerator.scaler is not None else 1.0
 
     def _gather(self, rows: Tensor) -> Tensor:
         """The rows of all processes, in the order of their ranks, without gradient."""
@@ -182,23 +199,23 @@ class CarlTrainer(Trainer):
 
     # ---- logging and evaluation
 
-    def _record(self, **figures: Tensor) -> None:
+    def _record(self, texts: int, **figures: Tensor) -> None:
         prefix = "" if self.model.training else "eval_"
         for name, figure in figures.items():
-            self._sums[prefix + name].append(torch.as_tensor(figure).detach().double())
+            self._records[prefix + name].append((figure.detach().float(), texts))
 
     def _take_means(self, prefix: str) -> dict[str, float]:
         """Means over the batches since the last call and over processes; a figure undefined in a batch is left out of
         it."""
-        names = [n for n in self._sums if n.startswith("eval_") == (prefix == "eval_")]
+        names = [n for n in self._records if n.startswith("eval_") == (prefix == "eval_")]
         means = {}
         for name in names:
-            values = torch.stack(self._sums.pop(name))
-            defined = ~values.isnan()
-            total = (
-                torch.stack([values.nan_to_num().sum(), defined.sum().double()]).float().to(self.accelerator.device)
+            figures, texts = zip(*self._records.pop(name), strict=True)
+            values = torch.stack(figures)
+            weights = torch.tensor(texts, device=values.device) * ~values.isnan()
+            total = self._gather(torch.stack([(values.nan_to_num() * weights).sum(), weights.sum()]).unsqueeze(0)).sum(
+                0
             )
-            total = self._gather(total.unsqueeze(0)).sum(0)
             if total[1] > 0:
                 means[name.removeprefix("eval_")] = (total[0] / total[1]).item()
         return means
@@ -221,7 +238,10 @@ class CarlTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor, None, None]:
         inputs = self._prepare_inputs(inputs)
-        with torch.enable_grad():  # saliency needs a gradient also when nothing is trained
+        # saliency needs a gradient also when nothing is trained; random choices are the same each time and leave
+        # those of training untouched
+        with torch.enable_grad(), torch.random.fork_rng():
+            torch.manual_seed(self.args.seed)
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None
 

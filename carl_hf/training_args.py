@@ -5,6 +5,7 @@ Source: Son, Saurez, Har, arXiv 2502.20613; equation numbers are the paper's.
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -64,6 +65,9 @@ class CarlTrainingArguments(TrainingArguments):
     num_train_epochs: float = field(default=2.0, metadata={"help": "Passes over the training texts."})
     per_device_train_batch_size: int = field(
         default=128, metadata={"help": "Texts of a contrastive batch on each device."}
+    )
+    per_device_eval_batch_size: int = field(
+        default=128, metadata={"help": "Texts of a contrastive batch in evaluation; by default as in training."}
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
@@ -135,6 +139,12 @@ class CarlTrainingArguments(TrainingArguments):
             values["momentum_half_life"] = None
         elif settings.get("momentum_half_life") is not None:
             values["momentum"] = None
+        if "lr_scheduler_type" in settings and "lr_scheduler_kwargs" not in settings:
+            values.pop("lr_scheduler_kwargs", None)  # those of the preset belong to its own schedule
+        elif preset == "paper" and "lr_scheduler_kwargs" not in settings:
+            values["lr_scheduler_kwargs"] = {"num_cycles": max(1, round(values["num_train_epochs"]))}
+        if "per_device_train_batch_size" in values:  # a contrastive loss depends on the size of its batch
+            values.setdefault("per_device_eval_batch_size", values["per_device_train_batch_size"])
         values.update(output_dir=output_dir, preset=preset)
         for f in fields:
             default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
@@ -147,8 +157,13 @@ class CarlTrainingArguments(TrainingArguments):
             raise ValueError("fp16 needs a GPU; a CPU would silently compute in float32. Use --bf16 or neither.")
         if self.bf16 is None:
             self.bf16 = (
-                torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not self.fp16 and not self.use_cpu
+                torch.cuda.is_available()
+                and torch.cuda.is_bf16_supported(including_emulation=False)
+                and not self.fp16
+                and not self.use_cpu
             )
+        if self.ddp_find_unused_parameters is None and 0 in (self.mccl_weight, self.ptd_weight):
+            self.ddp_find_unused_parameters = True  # without a loss, the layers that only it uses get no gradient
         super().__post_init__()
 
     @property
@@ -163,14 +178,21 @@ class CarlTrainingArguments(TrainingArguments):
             if not holds:
                 raise ValueError(f"{name} must be {what}, got {getattr(self, name)!r}.")
 
+        def number(name: str) -> float:
+            value = getattr(self, name)
+            require(isinstance(value, (int, float)) and math.isfinite(value), name, "a number")
+            return value
+
         for name in ("temperature", "label_temperature"):
-            require(getattr(self, name) > 0, name, "positive")
+            require(number(name) > 0, name, "positive")
         for name in ("mccl_weight", "ptd_weight", "perturbation_radius", "pgd_step_size", "focal_gamma"):
-            require(getattr(self, name) >= 0, name, "zero or positive")
-        for name in ("pgd_steps", "encode_slices"):
-            require(getattr(self, name) >= 1, name, "at least 1")
+            require(number(name) >= 0, name, "zero or positive")
+        for name in ("pgd_steps", "encode_slices", "max_length"):
+            require(number(name) >= 1 and number(name) == int(number(name)), name, "a whole number, at least 1")
+        for name in ("momentum", "momentum_half_life"):
+            require(getattr(self, name) is None or math.isfinite(number(name)), name, "a number")
         require(self.max_length >= 3, "max_length", "at least 3 (two special tokens and one of the text)")
-        require(0 < self.salient_fraction <= 1, "salient_fraction", "in (0, 1]")
+        require(0 < number("salient_fraction") <= 1, "salient_fraction", "in (0, 1]")
         require(self.token_choice in ("salient", "random"), "token_choice", "'salient' or 'random'")
         require(self.label_kernel in ("cosine", "distance"), "label_kernel", "'cosine' or 'distance'")
         require(not self.remove_unused_columns, "remove_unused_columns", "False: the collator needs the text column")

@@ -13,6 +13,7 @@ import importlib.util
 import json
 import logging
 import platform
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +28,8 @@ import carl_hf
 import carl_hf.corpora
 import carl_hf.plots
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, export_encoder, load_va_dataset
-from carl_hf.cli import last_checkpoint, parse_arguments, prepare_output_dir, use_all_cores
-from carl_hf.data import mix_datasets, remove_overlap
+from carl_hf.cli import check_output_dir, last_checkpoint, parse_arguments, remove_results, use_all_cores
+from carl_hf.data import NoSplitError, mix_datasets, remove_overlap
 from carl_hf.encoders import load_encoder, load_tokenizer
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_gain, va_metrics
 from carl_hf.modeling_carl import embed_texts
@@ -98,9 +99,10 @@ class PretrainArguments:
         for corpus in self.corpora if self.measure is None else self.measure:
             try:
                 measured[corpus] = {part: self.load(corpus, part) for part in ("train", "validation", "test")}
-            except ValueError:
-                if self.measure is not None or not self.load(corpus, "train"):
+            except NoSplitError as error:
+                if self.measure is not None:
                     raise
+                logging.info("%s Not measured.", error)
         return measured
 
 
@@ -176,18 +178,24 @@ def verdict(gains: dict[str, dict[str, Any]], marks: str) -> str:
 def main() -> None:
     default_config = Path(__file__).parent / "configs" / "demo.yaml"
     try:
-        script, args = parse_arguments(PretrainArguments, default_config=default_config)
+        script, args = parse_arguments(
+            PretrainArguments, default_config=default_config, default_config_unless=("preset", "encoder", "corpora")
+        )
+        logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.ERROR, format="%(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)
         for module, package in (("sklearn", "scikit-learn"), ("matplotlib", "matplotlib")):
             if importlib.util.find_spec(module) is None:
                 raise ValueError(f"This script measures and draws with {package}: pip install 'carl_hf[eval]'.")
         use_all_cores(script.num_threads)
         resume = args.resume_from_checkpoint
         if args.process_index == 0:
-            prepare_output_dir(args.output_dir, resume=bool(resume), overwrite=script.overwrite_output_dir)
+            check_output_dir(args.output_dir, resume=bool(resume), overwrite=script.overwrite_output_dir)
         if resume == "last":
             resume = last_checkpoint(args.output_dir)
-        logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.ERROR, format="%(message)s")
-        logging.getLogger("httpx").setLevel(logging.WARNING)
+        elif resume and not (Path(resume) / "trainer_state.json").is_file():
+            raise ValueError(
+                f"--resume_from_checkpoint {resume} is no checkpoint folder; 'last' finds the newest one."
+            )
 
         measured = script.load_measured()
         part = "all" if script.include_eval_rows else "train"
@@ -212,6 +220,8 @@ def main() -> None:
         sys.exit(f"error: {error}")
 
     main_process = trainer.is_world_process_zero()
+    if main_process and not resume:
+        remove_results(args.output_dir)
     before: dict[str, tuple[str, Any]] = {}
     if main_process:
         print(f"{len(train)} training texts; measuring {script.encoder} as it is ...")
@@ -223,6 +233,7 @@ def main() -> None:
     encoder_folder = export_encoder(model, tokenizer, Path(args.output_dir) / "encoder", max_length=args.max_length)
     marks = " (Trained on test rows.)" if script.include_eval_rows else ""
     results: dict[str, Any] = {"before": {}, "after": {}, "gain": {}}
+    predictions: dict[str, tuple[str, Any, Any]] = {}
     for corpus, parts in measured.items():
         truth = labels_of(parts["test"])
         old_pooling, old = before[corpus]
@@ -230,17 +241,21 @@ def main() -> None:
         results["before"][corpus] = {"pooling": old_pooling, **va_metrics(old, truth, seed=args.seed)}
         results["after"][corpus] = {"pooling": script.pooling, **va_metrics(new, truth, seed=args.seed)}
         results["gain"][corpus] = va_gain(old, new, truth, seed=args.seed)
-        carl_hf.plots.plot_circumplex(
-            Path(args.output_dir) / "figures" / f"circumplex-{Path(corpus).stem}.png",
-            {f"{script.encoder}, {old_pooling}": old, f"CARL, {script.pooling}": new},
-            truth,
-            parts["test"]["label"] if "label" in parts["test"].column_names else None,
-        )
+        predictions[corpus] = (old_pooling, old, new)
     results["verdict"] = verdict(results["gain"], marks)
     results["trained_on_test_rows"] = script.include_eval_rows
     results["run"] = run_record(script, args, len(train), trainer.state.global_step)
     path = Path(args.output_dir) / "results.json"
     path.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    for corpus, (old_pooling, old, new) in predictions.items():
+        parts = measured[corpus]
+        name = re.sub(r"[^A-Za-z0-9]+", "-", corpus).strip("-")
+        carl_hf.plots.plot_circumplex(
+            Path(args.output_dir) / "figures" / f"circumplex-{name}.png",
+            {f"{script.encoder}, {old_pooling}": old, f"CARL, {script.pooling}": new},
+            labels_of(parts["test"]),
+            parts["test"]["label"] if "label" in parts["test"].column_names else None,
+        )
     print_report(script, results, {corpus: len(parts["test"]) for corpus, parts in measured.items()})
     print(f"Encoder: {encoder_folder}   results: {path}   figures: {path.parent / 'figures'}")
 

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from carl_hf.cli import last_checkpoint, parse_arguments, prepare_output_dir, use_all_cores
+from carl_hf.cli import (
+    available_cores,
+    check_output_dir,
+    last_checkpoint,
+    parse_arguments,
+    remove_results,
+    use_all_cores,
+)
 
 
 @dataclasses.dataclass
@@ -48,12 +55,33 @@ def test_a_half_life_on_the_command_line_replaces_the_momentum_of_the_file(tmp_p
         ("a: [", "not valid YAML"),
         ("a: !!python/object/apply:os.getcwd []", "not valid YAML"),
         ("temperature: 0", "temperature must be positive"),
-        ("temperature: cold", "temperature"),
+        ("temperature: cold", "c.yaml: argument --temperature: invalid float value: 'cold'"),
+        ("max_steps: 1e3", "--max_steps.*: invalid int value"),
+        ("perturb_half: maybe", "perturb_half"),
+        ("lr_scheduler_type: 3", "lr_scheduler_type|SchedulerType"),
     ],
 )
 def test_bad_files_are_refused(content, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         parse_arguments(Script, ["--config", write(tmp_path / "c.yaml", content)])
+
+
+def test_values_of_a_file_have_the_types_of_the_flags(tmp_path):
+    config = write(
+        tmp_path / "c.yaml",
+        "corpora: demo\nperturb_half: 'false'\nbf16: false\noutput_dir: 2024\nmax_steps: 7\nseed: 3\nmomentum: null",
+    )
+    script, args = parse_arguments(Script, ["--config", config])
+    assert (
+        script.corpora == ["demo"] and args.perturb_half is False and args.output_dir == "2024" and args.max_steps == 7
+    )
+
+
+def test_the_default_file_is_left_out_where_a_flag_says_so(tmp_path):
+    config = Path(write(tmp_path / "c.yaml", "temperature: 0.5"))
+    options = {"default_config": config, "default_config_unless": ("preset",)}
+    assert parse_arguments(Script, ["--preset", "paper"], **options)[1].temperature == 0.05
+    assert parse_arguments(Script, ["--seed", "2"], **options)[1].temperature == 0.5
 
 
 def test_a_missing_file_and_an_empty_one(tmp_path):
@@ -72,20 +100,21 @@ def test_help_names_the_defaults(capsys):
 
 def test_a_folder_that_holds_a_run_is_refused_resumed_or_replaced(tmp_path):
     out = tmp_path / "out"
-    prepare_output_dir(out, resume=False, overwrite=False)  # it need not exist
+    check_output_dir(out, resume=False, overwrite=False)  # it need not exist
     (out / "checkpoint-3").mkdir(parents=True)
     (out / "notes.txt").write_text("mine")
     write(out / "results.json", "{}")
     with pytest.raises(
         ValueError, match="holds another run.*--resume_from_checkpoint last.*--overwrite_output_dir true"
     ):
-        prepare_output_dir(out, resume=False, overwrite=False)
-    prepare_output_dir(out, resume=True, overwrite=False)
-    assert (out / "results.json").exists()
-    prepare_output_dir(out, resume=False, overwrite=True)
+        check_output_dir(out, resume=False, overwrite=False)
+    check_output_dir(out, resume=True, overwrite=False)
+    check_output_dir(out, resume=False, overwrite=True)
+    assert (out / "results.json").exists()  # nothing goes before all else has been checked
+    remove_results(out)
     assert [path.name for path in out.iterdir()] == ["notes.txt"]  # what is not a run's stays
     with pytest.raises(ValueError, match="is a file"):
-        prepare_output_dir(out / "notes.txt", resume=False, overwrite=True)
+        check_output_dir(out / "notes.txt", resume=False, overwrite=True)
 
 
 def test_the_newest_whole_checkpoint_is_taken(tmp_path, capsys):
@@ -101,10 +130,10 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("environment, flag, expected", [
-    ({"OMP_NUM_THREADS": "1"}, None, len(os.sched_getaffinity(0))),  # what accelerate launch sets
+    ({"OMP_NUM_THREADS": "1"}, None, available_cores()),  # what accelerate launch sets
     ({"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "64"}, None, 1),
-    ({"OMP_NUM_THREADS": "3"}, None, 3),
-    ({"OMP_NUM_THREADS": "3"}, 2, 2),
+    ({"OMP_NUM_THREADS": "2"}, None, 2),
+    ({"OMP_NUM_THREADS": "2"}, 1, 1),
 ])  # fmt: skip
 def test_threads(environment, flag, expected):
     code = (

@@ -92,7 +92,7 @@ def test_emotales_from_its_workbook(tmp_path):
     assert tales["valence"] == [-0.75, 1.0] and tales["arousal"] == [0.75, 0.0]
 
 
-@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet", "json", "jsonl"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet", "json", "jsonl", "array.json"])
 def test_own_files_with_a_stated_scale(suffix, tmp_path):
     rows = [
         {"words": "null", "V": 1, "A": 9, "label": "joy"},
@@ -107,6 +107,8 @@ def test_own_files_with_a_stated_scale(suffix, tmp_path):
             frame.to_csv(path, index=False, sep="\t")
         case "parquet":
             frame.to_parquet(path)
+        case "array.json":
+            path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
         case _:
             path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     columns = {"text": "words", "valence": "V", "arousal": "A"}
@@ -115,6 +117,19 @@ def test_own_files_with_a_stated_scale(suffix, tmp_path):
     assert own["label"] == ["joy", "fear"]
     observed = load_va_dataset(path, scale=(1, 9), columns=columns, normalization="observed")
     assert observed["valence"] == [-1.0, 1.0] and observed["arousal"] == [1.0, -1.0]
+
+
+def test_a_named_column_wins_over_one_that_has_its_name_already(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("text,text_en,valence,v2,arousal\nuno,one,1,5,3\n")
+    own = load_va_dataset(path, scale=(1, 5), columns={"text": "text_en", "valence": "v2"})
+    assert own["text"] == ["one"] and own["valence"] == [1.0]
+
+
+@pytest.mark.parametrize("broken", ["b,train,high,3.0,3,x\n", "b,train,,3.0,3,x\n"])
+def test_a_bad_rating_in_a_corpus_is_named(broken, tmp_path):
+    with pytest.raises(ValueError, match="emobank.csv, row 5: column 'valence' holds"):
+        load_va_dataset("emobank", data_dir=write_emobank(tmp_path, EMOBANK + broken))
 
 
 def test_a_hub_dataset_with_splits(monkeypatch):
@@ -173,7 +188,9 @@ def test_other_bad_input_is_refused(tmp_path):
         load_va_dataset(tmp_path / "latin.csv", scale=(1, 5))
 
 
-def test_without_a_network_the_error_names_the_flag(monkeypatch):
+def test_without_a_network_the_error_names_the_flag(monkeypatch, tmp_path):
+    monkeypatch.setattr("carl_hf.corpora._cache_dir", lambda: tmp_path)
+
     def unreachable(*_, **__):
         raise urllib.error.URLError("no route")
 
@@ -198,21 +215,28 @@ class _Response:
         return self.body
 
 
-def test_a_download_is_used_only_if_its_checksum_fits(monkeypatch, corpora_dir):
+def test_a_download_is_used_only_if_its_checksum_fits(monkeypatch, corpora_dir, tmp_path):
+    monkeypatch.setattr("carl_hf.corpora._cache_dir", lambda: tmp_path)
     monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: _Response(EMOBANK.encode()))
     with pytest.raises(ValueError, match="checksum differs. Nothing was used"):
         load_va_dataset("emobank")
     published = (corpora_dir / "emobank" / "emobank.csv").read_bytes()
     monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: _Response(published))
     assert len(load_va_dataset("emobank")) == 10062
+    monkeypatch.setattr("urllib.request.urlopen", None)  # what was fetched once is kept
+    assert len(load_va_dataset("emobank", split="test")) == 1000
 
 
 def test_content_checksum_sees_words_and_labels_but_not_form():
-    frame = pd.DataFrame({"text": ["It’s  A", "b"], "valence": [1, 2.5], "arousal": ["3.0", 4]})
-    same = pd.DataFrame({"text": ["itâ€™s a", "b "], "valence": [1.0, 2.5], "arousal": [3, 4]})
+    frame = pd.DataFrame({"text": ["It’s  a", "b"], "valence": [1, 2.5], "arousal": ["3.0", 4]})
+    same = pd.DataFrame({"text": ["Itâ€™s a", "b "], "valence": [1.0, 2.5], "arousal": [3, 4]})
     assert content_sha256(frame) == content_sha256(same)
     assert content_sha256(frame) != content_sha256(frame.assign(valence=[1, 2.6]))
-    assert content_sha256(frame) != content_sha256(frame.assign(text=["It’s A", "c"]))
+    assert content_sha256(frame) != content_sha256(frame.assign(text=["It’s a", "c"]))
+    assert content_sha256(frame.assign(text=["It’s a", "b:)"])) != content_sha256(frame.assign(text=["It’s a", "b:("]))
+    assert content_sha256(frame.assign(split=["train", "test"])) != content_sha256(
+        frame.assign(split=["test", "train"])
+    )
 
 
 def test_public_corpora(corpora_dir, caplog):

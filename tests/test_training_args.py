@@ -48,6 +48,16 @@ def test_explicit_settings_win_over_the_preset(tmp_path):
     assert CarlTrainingArguments(str(tmp_path), momentum=0.99).initial_momentum == 0.99
 
 
+def test_settings_that_belong_together(tmp_path):
+    def paper(**settings):
+        return CarlTrainingArguments(str(tmp_path), preset="paper", **settings)
+
+    assert paper(num_train_epochs=3).lr_scheduler_kwargs == {"num_cycles": 3}  # one cycle an epoch
+    assert not paper(lr_scheduler_type="linear").lr_scheduler_kwargs
+    assert paper(per_device_train_batch_size=16).per_device_eval_batch_size == 16
+    assert paper(mccl_weight=0.0).ddp_find_unused_parameters and paper().ddp_find_unused_parameters is None
+
+
 def test_default_recipe_uses_a_relative_radius_and_a_half_life(tmp_path):
     args = CarlTrainingArguments(str(tmp_path))
     assert args.perturbation_relative and args.momentum is None and args.momentum_half_life > 0
@@ -75,7 +85,7 @@ def test_arguments_survive_a_copy(tmp_path):
         ({"label_temperature": -1.0}, "label_temperature must be positive"),
         ({"ptd_weight": -0.1}, "ptd_weight must be zero or positive"),
         ({"mccl_weight": 0.0, "ptd_weight": 0.0}, "nothing would be trained"),
-        ({"pgd_steps": 0}, "pgd_steps must be at least 1"),
+        ({"pgd_steps": 0}, "pgd_steps must be a whole number, at least 1"),
         ({"salient_fraction": 0.0}, "salient_fraction"),
         ({"token_choice": "best"}, "'salient' or 'random'"),
         ({"label_kernel": "dot"}, "'cosine' or 'distance'"),

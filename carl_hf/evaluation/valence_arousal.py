@@ -23,6 +23,7 @@ def ridge_predictions(
     from sklearn.linear_model import Ridge
     from sklearn.preprocessing import StandardScaler
 
+    train, dev, test = (np.asarray(part, dtype=np.float64) for part in (train, dev, test))
     scaler = StandardScaler().fit(train)
     train, dev, test = (scaler.transform(part) for part in (train, dev, test))
     columns = []
