@@ -238,15 +238,14 @@ class CarlTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor, None, None]:
         inputs = self._prepare_inputs(inputs)
-        # saliency needs a gradient also when nothing is trained; random choices are the same each time and leave
-        # those of training untouched
-        with torch.enable_grad(), torch.random.fork_rng():
-            torch.manual_seed(self.args.seed)
+        with torch.enable_grad():  # saliency needs a gradient also when nothing is trained
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        with torch.random.fork_rng():  # random choices are the same each time and leave those of training untouched
+            torch.manual_seed(self.args.seed)
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         output.metrics.update(
             {f"{metric_key_prefix}_{name}": value for name, value in self._take_means("eval_").items()}
         )

@@ -209,9 +209,9 @@ def main() -> None:
         validation = [parts["validation"] for parts in measured.values()]
         dev = mix_datasets([(part, 1.0) for part in validation], seed=args.seed) if validation else None
 
-        tokenizer = load_tokenizer(script.encoder)
         set_seed(args.seed)
         plain = load_encoder(script.encoder)
+        tokenizer = load_tokenizer(script.encoder)
         model = CarlModel.from_encoder(plain, pooling=script.pooling, dropout=script.dropout)
         trainer = CarlTrainer(
             model=model, args=args, train_dataset=train, eval_dataset=dev, processing_class=tokenizer

@@ -1,7 +1,4 @@
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -129,26 +126,22 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path, capsys):
     assert "checkpoint-12 is unfinished" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("environment, flag, expected", [
-    ({"OMP_NUM_THREADS": "1"}, None, available_cores()),  # what accelerate launch sets
-    ({"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "64"}, None, 1),
-    ({"OMP_NUM_THREADS": "2"}, None, 2),
-    ({"OMP_NUM_THREADS": "2"}, 1, 1),
-])  # fmt: skip
-def test_threads(environment, flag, expected):
-    code = (
-        f"import torch; from carl_hf.cli import use_all_cores; use_all_cores({flag}); print(torch.get_num_threads())"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=True
-    )
-    assert int(found.stdout) == expected
-
-
-def test_threads_are_left_to_torch_if_asked_for_in_process():
-    before = torch.get_num_threads()
-    try:
-        use_all_cores(1)
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
+@pytest.mark.parametrize(
+    "environment, flag, expected",
+    [
+        ({"OMP_NUM_THREADS": "1"}, None, available_cores()),  # what accelerate launch sets
+        ({}, None, available_cores()),
+        ({"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "64"}, None, 1),
+        ({"OMP_NUM_THREADS": "3"}, None, None),  # the user's choice is left alone
+        ({"OMP_NUM_THREADS": "3"}, 2, 2),
+    ],
+)
+def test_threads(environment, flag, expected, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    use_all_cores(flag)
+    assert chosen == ([] if expected is None else [expected])

@@ -14,10 +14,8 @@ WORKER = str(Path(__file__).with_name("distributed_worker.py"))
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
-        {"gradient_accumulation_steps": 2, "activation_checkpointing": True},
+        {"gradient_accumulation_steps": 2},
         {"ptd_weight": 0.0, "activation_checkpointing": True},
-        {"mccl_weight": 0.0},
     ],
     ids=json.dumps,
 )

@@ -49,7 +49,8 @@ def csv(tmp_path_factory):
 def flags(tiny, csv, out, *more):
     return [
         "--encoder", str(tiny), "--corpora", str(csv), "--scale", "1", "9", "--output_dir", str(out),
-        "--max_steps", "6",        "--logging_steps", "2", "--learning_rate", "1e-3", "--use_cpu", "true", *more,
+        "--max_steps", "6",        "--logging_steps", "2", "--learning_rate", "1e-3",
+        "--per_device_train_batch_size", "16", "--num_threads", "1", "--use_cpu", "true", *more,
     ]  # fmt: skip
 
 
@@ -116,16 +117,20 @@ def test_accelerate_launches_it_and_it_resumes(tiny, csv, tmp_path):
 
 def test_a_killed_run_leaves_a_checkpoint_that_is_resumed(tiny, csv, tmp_path):
     out = tmp_path / "out"
-    arguments = flags(tiny, csv, out, "--save_steps", "5", "--save_total_limit", "2", "--max_steps", "400")
+    arguments = flags(tiny, csv, out, "--save_steps", "5", "--save_total_limit", "2", "--max_steps", "80")
     process = subprocess.Popen([*PRETRAIN, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
     deadline = time.time() + 120
-    while len(list(out.glob("checkpoint-*/trainer_state.json"))) < 2 and time.time() < deadline:
+    while (
+        len(list(out.glob("checkpoint-*/trainer_state.json"))) < 2
+        and time.time() < deadline
+        and process.poll() is None
+    ):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list(out.glob("checkpoint-*/trainer_state.json")) and not (out / "results.json").exists()
     run(*arguments, "--resume_from_checkpoint", "last")
-    assert json.loads((out / "results.json").read_text())["run"]["steps"] == 400
+    assert json.loads((out / "results.json").read_text())["run"]["steps"] == 80
 
 
 def test_training_on_test_rows_is_marked(tiny, csv, tmp_path):
@@ -137,7 +142,7 @@ def test_training_on_test_rows_is_marked(tiny, csv, tmp_path):
 
 def test_a_file_without_splits_trains_without_a_verdict(tiny, tmp_path):
     toy_dataset(64).to_csv(tmp_path / "own.csv")
-    arguments = flags(tiny, tmp_path / "own.csv", tmp_path / "out")
+    arguments = flags(tiny, tmp_path / "own.csv", tmp_path / "out", "--scale", "-1", "1")
     done = run(*arguments)
     assert "No verdict" in done.stdout and (tmp_path / "out" / "encoder" / "model.safetensors").exists()
 
