@@ -14,11 +14,11 @@ _COLOURS = {
 def plot_circumplex(
     path: Path, panels: Mapping[str, np.ndarray], truth: np.ndarray, labels: Sequence[str] | None = None
 ) -> None:
-    """Texts on the valence-arousal plane, a panel for the ratings and one for each set of predictions; PNG or SVG by
+    """Texts on the valence-arousal plane, a panel for the labels and one for each set of predictions; PNG or SVG by
     suffix.
 
     Args:
-        path: file to write. panels: title -> (N, 2) predicted valence and arousal. truth: (N, 2) ratings in [-1, 1].
+        path: file to write. panels: title -> (N, 2) predicted valence and arousal. truth: (N, 2) labels in [-1, 1].
         labels: an emotion name for each text, drawn as colour; one that is not text is drawn as "unlabelled".
     """
     import matplotlib
@@ -26,7 +26,7 @@ def plot_circumplex(
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    panels = {"rated by readers": truth, **panels}
+    panels = {"labels": truth, **panels}
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.6), layout="constrained", squeeze=False)
     if labels is not None:
         labels = [label if isinstance(label, str) and label else "unlabelled" for label in labels]
