@@ -60,25 +60,43 @@ def parse_arguments(
             that does not fit, or settings that CarlTrainingArguments refuses. Unknown flags end the program as
             argparse does.
     """
-    classes = [script_class, CarlTrainingArguments]
-    parser = _ExplicitParser(classes, formatter_class=argparse.HelpFormatter)
-    parser.add_argument("--config", help="YAML file with any of these arguments; flags win over it.")
-    flags = vars(parser.parse_args(argv))
-    config = flags.pop("config", None)
-    if config is None and not any(name in flags for name in default_config_unless):
-        config = default_config
-    script_names = {f.name for f in dataclasses.fields(script_class)}
-    training_names = {f.name for f in dataclasses.fields(CarlTrainingArguments) if f.init}
-    settings = {}
-    if config is not None:
-        settings = _read_yaml(Path(config), script_names | training_names, _FileParser(classes, add_help=False))
+    flags, settings = _flags_and_file(
+        (script_class, CarlTrainingArguments), argv, default_config, default_config_unless
+    )
     # momentum and its half-life are two forms of one setting: the flag replaces either form in the file
     for one, other in (("momentum", "momentum_half_life"), ("momentum_half_life", "momentum")):
         if one in flags and other not in flags:
             settings.pop(other, None)
     settings.update(flags)
+    script_names = {f.name for f in dataclasses.fields(script_class)}
     script = script_class(**{k: v for k, v in settings.items() if k in script_names})
     return script, CarlTrainingArguments(**{k: v for k, v in settings.items() if k not in script_names})
+
+
+def parse_script_arguments(script_class: type[Script], argv: Sequence[str] | None = None) -> Script:
+    """Reads a script's arguments from flags and the YAML file that `--config` names; flags win.
+
+    Raises:
+        ValueError: as [`parse_arguments`].
+    """
+    flags, settings = _flags_and_file((script_class,), argv, None, ())
+    return script_class(**{**settings, **flags})
+
+
+def _flags_and_file(
+    classes: Sequence[type], argv: Sequence[str] | None, default_config: Path | None, default_unless: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What was given as flags, and what the YAML file holds."""
+    parser = _ExplicitParser(classes, formatter_class=argparse.HelpFormatter)
+    parser.add_argument("--config", help="YAML file with any of these arguments; flags win over it.")
+    flags = vars(parser.parse_args(argv))
+    config = flags.pop("config", None)
+    if config is None and not any(name in flags for name in default_unless):
+        config = default_config
+    if config is None:
+        return flags, {}
+    known = {f.name for c in classes for f in dataclasses.fields(c) if f.init}
+    return flags, _read_yaml(Path(config), known, _FileParser(classes, add_help=False))
 
 
 def _read_yaml(path: Path, known: set[str], parser: _FileParser) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""CarlDataCollator: texts with labels -> one length-sorted, right-padded batch."""
+"""CarlDataCollator: texts with labels -> one length-sorted, right-padded batch, and the slices it is encoded in."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 
@@ -52,3 +54,15 @@ class CarlDataCollator:
             "va": torch.tensor([[rows[i]["valence"], rows[i]["arousal"]] for i in order], dtype=torch.float32),
             "slices": tuple((size, lengths[order[start]]) for size, start in zip(sizes, starts, strict=True)),
         }
+
+
+def length_slices(tensor_BL: Tensor, slices: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """The rows of a length-sorted batch in slices, each cut to the (rows, width) that the collator found for it."""
+    parts = tensor_BL.split([rows for rows, _ in slices])
+    return [part[:, :width] for part, (_, width) in zip(parts, slices, strict=True)]
+
+
+def join_slices(parts: Sequence[Tensor], width: int) -> Tensor:
+    """Slices (rows, their width, ...) put together again to (B, width, ...), zeros where they were cut."""
+    padded = [F.pad(part, (0, 0) * (part.ndim - 2) + (0, width - part.shape[1])) for part in parts]
+    return torch.cat(padded)

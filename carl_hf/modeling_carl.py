@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from carl_hf.configuration_carl import CarlConfig
+from carl_hf.embedding import embed_texts, pool
 from carl_hf.encoders import check_encoder, load_encoder
 
 
@@ -37,14 +37,6 @@ class CarlOutput(ModelOutput):
     last_hidden_state: Tensor | None = None
     embedding: Tensor | None = None
     prediction: Tensor | None = None
-
-
-def pool(hidden_BLH: Tensor, attention_mask_BL: Tensor, pooling: Literal["cls", "mean"]) -> Tensor:
-    """The vector (B, H) that stands for a text: its first token's state, or the mean over its tokens but padding."""
-    if pooling == "cls":
-        return hidden_BLH[:, 0]
-    weight_BL1 = attention_mask_BL.unsqueeze(-1).to(hidden_BLH.dtype)
-    return (hidden_BLH * weight_BL1).sum(1) / weight_BL1.sum(1).clamp_min(1)
 
 
 def _mlp(width: int, output_width: int) -> nn.Sequential:
@@ -229,7 +221,6 @@ class CarlModel(CarlPreTrainedModel):
         embedding_BH = self.pool(hidden_BLH, attention_mask)
         return CarlOutput(last_hidden_state=hidden_BLH, embedding=embedding_BH, prediction=self.predict(embedding_BH))
 
-    @torch.no_grad()
     def embed(
         self,
         texts: Sequence[str],
@@ -258,38 +249,3 @@ class CarlModel(CarlPreTrainedModel):
             max_length=max_length,
             normalize=normalize,
         )
-
-
-@torch.no_grad()
-def embed_texts(
-    encoder: PreTrainedModel,
-    texts: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    pooling: Literal["cls", "mean"],
-    batch_size: int = 64,
-    max_length: int = 128,
-    normalize: bool = False,
-) -> Tensor:
-    """Embeddings of texts by any encoder; arguments and result as those of [`CarlModel.embed`]."""
-    if isinstance(texts, str):
-        raise ValueError("embed takes a list of texts, got one string: pass [text].")
-    was_training = encoder.training
-    encoder.eval()
-    try:
-        max_length = min(max_length, tokenizer.model_max_length)
-        tokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"] if len(texts) else []
-        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
-        result = torch.empty(len(tokens), encoder.config.hidden_size)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = tokenizer.pad(
-                {"input_ids": [tokens[i] for i in rows]}, padding_side="right", return_tensors="pt"
-            ).to(encoder.device)
-            hidden_BLH = encoder(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-            ).last_hidden_state
-            result[rows] = pool(hidden_BLH, batch["attention_mask"], pooling).float().cpu()
-    finally:
-        encoder.train(was_training)
-    return F.normalize(result, dim=-1) if normalize else result

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-_COLOURS = {
+COLOURS = {
     "anger": "#d62728", "disgust": "#8c6d31", "fear": "#7b4173", "joy": "#e6a700", "sadness": "#3f6fb5",
     "surprise": "#2ca089", "neutral": "#8a8a8a",
 }  # fmt: skip
@@ -37,7 +37,7 @@ def plot_circumplex(
         axis.axvline(0, color="0.85", lw=0.8, zorder=0)
         for name in names:
             chosen = np.array([label == name for label in labels]) if labels is not None else slice(None)
-            axis.scatter(*points[chosen].T, s=11, alpha=0.75, lw=0, color=_COLOURS.get(name), label=name)
+            axis.scatter(*points[chosen].T, s=11, alpha=0.75, lw=0, color=COLOURS.get(name), label=name)
         axis.set(
             title=title, xlabel="valence", ylabel="arousal", xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal"
         )

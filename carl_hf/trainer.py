@@ -7,18 +7,21 @@ Source: Son, Saurez, Har, arXiv 2502.20613; equation numbers are the paper's.
 """
 
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
-from carl_hf.collator import CarlDataCollator
+from carl_hf.collator import CarlDataCollator, join_slices, length_slices
 from carl_hf.data import check_va_dataset
+from carl_hf.evaluation.dev_probe import DevProbe
 from carl_hf.losses import focal_detection_loss, mccl_loss
 from carl_hf.modeling_carl import CarlModel, CarlOutput
 from carl_hf.momentum import TargetUpdateCallback, cosine_momentum
@@ -40,7 +43,9 @@ class CarlTrainer(Trainer):
     Logs, besides the Trainer's own: `mccl`, `ptd`, `detector_auc`, `momentum`, `zero_label_fraction` (texts whose
     label is (0, 0)), `changed_coordinates` (share of the perturbed tokens' coordinates that differ from the clean
     ones in the dtype the encoder computes in), `embedding_std`, `effective_rank` and `target_distance` (see
-    `carl_hf.monitor`).
+    `carl_hf.monitor`). An evaluation logs the same losses on `eval_dataset`, and `eval_valence_pearson`,
+    `eval_arousal_pearson` and their mean `eval_va_pearson` from a ridge probe (see `probe_texts`), with its cost,
+    `eval_probe_seconds`.
 
     Raises:
         ValueError: if a dataset lacks a column or holds a value that cannot be trained on (the row is named), or the
@@ -87,6 +92,10 @@ class CarlTrainer(Trainer):
             model, args, data_collator, train_dataset, eval_dataset, processing_class=processing_class, **kwargs
         )
         self._check_batch_size()
+        self.dev_probe: DevProbe | None = None
+        if args.probe_texts and eval_dataset is not None and isinstance(train_dataset, datasets.Dataset):
+            if processing_class is not None:
+                self.dev_probe = DevProbe(train_dataset, texts=args.probe_texts, seed=args.seed)
         self.add_callback(TargetUpdateCallback(args.initial_momentum))
         self._records: dict[str, list[tuple[Tensor, int]]] = defaultdict(list)  # (figure of a batch, its texts)
         self._last_embedding_BH: Tensor | None = None
@@ -114,7 +123,7 @@ class CarlTrainer(Trainer):
         row_offset = self.accelerator.process_index * len(va_B2)
 
         def sliced(tensor_BL: Tensor) -> list[Tensor]:
-            return _length_slices(tensor_BL, inputs["slices"])
+            return length_slices(tensor_BL, inputs["slices"])
 
         def algorithm(carl: CarlModel) -> CarlOutput:
             masks = sliced(attention_mask_BL)
@@ -168,7 +177,7 @@ class CarlTrainer(Trainer):
                 steps=args.pgd_steps, first_gradient=gradient_BLE,
             )  # Eq 8  # fmt: skip
             hidden = hidden_states(carl.word_embeddings(input_ids_BL) + delta_BLE)  # Eq 9
-            logits_BL = _joined([carl.detect(h) for h in hidden], width=input_ids_BL.shape[1])
+            logits_BL = join_slices([carl.detect(h) for h in hidden], width=input_ids_BL.shape[1])
             l_ptd = focal_detection_loss(logits_BL, perturbed_BL, judged_BL, gamma=args.focal_gamma)  # Eq 10
             output.loss = args.mccl_weight * l_mccl + args.ptd_weight * l_ptd  # Eq 11
             self._record(
@@ -242,14 +251,25 @@ class CarlTrainer(Trainer):
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+    def evaluation_loop(self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         with torch.random.fork_rng():  # random choices are the same each time and leave those of training untouched
             torch.manual_seed(self.args.seed)
-            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        output.metrics.update(
-            {f"{metric_key_prefix}_{name}": value for name, value in self._take_means("eval_").items()}
-        )
+            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        figures = {**self._take_means("eval_"), **self._probe_dev(dataloader.dataset)}
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
         return output
+
+    def _probe_dev(self, dev: Any) -> dict[str, float]:
+        """Valence and arousal on the validation texts by a probe on the present encoder, and the seconds it took."""
+        if self.dev_probe is None or not isinstance(dev, datasets.Dataset):
+            return {}
+        start = time.perf_counter()
+        tokenizer, max_length = self.processing_class, self.args.max_length
+
+        def encode(texts: Sequence[str]) -> np.ndarray:
+            return self.model.embed(texts, tokenizer, max_length=max_length).numpy()
+
+        return {**self.dev_probe(encode, dev), "probe_seconds": round(time.perf_counter() - start, 2)}
 
     def _warn_if_perturbation_is_lost(self, means: dict[str, float]) -> None:
         share = means.get("changed_coordinates", 1.0)
@@ -284,17 +304,6 @@ class CarlTrainer(Trainer):
                 f"{len(self.train_dataset)} training texts do not fill one batch of {joint}: lower "
                 "--per_device_train_batch_size or bring more texts (a partial batch is never trained on)."
             )
-
-
-def _length_slices(tensor_BL: Tensor, slices: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """The rows of a length-sorted batch in slices, each cut to the (rows, width) that the collator found for it."""
-    parts = tensor_BL.split([rows for rows, _ in slices])
-    return [part[:, :width] for part, (_, width) in zip(parts, slices, strict=True)]
-
-
-def _joined(parts: Sequence[Tensor], width: int) -> Tensor:
-    """Slices (rows, their width) put together again to (B, width), zeros where they were cut."""
-    return torch.cat([nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
 
 def _changed_coordinates(clean_BLE: Tensor, delta_BLE: Tensor, perturbed_BL: Tensor) -> Tensor:

@@ -79,6 +79,13 @@ class CarlTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay off: the collator needs the columns text, valence and arousal."}
     )
+    probe_texts: int = field(
+        default=1000,
+        metadata={
+            "help": "Training texts from which each evaluation fits its probe for the validation texts (va_pearson, "
+            "by which the best checkpoint is chosen); 0 leaves the probe out."
+        },
+    )
     # Data
     max_length: int = field(default=128, metadata={"help": "Tokens kept of a text; the rest is cut off."})
     encode_slices: int = field(
@@ -164,6 +171,8 @@ class CarlTrainingArguments(TrainingArguments):
             )
         if self.ddp_find_unused_parameters is None and 0 in (self.mccl_weight, self.ptd_weight):
             self.ddp_find_unused_parameters = True  # without a loss, the layers that only it uses get no gradient
+        if self.load_best_model_at_end and self.metric_for_best_model is None and self.probe_texts:
+            self.metric_for_best_model = "va_pearson"
         super().__post_init__()
 
     @property
@@ -191,6 +200,7 @@ class CarlTrainingArguments(TrainingArguments):
             require(number(name) >= 1 and number(name) == int(number(name)), name, "a whole number, at least 1")
         for name in ("momentum", "momentum_half_life"):
             require(getattr(self, name) is None or math.isfinite(number(name)), name, "a number")
+        require(number("probe_texts") == 0 or number("probe_texts") >= 10, "probe_texts", "0 or at least 10")
         require(self.max_length >= 3, "max_length", "at least 3 (two special tokens and one of the text)")
         require(0 < number("salient_fraction") <= 1, "salient_fraction", "in (0, 1]")
         require(self.token_choice in ("salient", "random"), "token_choice", "'salient' or 'random'")

@@ -15,11 +15,13 @@ import logging
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
+import numpy as np
 import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
@@ -30,11 +32,12 @@ import carl_hf.plots
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, export_encoder, load_va_dataset
 from carl_hf.cli import check_output_dir, last_checkpoint, parse_arguments, remove_results, use_all_cores
 from carl_hf.data import NoSplitError, mix_datasets, remove_overlap
+from carl_hf.embedding import Pooling, embed_poolings
 from carl_hf.encoders import load_encoder, load_tokenizer
+from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_gain, va_metrics
-from carl_hf.modeling_carl import embed_texts
 
-POOLINGS = ("cls", "mean")
+POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
 
 
 @dataclass
@@ -93,30 +96,40 @@ class PretrainArguments:
             normalization=self.normalization,
         )
 
-    def load_measured(self) -> dict[str, dict[str, datasets.Dataset]]:
-        """Corpus -> its three parts, for the corpora to be measured on."""
+    def load_dev(self) -> dict[str, dict[str, datasets.Dataset]]:
+        """Corpus -> its training and validation part, for the corpora to be measured on. That they have a test part
+        is checked too; it is read for the final report alone."""
         measured = {}
         for corpus in self.corpora if self.measure is None else self.measure:
             try:
-                measured[corpus] = {part: self.load(corpus, part) for part in ("train", "validation", "test")}
+                parts = {part: self.load(corpus, part) for part in ("train", "validation")}
+                self.held_out_texts(corpus)
             except NoSplitError as error:
                 if self.measure is not None:
                     raise
                 logging.info("%s Not measured.", error)
+            else:
+                measured[corpus] = parts
         return measured
+
+    def held_out_texts(self, corpus: str) -> list[str]:
+        """The texts, not the labels, of the validation and test parts: what training texts must not repeat."""
+        return [text for part in ("validation", "test") for text in self.load(corpus, part)["text"]]
 
 
 def embed_parts(
     encoder: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     parts: dict[str, datasets.Dataset],
-    pooling: str,
+    poolings: Sequence[Pooling],
     max_length: int,
-) -> dict[str, Any]:
-    return {
-        name: embed_texts(encoder, part["text"], tokenizer, pooling=pooling, max_length=max_length).numpy()
+) -> dict[Pooling, dict[str, Any]]:
+    """Pooling -> part -> embeddings."""
+    embedded = {
+        name: embed_poolings(encoder, part["text"], tokenizer, poolings=poolings, max_length=max_length)
         for name, part in parts.items()
     }
+    return {pooling: {name: part[pooling].numpy() for name, part in embedded.items()} for pooling in poolings}
 
 
 def probe(embeddings: dict[str, Any], parts: dict[str, datasets.Dataset], target: str) -> Any:
@@ -131,13 +144,14 @@ def measure_plain(
     encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, parts: dict[str, datasets.Dataset], max_length: int
 ) -> tuple[str, Any]:
     """Pooling that is better on the validation part, and its predictions for the test part."""
-    candidates = {}
-    for pooling in POOLINGS:
-        embeddings = embed_parts(encoder, tokenizer, parts, pooling, max_length)
-        dev = va_metrics(probe(embeddings, parts, "validation"), labels_of(parts["validation"]), seed=0, resamples=1)
-        candidates[pooling] = (sum(dev[name]["pearson"] for name in DIMENSIONS), embeddings)
-    best = max(candidates, key=lambda pooling: candidates[pooling][0])
-    return best, probe(candidates[best][1], parts, "test")
+    embedded = embed_parts(encoder, tokenizer, parts, POOLINGS, max_length)
+
+    def dev_score(pooling: Pooling) -> float:
+        predicted = probe(embedded[pooling], parts, "validation")
+        return float(np.nan_to_num(pearson(predicted.T, labels_of(parts["validation"]).T), nan=-1.0).sum())
+
+    best = max(POOLINGS, key=dev_score)
+    return best, probe(embedded[best], parts, "test")
 
 
 def print_report(script: PretrainArguments, results: dict[str, Any], sizes: dict[str, int]) -> None:
@@ -151,13 +165,16 @@ def print_report(script: PretrainArguments, results: dict[str, Any], sizes: dict
             ("gain", gain),
         ):
             sign = "+" if name == "gain" else ""
-            cells = [
-                f"{figures[d]['pearson']:{sign}.3f} [{figures[d]['pearson_interval'][0]:{sign}.3f}, "
-                f"{figures[d]['pearson_interval'][1]:{sign}.3f}]"
-                for d in DIMENSIONS
-            ]
+            cells = [_cell(figures[dimension], sign) for dimension in DIMENSIONS]
             print(f"{name:38}{cells[0]:>22} {cells[1]:>22}")
     print(f"\n{results['verdict']}\n")
+
+
+def _cell(figures: dict[str, Any], sign: str) -> str:
+    if figures["pearson"] is None:
+        return "undefined"
+    low, high = figures["pearson_interval"]
+    return f"{figures['pearson']:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def verdict(gains: dict[str, dict[str, Any]], marks: str) -> str:
@@ -166,6 +183,11 @@ def verdict(gains: dict[str, dict[str, Any]], marks: str) -> str:
         return "No verdict: no training corpus has a validation and a test part to measure on."
     sentences = []
     for corpus, gain in gains.items():
+        if any(gain[d]["pearson"] is None for d in DIMENSIONS):
+            sentences.append(
+                f"On held-out texts of {corpus} the gain is undefined: predictions or labels are constant."
+            )
+            continue
         better = [d for d in DIMENSIONS if gain[d]["pearson_interval"][0] > 0]
         what = " and ".join(f"{d} r {gain[d]['pearson']:+.3f}" for d in DIMENSIONS)
         how = {2: "improved both", 1: f"improved {better[0] if better else ''} only", 0: "improved neither"}[
@@ -197,7 +219,7 @@ def main() -> None:
                 f"--resume_from_checkpoint {resume} is no checkpoint folder; 'last' finds the newest one."
             )
 
-        measured = script.load_measured()
+        measured = script.load_dev()
         part = "all" if script.include_eval_rows else "train"
         weights = script.weights or [1.0] * len(script.corpora)
         train = mix_datasets(
@@ -205,14 +227,13 @@ def main() -> None:
             seed=args.seed,
         )
         if not script.include_eval_rows:
-            train = remove_overlap(train, [p[name] for p in measured.values() for name in ("validation", "test")])
+            train = remove_overlap(train, [script.held_out_texts(corpus) for corpus in measured])
         validation = [parts["validation"] for parts in measured.values()]
         dev = mix_datasets([(part, 1.0) for part in validation], seed=args.seed) if validation else None
 
         set_seed(args.seed)
-        plain = load_encoder(script.encoder)
         tokenizer = load_tokenizer(script.encoder)
-        model = CarlModel.from_encoder(plain, pooling=script.pooling, dropout=script.dropout)
+        model = CarlModel.from_encoder(script.encoder, pooling=script.pooling, dropout=script.dropout)
         trainer = CarlTrainer(
             model=model, args=args, train_dataset=train, eval_dataset=dev, processing_class=tokenizer
         )
@@ -222,10 +243,8 @@ def main() -> None:
     main_process = trainer.is_world_process_zero()
     if main_process and not resume:
         remove_results(args.output_dir)
-    before: dict[str, tuple[str, Any]] = {}
     if main_process:
-        print(f"{len(train)} training texts; measuring {script.encoder} as it is ...")
-        before = {c: measure_plain(model.encoder, tokenizer, parts, args.max_length) for c, parts in measured.items()}
+        print(f"Training {script.encoder} on {len(train)} texts ...")
     trainer.train(resume_from_checkpoint=resume)
     if not main_process:
         return
@@ -234,12 +253,16 @@ def main() -> None:
     marks = " (Trained on test rows.)" if script.include_eval_rows else ""
     results: dict[str, Any] = {"before": {}, "after": {}, "gain": {}}
     predictions: dict[str, tuple[str, Any, Any]] = {}
+    plain = load_encoder(script.encoder).to(args.device)
     for corpus, parts in measured.items():
-        truth = labels_of(parts["test"])
-        old_pooling, old = before[corpus]
-        new = probe(embed_parts(model.encoder, tokenizer, parts, script.pooling, args.max_length), parts, "test")
-        results["before"][corpus] = {"pooling": old_pooling, **va_metrics(old, truth, seed=args.seed)}
-        results["after"][corpus] = {"pooling": script.pooling, **va_metrics(new, truth, seed=args.seed)}
+        parts["test"] = script.load(corpus, "test")  # read only now that everything is trained and chosen
+        truth, constant = labels_of(parts["test"]), labels_of(parts["train"]).mean(0)
+        old_pooling, old = measure_plain(plain, tokenizer, parts, args.max_length)
+        embedded = embed_parts(model.encoder, tokenizer, parts, (script.pooling,), args.max_length)
+        new = probe(embedded[script.pooling], parts, "test")
+        for key, pooling, predicted in (("before", old_pooling, old), ("after", script.pooling, new)):
+            figures = va_metrics(predicted, truth, constant=constant, seed=args.seed)
+            results[key][corpus] = {"pooling": pooling, **figures}
         results["gain"][corpus] = va_gain(old, new, truth, seed=args.seed)
         predictions[corpus] = (old_pooling, old, new)
     results["verdict"] = verdict(results["gain"], marks)

@@ -269,7 +269,7 @@ def test_overlap_and_mixing():
     def texts(*names):
         return Dataset.from_dict({"text": list(names), "valence": [0.5] * len(names), "arousal": [0.0] * len(names)})
 
-    assert remove_overlap(texts("A  b", "c"), [texts("a B"), texts("d")])["text"] == ["c"]
+    assert remove_overlap(texts("A  b", "c"), [["a B"], ["d"]])["text"] == ["c"]
     mixed = mix_datasets([(texts(*"abcd"), 2.5), (texts("x", "y"), 1), (texts("z"), 0)], seed=1)
     counts = {name: mixed["text"].count(name) for name in "abcdxyz"}
     assert sum(counts[n] for n in "abcd") == 10 and set(counts[n] for n in "abcd") == {2, 3}

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas
 import pytest
 import yaml
 from conftest import tiny_encoder, toy_dataset
@@ -49,7 +50,7 @@ def csv(tmp_path_factory):
 def flags(tiny, csv, out, *more):
     return [
         "--encoder", str(tiny), "--corpora", str(csv), "--scale", "1", "9", "--output_dir", str(out),
-        "--max_steps", "6",        "--logging_steps", "2", "--learning_rate", "1e-3",
+        "--max_steps", "6", "--logging_steps", "2", "--learning_rate", "1e-3",
         "--per_device_train_batch_size", "16", "--num_threads", "1", "--use_cpu", "true", *more,
     ]  # fmt: skip
 
@@ -113,6 +114,30 @@ def test_accelerate_launches_it_and_it_resumes(tiny, csv, tmp_path):
     run(*flags(tiny, csv, tmp_path / "a", *common, "--resume_from_checkpoint", "last"), command=accelerate)
     second = json.loads((tmp_path / "a" / "results.json").read_text())
     assert first["after"] == second["after"] and first["before"] == second["before"]
+
+
+def test_nothing_of_the_test_part_reaches_training(tiny, csv, tmp_path):
+    """Two runs whose test rows differ in every text and label train, evaluate and choose the same, bit for bit."""
+    frame = pandas.read_csv(csv)
+    held_out = frame["split"] == "test"
+    frame.loc[held_out, "text"] = [f"quite another text {i}" for i in range(held_out.sum())]
+    frame.loc[held_out, ["valence", "arousal"]] = 10 - frame.loc[held_out, ["valence", "arousal"]]
+    other = tmp_path / "own.csv"
+    frame.to_csv(other, index=False)
+    watching = ("--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2",
+                "--load_best_model_at_end", "true", "--probe_texts", "60")  # fmt: skip
+    outcomes = []
+    for name, file in (("a", csv), ("b", other)):
+        run(*flags(tiny, file, tmp_path / name, *watching))
+        state = json.loads((tmp_path / name / "checkpoint-6" / "trainer_state.json").read_text())
+        logs = [{k: v for k, v in h.items() if "second" not in k and "runtime" not in k} for h in state["log_history"]]
+        results = json.loads((tmp_path / name / "results.json").read_text())
+        outcomes.append((logs, Path(state["best_model_checkpoint"]).name, results["before"][str(file)]["valence"]))
+    (logs, best, before), (other_logs, other_best, other_before) = outcomes
+    assert any("eval_va_pearson" in h for h in logs) and logs == other_logs and best == other_best
+    for file in ("encoder/model.safetensors", f"{best}/model.safetensors"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert before != other_before  # the final report alone has read them
 
 
 def test_a_killed_run_leaves_a_checkpoint_that_is_resumed(tiny, csv, tmp_path):

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_encoder, toy_dataset
@@ -396,3 +397,39 @@ def test_other_arguments_or_no_tokenizer_are_refused(carl, tmp_path, toys, token
         CarlTrainer(model=carl, args=TrainingArguments(str(tmp_path)), train_dataset=toys)
     with pytest.raises(ValueError, match="processing_class=tokenizer"):
         CarlTrainer(model=carl, args=CarlTrainingArguments(str(tmp_path), use_cpu=True), train_dataset=toys)
+
+
+def test_evaluation_probes_the_dev_texts_and_keeps_the_best_checkpoint(tmp_path, tokenizer):
+    pytest.importorskip("sklearn")
+    trainer = make_trainer(
+        tmp_path, tokenizer, data=toy_dataset(64), dev=toy_dataset(30, seed=8), eval_strategy="steps", eval_steps=1,
+        save_strategy="steps", save_steps=1, max_steps=4, load_best_model_at_end=True, probe_texts=40,
+        learning_rate=5e-3,
+    )  # fmt: skip
+    assert trainer.args.metric_for_best_model == "va_pearson"
+    trainer.train()
+    logged = [h for h in trainer.state.log_history if "eval_va_pearson" in h]
+    assert len(logged) == 4 and all(h["eval_probe_seconds"] > 0 for h in logged)
+    scores = [h["eval_va_pearson"] for h in logged]
+    assert len(set(scores)) > 1  # the encoder has changed in between
+    assert scores[0] == pytest.approx((logged[0]["eval_valence_pearson"] + logged[0]["eval_arousal_pearson"]) / 2)
+    assert trainer.state.best_metric == pytest.approx(max(scores))
+    assert trainer.evaluate()["eval_va_pearson"] == pytest.approx(max(scores), abs=1e-6)  # the best one is loaded
+
+
+def test_the_dev_probe_equals_a_probe_by_hand_and_can_be_left_out(tmp_path, tokenizer):
+    pytest.importorskip("sklearn")
+    from carl_hf.evaluation.valence_arousal import labels_of, ridge_predictions
+
+    train, dev = toy_dataset(64), toy_dataset(30, seed=8)
+    trainer = make_trainer(tmp_path, tokenizer, data=train, dev=dev, probe_texts=40)
+    figures = trainer.evaluate()
+    rows = np.random.default_rng(trainer.args.seed).permutation(64)[:40]
+    chosen = train.select(rows)
+    vectors = trainer.model.embed(list(chosen["text"]) + list(dev["text"]), tokenizer).numpy()
+    labels = labels_of(chosen)
+    made = ridge_predictions(vectors[:32], labels[:32], vectors[32:40], labels[32:], vectors[40:])
+    expected = np.corrcoef(made[:, 1], dev["arousal"])[0, 1]
+    assert figures["eval_arousal_pearson"] == pytest.approx(expected, abs=1e-6)
+    without = make_trainer(tmp_path, tokenizer, data=train, dev=dev, probe_texts=0).evaluate()
+    assert not [name for name in without if "pearson" in name]

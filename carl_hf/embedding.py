@@ -1,0 +1,94 @@
+"""Texts to vectors by any encoder: pooling, and batches of texts of similar length."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Pooling = Literal["cls", "mean", "pooler"]
+
+
+def pool(hidden_BLH: Tensor, attention_mask_BL: Tensor, pooling: Literal["cls", "mean"]) -> Tensor:
+    """The vector (B, H) that stands for a text: its first token's state, or the mean over its tokens but padding."""
+    if pooling == "cls":
+        return hidden_BLH[:, 0]
+    weight_BL1 = attention_mask_BL.unsqueeze(-1).to(hidden_BLH.dtype)
+    return (hidden_BLH * weight_BL1).sum(1) / weight_BL1.sum(1).clamp_min(1)
+
+
+@torch.no_grad()
+def embed_texts(
+    encoder: PreTrainedModel,
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    pooling: Pooling,
+    batch_size: int = 64,
+    max_length: int = 128,
+    normalize: bool = False,
+) -> Tensor:
+    """Embeddings of texts, dropout off.
+
+    Args:
+        texts: any number of texts. batch_size: texts encoded together, of similar length.
+        pooling: `"cls"`, `"mean"`, or `"pooler"` (the encoder's own pooler output, tanh included).
+        max_length: tokens kept of a text, at most those of the tokenizer. normalize: scale every vector to length 1.
+
+    Returns:
+        float32 `Tensor` (number of texts, H) on the CPU, in the order of the texts.
+    """
+    (result,) = embed_poolings(
+        encoder, texts, tokenizer, poolings=(pooling,), batch_size=batch_size, max_length=max_length
+    ).values()
+    return F.normalize(result, dim=-1) if normalize else result
+
+
+@torch.no_grad()
+def embed_poolings(
+    encoder: PreTrainedModel,
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    poolings: Sequence[Pooling],
+    batch_size: int = 64,
+    max_length: int = 128,
+    progress: str | None = None,
+) -> dict[Pooling, Tensor]:
+    """The embeddings of [`embed_texts`] under several poolings, from one pass.
+
+    Args:
+        progress: title of a progress bar, shown where the output is a terminal; none by default.
+    """
+    if isinstance(texts, str):
+        raise ValueError("embed takes a list of texts, got one string: pass [text].")
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        max_length = min(max_length, tokenizer.model_max_length)
+        tokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"] if len(texts) else []
+        order = sorted(
+            range(len(tokens)), key=lambda i: -len(tokens[i])
+        )  # longest first: memory fails at once or never
+        results = {pooling: torch.empty(len(tokens), encoder.config.hidden_size) for pooling in poolings}
+        disable = None if progress else True  # None: only where the output is a terminal
+        with tqdm(total=sum(map(len, tokens)), desc=progress, unit="tok", unit_scale=True, disable=disable) as bar:
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                batch = tokenizer.pad(
+                    {"input_ids": [tokens[i] for i in rows]}, padding_side="right", return_tensors="pt"
+                ).to(encoder.device)
+                output = encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+                for pooling, result in results.items():
+                    if pooling == "pooler":
+                        vectors = output.pooler_output
+                    else:
+                        vectors = pool(output.last_hidden_state, batch["attention_mask"], pooling)
+                    result[rows] = vectors.float().cpu()
+                bar.update(sum(len(tokens[i]) for i in rows))
+    finally:
+        encoder.train(was_training)
+    return results

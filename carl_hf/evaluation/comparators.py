@@ -1,0 +1,64 @@
+"""Other models to measure beside one's own, named in a YAML file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+ComparatorPooling = Literal["cls", "mean", "pooler"]
+_KEYS = ("model", "pooling", "note")
+
+
+@dataclass(frozen=True)
+class Comparator:
+    """A model to measure.
+
+    Args:
+        name: shown in results. model: Hub id or folder; None where none is known, `note` then says what to give.
+        pooling: what stands for a text. note: why this pooling, or where the weights are.
+    """
+
+    name: str
+    model: str | None
+    pooling: ComparatorPooling
+    note: str
+
+
+def read_comparators(path: str | Path) -> dict[str, Comparator]:
+    """Reads a YAML file of entries `NAME: {model: HUB_ID_OR_FOLDER, pooling: cls | mean | pooler, note: ...}`.
+
+    `model: null` stands for a model that has to be given by the user; pooling (default cls) and note may be left out.
+
+    Raises:
+        ValueError: if the file cannot be read, holds no such entries, or an entry has an unknown key or pooling or no
+            key `model`; it names file and entry.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"Cannot read the comparators {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path} must hold entries such as 'BERT: {{model: google-bert/bert-base-uncased}}'.")
+    return {str(name): _comparator(f"{path}, entry {name!r}", str(name), entry) for name, entry in content.items()}
+
+
+def _comparator(where: str, name: str, entry: Any) -> Comparator:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where}: must be a mapping with the keys {', '.join(_KEYS)}, got {entry!r}.")
+    for key in entry:
+        if key not in _KEYS:
+            raise ValueError(f"{where}: unknown key {key!r}; the keys are {', '.join(_KEYS)}.")
+    if "model" not in entry:
+        raise ValueError(f"{where}: the key 'model' is missing; give a Hub id or a folder, or null if there is none.")
+    model, pooling, note = entry["model"], entry.get("pooling", "cls"), entry.get("note") or ""
+    if model is not None and (not isinstance(model, str) or not model.strip()):
+        raise ValueError(f"{where}: model is {model!r}; give a Hub id or a folder in quotes, or null.")
+    if pooling not in get_args(ComparatorPooling):
+        raise ValueError(f"{where}: unknown pooling {pooling!r}; choose {', '.join(get_args(ComparatorPooling))}.")
+    if model is None and not note:
+        raise ValueError(f"{where}: model is null; say in 'note' where the weights can be had, or give a model.")
+    return Comparator(name, model, pooling, " ".join(str(note).split()))

@@ -1,0 +1,88 @@
+"""Encoders beside each other: differences by the paired bootstrap over test items, spread over training seeds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from carl_hf.evaluation.bootstrap import interval
+from carl_hf.evaluation.classification import accuracy_and_f1, macro_figures, multi_label_f1
+from carl_hf.evaluation.suite import Evaluation
+from carl_hf.evaluation.valence_arousal import DIMENSIONS, va_gain
+
+
+def compare(before: Evaluation, after: Evaluation, *, seed: int) -> dict[str, Any]:
+    """Differences after - before on every corpus that both were measured on, by the paired bootstrap over test items.
+
+    Returns:
+        {task: {corpus: figures}}: Pearson r for each dimension of va, accuracy in percent, F1; each with a 95 %
+        interval.
+    """
+    result: dict[str, Any] = {}
+    for key in before.items:
+        task, corpus = key.split("/", 1)
+        if key not in after.items or task == "geometry":
+            continue
+        one, two = before.items[key], after.items[key]
+        if one["references"].shape != two["references"].shape:
+            raise ValueError(f"{key}: the two models were measured on different texts.")
+        if task == "va":
+            names = (*DIMENSIONS, "dominance")[: one["references"].shape[1]]
+            figures = va_gain(one["predictions"], two["predictions"], one["references"], dimensions=names, seed=seed)
+        else:
+            figures = _class_gain(one, two, seed)
+        result.setdefault(task, {})[corpus] = figures
+    return result
+
+
+def _class_gain(one: dict[str, np.ndarray], two: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
+    truth = one["references"]
+    points, resampled = [], []
+    for items in (one, two):
+        predictions = items["predictions"]
+        if truth.ndim == 2:
+            hits, predicted, actual = (predictions & truth).sum(0), predictions.sum(0), truth.sum(0)
+            points.append((100 * (predictions == truth).all(1).mean(), macro_figures(hits, predicted, actual)[2]))
+            resampled.append(multi_label_f1(predictions, truth, seed=seed))
+        else:
+            classes = int(max(truth.max(), one["predictions"].max(), two["predictions"].max())) + 1
+            everything = np.arange(classes)
+            hits = ((predictions == truth)[:, None] & (truth[:, None] == everything)).sum(0)
+            counts = [(values[:, None] == everything).sum(0) for values in (predictions, truth)]
+            points.append((100 * (predictions == truth).mean(), macro_figures(hits, *counts)[2]))
+            resampled.append(accuracy_and_f1(predictions, truth, classes, seed=seed))
+    return {
+        figure: value
+        for k, name in enumerate(("accuracy", "f1"))
+        for figure, value in (
+            (name, float(points[1][k] - points[0][k])),
+            (f"{name}_interval", interval(resampled[1][k] - resampled[0][k])),
+        )
+    }
+
+
+_NO_FIGURE = ("interval", "constant", "majority", "texts", "tokens", "kept", "seconds", "skipped", "confusion", "l2")
+
+
+def spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation (n - 1) of every figure over runs that differ by seed alone.
+
+    Args:
+        runs: figures of at least two models, as in results.json.
+
+    Returns:
+        the same nesting, each figure {"mean", "std"}; figures that a run lacks, and what is no figure (intervals,
+        counts, constant predictors), are left out.
+    """
+    result: dict[str, Any] = {}
+    for key in runs[0]:
+        if key.endswith(_NO_FIGURE) or any(key not in run for run in runs):
+            continue
+        values = [run[key] for run in runs]
+        if all(isinstance(v, Mapping) for v in values):
+            inner = spread(values)
+            if inner:
+                result[key] = inner
+        elif all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
+            result[key] = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
+    return result

@@ -1,0 +1,223 @@
+"""The corpora of the evaluation, read from a folder with local copies.
+
+Every file is UTF-8; docs/evaluation.md says where each comes from and which columns it must have.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from carl_hf.corpora import CORPORA, read_corpus
+from carl_hf.data import read_table, text_key
+
+EKMAN_SIX = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
+
+
+class MissingCorpus(ValueError):
+    """A corpus that is not there: its task is skipped, unless the user wants that to be an error."""
+
+
+@dataclass(frozen=True)
+class VaCorpus:
+    """Texts with numbers: `labels` (N, K) in [-1, 1] for the K `dimensions`; `split` (N,) or None."""
+
+    texts: list[str]
+    labels: np.ndarray
+    dimensions: tuple[str, ...]
+    split: np.ndarray | None
+
+    def rows(self, split: str) -> np.ndarray:
+        assert self.split is not None
+        return np.flatnonzero(self.split == split)
+
+
+@dataclass(frozen=True)
+class ClassCorpus:
+    """Texts with classes: `labels` (N,) numbers, or (N, C) booleans where a text may have several; `split` (N,) or
+    None."""
+
+    texts: list[str]
+    labels: np.ndarray
+    classes: list[str]
+    split: np.ndarray | None
+
+    def part(self, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+        return [self.texts[i] for i in rows], self.labels[rows]
+
+
+def read_va(name: str, data_dir: str | Path | None) -> VaCorpus:
+    """A corpus of [`carl_hf.corpora`] with valence, arousal and, where it has it, dominance, each normalised from the
+    corpus's scale to [-1, 1] (Eq 12). Training texts that also stand in another split are left out.
+
+    Raises:
+        MissingCorpus: if it is not in `data_dir` and cannot be fetched.
+    """
+    spec = CORPORA[name]
+    try:
+        frame = read_corpus(spec, data_dir)
+    except ValueError as error:
+        if data_dir is not None and any((Path(data_dir) / folder).exists() for folder in spec.folder):
+            raise  # it is there, and wrong
+        raise MissingCorpus(str(error)) from error
+    dimensions = tuple(d for d in ("valence", "arousal", "dominance") if d in frame)
+    least, greatest = spec.scale
+    labels = (2 * (frame[list(dimensions)].to_numpy(dtype=float) - least) / (greatest - least) - 1).clip(-1, 1)
+    split = _split_column(frame)
+    texts = frame["text"].tolist()
+    keep = _without_overlap(texts, split)
+    return VaCorpus([texts[i] for i in keep], labels[keep], dimensions, None if split is None else split[keep])
+
+
+_POLARITY = {
+    "mr": ("mr/mr.csv", ("negative", "positive")),
+    "cr": ("cr/cr.csv", ("negative", "positive")),
+    "sst5": ("sst5/sst5.csv", ("very negative", "negative", "neutral", "positive", "very positive")),
+    "imdb": ("imdb/imdb.parquet", ("negative", "positive")),
+}
+POLARITY = tuple(_POLARITY)
+
+
+def read_polarity(name: str, data_dir: str | Path | None) -> ClassCorpus:
+    """MR, CR, SST5 or IMDB: `text`, `label` (0 the most negative), and `split` for SST5 and IMDB.
+
+    Raises:
+        MissingCorpus: if its file is not there. ValueError: for missing columns or a label that is no class.
+    """
+    file, classes = _POLARITY[name]
+    path = _find(file, data_dir)
+    frame = _table(path, ("text", "label", "split") if name in ("sst5", "imdb") else ("text", "label"))
+    labels = pd.to_numeric(frame["label"], errors="coerce")
+    bad = ~labels.isin(range(len(classes)))
+    if bad.any():
+        row = int(bad.to_numpy().argmax())
+        raise ValueError(
+            f"{path}, row {row + 1}: label {frame['label'].iloc[row]!r} is none of 0 to {len(classes) - 1}."
+        )
+    split = _split_column(frame) if "split" in frame else None
+    return _checked(ClassCorpus(frame["text"].tolist(), labels.to_numpy(dtype=int), list(classes), split), path)
+
+
+_EMOTION = {
+    "goemotions-six": "goemotions/goemotions.parquet",
+    "goemotions-ekman": "goemotions/goemotions.parquet",
+    "goemotions-28": "goemotions/goemotions.parquet",
+    "isear": "isear/isear.csv",
+    "emolit12": "emolit12/emolit12.csv",
+}
+
+
+def read_emotion(name: str, data_dir: str | Path | None) -> ClassCorpus:
+    """GoEmotions (six raw labels, texts with one label; Ekman's six and neutral, or all 28 labels, several a text),
+    ISEAR, EmoLit-12, the demo corpus, or a file of one's own with the columns `text`, `label` and maybe `split`.
+
+    Raises:
+        MissingCorpus: if the file is not there. ValueError: for missing columns.
+    """
+    if name == "demo":
+        return _single_label(read_corpus(CORPORA["demo"], None), "demo")
+    if name not in _EMOTION:
+        path = Path(name)
+        return _single_label(_table(path, ("text", "label")), path)
+    path = _find(_EMOTION[name], data_dir)
+    if not name.startswith("goemotions"):
+        return _single_label(_table(path, ("text", "label")), path)
+    column = "ekman" if name == "goemotions-ekman" else "label"
+    frame = _table(path, ("text", "split", column))
+    names = frame[column].str.split(",")
+    if name == "goemotions-six":
+        chosen = names.map(lambda labels: len(labels) == 1 and labels[0] in EKMAN_SIX).to_numpy(dtype=bool)
+        return _single_label(frame[chosen].reset_index(drop=True), path, classes=EKMAN_SIX)
+    classes = sorted({label for labels in names for label in labels})
+    number = {label: i for i, label in enumerate(classes)}
+    table = np.zeros((len(frame), len(classes)), dtype=bool)
+    for row, labels in enumerate(names):
+        table[row, [number[label] for label in labels]] = True
+    return _checked(ClassCorpus(frame["text"].tolist(), table, classes, _split_column(frame)), path)
+
+
+def read_sts(data_dir: str | Path | None) -> tuple[list[str], list[str], np.ndarray]:
+    """Test part of the STS benchmark: `text1`, `text2`, and their similarity from 0 to 5.
+
+    Raises:
+        MissingCorpus: if its file is not there. ValueError: for missing columns or a score that is no number.
+    """
+    path = _find("stsb/stsb_test.csv", data_dir)
+    frame = _table(path, ("text1", "text2", "score"))
+    scores = pd.to_numeric(frame["score"], errors="coerce").to_numpy(dtype=float)
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{path}, row {int((~np.isfinite(scores)).argmax()) + 1}: the score is no number.")
+    return frame["text1"].tolist(), frame["text2"].tolist(), scores
+
+
+def _find(file: str, data_dir: str | Path | None) -> Path:
+    if data_dir is None:
+        raise MissingCorpus(f"needs {file} in the folder that --data_dir names.")
+    path = Path(data_dir) / file
+    if not path.is_file():
+        raise MissingCorpus(f"{path} does not exist.")
+    return path
+
+
+def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    frame = read_table(path)
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        raise ValueError(f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, frame))}.")
+    if len(frame) == 0:
+        raise ValueError(f"{path} has no rows.")
+    for column in set(columns) & {"text", "text1", "text2", "label"}:
+        empty = frame[column].map(lambda value: isinstance(value, str) and not value.strip() or value is None)
+        if empty.any():
+            raise ValueError(f"{path}, row {int(empty.to_numpy().argmax()) + 1}: column {column!r} is empty.")
+    return frame
+
+
+def _split_column(frame: pd.DataFrame) -> np.ndarray | None:
+    if "split" not in frame:
+        return None
+    return frame["split"].astype(str).str.lower().replace({"dev": "validation", "valid": "validation"}).to_numpy()
+
+
+def _single_label(frame: pd.DataFrame, path: Path | str, classes: Sequence[str] = ()) -> ClassCorpus:
+    labels = frame["label"].astype(str).str.strip()
+    classes = list(classes) or sorted(set(labels))
+    if len(classes) < 2:
+        raise ValueError(f"{path}: all texts have the label {classes[0]!r}; classification needs at least two.")
+    number: Mapping[str, int] = {label: i for i, label in enumerate(classes)}
+    return _checked(
+        ClassCorpus(frame["text"].tolist(), labels.map(number).to_numpy(dtype=int), classes, _split_column(frame)),
+        path,
+    )
+
+
+def _checked(corpus: ClassCorpus, path: Path | str) -> ClassCorpus:
+    """The corpus without training texts that stand in its other splits; refused if a class cannot be measured."""
+    keep = _without_overlap(corpus.texts, corpus.split)
+    corpus = ClassCorpus(
+        [corpus.texts[i] for i in keep], corpus.labels[keep], corpus.classes,
+        None if corpus.split is None else corpus.split[keep],
+    )  # fmt: skip
+    if corpus.split is not None:
+        missing = {"train", "test"} - set(corpus.split)
+        if missing:
+            raise ValueError(f"{path}: column 'split' has no rows {' and '.join(map(repr, sorted(missing)))}.")
+    counts = corpus.labels.sum(0) if corpus.labels.ndim == 2 else np.bincount(corpus.labels)
+    rare = int(counts.argmin())
+    if counts[rare] < 3:
+        raise ValueError(
+            f"{path}: class {corpus.classes[rare]!r} has {counts[rare]} example(s); training, validation and test "
+            "need one each. Remove the class or merge it with another."
+        )
+    return corpus
+
+
+def _without_overlap(texts: list[str], split: np.ndarray | None) -> np.ndarray:
+    """Rows kept: all but training texts that stand in another split; without splits, all but repeated texts."""
+    keys = [text_key(text) for text in texts]
+    if split is None:
+        return np.array(sorted({key: row for row, key in reversed(list(enumerate(keys)))}.values()), dtype=int)
+    held_out = {key for key, part in zip(keys, split, strict=True) if part != "train"}
+    return np.array([i for i, key in enumerate(keys) if split[i] != "train" or key not in held_out], dtype=int)

@@ -1,0 +1,181 @@
+"""Can a detector see the perturbation, or does it guess saliency? A linear detector under four conditions.
+
+A detector that is asked for salient tokens can predict saliency from the clean text. So a linear detector is trained
+on the frozen encoder for {salient, random} tokens x {radius 0, the configured radius}: what it reaches at radius 0 is
+guessing, what it reaches on random tokens is seeing.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
+from carl_hf.collator import CarlDataCollator, join_slices, length_slices
+from carl_hf.evaluation.bootstrap import interval
+from carl_hf.evaluation.data import VaCorpus
+from carl_hf.losses import mccl_loss
+from carl_hf.modeling_carl import CarlModel
+
+_BATCH = 64
+_RESAMPLES = 200
+
+
+class Perturbation(NamedTuple):
+    """What is perturbed and how far: share of a text's tokens, radius as a fraction of the token embedding's length,
+    temperatures of the contrastive loss that the adversary raises."""
+
+    fraction: float = 0.1
+    radius: float = 0.5
+    temperature: float = 0.05
+    label_temperature: float = 1.0
+
+
+def measure_detector(
+    model: CarlModel,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: VaCorpus,
+    *,
+    perturbation: Perturbation = Perturbation(),  # noqa: B008  (immutable)
+    max_length: int = 128,
+    train_texts: int = 2000,
+    test_texts: int = 1000,
+    seed: int,
+) -> dict[str, Any]:
+    """Precision, recall and AUC of perturbed-token detection on test texts by a linear detector on frozen states.
+
+    Args:
+        model: a trained CarlModel. corpus: with official splits; the detector is fitted on its training part.
+        train_texts, test_texts: at most so many are used, drawn by `seed`.
+
+    Returns:
+        {"salient, radius 0": {"precision", "recall", "auc", "auc_interval", "tokens"}, ...} for the four conditions;
+        precision and recall at the threshold that weighs both classes alike. "own detector" is the AUC of the model's
+        own, trained detector on salient tokens at the configured radius.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import precision_score, recall_score, roc_auc_score
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
+    collator = CarlDataCollator(tokenizer, max_length=max_length, slices=4)
+    was_training = model.training
+    model.eval()
+    try:
+        parts = {}
+        for part, size in (("train", train_texts), ("test", test_texts)):
+            rows = rng.permutation(corpus.rows(part))[:size]
+            parts[part] = _token_states(model, collator, corpus, rows, perturbation, generator)
+    finally:
+        model.train(was_training)
+    train, test = parts["train"], parts["test"]
+    result: dict[str, Any] = {}
+    for condition in train:
+        fitted, measured = train[condition], test[condition]
+        scaler = StandardScaler().fit(fitted.states)
+        probe = LogisticRegression(solver="newton-cholesky", class_weight="balanced")
+        probe.fit(scaler.transform(fitted.states), fitted.perturbed)
+        scores = probe.decision_function(scaler.transform(measured.states))
+        result[condition] = {
+            "precision": float(precision_score(measured.perturbed, scores > 0, zero_division=0)),
+            "recall": float(recall_score(measured.perturbed, scores > 0)),
+            "auc": float(roc_auc_score(measured.perturbed, scores)),
+            "auc_interval": _auc_interval(scores, measured, rng),
+            "tokens": len(scores),
+        }
+    seen = test[f"salient, radius {perturbation.radius:g}"]
+    result["own detector"] = {
+        "auc": float(roc_auc_score(seen.perturbed, seen.own_scores)),
+        "auc_interval": _auc_interval(seen.own_scores, seen, rng),
+        "tokens": len(seen.own_scores),
+    }
+    return result
+
+
+class _Tokens(NamedTuple):
+    """The eligible tokens of some texts: last hidden states (T, H), whether perturbed (T,), number of the text (T,),
+    logits of the model's own detector (T,)."""
+
+    states: np.ndarray
+    perturbed: np.ndarray
+    text: np.ndarray
+    own_scores: np.ndarray
+
+
+def _token_states(
+    model: CarlModel, collator: CarlDataCollator, corpus: VaCorpus, rows: np.ndarray, settings: Perturbation,
+    generator: torch.Generator,
+) -> dict[str, _Tokens]:  # fmt: skip
+    collected: dict[str, list[_Tokens]] = {}
+    for start in range(0, len(rows), _BATCH):
+        chosen = rows[start : start + _BATCH]
+        if len(chosen) < 2:  # no contrast
+            continue
+        batch = collator(
+            [{"text": corpus.texts[i], "valence": corpus.labels[i, 0], "arousal": corpus.labels[i, 1]} for i in chosen]
+        )
+        for condition, tokens in _batch_states(model, batch, settings, generator).items():
+            collected.setdefault(condition, []).append(tokens._replace(text=tokens.text + start))
+    return {
+        condition: _Tokens(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        for condition, parts in collected.items()
+    }
+
+
+def _batch_states(
+    model: CarlModel, batch: dict[str, Any], settings: Perturbation, generator: torch.Generator
+) -> dict[str, _Tokens]:
+    slices, device = batch["slices"], model.device
+    ids_BL, mask_BL, eligible_BL, va_B2 = (
+        batch[k].to(device) for k in ("input_ids", "attention_mask", "eligible", "va")
+    )
+    masks = length_slices(mask_BL, slices)
+
+    def hidden_states(embeds_BLE: Tensor) -> Tensor:
+        parts = [model.encode(e, m) for e, m in zip(length_slices(embeds_BLE, slices), masks, strict=True)]
+        return join_slices(parts, ids_BL.shape[1])
+
+    embeds_BLE = model.word_embeddings(ids_BL).detach().requires_grad_()
+    hidden_BLH = hidden_states(embeds_BLE)
+    target_BD = model.project_target(ids_BL, mask_BL)
+    loss = mccl_loss(
+        model.predict(model.pool(hidden_BLH, mask_BL)), target_BD, va_B2, va_B2,
+        temperature=settings.temperature, label_temperature=settings.label_temperature,
+    )  # fmt: skip
+    (gradient_BLE,) = torch.autograd.grad(loss, [embeds_BLE])
+    scores = {"salient": token_saliency(gradient_BLE).cpu(), "random": torch.rand(ids_BL.shape, generator=generator)}
+    result = {}
+    eligible = eligible_BL.cpu().numpy()
+    text = np.broadcast_to(np.arange(len(eligible))[:, None], eligible.shape)[eligible]
+    for tokens, scores_BL in scores.items():
+        perturbed_BL = select_salient_tokens(scores_BL.to(device), eligible_BL, fraction=settings.fraction)
+        delta_BLE = pgd_perturbation(
+            lambda moved: moved.sum(), embeds_BLE.detach(), perturbed_BL, radius=settings.radius, relative=True,
+            step_size=settings.radius, steps=1, first_gradient=gradient_BLE,
+        )  # one step from a known gradient: the score function is not called  # fmt: skip
+        with torch.no_grad():
+            moved_BLH = hidden_states(embeds_BLE.detach() + delta_BLE)
+            for radius, states_BLH in ((0.0, hidden_BLH), (settings.radius, moved_BLH)):
+                result[f"{tokens}, radius {radius:g}"] = _Tokens(
+                    states_BLH.detach()[eligible_BL].float().cpu().numpy(),
+                    perturbed_BL.cpu().numpy()[eligible],
+                    text,
+                    model.detect(states_BLH)[eligible_BL].float().cpu().numpy(),
+                )
+    return result
+
+
+def _auc_interval(scores: np.ndarray, tokens: _Tokens, rng: np.random.Generator) -> list[float] | None:
+    """Bootstrap over texts, whose tokens are not independent of each other."""
+    from sklearn.metrics import roc_auc_score
+
+    texts = np.unique(tokens.text)
+    members = {text: np.flatnonzero(tokens.text == text) for text in texts}
+    values = []
+    for _ in range(_RESAMPLES):
+        rows = np.concatenate([members[text] for text in rng.choice(texts, len(texts))])
+        values.append(roc_auc_score(tokens.perturbed[rows], scores[rows]))
+    return interval(np.array(values))

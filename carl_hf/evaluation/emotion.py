@@ -1,0 +1,133 @@
+"""Emotion recognition from frozen embeddings: logistic regression on standardised embeddings."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from carl_hf.evaluation.classification import classification_report, multi_label_report
+from carl_hf.evaluation.data import ClassCorpus
+
+_STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # C: the inverse of the penalty
+FEW_SHOT_DRAWS = 10
+Items = dict[str, np.ndarray]
+
+
+def split_rows(corpus: ClassCorpus, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(train, dev, test) rows: the corpus's own; a missing dev part is a seeded tenth of train, and a corpus without
+    splits is divided 80 / 10 / 10, by class where a text has one."""
+    from sklearn.model_selection import train_test_split
+
+    def divide(rows: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+        labels = corpus.labels[rows] if corpus.labels.ndim == 1 else None
+        enough = labels is not None and np.bincount(labels)[np.unique(labels)].min() >= 2
+        enough = enough and round(share * len(rows)) >= len(np.unique(labels))
+        return train_test_split(rows, test_size=share, random_state=seed, stratify=labels if enough else None)
+
+    everything = np.arange(len(corpus.texts))
+    if corpus.split is None:
+        rest, test = divide(everything, 0.1)
+        train, dev = divide(rest, 1 / 9)
+        return train, dev, test
+    train, dev, test = (everything[corpus.split == part] for part in ("train", "validation", "test"))
+    if len(dev) == 0:
+        train, dev = divide(train, 0.1)
+    return train, dev, test
+
+
+def logistic_probe(
+    train: np.ndarray, train_labels: np.ndarray, dev: np.ndarray, dev_labels: np.ndarray, test: np.ndarray,
+    strengths: Sequence[float] = _STRENGTHS,
+) -> tuple[np.ndarray, float]:  # fmt: skip
+    """Predicted classes (N of test,) of a logistic regression whose strength is chosen on dev by accuracy, and it."""
+    from sklearn.linear_model import LogisticRegression
+
+    train, dev, test = _standardized(train, dev, test)
+    best, best_accuracy, chosen = None, -1.0, strengths[0]
+    for strength in strengths:
+        probe = LogisticRegression(C=strength, max_iter=300).fit(train, train_labels)
+        accuracy = (probe.predict(dev) == dev_labels).mean()
+        if accuracy > best_accuracy:
+            best, best_accuracy, chosen = probe, accuracy, strength
+    return best.predict(test), chosen
+
+
+def multi_label_probe(
+    train: np.ndarray, train_labels: np.ndarray, dev: np.ndarray, dev_labels: np.ndarray, test: np.ndarray
+) -> np.ndarray:
+    """Predicted labels (N of test, C), booleans: a logistic regression for each class, its strength and threshold
+    chosen on dev by F1."""
+    from sklearn.linear_model import LogisticRegression
+
+    train, dev, test = _standardized(train, dev, test)
+    columns = []
+    for c in range(train_labels.shape[1]):
+        candidates = []
+        for strength in _STRENGTHS:
+            # with far more texts than dimensions, Newton steps need seconds where lbfgs needs minutes
+            probe = LogisticRegression(C=strength, solver="newton-cholesky").fit(train, train_labels[:, c])
+            f1, threshold = _best_threshold(probe.decision_function(dev), dev_labels[:, c])
+            candidates.append((f1, probe.decision_function(test) >= threshold))
+        columns.append(max(candidates, key=lambda candidate: candidate[0])[1])
+    return np.stack(columns, axis=1)
+
+
+def measure_emotion(
+    encode: Callable[[Sequence[str]], np.ndarray], corpus: ClassCorpus, *, seed: int, shots: Sequence[int] = ()
+) -> tuple[dict[str, Any], Items]:
+    """A corpus of emotions: test figures of the probe, and of probes on `shots` training texts a class."""
+    embeddings, labels = encode(corpus.texts), corpus.labels
+    train, dev, test = split_rows(corpus, seed)
+    parts = embeddings[train], labels[train], embeddings[dev], labels[dev], embeddings[test]
+    if labels.ndim == 2:
+        predictions = multi_label_probe(*parts)
+        report = multi_label_report(predictions, labels[test], corpus.classes, seed=seed)
+        return report, {"predictions": predictions, "references": labels[test]}
+    predictions, strength = logistic_probe(*parts)
+    report = classification_report(predictions, labels[test], corpus.classes, seed=seed)
+    report["strength"] = strength
+    if shots:
+        report["few_shot"] = {
+            str(count): few_shot(embeddings[train], labels[train], embeddings[test], labels[test], count, seed=seed)
+            for count in shots
+        }
+    return report, {"predictions": predictions, "references": labels[test]}
+
+
+def few_shot(
+    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, shots: int, *, seed: int
+) -> dict[str, Any]:
+    """Accuracy (percent) of probes on `shots` random training texts a class, mean and standard deviation over draws.
+    There is no dev part to choose by: C is 1."""
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(seed)
+    by_class = [np.flatnonzero(train_labels == c) for c in np.unique(train_labels)]
+    smallest = min(map(len, by_class))
+    if smallest < shots:
+        raise ValueError(f"A class has {smallest} training texts only: lower --shots from {shots}.")
+    accuracies = []
+    for _ in range(FEW_SHOT_DRAWS):
+        rows = np.concatenate([rng.choice(members, shots, replace=False) for members in by_class])
+        few, held_out = _standardized(train[rows], test)
+        probe = LogisticRegression(max_iter=300).fit(few, train_labels[rows])
+        accuracies.append(100 * (probe.predict(held_out) == test_labels).mean())
+    return {"accuracy_mean": float(np.mean(accuracies)), "accuracy_std": float(np.std(accuracies, ddof=1)),
+            "draws": FEW_SHOT_DRAWS}  # fmt: skip
+
+
+def _standardized(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(np.asarray(train, dtype=np.float64))
+    return [scaler.transform(np.asarray(part, dtype=np.float64)) for part in (train, *others)]
+
+
+def _best_threshold(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """(F1, threshold) that is best for `score >= threshold` on these texts."""
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(labels[order])
+    f1 = 2 * hits / (np.arange(1, len(scores) + 1) + labels.sum())
+    last_of_tie = np.append(scores[order][1:] < scores[order][:-1], True)
+    best = int(np.argmax(np.where(last_of_tie, f1, -1)))
+    return float(f1[best]), float(scores[order][best])

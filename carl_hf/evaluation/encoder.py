@@ -1,0 +1,275 @@
+"""Any encoder as a function from texts to vectors, with its vectors kept on disk."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from huggingface_hub.constants import HF_HOME
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+from carl_hf.configuration_carl import CarlConfig
+from carl_hf.embedding import embed_poolings
+from carl_hf.encoders import load_config, load_encoder, load_tokenizer, resolve_encoder
+from carl_hf.modeling_carl import CarlModel
+
+logger = logging.getLogger(__name__)
+
+_CACHE_FORMAT = "1"
+_CHUNK = 10_000  # texts embedded before their vectors are saved: what a kill can lose
+
+
+class EmbeddingCache:
+    """Vectors of texts on disk, one folder for each encoder fingerprint. Files are written whole or not at all; one
+    that another version wrote, or that is damaged, is passed over."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._rows: dict[bytes, np.ndarray] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            try:
+                with safe_open(path, framework="numpy") as file:
+                    if (file.metadata() or {}).get("format") != _CACHE_FORMAT:
+                        logger.warning("%s was written by another version of carl_hf: not used.", path)
+                        continue
+                    keys, vectors = file.get_tensor("keys"), file.get_tensor("vectors")
+            except (OSError, SafetensorError) as error:
+                logger.warning("%s cannot be read (%s): not used.", path, error)
+                continue
+            self._rows.update((key.tobytes(), vector) for key, vector in zip(keys, vectors, strict=True))
+
+    @staticmethod
+    def key(text: str) -> bytes:
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
+
+    def __contains__(self, text: str) -> bool:
+        return self.key(text) in self._rows
+
+    def __getitem__(self, text: str) -> np.ndarray:
+        return self._rows[self.key(text)]
+
+    def add(self, texts: Sequence[str], vectors: np.ndarray) -> None:
+        keys = [self.key(text) for text in texts]
+        self._rows.update(zip(keys, vectors, strict=True))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256(b"".join(keys)).hexdigest()[:16]
+        partial = self.folder / f"{name}.{os.getpid()}.partial"
+        tensors = {"keys": np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 16), "vectors": vectors}
+        save_file(tensors, partial, metadata={"format": _CACHE_FORMAT})
+        partial.replace(self.folder / f"{name}.safetensors")
+
+
+class TextEncoder:
+    """A function from texts to vectors: what the evaluation measures.
+
+    Args:
+        name: shown in results. embed: list of N texts -> float32 `Tensor` (N, H). width: H.
+        pooling: how `embed` pools, for the record. fingerprint: changes with everything that changes the vectors.
+        cache_dir: folder of the cache; None keeps the vectors in memory only, for texts asked for again.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        embed: Callable[[list[str]], Tensor],
+        *,
+        width: int,
+        pooling: str,
+        fingerprint: str,
+        cache_dir: str | Path | None,
+    ):
+        self.name, self.width, self.pooling, self.fingerprint = name, width, pooling, fingerprint
+        self._embed = embed
+        self._cache = EmbeddingCache(Path(cache_dir) / fingerprint) if cache_dir is not None else None
+        self._memory: dict[str, np.ndarray] = {}
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 (N, H). A text that stands there twice, or was asked for before, is embedded once."""
+        known = self._memory if self._cache is None else self._cache
+        missing = [text for text in dict.fromkeys(texts) if text not in known]
+        for start in range(0, len(missing), _CHUNK):
+            chunk = missing[start : start + _CHUNK]
+            vectors = self._embed(chunk).numpy()
+            if not np.isfinite(vectors).all():
+                raise ValueError(f"{self.name} gives vectors that are not finite: its weights are damaged.")
+            if self._cache is None:
+                self._memory.update(zip(chunk, vectors, strict=True))
+            else:
+                self._cache.add(chunk, vectors)
+        if not len(texts):
+            return np.zeros((0, self.width), dtype=np.float32)
+        return np.stack([known[text] for text in texts])
+
+
+def default_cache_dir() -> Path:
+    return Path(HF_HOME) / "carl_hf" / "embeddings"
+
+
+def load_text_encoder(
+    name: str,
+    *,
+    pooling: Literal["auto", "cls", "mean", "pooler"] = "auto",
+    max_length: int = 128,
+    batch_size: int = 64,
+    cache_dir: str | Path | None = None,
+    device: str | torch.device | None = None,
+) -> TextEncoder:
+    """An encoder from a Hub id, a folder (of a plain encoder, a CARL checkpoint or a sentence-transformers model) or
+    `"minilm-l6"`.
+
+    Args:
+        pooling: `"auto"` takes what the folder states (a CARL checkpoint's configuration, a sentence-transformers
+            layout), else `"cls"`; `"pooler"` is the encoder's own pooler output. A sentence-transformers model with
+            modules beyond cls or mean pooling and normalisation runs, under `"auto"`, through that library.
+            Vectors are not normalised.
+        max_length: tokens kept of a text, at most those of the tokenizer.
+        device: where it runs; CUDA where there is one, by default.
+
+    Raises:
+        ValueError: if there is no such model or no tokenizer with it, or `"pooler"` is asked of an encoder that has
+            none, or sentence-transformers is needed and not installed.
+    """
+    resolved = resolve_encoder(name)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    config = load_config(name)
+    if pooling == "auto":
+        stated = config.pooling if isinstance(config, CarlConfig) else _stated_pooling(resolved)
+        if stated == "other":
+            return _sentence_transformer(name, resolved, max_length, batch_size, cache_dir, device)
+        pooling = stated or "cls"
+    if isinstance(config, CarlConfig):
+        encoder = CarlModel.from_pretrained(resolved).encoder
+    else:
+        encoder = load_encoder(name)
+    tokenizer = load_tokenizer(name)
+    if pooling == "pooler" and getattr(encoder, "pooler", None) is None:
+        raise ValueError(f"{name} has no pooler: choose --pooling cls or mean.")
+    encoder.to(device).eval()
+    max_length = min(max_length, tokenizer.model_max_length)
+
+    def embed(texts: list[str]) -> Tensor:
+        return embed_poolings(
+            encoder, texts, tokenizer, poolings=(pooling,), batch_size=batch_size, max_length=max_length,
+            progress=f"{Path(name).name}: {len(texts):,} texts",
+        )[pooling]  # fmt: skip
+
+    return TextEncoder(
+        name,
+        embed,
+        width=encoder.config.hidden_size,
+        pooling=pooling,
+        fingerprint=_fingerprint(encoder, _tokenizer_state(tokenizer), pooling, max_length),
+        cache_dir=cache_dir,
+    )
+
+
+def load_va_head(
+    name: str, *, max_length: int = 128, batch_size: int = 64
+) -> Callable[[Sequence[str]], np.ndarray] | None:
+    """The trained valence-arousal head of a sequence-classification model, if it has one: texts -> (N, 2) in [-1, 1].
+
+    Such a model has the regression problem type, the labels valence and arousal, and outputs in [0, 1].
+    """
+    config = load_config(name)
+    if not any(a.endswith("ForSequenceClassification") for a in config.architectures or ()):
+        return None
+    if config.problem_type != "regression" or list(config.id2label.values()) != ["valence", "arousal"]:
+        return None
+    model = AutoModelForSequenceClassification.from_pretrained(resolve_encoder(name), dtype="float32").eval()
+    tokenizer = load_tokenizer(name)
+
+    @torch.no_grad()
+    def predict(texts: Sequence[str]) -> np.ndarray:
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        result = np.empty((len(texts), 2))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = tokenizer(
+                [texts[i] for i in rows], truncation=True, padding=True, return_tensors="pt",
+                max_length=min(max_length, tokenizer.model_max_length),
+            )  # fmt: skip
+            result[rows] = (2 * model(**batch).logits - 1).clamp(-1, 1).numpy()
+        return result
+
+    return predict
+
+
+def _stated_pooling(resolved: str) -> Literal["cls", "mean", "other"] | None:
+    """Pooling of a sentence-transformers layout; "other" for one that is more than pooling and normalisation."""
+    modules = _optional_json(resolved, "modules.json")
+    if modules is None:
+        return None
+    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
+    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Normalize"}:
+        return "other"
+    state = _optional_json(resolved, f"{modules[1]['path']}/config.json") or {}
+    flags = (key.removeprefix("pooling_mode_") for key, value in state.items() if value is True)
+    modes = [flag for flag in flags if not flag.startswith("include_")] or [state.get("pooling_mode")]  # form of 6
+    known: dict[Any, Literal["cls", "mean"]] = {
+        "cls_token": "cls",
+        "mean_tokens": "mean",
+        "cls": "cls",
+        "mean": "mean",
+    }
+    return known.get(modes[0], "other") if len(modes) == 1 else "other"
+
+
+def _optional_json(resolved: str, file: str) -> Any:
+    path = cached_file(
+        resolved, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )  # fmt: skip
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def _sentence_transformer(
+    name: str, resolved: str, max_length: int, batch_size: int, cache_dir: str | Path | None, device: torch.device
+) -> TextEncoder:
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise ValueError(
+            f"{name} is a sentence-transformers model with modules of its own: pip install sentence-transformers, or "
+            "choose --pooling cls or mean."
+        ) from error
+    model = SentenceTransformer(resolved, device=str(device))
+    model.max_seq_length = min(max_length, model.max_seq_length or max_length)
+
+    def embed(texts: list[str]) -> Tensor:
+        return model.encode(texts, batch_size=batch_size, convert_to_tensor=True).float().cpu()
+
+    return TextEncoder(
+        name,
+        embed,
+        width=embed(["a"]).shape[1],
+        pooling="sentence-transformers",
+        fingerprint=_fingerprint(
+            model, _tokenizer_state(model.tokenizer), "sentence-transformers", model.max_seq_length
+        ),
+        cache_dir=cache_dir,
+    )
+
+
+def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
+    if tokenizer.is_fast:
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        backend |= {"truncation": None, "padding": None}  # set by the last call, no property of the tokenizer
+        return json.dumps(backend, sort_keys=True)
+    return json.dumps(tokenizer.get_vocab(), sort_keys=True)
+
+
+def _fingerprint(model: nn.Module, *settings: object) -> str:
+    digest = hashlib.sha256(repr(settings).encode())
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]

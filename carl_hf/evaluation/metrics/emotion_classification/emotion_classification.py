@@ -1,0 +1,55 @@
+"""Figures of emotion recognition with one class a text, as an `evaluate` metric."""
+
+# evaluate reads this file's imports line by line and takes "import a, b" for one package: one module a line
+import datasets
+import evaluate
+import numpy as np
+
+from carl_hf.evaluation.classification import classification_figures
+
+_DESCRIPTION = """
+Accuracy in percent, macro precision, recall and F1 over all classes that are named, and the confusion matrix.
+"""
+
+_CITATION = """
+@article{son2025carl,
+  title = {Continuous Adversarial Text Representation Learning for Affective Recognition},
+  author = {Son and Saurez and Har},
+  journal = {arXiv preprint arXiv:2502.20613},
+  year = {2025}
+}
+"""
+
+_INPUTS = """
+Args:
+    predictions: list of N class numbers, from 0.
+    references: list of N class numbers, from 0.
+    classes (list of str): names of all classes, in the order of their numbers. Macro figures are means over all of
+        them: one that is never predicted has precision 0, one that does not occur has recall 0.
+
+Returns:
+    dict with "accuracy" in percent, "precision", "recall" and "f1" as fractions, and "confusion": rows the true
+    class, columns the predicted one.
+
+Example:
+    >>> from carl_hf.evaluation.metrics import load_metric
+    >>> metric = load_metric("emotion_classification")
+    >>> result = metric.compute(predictions=[0, 0, 1, 2], references=[0, 1, 1, 2], classes=["joy", "fear", "anger"])
+    >>> result["accuracy"], round(result["f1"], 3), result["confusion"]
+    (75.0, 0.778, [[1, 0, 0], [1, 1, 0], [0, 0, 1]])
+"""
+
+
+class EmotionClassification(evaluate.Metric):
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS,
+            features=datasets.Features(
+                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
+            ),
+        )
+
+    def _compute(self, predictions, references, classes):
+        return classification_figures(np.array(predictions), np.array(references), list(classes))

@@ -1,0 +1,44 @@
+"""Polarity of sentences and reviews: MR, CR, SST5 and IMDB with SentEval's linear probe."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from carl_hf.evaluation.bootstrap import interval
+from carl_hf.evaluation.classification import accuracy_and_f1
+from carl_hf.evaluation.data import ClassCorpus
+from carl_hf.evaluation.emotion import split_rows
+from carl_hf.evaluation.senteval import FAST_PROTOCOL, TEST_PROTOCOL, nested_kfold, split_probe
+
+SENTEVAL_SEED = 1111  # of the published protocol, whatever the seed of everything else
+
+
+def measure_polarity(
+    encode: Callable[[Sequence[str]], np.ndarray], corpus: ClassCorpus, *, protocol: Literal["fast", "test"]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Accuracy (percent) by nested k-fold where the corpus has no splits (MR, CR), else on its test part (SST5, IMDB;
+    IMDB has no dev part: a tenth of its training part is taken)."""
+    settings = {"fast": FAST_PROTOCOL, "test": TEST_PROTOCOL}[protocol]
+    embeddings, labels = encode(corpus.texts), corpus.labels
+    if corpus.split is None:
+        result = nested_kfold(embeddings, labels, settings, seed=SENTEVAL_SEED)
+        predictions, truth, accuracy, l2 = result.predictions, labels, result.accuracy, list(result.l2)
+    else:
+        train, dev, test = split_rows(corpus, SENTEVAL_SEED)
+        result = split_probe(
+            embeddings[train], labels[train], embeddings[dev], labels[dev], embeddings[test], settings,
+            classes=len(corpus.classes), seed=SENTEVAL_SEED,
+        )  # fmt: skip
+        predictions, truth, l2 = result.predictions, labels[test], [result.l2]
+        accuracy = 100 * float((predictions == truth).mean())
+    resampled, _ = accuracy_and_f1(predictions, truth, len(corpus.classes), seed=SENTEVAL_SEED)
+    figures = {
+        "accuracy": float(accuracy),
+        "accuracy_interval": interval(resampled),
+        "majority": 100 * float(np.bincount(truth).max() / len(truth)),
+        "protocol": protocol,
+        "l2": [float(value) for value in l2],
+        "texts": len(truth),
+    }
+    return figures, {"predictions": predictions, "references": truth}

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+from carl_hf.evaluation.classification import (
+    accuracy_and_f1,
+    classification_figures,
+    classification_report,
+    multi_label_f1,
+    multi_label_report,
+)
+from carl_hf.evaluation.data import ClassCorpus
+from carl_hf.evaluation.emotion import few_shot, logistic_probe, measure_emotion, multi_label_probe, split_rows
+
+metrics = pytest.importorskip("sklearn.metrics")
+
+
+def test_classification_figures_equal_sklearn():
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.integers(4, size=90), rng.integers(3, size=90)  # class 3 is never predicted
+    figures = classification_figures(predicted, truth, list("abcd"))
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+        truth, predicted, average="macro", labels=range(4), zero_division=0
+    )
+    assert figures["accuracy"] == pytest.approx(100 * metrics.accuracy_score(truth, predicted))
+    assert (figures["precision"], figures["recall"], figures["f1"]) == pytest.approx((precision, recall, f1))
+    np.testing.assert_array_equal(figures["confusion"], metrics.confusion_matrix(truth, predicted))
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        classification_figures(predicted, truth, ["a", "b"])
+    with pytest.raises(ValueError, match="one length"):
+        classification_figures(predicted[:5], truth, list("abcd"))
+
+
+def test_bootstraps_equal_loops():
+    rng = np.random.default_rng(1)
+    truth, predicted = rng.integers(3, size=40), rng.integers(3, size=40)
+    rows = np.random.default_rng(5).integers(40, size=(20, 40))
+    accuracy, f1 = accuracy_and_f1(predicted, truth, 3, seed=5, resamples=20)
+    for k, r in enumerate(rows):
+        assert accuracy[k] == pytest.approx(100 * np.mean(predicted[r] == truth[r]))
+        assert f1[k] == pytest.approx(
+            metrics.f1_score(truth[r], predicted[r], average="macro", labels=range(3), zero_division=0)
+        )
+    truth, predicted = rng.random((2, 40, 3)) < 0.4
+    exact, f1 = multi_label_f1(predicted, truth, seed=5, resamples=20)
+    for k, r in enumerate(rows):
+        assert f1[k] == pytest.approx(metrics.f1_score(truth[r], predicted[r], average="macro", zero_division=0))
+        assert exact[k] == pytest.approx(100 * metrics.accuracy_score(truth[r], predicted[r]))
+    report = multi_label_report(predicted, truth, list("abc"), seed=5)
+    each = metrics.f1_score(truth, predicted, average=None, zero_division=0)
+    assert list(report["f1_per_class"].values()) == pytest.approx(each.tolist())
+    assert report["precision"] == pytest.approx(metrics.precision_score(truth, predicted, average="macro"))
+    assert report["f1_interval"][0] <= report["f1"] <= report["f1_interval"][1]
+    assert classification_report(truth[:, 0].astype(int), truth[:, 0].astype(int), "ab", seed=1)["accuracy"] == 100
+
+
+def clusters(size=300, classes=3, spread=0.3, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=size)
+    return np.eye(6)[labels] + spread * rng.normal(size=(size, 6)), labels
+
+
+def test_probes_find_clusters_and_guess_without_them():
+    x, y = clusters()
+    predicted, _ = logistic_probe(x[:200], y[:200], x[200:240], y[200:240], x[240:])
+    assert (predicted == y[240:]).mean() > 0.95
+    noise = np.random.default_rng(3).normal(size=x.shape)
+    predicted, _ = logistic_probe(noise[:200], y[:200], noise[200:240], y[200:240], noise[240:])
+    assert (predicted == y[240:]).mean() < 0.6  # chance 1/3, four standard deviations of 60 texts above
+    table = np.stack([y == 0, y != 2], axis=1)
+    found = multi_label_probe(x[:200], table[:200], x[200:240], table[200:240], x[240:])
+    assert (found == table[240:]).mean() > 0.95
+    few = few_shot(x[:200], y[:200], x[240:], y[240:], 8, seed=0)
+    assert few["accuracy_mean"] > 80 and few["accuracy_std"] > 0 and few["draws"] == 10
+    with pytest.raises(ValueError, match="lower --shots"):
+        few_shot(x[:20], y[:20], x[240:], y[240:], 15, seed=0)
+
+
+def test_splits_are_disjoint_stratified_and_the_corpus_s_own():
+    _, labels = clusters()
+    texts = [str(i) for i in range(300)]
+    train, dev, test = split_rows(ClassCorpus(texts, labels, list("abc"), None), seed=1)
+    assert sorted(np.concatenate([train, dev, test])) == list(range(300)) and (len(dev), len(test)) == (30, 30)
+    for rows in (dev, test):
+        assert np.abs(np.bincount(labels[rows]) / 30 - np.bincount(labels) / 300).max() < 0.05
+    own = np.array(["train"] * 250 + ["test"] * 50)
+    train, dev, test = split_rows(ClassCorpus(texts, labels, list("abc"), own), seed=1)
+    assert (test == np.arange(250, 300)).all() and len(dev) == 25 and not set(train) & set(dev)
+
+
+def test_a_corpus_is_measured():
+    x, y = clusters()
+    corpus = ClassCorpus([str(i) for i in range(300)], y, ["joy", "fear", "anger"], None)
+    report, items = measure_emotion(lambda texts: x[[int(t) for t in texts]], corpus, seed=0, shots=(4,))
+    assert report["accuracy"] == 100 * (items["predictions"] == items["references"]).mean()
+    assert set(report["few_shot"]) == {"4"} and report["classes"] == ["joy", "fear", "anger"]

@@ -1,0 +1,98 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from carl_hf.evaluation.data import MissingCorpus, read_emotion, read_polarity, read_sts, read_va
+
+
+def write(folder, name, **columns):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame = pd.DataFrame(columns)
+    frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_csv(path, index=False)
+    return path
+
+
+def test_valence_arousal_dominance_in_minus_one_to_one_and_no_leak(tmp_path):
+    write(
+        tmp_path, "emobank/emobank.csv", split=["train", "train", "dev", "test"], text=["a", "B  b", "c", "b b"],
+        V=[1, 3, 5, 2], A=[3, 3, 3, 4], D=[5, 1, 3, 3], id=list("wxyz"),
+    )  # fmt: skip
+    corpus = read_va("emobank", tmp_path)
+    assert corpus.dimensions == ("valence", "arousal", "dominance")
+    assert corpus.texts == ["a", "c", "b b"]  # the second training text stands in test
+    np.testing.assert_allclose(corpus.labels, [[-1, 0, 1], [1, 0, 0], [-0.5, 0.5, 0]])
+    assert list(corpus.split) == ["train", "validation", "test"] and corpus.rows("test").tolist() == [2]
+    demo = read_va("demo", None)
+    assert demo.dimensions == ("valence", "arousal") and np.abs(demo.labels).max() <= 1
+
+
+def test_missing_corpora_are_told_from_wrong_ones(tmp_path):
+    for read in (lambda: read_va("iemocap", tmp_path), lambda: read_polarity("mr", tmp_path),
+                 lambda: read_emotion("isear", None), lambda: read_sts(tmp_path)):  # fmt: skip
+        with pytest.raises(MissingCorpus):
+            read()
+    wrong = {
+        "cr/cr.csv": (lambda: read_polarity("cr", tmp_path), {"text": ["a"], "polarity": [1]}, "no column 'label'"),
+        "mr/mr.csv": (lambda: read_polarity("mr", tmp_path), {"text": ["a", "b"], "label": [1, 7]}, "row 2: label"),
+        "sst5/sst5.csv": (
+            lambda: read_polarity("sst5", tmp_path),
+            {"text": list("abc") * 5, "label": [0, 1, 2] * 5, "split": ["train"] * 15},
+            "no rows 'test'",
+        ),
+        "stsb/stsb_test.csv": (
+            lambda: read_sts(tmp_path), {"text1": ["a"], "text2": ["b"], "score": ["x"]}, "row 1: the score",
+        ),
+        "isear/isear.csv": (
+            lambda: read_emotion("isear", tmp_path),
+            {"text": list("abcdefg"), "label": ["joy"] * 3 + ["fear"] * 3 + ["shame"]},
+            r"class 'shame' has 1 example",
+        ),
+    }  # fmt: skip
+    for name, (read, columns, message) in wrong.items():
+        write(tmp_path, name, **columns)
+        with pytest.raises(ValueError, match=message) as error:
+            read()
+        assert not isinstance(error.value, MissingCorpus) and name.split("/")[1] in str(error.value)
+
+
+def test_goemotions_in_its_three_forms(tmp_path):
+    labels = ["anger", "joy", "joy,love", "neutral", "fear", "sadness", "surprise", "disgust"] * 4
+    ekman = ["anger", "joy", "joy", "neutral", "fear", "sadness", "surprise", "disgust"] * 4
+    split = ["train"] * 16 + ["dev"] * 8 + ["test"] * 8
+    write(
+        tmp_path, "goemotions/goemotions.parquet", text=[f"t{i}" for i in range(32)], label=labels, ekman=ekman,
+        split=split, n_labels=[label.count(",") + 1 for label in labels],
+    )  # fmt: skip
+    six = read_emotion("goemotions-six", tmp_path)
+    assert len(six.texts) == 24 and six.classes == ["anger", "disgust", "fear", "joy", "sadness", "surprise"]
+    assert [six.classes[i] for i in six.labels[:3]] == ["anger", "joy", "fear"]
+    seven = read_emotion("goemotions-ekman", tmp_path)
+    assert seven.labels.shape == (32, 7) and seven.labels.sum() == 32
+    every = read_emotion("goemotions-28", tmp_path)
+    assert every.labels.sum() == 36 and every.labels[2].sum() == 2
+
+
+def test_a_file_of_one_s_own(tmp_path):
+    path = write(
+        tmp_path, "own.csv", text=["a", "b", "A ", "c", "d", "e", "f"], label=["x", "y", "y", "x", "y", "x", "y"]
+    )
+    corpus = read_emotion(str(path), None)
+    assert corpus.texts == ["a", "b", "c", "d", "e", "f"] and corpus.split is None  # the repeated text is left out
+    assert [corpus.classes[i] for i in corpus.labels] == ["x", "y", "x", "y", "x", "y"]
+    path = write(tmp_path, "one.csv", text=["a", "b"], label=["x", "x"])
+    with pytest.raises(ValueError, match="at least two"):
+        read_emotion(str(path), None)
+    with pytest.raises(ValueError, match="There is no file"):
+        read_emotion("nowhere.csv", None)
+
+
+def test_public_corpora_have_their_published_sizes(corpora_dir):
+    six = read_emotion("goemotions-six", corpora_dir)
+    assert (six.split == "test").sum() == 554 and 4300 < (six.split == "train").sum() <= 4343
+    assert len(read_polarity("mr", corpora_dir).texts) == 10662
+    sst = read_polarity("sst5", corpora_dir)
+    assert (sst.split == "test").sum() == 2210 and sst.labels.max() == 4
+    assert len(read_sts(corpora_dir)[2]) == 1379
+    emobank = read_va("emobank", corpora_dir)
+    assert (emobank.split == "test").sum() == 1000 and emobank.labels.shape[1] == 3
