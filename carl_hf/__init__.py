@@ -5,6 +5,7 @@ from transformers import AutoConfig, AutoModel
 from carl_hf.collator import CarlDataCollator
 from carl_hf.configuration_carl import CarlConfig
 from carl_hf.data import load_va_dataset
+from carl_hf.evaluation.suite import evaluate_encoder
 from carl_hf.hub import export_encoder
 from carl_hf.modeling_carl import CarlModel, CarlOutput
 from carl_hf.trainer import CarlTrainer
@@ -22,6 +23,7 @@ __all__ = [
     "CarlTrainer",
     "CarlTrainingArguments",
     "__version__",
+    "evaluate_encoder",
     "export_encoder",
     "load_va_dataset",
 ]

@@ -19,17 +19,17 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from carl_hf.evaluation.comparators import read_comparators
-from carl_hf.evaluation.report import print_summary, write_report
 
 import carl_hf
 from carl_hf import CarlModel
 from carl_hf.cli import parse_script_arguments, use_all_cores
 from carl_hf.configuration_carl import CarlConfig
 from carl_hf.encoders import load_config, load_tokenizer, resolve_encoder
+from carl_hf.evaluation.comparators import read_comparators
 from carl_hf.evaluation.comparison import compare, spread
 from carl_hf.evaluation.encoder import default_cache_dir, load_text_encoder, load_va_head
 from carl_hf.evaluation.pictures import draw_pictures
+from carl_hf.evaluation.report import print_summary, write_report
 from carl_hf.evaluation.suite import TASKS, Evaluation, Settings, run_tasks
 
 POOLINGS = ("auto", "cls", "mean", "pooler")
@@ -167,8 +167,7 @@ def main() -> None:
         use_all_cores(args.num_threads)
         settings = Settings(
             tasks=args.tasks, data_dir=args.data_dir, seed=args.seed, protocol=args.protocol, polarity=args.polarity,
-            emotion=[] if args.data_dir is None and args.emotion == EvaluateArguments().emotion else args.emotion,
-            shots=args.shots, strict=args.strict,
+            emotion=args.emotion, shots=args.shots, strict=args.strict,
         )  # fmt: skip
         if args.data_dir is not None and not Path(args.data_dir).is_dir():
             raise ValueError(f"--data_dir {args.data_dir} is no folder.")

@@ -2,9 +2,10 @@
 
     python examples/mteb_task.py --model runs/carl-demo/encoder --data_dir DIR
 
-MTEB's own protocol: a linear regression on 2,048 training texts, drawn ten times, measured on the test split. Its r is
-not that of examples/evaluate.py, whose ridge probe sees all training texts and chooses its strength on the dev split.
-Needs `pip install mteb sentence-transformers`, which need Python 3.11.
+MTEB's protocol: a probe on 2,048 training texts, drawn ten times, measured on the test split. The probe is a ridge
+regression that chooses its strength by leave-one-out: MTEB's default, a regression without penalty, fits noise where
+a model has about as many dimensions as the draw has texts. Its r is not that of examples/evaluate.py, whose probe
+sees all training texts. Needs `pip install mteb sentence-transformers`; mteb needs Python 3.11.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import DatasetDict
 
 from carl_hf import load_va_dataset
@@ -25,6 +27,7 @@ try:
     from mteb.abstasks.regression import AbsTaskRegression
     from mteb.abstasks.task_metadata import TaskMetadata
     from sentence_transformers import SentenceTransformer
+    from sklearn.linear_model import RidgeCV
 except ImportError as error:
     sys.exit(
         f"error: this script needs mteb 2 and sentence-transformers ({error}): pip install mteb sentence-transformers"
@@ -70,6 +73,8 @@ class EmoBankRegression(AbsTaskRegression):
 }
 """,
     )
+
+    evaluator_model = RidgeCV(alphas=10.0 ** np.arange(-3, 4))
 
     def __init__(self, data_dir: str | None = None, max_texts: int | None = None, seed: int = 42):
         super().__init__(seed=seed)

@@ -65,14 +65,15 @@ def test_sentence_transformers_models_with_modules_of_their_own_run_through_that
     assert load_text_encoder(str(tmp_path / "dense"), pooling="cls").width == 16
 
 
-def counting(cache_dir, fingerprint="f"):
+def counting(cache_dir, fingerprint="f", pooling="cls"):
     asked = []
 
     def embed(texts):
         asked.extend(texts)
-        return torch.tensor([[float(len(t)), 1.0] for t in texts])
+        vectors = torch.tensor([[float(len(t)), 1.0] for t in texts])
+        return {"cls": vectors, "mean": -vectors}
 
-    return TextEncoder("x", embed, width=2, pooling="cls", fingerprint=fingerprint, cache_dir=cache_dir), asked
+    return TextEncoder("x", embed, width=2, pooling=pooling, fingerprint=fingerprint, cache_dir=cache_dir), asked
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -85,6 +86,9 @@ def test_a_text_is_embedded_once(tmp_path, cached):
     fresh, asked = counting(tmp_path if cached else None)  # another process, later
     np.testing.assert_array_equal(fresh(TEXTS), first)
     assert asked == ([] if cached else list(dict.fromkeys(TEXTS)))
+    mean, asked = counting(tmp_path if cached else None, pooling="mean")  # kept along with cls
+    np.testing.assert_array_equal(mean(TEXTS), -first)
+    assert asked == ([] if cached else list(dict.fromkeys(TEXTS)))
     other, asked = counting(tmp_path, fingerprint="g")
     other(["c"])
     assert asked == ["c"]
@@ -93,7 +97,7 @@ def test_a_text_is_embedded_once(tmp_path, cached):
 def test_a_cache_of_another_version_or_damaged_is_passed_over_and_said(tmp_path, caplog):
     encoder, _ = counting(tmp_path)
     values = encoder(TEXTS)
-    (file,) = (tmp_path / "f").glob("*.safetensors")
+    (file,) = (tmp_path / "f" / "cls").glob("*.safetensors")
     save_file(load_file(file), file, metadata={"format": "0"})
     with caplog.at_level(logging.WARNING):
         encoder, asked = counting(tmp_path)
@@ -106,17 +110,15 @@ def test_a_cache_of_another_version_or_damaged_is_passed_over_and_said(tmp_path,
     assert "cannot be read" in caplog.text and len(asked) == 4
 
 
-def test_the_fingerprint_follows_weights_and_settings(folder, tokenizer):
-    prints = [
-        load_text_encoder(str(folder), pooling=p, max_length=n).fingerprint for p in ("cls", "mean") for n in (8, 9)
-    ]
+def test_the_fingerprint_follows_weights_and_length(folder):
+    prints = [load_text_encoder(str(folder), max_length=length).fingerprint for length in (8, 9)]
     model = tiny_encoder()
     with torch.no_grad():
         model.encoder.layer[0].output.dense.bias[3] += 1e-3
     model.save_pretrained(folder)
-    prints.append(load_text_encoder(str(folder), pooling="cls", max_length=8).fingerprint)
-    assert len(set(prints)) == 5
-    assert load_text_encoder(str(folder), pooling="cls", max_length=8).fingerprint == prints[-1]
+    prints.append(load_text_encoder(str(folder), max_length=8).fingerprint)
+    assert len(set(prints)) == 3
+    assert load_text_encoder(str(folder), pooling="mean", max_length=8).fingerprint == prints[-1]
 
 
 def test_errors_name_the_model_and_the_remedy(folder, tmp_path, tokenizer):
@@ -131,7 +133,7 @@ def test_errors_name_the_model_and_the_remedy(folder, tmp_path, tokenizer):
         load_text_encoder(str(tmp_path / "distil"), pooling="pooler")
     encoder = TextEncoder(
         "bad",
-        lambda t: torch.full((len(t), 2), torch.nan),
+        lambda t: {"cls": torch.full((len(t), 2), torch.nan)},
         width=2,
         pooling="cls",
         fingerprint="n",

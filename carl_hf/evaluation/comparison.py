@@ -61,7 +61,10 @@ def _class_gain(one: dict[str, np.ndarray], two: dict[str, np.ndarray], seed: in
     }
 
 
-_NO_FIGURE = ("interval", "constant", "majority", "texts", "tokens", "kept", "seconds", "skipped", "confusion", "l2")
+_NO_FIGURE = (
+    "interval", "constant", "majority", "texts", "tokens", "seconds", "skipped", "confusion", "l2", "dimensions",
+    "strength", "draws", "angles",
+)  # fmt: skip
 
 
 def spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

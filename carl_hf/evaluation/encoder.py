@@ -47,40 +47,46 @@ class EmbeddingCache:
                 continue
             self._rows.update((key.tobytes(), vector) for key, vector in zip(keys, vectors, strict=True))
 
-    @staticmethod
-    def key(text: str) -> bytes:
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
-
     def __contains__(self, text: str) -> bool:
-        return self.key(text) in self._rows
+        return _key(text) in self._rows
 
     def __getitem__(self, text: str) -> np.ndarray:
-        return self._rows[self.key(text)]
+        return self._rows[_key(text)]
 
     def add(self, texts: Sequence[str], vectors: np.ndarray) -> None:
-        keys = [self.key(text) for text in texts]
-        self._rows.update(zip(keys, vectors, strict=True))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        name = hashlib.sha256(b"".join(keys)).hexdigest()[:16]
-        partial = self.folder / f"{name}.{os.getpid()}.partial"
-        tensors = {"keys": np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 16), "vectors": vectors}
-        save_file(tensors, partial, metadata={"format": _CACHE_FORMAT})
-        partial.replace(self.folder / f"{name}.safetensors")
+        self._rows.update(zip(map(_key, texts), vectors, strict=True))
+        write_vectors(self.folder, texts, vectors)
+
+
+def write_vectors(folder: Path, texts: Sequence[str], vectors: np.ndarray) -> None:
+    """Adds a file to a cache folder: whole, or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = b"".join(map(_key, texts))
+    name = hashlib.sha256(keys).hexdigest()[:16]
+    partial = folder / f"{name}.{os.getpid()}.partial"
+    tensors = {"keys": np.frombuffer(keys, dtype=np.uint8).reshape(-1, 16), "vectors": vectors}
+    save_file(tensors, partial, metadata={"format": _CACHE_FORMAT})
+    partial.replace(folder / f"{name}.safetensors")
+
+
+def _key(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
 class TextEncoder:
     """A function from texts to vectors: what the evaluation measures.
 
     Args:
-        name: shown in results. embed: list of N texts -> float32 `Tensor` (N, H). width: H.
-        pooling: how `embed` pools, for the record. fingerprint: changes with everything that changes the vectors.
+        name: shown in results. embed: list of N texts -> float32 `Tensor` (N, H) under each of one or more poolings.
+        width: H. pooling: the one that is measured; the others cost next to nothing and are kept for later.
+        fingerprint: changes with everything else that changes the vectors.
         cache_dir: folder of the cache; None keeps the vectors in memory only, for texts asked for again.
     """
 
     def __init__(
         self,
         name: str,
-        embed: Callable[[list[str]], Tensor],
+        embed: Callable[[list[str]], dict[str, Tensor]],
         *,
         width: int,
         pooling: str,
@@ -89,7 +95,8 @@ class TextEncoder:
     ):
         self.name, self.width, self.pooling, self.fingerprint = name, width, pooling, fingerprint
         self._embed = embed
-        self._cache = EmbeddingCache(Path(cache_dir) / fingerprint) if cache_dir is not None else None
+        self._cache_dir = Path(cache_dir) / fingerprint if cache_dir is not None else None
+        self._cache = EmbeddingCache(self._cache_dir / pooling) if self._cache_dir is not None else None
         self._memory: dict[str, np.ndarray] = {}
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
@@ -98,13 +105,17 @@ class TextEncoder:
         missing = [text for text in dict.fromkeys(texts) if text not in known]
         for start in range(0, len(missing), _CHUNK):
             chunk = missing[start : start + _CHUNK]
-            vectors = self._embed(chunk).numpy()
-            if not np.isfinite(vectors).all():
+            vectors = {pooling: tensor.numpy() for pooling, tensor in self._embed(chunk).items()}
+            if not all(np.isfinite(values).all() for values in vectors.values()):
                 raise ValueError(f"{self.name} gives vectors that are not finite: its weights are damaged.")
             if self._cache is None:
-                self._memory.update(zip(chunk, vectors, strict=True))
-            else:
-                self._cache.add(chunk, vectors)
+                self._memory.update(zip(chunk, vectors[self.pooling], strict=True))
+                continue
+            for pooling, values in vectors.items():
+                if pooling == self.pooling:
+                    self._cache.add(chunk, values)
+                else:
+                    write_vectors(self._cache_dir / pooling, chunk, values)
         if not len(texts):
             return np.zeros((0, self.width), dtype=np.float32)
         return np.stack([known[text] for text in texts])
@@ -156,18 +167,18 @@ def load_text_encoder(
     encoder.to(device).eval()
     max_length = min(max_length, tokenizer.model_max_length)
 
-    def embed(texts: list[str]) -> Tensor:
+    def embed(texts: list[str]) -> dict[str, Tensor]:
         return embed_poolings(
-            encoder, texts, tokenizer, poolings=(pooling,), batch_size=batch_size, max_length=max_length,
-            progress=f"{Path(name).name}: {len(texts):,} texts",
-        )[pooling]  # fmt: skip
+            encoder, texts, tokenizer, poolings=sorted({"cls", "mean", pooling}), batch_size=batch_size,
+            max_length=max_length, progress=f"{Path(name).name}: {len(texts):,} texts",
+        )  # fmt: skip
 
     return TextEncoder(
         name,
         embed,
         width=encoder.config.hidden_size,
         pooling=pooling,
-        fingerprint=_fingerprint(encoder, _tokenizer_state(tokenizer), pooling, max_length),
+        fingerprint=_fingerprint(encoder, _tokenizer_state(tokenizer), max_length),
         cache_dir=cache_dir,
     )
 
@@ -242,19 +253,18 @@ def _sentence_transformer(
             "choose --pooling cls or mean."
         ) from error
     model = SentenceTransformer(resolved, device=str(device))
+    pooling = "sentence-transformers"
     model.max_seq_length = min(max_length, model.max_seq_length or max_length)
 
-    def embed(texts: list[str]) -> Tensor:
-        return model.encode(texts, batch_size=batch_size, convert_to_tensor=True).float().cpu()
+    def embed(texts: list[str]) -> dict[str, Tensor]:
+        return {pooling: model.encode(texts, batch_size=batch_size, convert_to_tensor=True).float().cpu()}
 
     return TextEncoder(
         name,
         embed,
-        width=embed(["a"]).shape[1],
-        pooling="sentence-transformers",
-        fingerprint=_fingerprint(
-            model, _tokenizer_state(model.tokenizer), "sentence-transformers", model.max_seq_length
-        ),
+        width=embed(["a"])[pooling].shape[1],
+        pooling=pooling,
+        fingerprint=_fingerprint(model, _tokenizer_state(model.tokenizer), model.max_seq_length),
         cache_dir=cache_dir,
     )
 

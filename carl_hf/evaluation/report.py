@@ -155,7 +155,7 @@ class _Report:
             if isinstance(value, Mapping):
                 value = ", ".join(f"{name} {version}" for name, version in value.items())
             lines.append(f"- {escape(key)}: {escape(value)}")
-        lines += ["", _INTRODUCTION, ""]
+        lines += [*([""] if self.results.get("run") else []), _INTRODUCTION, ""]
         if not self.models:
             return "\n".join([*lines, "No model was measured."])
         rows = [
@@ -280,11 +280,14 @@ class _Report:
         return f"## Seconds\n\n{table(['model', *map(escape, parts)], rows)}" if parts else ""
 
     def skipped(self) -> str:
-        lines = [
-            f"- {escape(name)}, {escape(task)}: {escape(reason)}"
-            for model, name in self.names.items()
-            for task, reason in (self.models[model].get("skipped") or {}).items()
-        ]
+        models: dict[tuple[str, str], list[str]] = {}
+        for model, name in self.names.items():
+            for task, reason in (self.models[model].get("skipped") or {}).items():
+                models.setdefault((task, reason), []).append(name)
+        lines = []
+        for (task, reason), names in models.items():
+            whose = "" if len(names) == len(self.models) else f" ({', '.join(names)})"
+            lines.append(f"- {escape(task + whose)}: {escape(reason)}")
         left_out = self.results.get("comparators_left_out") or {}
         lines += [f"- comparator {escape(name)}: {escape(reason)}" for name, reason in left_out.items()]
         return "\n".join(["## Skipped", "", *lines]) if lines else ""

@@ -148,6 +148,8 @@ class _Run:
         with self._clock(task):
             yield
         self.seconds[task] -= self.seconds["embedding"] - embedding
+        if task not in self.result.figures:  # every corpus was missing
+            del self.seconds[task]
 
     def _attempt(self, key: str, step: Callable[[], Any]) -> Any:
         """The step's result, or None if its corpus is missing."""
@@ -197,9 +199,10 @@ class _Run:
 
     def emotion(self) -> None:
         with self._task("emotion"):
-            for name in ("demo",) if self.settings.data_dir is None else ():
-                self._emotion(name)
-            for name in self.settings.emotion:
+            names = list(self.settings.emotion)
+            if self.settings.data_dir is None:
+                names = ["demo", *(name for name in names if Path(name).suffix)]
+            for name in names:
                 self._emotion(name)
 
     def _emotion(self, name: str) -> None:

@@ -29,7 +29,8 @@ Args:
     labels: list of N class numbers.
 
 Returns:
-    dict with "alignment" in [0, 4], "uniformity" (at most 0) and "positive_random_ratio".
+    dict with "alignment" in [0, 4], "uniformity" in [-8, 0] and "positive_random_ratio". A figure that is undefined,
+    such as alignment where no two texts have the same label, is None, and "<figure>_reason" says why.
 
 Example:
     >>> from carl_hf.evaluation.metrics import load_metric
@@ -52,8 +53,11 @@ class AlignmentUniformity(evaluate.Metric):
 
     def _compute(self, embeddings, labels):
         embeddings, labels = np.array(embeddings), np.array(labels)
-        return {
-            "alignment": float(alignment(embeddings, labels)),
-            "uniformity": float(uniformity(embeddings)),
-            "positive_random_ratio": float(positive_random_ratio(embeddings, labels)),
+        figures = {
+            "alignment": alignment(embeddings, labels),
+            "uniformity": uniformity(embeddings),
+            "positive_random_ratio": positive_random_ratio(embeddings, labels),
         }
+        undefined = [name for name, value in figures.items() if np.isnan(value)]
+        reason = "undefined: no two texts have the same label, or all embeddings are the same"
+        return {**figures, **{name: None for name in undefined}, **{f"{name}_reason": reason for name in undefined}}

@@ -1,0 +1,64 @@
+"""The YAML file of comparators: what it holds, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from carl_hf.evaluation.comparators import Comparator, read_comparators
+
+SHIPPED = Path(__file__).parents[1] / "examples" / "configs" / "comparators.yaml"
+
+
+def test_shipped_file_names_every_comparator_of_the_paper():
+    comparators = read_comparators(SHIPPED)
+    assert {"BERT", "RoBERTa", "BERT-PT", "SentiBERT", "SentiX", "SentiLARE", "SentiCSE"} <= set(comparators)
+    assert comparators["BERT"].model == "google-bert/bert-base-uncased"
+    assert (
+        comparators["SimCSE, supervised"].pooling == "pooler" and comparators["SimCSE, unsupervised"].pooling == "cls"
+    )
+    assert {name for name, c in comparators.items() if c.model is None} == {"SentiBERT", "SentiX", "SentiLARE"}
+    for comparator in comparators.values():
+        assert comparator.note
+        assert comparator.model is None or comparator.model.count("/") == 1
+        assert comparator.model is not None or "Google Drive" in comparator.note
+
+
+def test_entries_become_comparators(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("A:\n  model: runs/a\n7:\n  model: null\n  pooling: mean\n  note: |\n    two\n    lines\n")
+    assert read_comparators(path) == {
+        "A": Comparator("A", "runs/a", "cls", ""),
+        "7": Comparator("7", None, "mean", "two lines"),
+    }
+    with pytest.raises(AttributeError):
+        read_comparators(path)["A"].model = "other"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "A: {model: x/y, poling: cls}",
+            r"own.yaml, entry 'A': unknown key 'poling'; the keys are model, pooling, note",
+        ),
+        ("A: {model: x/y, pooling: max}", r"entry 'A': unknown pooling 'max'; choose cls, mean, pooler"),
+        ("A: {pooling: cls}", r"entry 'A': the key 'model' is missing; give a Hub id or a folder, or null"),
+        ("A: {model: 7}", r"entry 'A': model is 7; give a Hub id or a folder in quotes"),
+        ("A: {model: ' '}", r"entry 'A': model is ' '"),
+        ("A: {model: null}", r"entry 'A': model is null; say in 'note' where"),
+        ("A: x/y", r"entry 'A': must be a mapping .* got 'x/y'"),
+        ("[A]", r"own.yaml must hold entries such as"),
+        ("", r"own.yaml must hold entries such as"),
+        ("A: {", r"own.yaml is not valid YAML"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, text, message):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_comparators(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="Cannot read the comparators .*none.yaml"):
+        read_comparators(tmp_path / "none.yaml")

@@ -1,0 +1,258 @@
+"""Geometry against double loops over pairs, explicit resamples, circles with known angles and sklearn's PCA."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+
+from carl_hf.evaluation import geometry
+from carl_hf.evaluation.geometry import (
+    LABEL_ANGLES,
+    alignment,
+    alignment_uniformity,
+    centroid_separation,
+    circular_order,
+    dimension_curve,
+    positive_random_ratio,
+    principal_axes,
+    uniformity,
+)
+
+
+def pair_figures(embeddings, labels, t=2.0, rows=None):
+    """Alignment, uniformity and ratio of the texts `rows` by a loop; a text that stands twice makes no pair with
+    itself."""
+    unit = [row / math.sqrt(sum(x * x for x in row)) for row in embeddings]
+    positives, everything, kernel = [], [], []
+    for i, j in itertools.combinations(range(len(unit)) if rows is None else rows, 2):
+        if i == j:
+            continue
+        squared = sum((a - b) ** 2 for a, b in zip(unit[i], unit[j], strict=True))
+        everything.append(squared)
+        kernel.append(math.exp(-t * squared))
+        if labels[i] == labels[j]:
+            positives.append(squared)
+    mean_positive = sum(positives) / len(positives) if positives else math.nan
+    mean_random = sum(everything) / len(everything)
+    return mean_positive, math.log(sum(kernel) / len(kernel)), mean_positive / mean_random
+
+
+def random_texts(seed, texts=23, width=5, classes=4):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=texts)
+    return rng.normal(size=(texts, width)) * 3 + rng.normal(size=(classes, width))[labels], labels
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_pair_figures_equal_a_double_loop(seed):
+    embeddings, labels = random_texts(seed)
+    aligned, uniform, ratio = pair_figures(embeddings, labels)
+    assert alignment(embeddings, labels) == pytest.approx(aligned, rel=1e-12)
+    assert uniformity(embeddings) == pytest.approx(uniform, rel=1e-12)
+    assert positive_random_ratio(embeddings, labels) == pytest.approx(ratio, rel=1e-12)
+    assert uniformity(embeddings, t=0.7) == pytest.approx(pair_figures(embeddings, labels, t=0.7)[1], rel=1e-12)
+    names = np.array(["joy", "anger", "fear", "calm"])[labels]
+    scaled = alignment_uniformity(embeddings * 7, names, seed=0, resamples=3)
+    assert [scaled[k] for k in ("alignment", "uniformity", "positive_random_ratio")] == pytest.approx(
+        [aligned, uniform, ratio], rel=1e-12
+    )
+
+
+def test_bootstrap_equals_a_loop_over_resamples():
+    embeddings, labels = random_texts(2, texts=9)[0], [0, 0, 1, 1, 2, 3, 4, 5, 6]
+    found = alignment_uniformity(embeddings, labels, seed=5, resamples=200)
+    rows = np.random.default_rng(5).integers(9, size=(200, 9))
+    looped = np.array([pair_figures(embeddings, labels, rows=r) for r in rows])
+    assert np.isnan(looped[:, 0]).any(), "no resample without a pair of one label: nothing is tested"
+    for k, name in enumerate(("alignment", "uniformity", "positive_random_ratio")):
+        defined = looped[~np.isnan(looped[:, k]), k]
+        assert found[f"{name}_interval"] == pytest.approx(np.quantile(defined, [0.025, 0.975]).tolist(), rel=1e-10)
+
+
+def test_undefined_figures_are_none_and_bad_rows_are_named():
+    embeddings = np.eye(4)
+    alone = alignment_uniformity(embeddings, ["a", "b", "c", "d"], seed=0, resamples=20)
+    assert alone["alignment"] is None and "same label" in alone["alignment_reason"]
+    assert alone["alignment_interval"] is None and alone["positive_random_ratio"] is None
+    assert alone["uniformity"] == pytest.approx(-4)  # squared distance 2 between all pairs
+    rng = np.random.default_rng(0)
+    line = rng.normal(size=7) * rng.uniform(1, 9, size=(5, 1))  # one direction, up to rounding
+    collapsed = alignment_uniformity(line, [0, 0, 1, 1, 1], seed=0, resamples=20)
+    assert collapsed["alignment"] == pytest.approx(0, abs=1e-12) == collapsed["uniformity"]
+    assert collapsed["positive_random_ratio"] is None and "same" in collapsed["positive_random_ratio_reason"]
+    single = alignment_uniformity(np.ones((1, 3)), [0], seed=0, resamples=20)
+    assert single["uniformity"] is None and "two texts" in single["uniformity_reason"]
+    for result in (alone, collapsed, single):
+        json.dumps(result, allow_nan=False)
+    for bad in (0.0, np.nan):
+        embeddings = np.ones((5, 3))
+        embeddings[3] = bad
+        with pytest.raises(ValueError, match="row 3"):
+            alignment_uniformity(embeddings, [0] * 5, seed=0)
+    with pytest.raises(ValueError, match="5 embeddings but 4 labels"):
+        alignment(np.ones((5, 3)), [0] * 4)
+
+
+def test_centroid_separation_equals_a_loop():
+    embeddings, labels = random_texts(3)
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+    def distance(a, b):
+        return 1 - sum(a * b) / math.sqrt(sum(a * a) * sum(b * b))
+
+    centroids = {c: sum(u for u, label in zip(unit, labels, strict=True) if label == c) for c in set(labels.tolist())}
+    between = [distance(centroids[a], centroids[b]) for a, b in itertools.combinations(centroids, 2)]
+    within = [distance(u, centroids[c]) for u, c in zip(unit, labels.tolist(), strict=True)]
+    expected = (sum(between) / len(between)) / (sum(within) / len(within))
+    assert centroid_separation(embeddings, labels) == pytest.approx(expected, rel=1e-10)
+    assert centroid_separation(embeddings, np.array(list("wxyz"))[labels]) == pytest.approx(expected, rel=1e-10)
+    assert centroid_separation(embeddings, labels * 0) is None  # one class
+    assert centroid_separation(np.eye(3)[[0, 0, 1]], [0, 0, 1]) is None  # each class is one point
+
+
+def on_a_circle(degrees, *, turn=0.0, mirror=1, width=8, seed=0):
+    """Unit vectors whose centroids lie on a circle in a random plane, at given angles."""
+    rng = np.random.default_rng(seed)
+    axes = np.linalg.qr(rng.normal(size=(width, 3)))[0].T
+    angles = mirror * np.radians(degrees) + turn
+    return np.stack([np.cos(angles), np.sin(angles), np.full(len(angles), 0.8)], axis=1) @ axes
+
+
+@pytest.mark.parametrize("turn", [0.0, 1.0, 4.5])
+@pytest.mark.parametrize("mirror", [1, -1])
+def test_points_on_a_circle_keep_their_order_under_rotation_and_reflection(turn, mirror):
+    names = list(LABEL_ANGLES) * 3 + ["none of them"]
+    degrees = [LABEL_ANGLES.get(name, 77) for name in names]
+    found = circular_order(on_a_circle(degrees, turn=turn, mirror=mirror), names, LABEL_ANGLES, seed=0)
+    assert found["angular_error"] == pytest.approx(0, abs=1e-6)
+    assert found["order_agreement"] == 1
+    assert found["plane_share"] == pytest.approx(1)
+    assert set(found["angles"]) == set(LABEL_ANGLES)
+    for name, angle in found["angles"].items():
+        assert 0 <= angle < 360
+        assert math.cos(math.radians(angle - LABEL_ANGLES[name])) == pytest.approx(1)
+    assert 30 < found["chance_error"] < 90
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_shuffled_order_and_uneven_angles_against_loops():
+    names = list(LABEL_ANGLES)
+    rng = np.random.default_rng(4)
+    degrees = rng.permutation([LABEL_ANGLES[name] for name in names]) + rng.uniform(-14, 14, size=12)
+    found = circular_order(on_a_circle(degrees), names, LABEL_ANGLES, seed=0)
+    assert found["angular_error"] > 30 and found["order_agreement"] < 0.8
+
+    def clockwise(x, y, z):
+        return (y - x) % 360 < (z - x) % 360
+
+    same = [
+        clockwise(*(degrees[i] for i in triple)) == clockwise(*(LABEL_ANGLES[names[i]] for i in triple))
+        for triple in itertools.combinations(range(12), 3)
+    ]
+    assert found["order_agreement"] == pytest.approx(max(np.mean(same), 1 - np.mean(same)))
+
+    plane = principal_plane(on_a_circle(degrees))
+    errors = []
+    for sign in (1, -1):
+        differences = [
+            LABEL_ANGLES[n] - sign * math.degrees(math.atan2(y, x)) for n, (x, y) in zip(names, plane, strict=True)
+        ]
+        sines = sum(math.sin(math.radians(d)) for d in differences)
+        cosines = sum(math.cos(math.radians(d)) for d in differences)
+        rotation = math.degrees(math.atan2(sines, cosines))
+        errors.append(np.mean([abs((d - rotation + 180) % 360 - 180) for d in differences]))
+    assert found["angular_error"] == pytest.approx(min(errors))
+
+
+def principal_plane(rows):
+    centred = rows - rows.mean(0)
+    return centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
+
+
+def test_the_chance_error_is_the_error_of_permuted_labels():
+    names = list(LABEL_ANGLES)[:6]
+    embeddings = on_a_circle([LABEL_ANGLES[name] * 2 for name in names])
+    found = circular_order(embeddings, names, LABEL_ANGLES, seed=0)
+    rng = np.random.default_rng(9)
+    permuted = [circular_order(embeddings, rng.permutation(names), LABEL_ANGLES, seed=0) for _ in range(300)]
+    errors = [p["angular_error"] for p in permuted]
+    standard_error = np.std(errors) * math.sqrt(1 / 200 + 1 / 300)
+    assert abs(found["chance_error"] - np.mean(errors)) < 4 * standard_error
+    assert circular_order(embeddings, names, LABEL_ANGLES, seed=0) == found
+    assert circular_order(embeddings, names, LABEL_ANGLES, seed=1)["chance_error"] != found["chance_error"]
+
+
+def test_circular_order_needs_four_angles_and_centroids_apart():
+    names = ["joy", "anger", "fear", "neutral", "neutral"]
+    few = circular_order(np.eye(5), names, LABEL_ANGLES, seed=0)
+    assert few["angular_error"] is None and "3 distinct angles" in few["angular_error_reason"]
+    same = circular_order(np.ones((5, 3)), ["joy", "anger", "fear", "disgust", "love"], LABEL_ANGLES, seed=0)
+    assert same["angular_error"] is None and "coincide" in same["angular_error_reason"]
+
+
+def test_the_angles_of_the_twelve_labels():
+    assert list(LABEL_ANGLES.values()) == list(range(0, 360, 30))
+    assert [LABEL_ANGLES[name] for name in ("love", "surprise", "disgust", "calmness")] == [0, 90, 180, 270]
+
+
+@pytest.mark.parametrize("width, kept", [(12, [2, 4, 8, 12]), (8, [2, 4, 8]), (2, [2]), (3, [2, 3]), (1, [1])])
+def test_dimension_curve_keeps_powers_of_two_and_all(width, kept):
+    rng = np.random.default_rng(0)
+    parts = {name: rng.normal(size=(30, width)) for name in ("train", "test")}
+    assert dimension_curve(lambda reduced: reduced["test"].shape[1], parts, seed=0) == {
+        "kept": kept, "pca": kept, "random": kept, "random_std": [0.0] * len(kept),
+    }  # fmt: skip
+
+
+def test_dimension_curve_equals_sklearn_pca_and_seeded_subsets():
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    rng = np.random.default_rng(1)
+    mixing = rng.normal(size=(12, 12)) * np.arange(1, 13)
+    parts = {n: rng.normal(size=(size, 12)) @ mixing + 5 for n, size in (("train", 60), ("dev", 20), ("test", 25))}
+    seen = []
+
+    def score(reduced):
+        """A function of distances: neither rotation nor sign changes it."""
+        seen.append(reduced)
+        return float(np.linalg.norm(reduced["test"][:, None] - reduced["dev"], axis=-1).min(1).mean())
+
+    curve = dimension_curve(score, parts, seed=3, draws=4)
+    assert curve["pca"][-1] == pytest.approx(score(parts), rel=1e-10) == curve["random"][-1]
+    assert curve["random_std"][-1] == 0 and min(curve["random_std"][:-1]) > 0
+    calls = iter(seen)
+    for k, point, mean, std in zip(*(curve[key][:3] for key in ("kept", "pca", "random", "random_std")), strict=True):
+        pca = decomposition.PCA(k).fit(parts["train"])
+        reduced = next(calls)
+        for name, part in parts.items():
+            theirs = pca.transform(part)
+            signs = np.sign((reduced[name] * theirs).sum(0))
+            np.testing.assert_allclose(reduced[name] * signs, theirs, atol=1e-8)
+        assert point == pytest.approx(score({name: pca.transform(part) for name, part in parts.items()}))
+        drawn = [next(calls) for _ in range(4)]
+        for draw in drawn:
+            columns = [int(np.abs(parts["test"] - column[:, None]).sum(0).argmin()) for column in draw["test"].T]
+            assert len(set(columns)) == k
+            for name, part in parts.items():
+                np.testing.assert_array_equal(draw[name], part[:, columns])
+        scores = [score(draw) for draw in drawn]
+        assert (mean, std) == pytest.approx((np.mean(scores), np.std(scores, ddof=1)))
+    assert dimension_curve(score, parts, seed=3, draws=4) == curve
+
+
+def test_components_without_training_variance_are_left_out():
+    rng = np.random.default_rng(2)
+    parts = {"train": rng.normal(size=(5, 16)), "test": rng.normal(size=(9, 16))}
+    curve = dimension_curve(lambda reduced: reduced["test"].shape[1], parts, seed=0)
+    assert curve["pca"] == [2, 4, 4, 4]  # five texts span four directions
+    assert curve["random"] == [2, 4, 8, 16]
+
+
+def test_principal_axes_are_ordered_and_have_a_sign():
+    rows = random_texts(7)[0]
+    variance, axes = principal_axes(rows)
+    np.testing.assert_allclose(variance, sorted(np.linalg.eigvalsh(np.cov(rows.T, bias=True)), reverse=True))
+    np.testing.assert_allclose(((rows - rows.mean(0)) @ axes).var(0), variance)
+    assert (axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])] > 0).all()
+    assert geometry.principal_axes(rows[::-1])[1] == pytest.approx(axes, abs=1e-8)

@@ -1,0 +1,320 @@
+"""The report of made-up results: the paper's rows, the measured rows, gaps with reasons, and tables that are whole."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from carl_hf.evaluation.markdown import escape, format_figure, fraction, short_names, table
+from carl_hf.evaluation.paper import paper_tables
+from carl_hf.evaluation.report import print_summary, write_report
+
+PLAIN, CARL, ODD = "minilm-l6", "/runs/carl|odd/carl_a/encoder", "/runs/other/carl_b/encoder"
+
+
+def agreement(r):
+    figures = {"pearson": r, "spearman": r - 0.01, "ccc": r - 0.02, "mae": 0.0704}
+    intervals = {f"{name}_interval": [value - 0.02, value + 0.02] for name, value in figures.items()}
+    why = {f"{name}_reason": "undefined: the predictions are constant" for name in ("pearson", "spearman")}
+    return {**figures, **intervals, "constant": {"pearson": None, "spearman": None, "ccc": 0.0, "mae": 0.0951, **why}}
+
+
+def on_corpus(r, *, dominance=True):
+    figures = {"valence": agreement(r), "arousal": agreement(r - 0.2)} | (
+        {"dominance": agreement(r - 0.3)} if dominance else {}
+    )
+    return {
+        "protocol": "official splits", "texts": 1000, **figures,
+        "angle_error": {"degrees": 51.26, "degrees_interval": [50.0, 52.4], "constant": 60.13},
+        "intensity_error": {"mae": 0.081, "mae_interval": [0.07, 0.09], "constant": 0.113},
+    }  # fmt: skip
+
+
+def polarity(accuracy, majority):
+    return {"accuracy": accuracy, "accuracy_interval": [accuracy - 1, accuracy + 1], "majority": majority,
+            "protocol": "fast", "texts": 2210, "l2": [0.01]}  # fmt: skip
+
+
+def emotion(accuracy, classes):
+    return {"accuracy": accuracy, "accuracy_interval": [accuracy - 3, accuracy + 3], "precision": 0.71, "recall": 0.7,
+            "f1": 0.705, "f1_interval": [0.68, 0.73], "majority": 30.0, "classes": classes, "texts": 554}  # fmt: skip
+
+
+def geometry(alignment):
+    return {
+        "alignment": alignment, "alignment_interval": [alignment - 0.01, alignment + 0.01],
+        "uniformity": -1.1, "uniformity_interval": [-1.2, -1.0],
+        "positive_random_ratio": 0.8, "positive_random_ratio_interval": [0.79, 0.81], "centroid_separation": 0.31,
+        "circular_order": {"angular_error": 40.2, "order_agreement": 0.72, "chance_error": 88.8, "plane_share": 0.61},
+    }  # fmt: skip
+
+
+def model(r):
+    six = emotion(100 * r, ["anger", "disgust", "fear", "joy", "sadness", "surprise"])
+    six["few_shot"] = {"8": {"accuracy_mean": 41.5, "accuracy_std": 3.2, "draws": 10}}
+    return {
+        "pooling": "cls", "dimensions": 384,
+        "va": {"emobank": on_corpus(r), "facebook": on_corpus(r - 0.1, dominance=False),
+               "emobank to facebook": on_corpus(r - 0.15, dominance=False)},
+        "polarity": {"mr": polarity(78.84, 50.0), "sst5": polarity(45.02, 23.1), "cr": polarity(86.9, 63.8)},
+        "emotion": {"goemotions-six": six, "isear": emotion(55.5, ["joy", "fear"]),
+                    "goemotions-ekman": {"f1": 0.512, "f1_interval": [0.5, 0.52], "precision": 0.5, "recall": 0.6,
+                                         "accuracy": 44.4, "accuracy_interval": [43, 45], "texts": 5000,
+                                         "classes": ["joy", "fear"], "f1_per_class": {"joy": 0.81, "fear": 0.42}}},
+        "geometry": {"goemotions-six": geometry(0.5), "dimensions": {"va": {"corpus": "emobank"}}},
+        "semantics": {"stsb": {"spearman": 0.803, "spearman_interval": [0.78, 0.82], "texts": 1379}},
+        "skipped": {"polarity/imdb": "not asked for: --polarity mr cr\nsst5 imdb"},
+        "seconds": {"embedding": 12.34, "va": 3.0},
+    }  # fmt: skip
+
+
+def results():
+    odd = model(0.65)
+    odd["va"]["emobank"]["valence"] |= {"pearson": None, "pearson_reason": "undefined: a_b | is constant"}
+    del odd["va"]["facebook"], odd["semantics"], odd["seconds"]["va"], odd["va"]["emobank"]["dominance"]
+    odd["skipped"]["semantics/stsb"] = "no file stsb.csv"
+    carl = model(0.7)
+    conditions = ("salient, radius 0", "salient, radius 0.5", "random, radius 0", "random, radius 0.5")
+    carl["detector"] = {
+        "emobank": {c: {"precision": 0.3, "recall": 0.4, "auc": 0.93, "tokens": 90} for c in conditions}
+    }
+    carl["detector"]["emobank"]["own detector"] = {"auc": 0.91, "auc_interval": [0.9, 0.92], "tokens": 90}
+    return {
+        "models": {PLAIN: model(0.559), CARL: carl, ODD: odd},
+        "comparisons": {
+            f"{CARL} minus {PLAIN}": {
+                "va": {"emobank": {"valence": {"pearson": 0.141, "pearson_interval": [0.1, 0.18]},
+                                   "arousal": {"pearson": 0.012, "pearson_interval": [-0.01, 0.03]}}},
+                "polarity": {"mr": {"accuracy": -1.5, "accuracy_interval": [-2.7, -0.3]}},
+                "emotion": {"isear": {"accuracy": None, "accuracy_interval": None, "accuracy_reason": "no overlap"}},
+            }
+        },
+        "spread": {"runs/carl-{seed}": {"runs": ["a", "b", "c"], "figures": {
+            "polarity": {"mr": {"accuracy": {"mean": 78.84, "std": 0.41}}},
+            "va": {"emobank": {"valence": {"pearson": {"mean": 0.7, "std": 0.0042}}}}}}},
+        "comparators_left_out": {"SentiX": "No Hub weights known."},
+        "run": {"command": "examples/evaluate.py --model a|b", "seed": 42, "versions": {"torch": "2.13.0"}},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    content = json.loads(json.dumps(results(), allow_nan=False))
+    write_report(content, folder / "new" / "report.md", [folder / "new" / "figures" / "circumplex_emo bank.png"])
+    return (folder / "new" / "report.md").read_text(encoding="utf-8")
+
+
+def section(text, title):
+    """The tables below a heading, as lists of rows of cells."""
+    body = re.split(r"^## ", text.split(f"## {title}", 1)[1], flags=re.MULTILINE)[0]
+    tables = re.findall(r"(?:^\|.*\|$\n?)+", body, flags=re.MULTILINE)
+    return [[cells(line) for line in found.strip().splitlines() if "---" not in line] for found in tables]
+
+
+def cells(line):
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def row(rows, *start):
+    return next(found for found in rows if found[: len(start)] == list(start))
+
+
+def test_every_row_of_the_paper_stands_in_the_report(text):
+    for number, printed in paper_tables()["tables"].items():
+        rows = section(text, f"Table {number}:")[-1]
+        assert rows[0] == ["base", "model", *printed["columns"]]
+        assert len(rows) == 1 + len(printed["rows"])
+        for base, name, *numbers in printed["rows"]:
+            shown = row(rows, base, name)[2:]
+            assert [float(cell.replace("\\*", "")) for cell in shown] == numbers
+            digits = [len(cell.replace("\\*", "").split(".")[1]) for cell in shown]
+            assert digits == list(printed["columns"].values())
+    assert text.count("Reported in the paper (arXiv 2502.20613), other protocol (not comparable):") == 5
+
+
+def test_numbers_of_the_paper_typed_again(text):
+    def paper(number, base, name):
+        return row(section(text, f"Table {number}:")[-1], base, name)[2:]
+
+    assert paper("I", "BERT", "SentiX") == [".667", ".656", ".120", ".572", ".614", ".110"]
+    assert paper("I", "RoBERTa", "CARL") == [".741", ".738", ".083", ".634", ".699", ".097"]
+    assert paper("II", "RoBERTa", "SentiCSE") == ["90.71", r"97.41\*", "52.13", "88.43"]
+    assert paper("II", "BERT", "BERT") == ["87.66", "81.93", "44.14", "81.18"]
+    assert paper("III", "RoBERTa", "RoBERTa") == ["63.91", ".657", ".639", ".640"]
+    assert paper("IV", "BERT", "SentiX") == ["1.0338", "-2.1505"]
+    assert paper("IV", "RoBERTa", "RoBERTa") == [".0088", "-.0182"]
+    assert paper("V", "RoBERTa", "Base RWA") == [
+        "80.82", "75.59", "41.49", "85.36", ".58", ".57", ".11", ".52", ".56", ".12",
+    ]  # fmt: skip
+    assert paper("V", "BERT", "w/o MCCL")[:5] == ["87.62", "81.86", "44.96", "86.60", ".70"]
+    rows = {number: len(t["rows"]) for number, t in paper_tables()["tables"].items()}
+    assert rows == {"I": 9, "II": 9, "III": 9, "IV": 9, "V": 8}
+    assert r"\* trained on this corpus" in text
+
+
+def test_measured_rows_with_intervals_and_baselines(text):
+    first = section(text, "Table I:")[0]
+    assert first[0] == ["corpus", "model", "V r", "V ρ", "V CCC", "V MAE", "A r", "A ρ", "A CCC", "A MAE"]
+    assert row(first, "emobank", PLAIN)[2:6] == [
+        ".559 [.539, .579]", ".549 [.529, .569]", ".539 [.519, .559]", ".070 [.050, .090]",
+    ]  # fmt: skip
+    assert row(first, "emobank", "constant predictor")[4:6] == [".000", ".095"]
+    polarity = section(text, "Table II:")[0]
+    assert polarity[0] == ["model", "CR", "MR", "SST5", "IMDB"]
+    assert row(polarity, PLAIN)[1:4] == ["86.9 [85.9, 87.9]", "78.8 [77.8, 79.8]", "45.0 [44.0, 46.0]"]
+    assert row(polarity, "majority class")[1:4] == ["63.8", "50.0", "23.1"]
+    six = section(text, "Table III:")[0]
+    assert row(six, PLAIN) == [PLAIN, "55.9 [52.9, 58.9]", ".710", ".700", ".705 [.680, .730]"]
+    space = section(text, "Table IV:")[0]
+    assert row(space, PLAIN)[1:] == [".5000 [.4900, .5100]", "-1.1000 [-1.2000, -1.0000]", ".800 [.790, .810]"]
+    ablation = section(text, "Table V:")[0]
+    assert row(ablation, PLAIN)[1:4] + row(ablation, PLAIN)[5:] == [
+        "86.9", "78.8", "45.0", ".559", ".549", ".070", ".359", ".349", ".070",
+    ]  # fmt: skip
+
+
+def test_majority_class_has_the_macro_figures_of_sklearn(text):
+    metrics = pytest.importorskip("sklearn.metrics")
+    truth = [0] * 30 + [1] * 14 + [2] * 14 + [3] * 14 + [4] * 14 + [5] * 14
+    expected = metrics.precision_recall_fscore_support(truth, [0] * 100, average="macro", zero_division=0)[:3]
+    shown = row(section(text, "Table III:")[0], "majority class")
+    assert shown[1] == "30.0"
+    assert [float(cell) for cell in shown[2:]] == pytest.approx(expected, abs=6e-4)
+
+
+def test_missing_figures_are_dashes_with_a_reason(text):
+    reasons = dict(re.findall(r"^- \((\d+)\) (.*)$", text.split("## Missing figures")[1], flags=re.MULTILINE))
+
+    def reason(cell):
+        assert re.fullmatch(r"– \(\d+\)", cell)
+        return reasons[cell[3:-1]]
+
+    odd = "carl\\_b/encoder"
+    assert reason(row(section(text, "Table I:")[0], "emobank", odd)[2]) == r"undefined: a\_b \| is constant"
+    assert reason(row(section(text, "Table I:")[0], "facebook", odd)[2]) == "not measured"
+    constant = row(section(text, "Table I:")[0], "emobank", "constant predictor")
+    assert reason(constant[2]) == "undefined: the predictions are constant"
+    assert reason(row(section(text, "Table II:")[0], PLAIN)[4]) == "not asked for: --polarity mr cr sst5 imdb"
+    assert reason(row(section(text, "Semantic similarity")[0], "stsb", odd)[2]) == "no file stsb.csv"
+    assert reason(row(section(text, "Seconds")[0], odd)[2]) == "not measured"
+    assert reason(row(section(text, "Perturbed-token detector")[0], "emobank", "carl\\_a/encoder", "own detector")[3])
+    cited = {cell for line in text.splitlines() for cell in re.findall(r"– \((\d+)\)", line)}
+    assert cited == set(reasons)
+    assert f"- semantics/stsb ({odd}): no file stsb.csv" in text
+    assert text.count("- polarity/imdb: not asked for") == 1  # the same for all three models
+    assert "- comparator SentiX: No Hub weights known." in text
+
+
+def test_further_tables(text):
+    across = section(text, "From one corpus to another")[0]
+    assert row(across, "emobank to facebook", PLAIN)[2] == ".409 [.389, .429]"
+    assert [r[0] for r in section(text, "Dominance")[0][1:]] == ["emobank"] * 4
+    circle = section(text, "Angle and intensity")[0]
+    assert row(circle, "emobank", PLAIN)[2:] == ["51.3 [50.0, 52.4]", ".081 [.070, .090]"]
+    assert row(circle, "emobank", "constant predictor")[2:] == ["60.1", ".113"]
+    others = section(text, "Other sets of emotions")[0]
+    assert row(others, "goemotions-ekman", PLAIN)[2:] == ["44.4 [43.0, 45.0]", ".500", ".600", ".512 [.500, .520]"]
+    assert not [r for r in others if r[:2] == ["goemotions-ekman", "majority class"]]  # several labels: there is none
+    assert row(section(text, "Geometry")[0], "goemotions-six", PLAIN)[5:] == [".310", "40.2", "88.8", ".720", ".610"]
+    assert row(section(text, "Few training texts")[0], "goemotions-six", PLAIN)[2:] == ["8", "41.5", "3.2"]
+    assert row(section(text, "F1 of each class")[0], "goemotions-ekman", PLAIN, "fear")[3] == ".420"
+    detector = section(text, "Perturbed-token detector")[0]
+    assert row(detector, "emobank", "carl\\_a/encoder", "random, radius 0.5")[3:] == [".300", ".400", ".930"]
+    assert "![circumplex emo bank](figures/circumplex_emo%20bank.png)" in text
+
+
+def test_comparisons_mark_what_is_beyond_chance(text):
+    pair = f"carl\\_a/encoder minus {PLAIN}"
+    rows = section(text, "Comparisons")[0]
+    assert row(rows, pair, "va, emobank, valence, pearson")[2:] == ["+.141 [+.100, +.180]", "yes"]
+    assert row(rows, pair, "va, emobank, arousal, pearson")[2:] == ["+.012 [-.010, +.030]", "no"]
+    assert row(rows, pair, "polarity, mr, accuracy")[2:] == ["-1.5 [-2.7, -0.3]", "yes"]
+    assert row(rows, pair, "emotion, isear, accuracy")[3] == "–"
+    spread = section(text, "Spread over seeds")[0]
+    assert row(spread, "runs/carl-{seed}", "polarity, mr, accuracy")[2:] == ["3", "78.8 ± 0.4"]
+    assert row(spread, "runs/carl-{seed}", "va, emobank, valence, pearson")[2:] == ["3", ".700 ± .004"]
+
+
+def test_tables_are_whole_and_aligned(text):
+    found = re.findall(r"(?:^\|.*\|$\n?)+", text, flags=re.MULTILINE)
+    assert len(found) >= 22
+    for block in found:
+        lines = block.strip().splitlines()
+        assert len({len(cells(line)) for line in lines}) == 1
+        assert len({len(line) for line in lines}) == 1  # the same width in a terminal
+    assert not re.search(r"\bnan\b|None", text)
+
+
+def test_names_are_escaped_and_stated_in_full(text):
+    head = text.split("## Table I:")[0]
+    assert "| carl\\_a/encoder | /runs/carl\\|odd/carl\\_a/encoder" in head
+    assert "- command: examples/evaluate.py --model a\\|b" in head
+    assert "- versions: torch 2.13.0" in head and "- seed: 42" in head
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"models": {}}, {"models": {"a": {}}}, {"models": {"a": {"va": {}}}, "run": {}}]
+)
+def test_almost_nothing_still_gives_a_report(tmp_path, content):
+    write_report(content, tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert ".741" in text and "Table V" in text and "## Figures" not in text
+    assert ("No model was measured." in text) == (not content.get("models"))
+    if content.get("models"):
+        assert row(section(text, "Table V:")[0], "a")[1:] == ["– (1)"] * 10
+        assert "- (1) not measured" in text
+    out = io.StringIO()
+    print_summary(content, out)
+    assert out.getvalue().splitlines()[0].split() == "model V r A r MR CR SST5 six Ekman F1 STS".split()
+
+
+def test_demo_corpus_stands_in_where_emobank_was_not_measured(tmp_path):
+    content = {"models": {"a": {"va": {"demo": on_corpus(0.5)}}}}
+    write_report(content, tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert row(section(text, "Table I:")[0], "demo", "a")[2].startswith(".500")
+    assert row(section(text, "Table V:")[0], "a")[5] == ".500"
+    out = io.StringIO()
+    print_summary(content, out)
+    assert "on demo" in out.getvalue() and out.getvalue().splitlines()[1].split()[:3] == ["a", ".500", ".300"]
+
+
+def test_summary_is_one_aligned_row_a_model():
+    out = io.StringIO()
+    print_summary(results(), out)
+    header, *rows, legend = out.getvalue().rstrip("\n").split("\n")
+    assert len(rows) == 3 and "emobank" in legend
+    assert len({len(line) for line in (header, *rows)}) == 1
+    assert rows[0].split() == [PLAIN, ".559", ".359", "78.8", "86.9", "45.0", "55.9", ".512", ".803"]
+    assert rows[2].split() == ["carl_b/encoder", "–", ".450", "78.8", "86.9", "45.0", "65.0", ".512", "–"]
+
+
+def test_numbers_look_as_in_the_paper():
+    assert [fraction(v) for v in (0.721, -0.0182, 1.0338, 0.9996, -0.0001, 0.0, -1.5)] == [
+        ".721", "-.018", "1.034", "1.000", ".000", ".000", "-1.500",
+    ]  # fmt: skip
+    assert format_figure("accuracy", 88.49) == "88.5" and format_figure("accuracy", -0.04) == "0.0"
+    assert format_figure("accuracy", -0.96, signed=True) == "-1.0"
+    assert format_figure("pearson", 0.05, signed=True) == "+.050"
+    assert format_figure("uniformity", -0.7383) == "-.7383"
+
+
+def test_markdown_in_names_is_escaped_and_short_names_tell_models_apart():
+    assert escape("a|b_c*`<x>`[y]\\\n z") == r"a\|b\_c\*\`\<x\>\`\[y\]\\ z"
+    assert short_names(["x/run/1/encoder", "y/run/1/encoder/", "roberta-base", "org/name"]) == {
+        "x/run/1/encoder": "x/run/1/encoder", "y/run/1/encoder/": "y/run/1/encoder", "roberta-base": "roberta-base",
+        "org/name": "org/name",
+    }  # fmt: skip
+    assert short_names(["/data/a/encoder", "/data/b/encoder"]) == {
+        "/data/a/encoder": "a/encoder", "/data/b/encoder": "b/encoder",
+    }  # fmt: skip
+    assert short_names(["a", "a/"]) == {"a": "a", "a/": "a/"}
+    assert table(["name", "x"], [["a", "1.5"]]).splitlines()[1] == "| :--- | --: |"
+
+
+def test_figures_are_linked_from_where_the_report_lies(tmp_path):
+    write_report({}, tmp_path / "a" / "report.md", [Path(tmp_path / "b" / "x.png")])
+    assert "![x](../b/x.png)" in (tmp_path / "a" / "report.md").read_text(encoding="utf-8")
