@@ -8,6 +8,7 @@ The folder holds a sequence-classification model with the labels valence and aro
 examples/evaluate.py measures its encoder like any other, and its head as "... direct".
 """
 
+import json
 import logging
 import sys
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from carl_hf.cli import parse_script_arguments, use_all_cores
 from carl_hf.collator import length_slices
 from carl_hf.data import mix_datasets
 from carl_hf.encoders import load_tokenizer, resolve_encoder
+from carl_hf.hub import TRAINING_RECORD
 
 
 @dataclass
@@ -37,6 +39,7 @@ class RegressionArguments:
     num_train_epochs: float = field(default=2.0, metadata={"help": "Passes over the training texts."})
     batch_size: int = field(default=128, metadata={"help": "Texts of a batch."})
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW; cosine, 10 % warm-up."})
+    dropout: float | None = field(default=None, metadata={"help": "Dropout in training (default: the encoder's)."})
     max_length: int = field(default=128, metadata={"help": "Tokens kept of a text."})
     max_steps: int = field(default=-1, metadata={"help": "Steps, in place of epochs."})
     seed: int = field(default=42, metadata={"help": "Random seed."})
@@ -67,24 +70,31 @@ def main() -> None:
             seed=args.seed,
         )
         tokenizer = load_tokenizer(args.encoder)
-    except ValueError as error:
+        set_seed(args.seed)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            resolve_encoder(args.encoder), problem_type="regression", dtype="float32",
+            id2label={0: "valence", 1: "arousal"}, label2id={"valence": 0, "arousal": 1},
+        )  # fmt: skip
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    set_seed(args.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        resolve_encoder(args.encoder), problem_type="regression", dtype="float32",
-        id2label={0: "valence", 1: "arousal"}, label2id={"valence": 0, "arousal": 1},
-    )  # fmt: skip
+    if args.dropout is not None:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = args.dropout
     training = TrainingArguments(
         args.output_dir, num_train_epochs=args.num_train_epochs, max_steps=args.max_steps, seed=args.seed,
         per_device_train_batch_size=args.batch_size, learning_rate=args.learning_rate, warmup_steps=0.1,
         lr_scheduler_type="cosine", save_strategy="no", report_to="none", logging_steps=10,
-        remove_unused_columns=False, dataloader_drop_last=True, bf16=torch.cuda.is_available(),
+        remove_unused_columns=False, dataloader_drop_last=True,
+        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False),
     )  # fmt: skip
     collator = CarlDataCollator(tokenizer, max_length=args.max_length)
     RegressionTrainer(model=model, args=training, train_dataset=train, data_collator=collator).train()
     tokenizer.model_max_length = min(tokenizer.model_max_length, args.max_length)
     model.save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
+    record = {"corpora": args.corpora, "trained_on_test_rows": False}
+    (Path(args.output_dir) / TRAINING_RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
     print(f"{len(train)} texts; the model is in {args.output_dir}")
 
 

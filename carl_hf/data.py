@@ -69,7 +69,8 @@ def load_va_dataset(
         frame = _read_source(source)
         if scale is None:
             raise ValueError(f"{name}: state the scale of its labels, such as scale=(1, 9) (--scale 1 9).")
-    frame = _normalized(_checked(_renamed(frame, columns or {}, name), scale, name, spec), scale, normalization)
+    frame = check_table(_renamed(frame, columns or {}, name), ("valence", "arousal"), scale, name, spec)
+    frame = _normalized(frame, scale, normalization)
     frame = _take_split(frame, split, name)
     columns_kept = ["text", "valence", "arousal"] + (["label"] if "label" in frame else [])
     return Dataset.from_pandas(frame[columns_kept], preserve_index=False)
@@ -203,14 +204,22 @@ def _renamed(frame: pd.DataFrame, columns: Mapping[str, str], name: str) -> pd.D
     return frame.reset_index(drop=True)
 
 
-def _checked(frame: pd.DataFrame, scale: tuple[float, float], name: str, spec: CorpusSpec | None) -> pd.DataFrame:
+def check_table(
+    frame: pd.DataFrame, columns: Sequence[str], scale: tuple[float, float], name: str, spec: CorpusSpec | None
+) -> pd.DataFrame:
+    """The table with `columns` as numbers.
+
+    Raises:
+        ValueError: for an empty text, a label that is no number or lies outside the scale (unless the corpus is known
+            to leave it and is clipped); it names the row and the column.
+    """
     least, greatest = scale
     if not (math.isfinite(least) and math.isfinite(greatest) and least < greatest):
         raise ValueError(f"The scale must be (least, greatest), two numbers, got {scale}.")
     for row, text in enumerate(frame["text"], 1):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{name}, row {row}: column 'text' is empty; remove the row.")
-    for column in ("valence", "arousal"):
+    for column in columns:
         numbers = pd.to_numeric(frame[column], errors="coerce")
         bad = ~np.isfinite(numbers.to_numpy(dtype=float))
         if bad.any():
@@ -256,14 +265,31 @@ def _take_split(frame: pd.DataFrame, split: Split, name: str) -> pd.DataFrame:
         if split == "train":
             return frame
         raise NoSplitError(f"{name} has no column 'split', so it has no {split!r} part; it can only be trained on.")
-    names = frame["split"].astype(str).str.lower().replace(_SPLIT_NAMES)
+    names = split_names(frame)
     part = frame[names == split]
     if len(part) == 0:
         raise NoSplitError(f"{name} has no rows in split {split!r}; its splits are {', '.join(sorted(set(names)))}.")
-    if split == "train":
-        held_out = {text_key(text) for text in frame["text"][names != "train"]}
-        part = part[[text_key(text) not in held_out for text in part["text"]]]
-    return part
+    return part[without_overlap(frame["text"], names)[names == split]] if split == "train" else part
+
+
+def split_names(frame: pd.DataFrame) -> np.ndarray:
+    """The column `split` in lower case, every name for the development part as "validation"."""
+    return frame["split"].astype(str).str.strip().str.lower().replace(_SPLIT_NAMES).to_numpy(dtype=object)
+
+
+def without_overlap(texts: Iterable[str], split: np.ndarray) -> np.ndarray:
+    """(N,) booleans: False for a training text that stands in another split, and a validation text that stands in the
+    test split."""
+    keys = np.array([text_key(text) for text in texts], dtype=object)
+    test = set(keys[split == "test"])
+    held_out = set(keys[split != "train"])
+    return np.array(
+        [
+            not (part == "train" and key in held_out) and not (part == "validation" and key in test)
+            for key, part in zip(keys, split, strict=True)
+        ],
+        dtype=bool,
+    )
 
 
 def text_key(text: str) -> str:

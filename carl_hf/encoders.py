@@ -62,12 +62,29 @@ def load_encoder(name: str) -> PreTrainedModel:
     Raises:
         ValueError: if there is no such encoder.
     """
+    return _load(name)[0]
+
+
+def load_measured_encoder(name: str) -> PreTrainedModel:
+    """As [`load_encoder`], without a pooler that the weights lack: transformers would fill it with random numbers.
+
+    Raises:
+        ValueError: if there is no such encoder.
+    """
+    encoder, missing = _load(name)
+    if any(key.startswith("pooler.") for key in missing):
+        encoder.pooler = None
+    return encoder
+
+
+def _load(name: str) -> tuple[PreTrainedModel, list[str]]:
+    """The encoder, and the names of its weights that were not there."""
     resolved = resolve_encoder(name)
     try:
-        encoder = AutoModel.from_pretrained(resolved, dtype="float32")
+        encoder, info = AutoModel.from_pretrained(resolved, dtype="float32", output_loading_info=True)
     except (OSError, ValueError) as error:
         raise ValueError(f"Cannot load the encoder {name!r}: {_why_not(resolved, error)}") from error
-    return encoder
+    return encoder, list(info["missing_keys"])
 
 
 def check_encoder(encoder: PreTrainedModel) -> None:

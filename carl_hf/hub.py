@@ -1,15 +1,24 @@
 """Exports: what of a trained model is given to others."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from carl_hf.modeling_carl import CarlModel
 
+TRAINING_RECORD = "carl_training.json"
+
 
 def export_encoder(
-    model: CarlModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, *, max_length: int = 128
+    model: CarlModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    max_length: int = 128,
+    training: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes the online encoder as a plain model folder: no target, no heads, no custom code.
 
@@ -20,6 +29,8 @@ def export_encoder(
         model: a trained model. tokenizer: of its encoder. folder: made if it does not exist.
         max_length: tokens kept of a text, at most those of the tokenizer; written into the tokenizer, so that
             pipelines cut longer texts.
+        training: written to carl_training.json: {"corpora": names of the training corpora, "trained_on_test_rows":
+            whether their held-out parts were trained on}. An evaluation marks what the encoder has seen.
 
     Returns:
         the folder.
@@ -53,6 +64,8 @@ def export_encoder(
         },
     )
     (folder / "2_Normalize").mkdir(exist_ok=True)
+    if training is not None:
+        _write_json(folder / TRAINING_RECORD, training)
     return folder
 
 

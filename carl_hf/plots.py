@@ -38,9 +38,8 @@ def plot_circumplex(
         for name in names:
             chosen = np.array([label == name for label in labels]) if labels is not None else slice(None)
             axis.scatter(*points[chosen].T, s=11, alpha=0.75, lw=0, color=COLOURS.get(name), label=name)
-        axis.set(
-            title=title, xlabel="valence", ylabel="arousal", xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal"
-        )
+        axis.set_title(title, parse_math=False)
+        axis.set(xlabel="valence", ylabel="arousal", xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
     if labels is not None:
         handles, texts = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, texts, loc="outside lower center", ncols=len(texts), frameon=False, markerscale=2)

@@ -6,6 +6,7 @@ H width of the encoder, D projection width.
 Source: Son, Saurez, Har, arXiv 2502.20613; equation numbers are the paper's.
 """
 
+import importlib.util
 import logging
 import time
 from collections import defaultdict
@@ -93,9 +94,14 @@ class CarlTrainer(Trainer):
         )
         self._check_batch_size()
         self.dev_probe: DevProbe | None = None
-        if args.probe_texts and eval_dataset is not None and isinstance(train_dataset, datasets.Dataset):
-            if processing_class is not None:
-                self.dev_probe = DevProbe(train_dataset, texts=args.probe_texts, seed=args.seed)
+        if args.probe_texts and self._can_probe():
+            self.dev_probe = DevProbe(train_dataset, texts=args.probe_texts, seed=args.seed)
+        if self.dev_probe is None and (args.metric_for_best_model or "").removeprefix("eval_").endswith("_pearson"):
+            raise ValueError(
+                f"The best checkpoint is to be chosen by {args.metric_for_best_model}, but there is no probe: it "
+                "needs --probe_texts, scikit-learn (pip install 'carl_hf[eval]'), a tokenizer as processing_class, "
+                "and train_dataset and eval_dataset as datasets.Dataset. Or name another --metric_for_best_model."
+            )
         self.add_callback(TargetUpdateCallback(args.initial_momentum))
         self._records: dict[str, list[tuple[Tensor, int]]] = defaultdict(list)  # (figure of a batch, its texts)
         self._last_embedding_BH: Tensor | None = None
@@ -258,6 +264,10 @@ class CarlTrainer(Trainer):
         figures = {**self._take_means("eval_"), **self._probe_dev(dataloader.dataset)}
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
         return output
+
+    def _can_probe(self) -> bool:
+        held = all(isinstance(dataset, datasets.Dataset) for dataset in (self.train_dataset, self.eval_dataset))
+        return held and self.processing_class is not None and importlib.util.find_spec("sklearn") is not None
 
     def _probe_dev(self, dev: Any) -> dict[str, float]:
         """Valence and arousal on the validation texts by a probe on the present encoder, and the seconds it took."""

@@ -7,6 +7,7 @@
 Leaves in the output folder: results.json, report.md, figures/ (PNG and SVG).
 """
 
+import importlib.util
 import json
 import logging
 import platform
@@ -29,8 +30,10 @@ from carl_hf.evaluation.comparators import read_comparators
 from carl_hf.evaluation.comparison import compare, spread
 from carl_hf.evaluation.encoder import default_cache_dir, load_text_encoder, load_va_head
 from carl_hf.evaluation.pictures import draw_pictures
+from carl_hf.evaluation.plan import TASKS, Corpora, Settings
 from carl_hf.evaluation.report import print_summary, write_report
-from carl_hf.evaluation.suite import TASKS, Evaluation, Settings, run_tasks
+from carl_hf.evaluation.suite import Evaluation, run_tasks
+from carl_hf.hub import TRAINING_RECORD
 
 POOLINGS = ("auto", "cls", "mean", "pooler")
 
@@ -53,6 +56,10 @@ class EvaluateArguments:
     pooling: Literal["auto", "cls", "mean", "pooler"] = field(
         default="auto",
         metadata={"help": "What stands for a text; 'auto': what the model's folder states, else cls."},
+    )
+    va: list[str] = field(
+        default_factory=lambda: ["emobank", "facebook"],
+        metadata={"help": "Corpora of valence and arousal; also iemocap and emotales."},
     )
     protocol: Literal["fast", "test"] = field(default="fast", metadata={"help": "SentEval's protocol for polarity."})
     polarity: list[str] = field(
@@ -97,14 +104,15 @@ def candidates_of(args: EvaluateArguments) -> tuple[list[Candidate], dict[str, l
         if pooling not in POOLINGS:
             model, pooling = name, args.pooling
         runs = _runs_of(model, args.seeds) if "{seed}" in model else [model]
-        names = [name] if runs == [model] else runs
+        names = [name] if runs == [model] else [run + name[len(model) :] for run in runs]
         found += [Candidate(n, run, pooling) for n, run in zip(names, runs, strict=True)]
         if "{seed}" in model:
             patterns[name] = names
     if args.seeds is not None and not patterns:
         raise ValueError("--seeds needs a model whose name holds {seed}, such as 'runs/carl-{seed}/encoder'.")
-    for candidate in found:
-        load_config(candidate.model)  # before any work
+    for candidate in found:  # before any work
+        load_config(candidate.model)
+        load_tokenizer(candidate.model)
     if len({c.name for c in found}) < len(found):
         raise ValueError("--model names a model twice.")
     return found, patterns
@@ -130,10 +138,13 @@ def comparators_of(args: EvaluateArguments) -> tuple[list[Candidate], dict[str, 
         return [], {}
     found, missing = [], {}
     for comparator in read_comparators(Path(args.comparators)).values():
+        if comparator.name in args.model:
+            raise ValueError(f"{args.comparators}: comparator {comparator.name!r} is a --model too; rename it.")
         try:
             if comparator.model is None:
                 raise ValueError(comparator.note)
             load_config(comparator.model)
+            load_tokenizer(comparator.model)
             found.append(Candidate(comparator.name, comparator.model, comparator.pooling))
         except ValueError as error:
             if args.strict:
@@ -143,7 +154,19 @@ def comparators_of(args: EvaluateArguments) -> tuple[list[Candidate], dict[str, 
     return found, missing
 
 
-def measure(candidate: Candidate, args: EvaluateArguments, settings: Settings) -> Evaluation:
+def trained_on(model: str) -> list[str]:
+    """The valence-arousal corpora of which the model has seen what is measured, by the record that training leaves:
+    all of one without splits, of another only if its held-out parts were trained on."""
+    folder = Path(resolve_encoder(model))
+    for place in (folder, folder.parent / "encoder"):  # a checkpoint lies beside the export
+        if (place / TRAINING_RECORD).is_file():
+            record = json.loads((place / TRAINING_RECORD).read_text(encoding="utf-8"))
+            without_splits = {"facebook", "iemocap", "emotales"}
+            return [name for name in record["corpora"] if name in without_splits or record["trained_on_test_rows"]]
+    return []
+
+
+def measure(candidate: Candidate, args: EvaluateArguments, settings: Settings, corpora: Corpora) -> Evaluation:
     cache_dir = None if args.no_cache else args.cache_dir or default_cache_dir()
     encoder = load_text_encoder(
         candidate.model, pooling=candidate.pooling, max_length=args.max_length, batch_size=args.batch_size,
@@ -151,10 +174,13 @@ def measure(candidate: Candidate, args: EvaluateArguments, settings: Settings) -
     )  # fmt: skip
     carl = None
     if "detector" in settings.tasks and isinstance(load_config(candidate.model), CarlConfig):
-        carl = (CarlModel.from_pretrained(resolve_encoder(candidate.model)), load_tokenizer(candidate.model))
+        model = CarlModel.from_pretrained(resolve_encoder(candidate.model))
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        carl = (model, load_tokenizer(candidate.model))
     result = run_tasks(
-        encoder, settings, predict_va=load_va_head(candidate.model, max_length=args.max_length), carl=carl
-    )
+        encoder, settings, corpora, predict_va=load_va_head(candidate.model, max_length=args.max_length), carl=carl,
+        trained_on=trained_on(candidate.model),
+    )  # fmt: skip
     result.figures = {"pooling": encoder.pooling, "dimensions": encoder.width, **result.figures}
     return result
 
@@ -164,10 +190,13 @@ def main() -> None:
         args = parse_script_arguments(EvaluateArguments)
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         logging.getLogger("httpx").setLevel(logging.WARNING)
+        for module, package in (("sklearn", "scikit-learn"), ("scipy", "scipy"), ("matplotlib", "matplotlib")):
+            if importlib.util.find_spec(module) is None:
+                raise ValueError(f"This script measures and draws with {package}: pip install 'carl_hf[eval]'.")
         use_all_cores(args.num_threads)
         settings = Settings(
-            tasks=args.tasks, data_dir=args.data_dir, seed=args.seed, protocol=args.protocol, polarity=args.polarity,
-            emotion=args.emotion, shots=args.shots, strict=args.strict,
+            tasks=args.tasks, data_dir=args.data_dir, seed=args.seed, va=args.va, polarity=args.polarity,
+            emotion=args.emotion, protocol=args.protocol, shots=args.shots, strict=args.strict,
         )  # fmt: skip
         if args.data_dir is not None and not Path(args.data_dir).is_dir():
             raise ValueError(f"--data_dir {args.data_dir} is no folder.")
@@ -179,25 +208,47 @@ def main() -> None:
             )
         candidates, patterns = candidates_of(args)
         others, missing = comparators_of(args)
-        results: dict[str, Any] = {"models": {}, "run": run_record(args)}
-        evaluations: dict[str, Evaluation] = {}
-        for number, candidate in enumerate(candidates + others, 1):
-            print(f"[{number}/{len(candidates + others)}] {candidate.name}", flush=True)
-            evaluations[candidate.name] = measure(candidate, args, settings)
-            results["models"][candidate.name] = evaluations[candidate.name].figures
-            write_json(output / "results.json", results)  # what is measured is kept, whatever comes after
+        corpora = Corpora(settings)
     except ValueError as error:
         sys.exit(f"error: {error}")
+    results: dict[str, Any] = {"models": {}, "comparators_left_out": missing, "run": run_record(args)}
+    evaluations: dict[str, Evaluation] = {}
+    failed: dict[str, str] = {}
+    for number, candidate in enumerate(candidates + others, 1):
+        print(f"[{number}/{len(candidates + others)}] {candidate.name}", flush=True)
+        try:
+            evaluations[candidate.name] = measure(candidate, args, settings, corpora)
+        except (ValueError, OSError, RuntimeError) as error:  # the other models are measured all the same
+            failed[candidate.name] = str(error)
+            print(f"error: {candidate.name}: {error}", file=sys.stderr, flush=True)
+            continue
+        results["models"][candidate.name] = evaluations[candidate.name].figures
+        write_json(output / "results.json", results)  # what is measured is kept, whatever comes after
+    if evaluations:
+        report(results, evaluations, patterns, output, args.seed)
+    if failed:
+        sys.exit(f"error: not measured: {', '.join(failed)}")
+
+
+def report(
+    results: dict[str, Any],
+    evaluations: dict[str, Evaluation],
+    patterns: dict[str, list[str]],
+    output: Path,
+    seed: int,
+) -> None:
+    """Adds comparisons and spread to the results, writes everything, and prints the summary."""
     first, *rest = evaluations
     results["comparisons"] = {
-        f"{name} minus {first}": compare(evaluations[first], evaluations[name], seed=args.seed) for name in rest
+        f"{name} minus {first}": compare(evaluations[first], evaluations[name], seed=seed) for name in rest
     }
     results["spread"] = {
         pattern: {"runs": runs, "figures": spread([results["models"][run] for run in runs])}
         for pattern, runs in patterns.items()
+        if all(run in evaluations for run in runs)
     }
-    results["comparators_left_out"] = missing
     write_json(output / "results.json", results)
+    write_report(results, output / "report.md")  # the tables stand, should a picture fail
     shutil.rmtree(output / "figures", ignore_errors=True)
     pictures = draw_pictures(output / "figures", results, {n: e.items for n, e in evaluations.items()})
     write_report(results, output / "report.md", pictures)

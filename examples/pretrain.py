@@ -249,7 +249,10 @@ def main() -> None:
     if not main_process:
         return
 
-    encoder_folder = export_encoder(model, tokenizer, Path(args.output_dir) / "encoder", max_length=args.max_length)
+    encoder_folder = export_encoder(
+        model, tokenizer, Path(args.output_dir) / "encoder", max_length=args.max_length,
+        training={"corpora": script.corpora, "trained_on_test_rows": script.include_eval_rows},
+    )  # fmt: skip
     marks = " (Trained on test rows.)" if script.include_eval_rows else ""
     results: dict[str, Any] = {"before": {}, "after": {}, "gain": {}}
     predictions: dict[str, tuple[str, Any, Any]] = {}

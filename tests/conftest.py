@@ -6,6 +6,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import datasets
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import transformers
@@ -95,3 +97,41 @@ def corpora_dir() -> Path:
     if not folder:
         pytest.skip("CARL_DATA_DIR names no folder with the public corpora")
     return Path(folder)
+
+
+EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
+
+
+@pytest.fixture(scope="session")
+def small_corpora(tmp_path_factory) -> Path:
+    """A data_dir with a few small corpora of the evaluation, whose texts name their emotion."""
+    root = tmp_path_factory.mktemp("corpora")
+    rng = np.random.default_rng(0)
+
+    def texts(count, tag, classes=6):
+        kinds = rng.integers(classes, size=count)
+        return [f"{tag} {EMOTIONS[k]} {i}" for i, k in enumerate(kinds)], kinds
+
+    def write(name, **columns):
+        path = root / name
+        path.parent.mkdir(exist_ok=True)
+        frame = pd.DataFrame(columns)
+        frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_csv(path, index=False)
+
+    split = ["train"] * 120 + ["dev"] * 30 + ["test"] * 50
+    words, kinds = texts(200, "e")
+    values = {"V": 1 + 4 * (kinds == 3), "A": 1 + kinds * 0.6, "D": 3 + 0.1 * kinds}
+    write("emobank/emobank.csv", text=words, split=split, **values)
+    words, kinds = texts(80, "f")
+    write("facebook_va/facebook_va.csv", text=words, valence1=1 + 8 * (kinds == 3), valence2=1 + 8 * (kinds == 3),
+          arousal1=1 + kinds, arousal2=2 + kinds)  # fmt: skip
+    words, kinds = texts(200, "g")
+    write("goemotions/goemotions.parquet", text=words, split=split, label=[EMOTIONS[k] for k in kinds],
+          ekman=[EMOTIONS[k] for k in kinds])  # fmt: skip
+    words, kinds = texts(150, "m", classes=2)
+    write("mr/mr.csv", text=words, label=kinds)
+    words, kinds = texts(200, "s", classes=5)
+    write("sst5/sst5.csv", text=words, label=kinds, split=split)
+    write("stsb/stsb_test.csv", text1=["joy a", "joy b", "fear c", "anger"], text2=["joy c", "fear d", "joy", "anger"],
+          score=[5, 1, 0, 4])  # fmt: skip
+    return root

@@ -56,6 +56,50 @@ def test_missing_corpora_are_told_from_wrong_ones(tmp_path):
         assert not isinstance(error.value, MissingCorpus) and name.split("/")[1] in str(error.value)
 
 
+def test_labels_off_the_scale_and_gaps_are_refused(tmp_path):
+    good = {"split": ["train", "dev", "test"], "text": list("abc"), "V": [1, 3, 5], "A": [3, 3, 3], "D": [5, 1, 3]}
+    for change, message in (
+        ({"V": [1, 3, 9]}, "row 3: valence is 9, outside"),
+        ({"D": ["", 1, 3]}, "row 1: column 'dominance' holds"),
+        ({"text": ["a", " ", "c"]}, "row 2: column 'text' is empty"),
+        ({"split": ["train", "train", "dev"]}, "no rows 'test'"),
+    ):
+        write(tmp_path, "emobank/emobank.csv", **{**good, **change})
+        with pytest.raises(ValueError, match=message) as error:
+            read_va("emobank", tmp_path)
+        assert not isinstance(error.value, MissingCorpus)
+
+
+def test_names_of_the_dev_part_overlap_of_dev_with_test_and_a_missing_dev_part(tmp_path):
+    columns = {"V": [1, 2, 3, 4, 5] * 4, "A": [3] * 20, "text": [f"t{i}" for i in range(20)]}
+    split = ["train"] * 15 + ["val"] * 3 + ["test"] * 2
+    columns["text"][16] = "T19 "  # a validation text that stands in test
+    write(tmp_path, "emobank/emobank.csv", split=split, **columns)
+    corpus = read_va("emobank", tmp_path)
+    assert [int((corpus.split == part).sum()) for part in ("train", "validation", "test")] == [15, 2, 2]
+    write(
+        tmp_path,
+        "emobank/emobank.csv",
+        split=["train"] * 18 + ["test"] * 2,
+        **{**columns, "text": list("abcdefghijklmnopqrst")},
+    )
+    corpus = read_va("emobank", tmp_path)
+    assert [int((corpus.split == part).sum()) for part in ("train", "validation", "test")] == [16, 2, 2]
+
+
+def test_a_class_without_examples_and_missing_cells_are_refused(tmp_path):
+    write(tmp_path, "mr/mr.csv", text=list("abcdef"), label=[0] * 6)
+    with pytest.raises(ValueError, match="class 'positive' has 0 example"):
+        read_polarity("mr", tmp_path)
+    frame = {"text": ["a", None, "c"], "label": ["anger"] * 3, "ekman": ["anger"] * 3, "split": ["train"] * 3}
+    write(tmp_path, "goemotions/goemotions.parquet", **frame)
+    with pytest.raises(ValueError, match="row 2: column 'text' is empty"):
+        read_emotion("goemotions-ekman", tmp_path)
+    write(tmp_path, "goemotions/goemotions.parquet", **{**frame, "text": list("abc"), "ekman": ["anger", "", "joy"]})
+    with pytest.raises(ValueError, match="row 2: column 'ekman' is empty"):
+        read_emotion("goemotions-ekman", tmp_path)
+
+
 def test_goemotions_in_its_three_forms(tmp_path):
     labels = ["anger", "joy", "joy,love", "neutral", "fear", "sadness", "surprise", "disgust"] * 4
     ekman = ["anger", "joy", "joy", "neutral", "fear", "sadness", "surprise", "disgust"] * 4

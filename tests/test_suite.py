@@ -3,16 +3,17 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
+import torch
+from conftest import EMOTIONS
 
 from carl_hf import evaluate_encoder
 from carl_hf.evaluation.comparison import compare, spread
-from carl_hf.evaluation.suite import Settings, run_tasks
+from carl_hf.evaluation.plan import Settings
+from carl_hf.evaluation.report import write_report
+from carl_hf.evaluation.suite import run_tasks
 
 pytest.importorskip("sklearn")
-
-WORDS = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
 
 
 def encode(texts):
@@ -20,7 +21,7 @@ def encode(texts):
     rows = []
     for text in texts:
         noise = np.random.default_rng(sum(map(ord, text))).normal(size=3)
-        rows.append([*(3.0 * text.count(word) for word in WORDS), *noise])
+        rows.append([*(3.0 * text.count(word) for word in EMOTIONS), *noise])
     return np.array(rows)
 
 
@@ -29,37 +30,8 @@ def noise_only(texts):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("corpora")
-    rng = np.random.default_rng(0)
-
-    def texts(count, tag, classes=6):
-        kinds = rng.integers(classes, size=count)
-        return [f"{tag} {WORDS[k]} {i}" for i, k in enumerate(kinds)], kinds
-
-    def write(name, **columns):
-        path = root / name
-        path.parent.mkdir(exist_ok=True)
-        frame = pd.DataFrame(columns)
-        frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_csv(path, index=False)
-
-    split = ["train"] * 120 + ["dev"] * 30 + ["test"] * 50
-    words, kinds = texts(200, "e")
-    values = {"V": 1 + 4 * (kinds == 3), "A": 1 + kinds * 0.6, "D": 3 + 0.1 * kinds}
-    write("emobank/emobank.csv", text=words, split=split, **values)
-    words, kinds = texts(80, "f")
-    write("facebook_va/facebook_va.csv", text=words, valence1=1 + 8 * (kinds == 3), valence2=1 + 8 * (kinds == 3),
-          arousal1=1 + kinds, arousal2=2 + kinds)  # fmt: skip
-    words, kinds = texts(200, "g")
-    write("goemotions/goemotions.parquet", text=words, split=split, label=[WORDS[k] for k in kinds],
-          ekman=[WORDS[k] for k in kinds])  # fmt: skip
-    words, kinds = texts(150, "m", classes=2)
-    write("mr/mr.csv", text=words, label=kinds)
-    words, kinds = texts(200, "s", classes=5)
-    write("sst5/sst5.csv", text=words, label=kinds, split=split)
-    write("stsb/stsb_test.csv", text1=["joy a", "joy b", "fear c", "anger"], text2=["joy c", "fear d", "joy", "anger"],
-          score=[5, 1, 0, 4])  # fmt: skip
-    return root
+def folder(small_corpora):
+    return small_corpora
 
 
 @pytest.fixture(scope="module")
@@ -80,17 +52,61 @@ def test_every_task_that_has_its_corpus_is_measured_and_the_others_are_listed(go
     assert figures["geometry"]["dimensions"]["emotion"]["kept"] == [2, 4, 8, 9]
     assert figures["semantics"]["stsb"]["texts"] == 4
     assert set(figures["skipped"]) == {
-        "va/iemocap", "va/emotales", "polarity/cr", "polarity/imdb", "emotion/isear", "emotion/emolit12",
-        "geometry/emolit12",
+        "polarity/cr", "polarity/imdb", "emotion/isear", "emotion/emolit12", "geometry/emolit12",
     }  # fmt: skip
     assert "cr.csv does not exist" in figures["skipped"]["polarity/cr"]
     assert {"embedding", "va", "polarity", "emotion", "geometry", "semantics"} == set(figures["seconds"])
     json.dumps(figures, allow_nan=False)
 
 
+def test_each_text_is_embedded_once_and_what_training_has_seen_is_marked(folder):
+    asked = []
+
+    def counting(texts):
+        asked.extend(texts)
+        return torch.tensor(encode(texts))
+
+    tasks = ("va", "emotion", "geometry")
+    run = run_tasks(counting, Settings(tasks=tasks, data_dir=folder), trained_on=["facebook"])
+    assert len(asked) == len(set(asked)) > 400
+    marked = [name for name, figures in run.figures["va"].items() if figures.get("seen_in_training")]
+    assert marked == ["facebook", "emobank to facebook"]
+    gains = compare(run, run, seed=0)["va"]
+    assert gains["facebook"]["seen_in_training"] and "seen_in_training" not in gains["emobank"]
+    report = {"models": {"x": run.figures}, "comparisons": {"x minus x": {"va": gains}}}
+    write_report(report, folder / "report.md")
+    text = (folder / "report.md").read_text()
+    assert "| facebook | x †" in text and "| emobank  | x  " in text and "† The encoder was trained on these" in text
+
+
+@pytest.mark.parametrize("vectors", [np.ones((3, 2)), np.full((400, 2), np.nan), np.ones(400)])
+def test_what_an_encoder_returns_is_checked(folder, vectors):
+    with pytest.raises(ValueError, match="The encoder"):
+        evaluate_encoder(lambda texts: vectors[: len(texts)], tasks=("va",), data_dir=folder)
+
+
+def test_wrong_files_are_found_before_any_work(folder, tmp_path):
+    def never(texts):
+        raise AssertionError("nothing is to be embedded")
+
+    own = tmp_path / "own.csv"
+    own.write_text("text,label\na,x\n,y\n")
+    with pytest.raises(ValueError, match="own.csv, row 2: column 'text' is empty"):
+        run_tasks(never, Settings(data_dir=folder, emotion=(str(own),)))
+    own.write_text("text,label\n" + "".join(f"t{i},{'xy'[i % 2]}\n" for i in range(9)))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "own.csv").write_text(own.read_text())
+    with pytest.raises(ValueError, match="Two corpora are called 'own'"):
+        run_tasks(never, Settings(data_dir=folder, emotion=(str(own), str(tmp_path / "b" / "own.csv"))))
+    for wrong in ({"emotion": ("isaer",)}, {"va": ("emobnk",)}, {"protocol": "quick"}, {"shots": (0,)}):
+        with pytest.raises(ValueError, match="choose from|at least 1"):
+            Settings(**wrong)
+
+
 def test_strict_makes_a_missing_corpus_an_error_and_unknown_tasks_are_named(folder):
     with pytest.raises(ValueError, match="polarity/cr: .*cr.csv does not exist. Without --strict"):
         run_tasks(encode, Settings(tasks=("polarity",), data_dir=folder, strict=True))
+    run_tasks(encode, Settings(tasks=("va",), data_dir=folder, strict=True))  # what cannot be had is not asked for
     with pytest.raises(ValueError, match="Unknown task 'vaa': choose from va, polarity"):
         evaluate_encoder(encode, tasks=("vaa",))
 
@@ -119,6 +135,10 @@ def test_two_encoders_are_compared_on_the_same_items(folder, good):
     assert gain["accuracy"] == pytest.approx(expected) and gain["accuracy_interval"][0] > 0
     f1 = good.figures["emotion"]["goemotions-six"]["f1"] - bad.figures["emotion"]["goemotions-six"]["f1"]
     assert gain["f1"] == pytest.approx(f1)
+    worse = run_tasks(noise_only, Settings(tasks=("semantics",), data_dir=folder))
+    stsb = compare(worse, good, seed=1)["semantics"]["stsb"]
+    one, two = (run.figures["semantics"]["stsb"]["spearman"] for run in (worse, good))
+    assert stsb["spearman"] == pytest.approx(two - one) and len(stsb["spearman_interval"]) == 2
     same = compare(good, good, seed=1)["polarity"]["mr"]
     assert same == {"accuracy": 0.0, "accuracy_interval": [0.0, 0.0], "f1": 0.0, "f1_interval": [0.0, 0.0]}
 

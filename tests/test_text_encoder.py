@@ -3,9 +3,9 @@ import logging
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_encoder
+from conftest import tiny_config, tiny_encoder
 from safetensors.numpy import load_file, save_file
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertForMaskedLM
 
 from carl_hf import CarlModel, export_encoder
 from carl_hf.evaluation.encoder import TextEncoder, load_text_encoder, load_va_head
@@ -121,6 +121,23 @@ def test_the_fingerprint_follows_weights_and_length(folder):
     assert load_text_encoder(str(folder), pooling="mean", max_length=8).fingerprint == prints[-1]
 
 
+def test_a_pooler_that_the_weights_lack_is_neither_measured_nor_part_of_the_fingerprint(tmp_path, tokenizer):
+    BertForMaskedLM(tiny_config()).save_pretrained(tmp_path / "mlm")  # has no pooler, as roberta-base
+    tokenizer.save_pretrained(tmp_path / "mlm")
+    first, second = (load_text_encoder(str(tmp_path / "mlm")) for _ in range(2))
+    assert first.fingerprint == second.fingerprint
+    with pytest.raises(ValueError, match="has no pooler"):
+        load_text_encoder(str(tmp_path / "mlm"), pooling="pooler")
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_the_cache(tmp_path, caplog):
+    (tmp_path / "f").write_text("a file where a folder should be")
+    encoder, _ = counting(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_array_equal(encoder(TEXTS)[:, 0], [len(t) for t in TEXTS])
+    assert "cannot be written" in caplog.text
+
+
 def test_errors_name_the_model_and_the_remedy(folder, tmp_path, tokenizer):
     with pytest.raises(ValueError, match="Cannot load the model 'nobody/nothing'"):
         load_text_encoder("nobody/nothing")
@@ -131,6 +148,10 @@ def test_errors_name_the_model_and_the_remedy(folder, tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path / "distil")
     with pytest.raises(ValueError, match="has no pooler"):
         load_text_encoder(str(tmp_path / "distil"), pooling="pooler")
+    with pytest.raises(ValueError, match="64 positions, fewer than --max_length"):
+        tokenizer_long = AutoTokenizer.from_pretrained(folder, model_max_length=200)
+        tokenizer_long.save_pretrained(folder)
+        load_text_encoder(str(folder), max_length=100)
     encoder = TextEncoder(
         "bad",
         lambda t: {"cls": torch.full((len(t), 2), torch.nan)},

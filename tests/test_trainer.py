@@ -433,3 +433,36 @@ def test_the_dev_probe_equals_a_probe_by_hand_and_can_be_left_out(tmp_path, toke
     assert figures["eval_arousal_pearson"] == pytest.approx(expected, abs=1e-6)
     without = make_trainer(tmp_path, tokenizer, data=train, dev=dev, probe_texts=0).evaluate()
     assert not [name for name in without if "pearson" in name]
+
+
+def test_a_best_checkpoint_by_a_probe_that_cannot_be_is_refused_before_training(tmp_path, tokenizer):
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "save_strategy": "steps"}
+    with pytest.raises(ValueError, match="there is no probe"):
+        make_trainer(
+            tmp_path, tokenizer, dev=toy_dataset(13), **settings, load_best_model_at_end=True, probe_texts=0,
+            metric_for_best_model="va_pearson",
+        )  # fmt: skip
+    trainer = make_trainer(
+        tmp_path, tokenizer, dev=toy_dataset(13), **settings, load_best_model_at_end=True, probe_texts=0
+    )
+    assert trainer.args.metric_for_best_model == "loss"
+
+
+def test_the_best_alone_is_saved_as_the_paper_s_configurations_do(tmp_path, tokenizer):
+    pytest.importorskip("sklearn")
+    trainer = make_trainer(
+        tmp_path, tokenizer, data=toy_dataset(64), dev=toy_dataset(30, seed=8), eval_strategy="steps", eval_steps=1,
+        save_strategy="best", save_total_limit=1, max_steps=4, load_best_model_at_end=True, probe_texts=40,
+        metric_for_best_model="va_pearson", learning_rate=5e-3,
+    )  # fmt: skip
+    trainer.train()
+    scores = [h["eval_va_pearson"] for h in trainer.state.log_history if "eval_va_pearson" in h]
+    assert [p.name for p in tmp_path.glob("checkpoint-*")] == [f"checkpoint-{1 + int(np.argmax(scores))}"]
+    assert trainer.evaluate()["eval_va_pearson"] == pytest.approx(max(scores), abs=1e-6)
+
+
+def test_a_diverged_encoder_gets_the_worst_score(tmp_path, tokenizer):
+    pytest.importorskip("sklearn")
+    trainer = make_trainer(tmp_path, tokenizer, data=toy_dataset(64), dev=toy_dataset(30, seed=8), probe_texts=40)
+    trainer.model.encoder.embeddings.LayerNorm.weight.data.fill_(math.nan)
+    assert trainer.evaluate()["eval_va_pearson"] == -1

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from carl_hf.evaluation.bootstrap import interval
+from carl_hf.evaluation.agreement import defined, spearman
+from carl_hf.evaluation.bootstrap import interval, resample_rows
 from carl_hf.evaluation.classification import accuracy_and_f1, macro_figures, multi_label_f1
 from carl_hf.evaluation.suite import Evaluation
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, va_gain
@@ -29,10 +30,21 @@ def compare(before: Evaluation, after: Evaluation, *, seed: int) -> dict[str, An
         if task == "va":
             names = (*DIMENSIONS, "dominance")[: one["references"].shape[1]]
             figures = va_gain(one["predictions"], two["predictions"], one["references"], dimensions=names, seed=seed)
+        elif task == "semantics":
+            figures = _rank_gain(one["predictions"], two["predictions"], one["references"], seed)
         else:
             figures = _class_gain(one, two, seed)
+        if any(run.figures[task][corpus].get("seen_in_training") for run in (before, after)):
+            figures["seen_in_training"] = True
         result.setdefault(task, {})[corpus] = figures
     return result
+
+
+def _rank_gain(one: np.ndarray, two: np.ndarray, truth: np.ndarray, seed: int) -> dict[str, Any]:
+    rows = resample_rows(len(truth), seed)
+    resampled = spearman(two[rows], truth[rows]) - spearman(one[rows], truth[rows])
+    point = {"spearman": float(spearman(two, truth) - spearman(one, truth))}
+    return {**defined(point, ["cosines of one model"]), "spearman_interval": interval(resampled)}
 
 
 def _class_gain(one: dict[str, np.ndarray], two: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
@@ -62,7 +74,7 @@ def _class_gain(one: dict[str, np.ndarray], two: dict[str, np.ndarray], seed: in
 
 
 _NO_FIGURE = (
-    "interval", "constant", "majority", "texts", "tokens", "seconds", "skipped", "confusion", "l2", "dimensions",
+    "constant", "majority", "texts", "tokens", "seconds", "skipped", "confusion", "l2", "dimensions",
     "strength", "draws", "angles",
 )  # fmt: skip
 
@@ -79,7 +91,7 @@ def spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     result: dict[str, Any] = {}
     for key in runs[0]:
-        if key.endswith(_NO_FIGURE) or any(key not in run for run in runs):
+        if key in _NO_FIGURE or key.endswith("_interval") or any(key not in run for run in runs):
             continue
         values = [run[key] for run in runs]
         if all(isinstance(v, Mapping) for v in values):

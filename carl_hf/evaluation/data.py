@@ -3,7 +3,7 @@
 Every file is UTF-8; docs/evaluation.md says where each comes from and which columns it must have.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from carl_hf.corpora import CORPORA, read_corpus
-from carl_hf.data import read_table, text_key
+from carl_hf.data import check_table, read_table, split_names, text_key, without_overlap
 
 EKMAN_SIX = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
 
@@ -53,7 +53,8 @@ def read_va(name: str, data_dir: str | Path | None) -> VaCorpus:
     corpus's scale to [-1, 1] (Eq 12). Training texts that also stand in another split are left out.
 
     Raises:
-        MissingCorpus: if it is not in `data_dir` and cannot be fetched.
+        MissingCorpus: if it is not in `data_dir` and cannot be fetched. ValueError: for an empty text or a label that
+            is no number in the corpus's scale.
     """
     spec = CORPORA[name]
     try:
@@ -63,12 +64,17 @@ def read_va(name: str, data_dir: str | Path | None) -> VaCorpus:
             raise  # it is there, and wrong
         raise MissingCorpus(str(error)) from error
     dimensions = tuple(d for d in ("valence", "arousal", "dominance") if d in frame)
+    frame = check_table(frame, dimensions, spec.scale, name, spec)
     least, greatest = spec.scale
-    labels = (2 * (frame[list(dimensions)].to_numpy(dtype=float) - least) / (greatest - least) - 1).clip(-1, 1)
-    split = _split_column(frame)
-    texts = frame["text"].tolist()
-    keep = _without_overlap(texts, split)
-    return VaCorpus([texts[i] for i in keep], labels[keep], dimensions, None if split is None else split[keep])
+    labels = 2 * (frame[list(dimensions)].to_numpy(dtype=float) - least) / (greatest - least) - 1  # Eq 12
+    texts, split = frame["text"].tolist(), split_names(frame) if "split" in frame else None
+    keep = _kept_rows(texts, split, name)
+    if split is not None:
+        split = split[keep]
+        if "validation" not in split:  # the strength is chosen on a tenth of the training part
+            train = np.flatnonzero(split == "train")
+            split[np.random.default_rng(0).choice(train, max(2, len(train) // 10), replace=False)] = "validation"
+    return VaCorpus([texts[i] for i in keep], labels[keep], dimensions, split)
 
 
 _POLARITY = {
@@ -96,11 +102,10 @@ def read_polarity(name: str, data_dir: str | Path | None) -> ClassCorpus:
         raise ValueError(
             f"{path}, row {row + 1}: label {frame['label'].iloc[row]!r} is none of 0 to {len(classes) - 1}."
         )
-    split = _split_column(frame) if "split" in frame else None
-    return _checked(ClassCorpus(frame["text"].tolist(), labels.to_numpy(dtype=int), list(classes), split), path)
+    return _class_corpus(frame, labels.to_numpy(dtype=int), list(classes), path)
 
 
-_EMOTION = {
+EMOTION = {
     "goemotions-six": "goemotions/goemotions.parquet",
     "goemotions-ekman": "goemotions/goemotions.parquet",
     "goemotions-28": "goemotions/goemotions.parquet",
@@ -118,15 +123,15 @@ def read_emotion(name: str, data_dir: str | Path | None) -> ClassCorpus:
     """
     if name == "demo":
         return _single_label(read_corpus(CORPORA["demo"], None), "demo")
-    if name not in _EMOTION:
+    if name not in EMOTION:
         path = Path(name)
         return _single_label(_table(path, ("text", "label")), path)
-    path = _find(_EMOTION[name], data_dir)
+    path = _find(EMOTION[name], data_dir)
     if not name.startswith("goemotions"):
         return _single_label(_table(path, ("text", "label")), path)
     column = "ekman" if name == "goemotions-ekman" else "label"
     frame = _table(path, ("text", "split", column))
-    names = frame[column].str.split(",")
+    names = frame[column].map(lambda cell: [label.strip() for label in cell.split(",") if label.strip()])
     if name == "goemotions-six":
         chosen = names.map(lambda labels: len(labels) == 1 and labels[0] in EKMAN_SIX).to_numpy(dtype=bool)
         return _single_label(frame[chosen].reset_index(drop=True), path, classes=EKMAN_SIX)
@@ -135,7 +140,7 @@ def read_emotion(name: str, data_dir: str | Path | None) -> ClassCorpus:
     table = np.zeros((len(frame), len(classes)), dtype=bool)
     for row, labels in enumerate(names):
         table[row, [number[label] for label in labels]] = True
-    return _checked(ClassCorpus(frame["text"].tolist(), table, classes, _split_column(frame)), path)
+    return _class_corpus(frame, table, classes, path)
 
 
 def read_sts(data_dir: str | Path | None) -> tuple[list[str], list[str], np.ndarray]:
@@ -162,23 +167,20 @@ def _find(file: str, data_dir: str | Path | None) -> Path:
 
 
 def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """The file's table, its texts and names as stripped strings."""
     frame = read_table(path)
     missing = [column for column in columns if column not in frame]
     if missing:
         raise ValueError(f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, frame))}.")
     if len(frame) == 0:
         raise ValueError(f"{path} has no rows.")
-    for column in set(columns) & {"text", "text1", "text2", "label"}:
-        empty = frame[column].map(lambda value: isinstance(value, str) and not value.strip() or value is None)
+    for column in set(columns) - {"score", "split"}:
+        values = frame[column]
+        empty = values.isna() | (values.astype(str).str.strip() == "")
         if empty.any():
             raise ValueError(f"{path}, row {int(empty.to_numpy().argmax()) + 1}: column {column!r} is empty.")
+        frame[column] = values.astype(str)
     return frame
-
-
-def _split_column(frame: pd.DataFrame) -> np.ndarray | None:
-    if "split" not in frame:
-        return None
-    return frame["split"].astype(str).str.lower().replace({"dev": "validation", "valid": "validation"}).to_numpy()
 
 
 def _single_label(frame: pd.DataFrame, path: Path | str, classes: Sequence[str] = ()) -> ClassCorpus:
@@ -186,38 +188,42 @@ def _single_label(frame: pd.DataFrame, path: Path | str, classes: Sequence[str] 
     classes = list(classes) or sorted(set(labels))
     if len(classes) < 2:
         raise ValueError(f"{path}: all texts have the label {classes[0]!r}; classification needs at least two.")
-    number: Mapping[str, int] = {label: i for i, label in enumerate(classes)}
-    return _checked(
-        ClassCorpus(frame["text"].tolist(), labels.map(number).to_numpy(dtype=int), classes, _split_column(frame)),
-        path,
-    )
+    number = {label: i for i, label in enumerate(classes)}
+    return _class_corpus(frame, labels.map(number).to_numpy(dtype=int), classes, path)
 
 
-def _checked(corpus: ClassCorpus, path: Path | str) -> ClassCorpus:
+def _class_corpus(frame: pd.DataFrame, labels: np.ndarray, classes: list[str], path: Path | str) -> ClassCorpus:
     """The corpus without training texts that stand in its other splits; refused if a class cannot be measured."""
-    keep = _without_overlap(corpus.texts, corpus.split)
-    corpus = ClassCorpus(
-        [corpus.texts[i] for i in keep], corpus.labels[keep], corpus.classes,
-        None if corpus.split is None else corpus.split[keep],
-    )  # fmt: skip
-    if corpus.split is not None:
-        missing = {"train", "test"} - set(corpus.split)
-        if missing:
-            raise ValueError(f"{path}: column 'split' has no rows {' and '.join(map(repr, sorted(missing)))}.")
-    counts = corpus.labels.sum(0) if corpus.labels.ndim == 2 else np.bincount(corpus.labels)
-    rare = int(counts.argmin())
-    if counts[rare] < 3:
-        raise ValueError(
-            f"{path}: class {corpus.classes[rare]!r} has {counts[rare]} example(s); training, validation and test "
-            "need one each. Remove the class or merge it with another."
-        )
-    return corpus
+    texts, split = frame["text"].tolist(), split_names(frame) if "split" in frame else None
+    keep = _kept_rows(texts, split, path)
+    texts, labels, split = [texts[i] for i in keep], labels[keep], None if split is None else split[keep]
+    parts = {"the file": labels} if split is None else {f"the {p} part": labels[split == p] for p in ("train", "test")}
+    needed = 3 if split is None else 1  # of the whole file: one each for training, validation and test
+    for where, rows in parts.items():
+        counts = rows.sum(0) if rows.ndim == 2 else np.bincount(rows, minlength=len(classes))
+        rare = int(counts.argmin())
+        if counts[rare] < needed:
+            raise ValueError(
+                f"{path}: class {classes[rare]!r} has {counts[rare]} example(s) in {where}, and needs {needed}. "
+                "Remove the class or merge it with another."
+            )
+    return ClassCorpus(texts, labels, classes, split)
 
 
-def _without_overlap(texts: list[str], split: np.ndarray | None) -> np.ndarray:
-    """Rows kept: all but training texts that stand in another split; without splits, all but repeated texts."""
-    keys = [text_key(text) for text in texts]
+def _kept_rows(texts: list[str], split: np.ndarray | None, name: Path | str) -> np.ndarray:
+    """Rows of one part only; without splits, all but repeated texts.
+
+    Raises:
+        ValueError: if the column `split` has no training or no test rows.
+    """
     if split is None:
-        return np.array(sorted({key: row for row, key in reversed(list(enumerate(keys)))}.values()), dtype=int)
-    held_out = {key for key, part in zip(keys, split, strict=True) if part != "train"}
-    return np.array([i for i, key in enumerate(keys) if split[i] != "train" or key not in held_out], dtype=int)
+        first = {text_key(text): row for row, text in reversed(list(enumerate(texts)))}
+        return np.array(sorted(first.values()), dtype=int)
+    keep = np.flatnonzero(without_overlap(texts, split))
+    missing = {"train", "test"} - set(split[keep])
+    if missing:
+        raise ValueError(
+            f"{name}: column 'split' has no rows {' and '.join(map(repr, sorted(missing)))}; it has "
+            f"{', '.join(sorted(set(split)))}."
+        )
+    return keep

@@ -23,12 +23,15 @@ class DevProbe:
         self._fitted = max(2, len(rows) * 4 // 5)
 
     def __call__(self, encode: Callable[[Sequence[str]], np.ndarray], dev: Dataset) -> dict[str, float]:
-        """{"valence_pearson", "arousal_pearson", "va_pearson": their mean}; -1 where r is undefined.
+        """{"valence_pearson", "arousal_pearson", "va_pearson": their mean}; -1 where r is undefined
+        or an embedding is not finite.
 
         Every text is embedded once.
         """
         texts = list(self._train["text"]) + list(dev["text"])
         embeddings, size = encode(texts), len(self._train)
+        if not np.isfinite(embeddings).all():  # training has diverged: the worst score, and no crash
+            return dict.fromkeys([*(f"{name}_pearson" for name in DIMENSIONS), "va_pearson"], -1.0)
         labels = labels_of(self._train)
         fitted, chosen = slice(0, self._fitted), slice(self._fitted, size)
         predictions = ridge_predictions(

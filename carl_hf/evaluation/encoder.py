@@ -1,5 +1,6 @@
 """Any encoder as a function from texts to vectors, with its vectors kept on disk."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -14,12 +15,12 @@ from huggingface_hub.constants import HF_HOME
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from carl_hf.configuration_carl import CarlConfig
 from carl_hf.embedding import embed_poolings
-from carl_hf.encoders import load_config, load_encoder, load_tokenizer, resolve_encoder
+from carl_hf.encoders import load_config, load_measured_encoder, load_tokenizer, resolve_encoder
 from carl_hf.modeling_carl import CarlModel
 
 logger = logging.getLogger(__name__)
@@ -60,13 +61,18 @@ class EmbeddingCache:
 
 def write_vectors(folder: Path, texts: Sequence[str], vectors: np.ndarray) -> None:
     """Adds a file to a cache folder: whole, or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     keys = b"".join(map(_key, texts))
     name = hashlib.sha256(keys).hexdigest()[:16]
     partial = folder / f"{name}.{os.getpid()}.partial"
     tensors = {"keys": np.frombuffer(keys, dtype=np.uint8).reshape(-1, 16), "vectors": vectors}
-    save_file(tensors, partial, metadata={"format": _CACHE_FORMAT})
-    partial.replace(folder / f"{name}.safetensors")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, partial, metadata={"format": _CACHE_FORMAT})
+        partial.replace(folder / f"{name}.safetensors")
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        logger.warning("Embeddings are not kept, because %s cannot be written (%s): --cache_dir.", folder, error)
 
 
 def _key(text: str) -> bytes:
@@ -156,16 +162,21 @@ def load_text_encoder(
         stated = config.pooling if isinstance(config, CarlConfig) else _stated_pooling(resolved)
         if stated == "other":
             return _sentence_transformer(name, resolved, max_length, batch_size, cache_dir, device)
+        if stated is None and not Path(resolved).is_dir():
+            logger.warning("%s states no pooling: its first token is taken. Choose another with --pooling.", name)
         pooling = stated or "cls"
     if isinstance(config, CarlConfig):
         encoder = CarlModel.from_pretrained(resolved).encoder
     else:
-        encoder = load_encoder(name)
+        encoder = load_measured_encoder(name)
     tokenizer = load_tokenizer(name)
     if pooling == "pooler" and getattr(encoder, "pooler", None) is None:
         raise ValueError(f"{name} has no pooler: choose --pooling cls or mean.")
     encoder.to(device).eval()
     max_length = min(max_length, tokenizer.model_max_length)
+    positions = encoder.config.to_dict().get("max_position_embeddings")
+    if positions is not None and max_length > positions:
+        raise ValueError(f"{name} has {positions} positions, fewer than --max_length {max_length}: lower it.")
 
     def embed(texts: list[str]) -> dict[str, Tensor]:
         return embed_poolings(
@@ -184,7 +195,7 @@ def load_text_encoder(
 
 
 def load_va_head(
-    name: str, *, max_length: int = 128, batch_size: int = 64
+    name: str, *, max_length: int = 128, batch_size: int = 64, device: str | torch.device | None = None
 ) -> Callable[[Sequence[str]], np.ndarray] | None:
     """The trained valence-arousal head of a sequence-classification model, if it has one: texts -> (N, 2) in [-1, 1].
 
@@ -195,8 +206,10 @@ def load_va_head(
         return None
     if config.problem_type != "regression" or list(config.id2label.values()) != ["valence", "arousal"]:
         return None
-    model = AutoModelForSequenceClassification.from_pretrained(resolve_encoder(name), dtype="float32").eval()
     tokenizer = load_tokenizer(name)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = AutoModelForSequenceClassification.from_pretrained(resolve_encoder(name), dtype="float32")
+    model.to(device).eval()
 
     @torch.no_grad()
     def predict(texts: Sequence[str]) -> np.ndarray:
@@ -208,7 +221,7 @@ def load_va_head(
                 [texts[i] for i in rows], truncation=True, padding=True, return_tensors="pt",
                 max_length=min(max_length, tokenizer.model_max_length),
             )  # fmt: skip
-            result[rows] = (2 * model(**batch).logits - 1).clamp(-1, 1).numpy()
+            result[rows] = (2 * model(**batch.to(device)).logits - 1).clamp(-1, 1).cpu().numpy()
         return result
 
     return predict
@@ -277,8 +290,18 @@ def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
     return json.dumps(tokenizer.get_vocab(), sort_keys=True)
 
 
+def _plain_config(model: nn.Module) -> str:
+    """The configurations of a model's transformers, without what a copy of them may differ in."""
+    configs = [m.config.to_dict() for m in model.modules() if isinstance(m, PreTrainedModel)]
+    own = [
+        {k: v for k, v in c.items() if k not in ("transformers_version", "_name_or_path", "dtype")} for c in configs
+    ]
+    return json.dumps(own, sort_keys=True, default=str)
+
+
 def _fingerprint(model: nn.Module, *settings: object) -> str:
-    digest = hashlib.sha256(repr(settings).encode())
+    # beside the weights: what has none, such as the number of heads, activations, pooling and normalisation
+    digest = hashlib.sha256(repr((settings, str(model), _plain_config(model))).encode())
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from carl_hf.evaluation import figures
+from carl_hf.evaluation.markdown import short_names
 from carl_hf.plots import plot_circumplex
 
 _BARS = (
@@ -37,7 +38,9 @@ def draw_pictures(
     Returns:
         the PNG files.
     """
-    models = results["models"]
+    short = short_names(list(results["models"]))
+    models = {short[name]: found for name, found in results["models"].items()}
+    items = {short[name]: arrays for name, arrays in items.items()}
     drawn: list[Path] = []
 
     def path(name: str) -> Path:
@@ -46,7 +49,10 @@ def draw_pictures(
 
     folder.mkdir(parents=True, exist_ok=True)
     bars = {
-        title: {name: (found[figure], *found[f"{figure}_interval"]) for name, found in rows.items()}
+        title: {
+            name: (found[figure], *(found[f"{figure}_interval"] or [found[figure]] * 2))
+            for name, found in rows.items()
+        }
         for title, keys, figure in _BARS
         if (rows := _having(models, keys, figure))
     }

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from carl_hf.evaluation.bootstrap import interval
 from carl_hf.evaluation.classification import accuracy_and_f1
@@ -20,15 +21,16 @@ def measure_polarity(
     """Accuracy (percent) by nested k-fold where the corpus has no splits (MR, CR), else on its test part (SST5, IMDB;
     IMDB has no dev part: a tenth of its training part is taken)."""
     settings = {"fast": FAST_PROTOCOL, "test": TEST_PROTOCOL}[protocol]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     embeddings, labels = encode(corpus.texts), corpus.labels
     if corpus.split is None:
-        result = nested_kfold(embeddings, labels, settings, seed=SENTEVAL_SEED)
+        result = nested_kfold(embeddings, labels, settings, seed=SENTEVAL_SEED, device=device)
         predictions, truth, accuracy, l2 = result.predictions, labels, result.accuracy, list(result.l2)
     else:
         train, dev, test = split_rows(corpus, SENTEVAL_SEED)
         result = split_probe(
             embeddings[train], labels[train], embeddings[dev], labels[dev], embeddings[test], settings,
-            classes=len(corpus.classes), seed=SENTEVAL_SEED,
+            classes=len(corpus.classes), seed=SENTEVAL_SEED, device=device,
         )  # fmt: skip
         predictions, truth, l2 = result.predictions, labels[test], [result.l2]
         accuracy = 100 * float((predictions == truth).mean())

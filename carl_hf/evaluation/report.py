@@ -87,6 +87,9 @@ def print_summary(results: Mapping[str, Any], file: TextIO) -> None:
     print(f"V r, A r: Pearson r on {corpus}. MR, CR, SST5, six: accuracy, percent. STS: Spearman ρ.", file=file)
 
 
+SEEN = "†"
+
+
 class _Report:
     """The sections of a report. On the way it collects why figures are missing."""
 
@@ -136,7 +139,8 @@ class _Report:
                     self.cell(self.on(model, c.task, c.corpus), c.path, self.why(model, c), interval=interval)
                     for c in columns
                 ]
-                rows.append([label, name, *cells])
+                seen = any(self.on(model, c.task, c.corpus).get("seen_in_training") for c in columns)
+                rows.append([label, f"{name} {SEEN}" if seen else name, *cells])
             if baseline is not None:
                 of_first = [next((f for m in self.models if (f := self.on(m, c.task, c.corpus))), {}) for c in columns]
                 known = [
@@ -253,6 +257,8 @@ class _Report:
                         low, high = (format_figure(key, bound, signed=True) for bound in bounds)
                         difference = f"{format_figure(key, value, signed=True)} [{low}, {high}]"
                         beyond = "yes" if bounds[0] > 0 or bounds[1] < 0 else "no"
+                    if tree.get(place[0], {}).get(place[1], {}).get("seen_in_training"):
+                        beyond = SEEN
                     rows.append([escape(short.get(pair, pair)), escape(", ".join([*place, key])), difference, beyond])
         body = table(["comparison", "figure", "difference", "beyond chance"], rows, text_columns=2)
         note = "Paired bootstrap over the test texts. Beyond chance: the interval excludes 0."
@@ -294,7 +300,12 @@ class _Report:
 
     def footnotes(self) -> str:
         lines = [f"- ({number}) {escape(reason)}" for number, reason in enumerate(self.reasons, 1)]
-        return "\n".join(["## Missing figures", "", *lines]) if lines else ""
+        missing = "\n".join(["## Missing figures", "", *lines]) if lines else ""
+        entries = [f for m in self.models.values() for f in (m.get("va") or {}).values()]
+        if not any(figures.get("seen_in_training") for figures in entries):
+            return missing
+        note = f"{SEEN} The encoder was trained on these texts and their labels: this is no measure for new ones."
+        return "\n\n".join(part for part in (note, missing) if part)
 
 
 def _columns(task: str, corpus: str, paths: Mapping[str, str]) -> list[_Column]:

@@ -8,50 +8,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from carl_hf.evaluation import data, geometry
 from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.detector import measure_detector
 from carl_hf.evaluation.emotion import logistic_probe, measure_emotion, split_rows
+from carl_hf.evaluation.plan import TASKS, Corpora, Settings
 from carl_hf.evaluation.polarity import measure_polarity
 from carl_hf.evaluation.semantics import sts_spearman
 from carl_hf.evaluation.valence_arousal import measure_corpus, measure_head, measure_transfer, ridge_predictions
 from carl_hf.modeling_carl import CarlModel
 
 Encode = Callable[[Sequence[str]], np.ndarray]
-Task = Literal["va", "polarity", "emotion", "geometry", "semantics", "detector"]
-TASKS: tuple[Task, ...] = ("va", "polarity", "emotion", "geometry", "semantics", "detector")
 _PROBE_OF_CURVES = (1e-2,)  # strength of the logistic probe in dimension curves, the same for every point
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is measured, and how.
-
-    Args:
-        tasks: any of [`TASKS`]. data_dir: folder with local copies of the corpora; without one only the bundled demo
-            corpus is measured. seed: of folds, splits, draws and bootstraps.
-        protocol: SentEval's `"fast"` or `"test"` protocol for polarity. polarity: its corpora; IMDB has by far the
-            most tokens, so that it is asked for by name.
-        emotion: names or files (`text`, `label`, maybe `split`). shots: sizes of few-shot probes.
-        strict: a corpus that is not there is an error.
-    """
-
-    tasks: Sequence[str] = TASKS[:-1]
-    data_dir: str | Path | None = None
-    seed: int = 42
-    protocol: Literal["fast", "test"] = "fast"
-    polarity: Sequence[str] = ("mr", "cr", "sst5")
-    emotion: Sequence[str] = ("goemotions-six", "goemotions-ekman", "isear", "emolit12")
-    shots: Sequence[int] = ()
-    strict: bool = False
-
-    def __post_init__(self):
-        for what, given, known in (("task", self.tasks, TASKS), ("polarity corpus", self.polarity, data.POLARITY)):
-            unknown = [name for name in given if name not in known]
-            if unknown:
-                raise ValueError(f"Unknown {what} {unknown[0]!r}: choose from {', '.join(known)}.")
+_DRAWS_OF_CURVES = 3
 
 
 @dataclass
@@ -92,46 +64,51 @@ def evaluate_encoder(
 def run_tasks(
     encode: Encode,
     settings: Settings,
+    corpora: Corpora | None = None,
     *,
     predict_va: Callable[[Sequence[str]], np.ndarray] | None = None,
     carl: tuple[CarlModel, PreTrainedTokenizerBase] | None = None,
+    trained_on: Sequence[str] = (),
 ) -> Evaluation:
     """As [`evaluate_encoder`], with everything that can be set.
 
     Args:
+        corpora: what [`Corpora`] has read for these settings, to read it once for several encoders.
         predict_va: a trained head, texts -> (N, 2) valence and arousal in [-1, 1]. carl: a checkpoint and its
             tokenizer, for the task `"detector"`.
+        trained_on: valence-arousal corpora whose measured texts the encoder was trained on; their figures are marked
+            "seen_in_training".
     """
-    run = _Run(encode, settings)
-    if "va" in settings.tasks:
-        run.va(predict_va)
-    if "polarity" in settings.tasks:
-        run.polarity()
-    if "emotion" in settings.tasks:
-        run.emotion()
-    if "geometry" in settings.tasks:
-        run.geometry()
-    if "semantics" in settings.tasks:
-        run.semantics()
+    run = _Run(encode, settings, corpora or Corpora(settings), trained_on)
+    run.va(predict_va)
+    run.polarity()
+    run.emotion()
+    run.geometry()
+    run.semantics()
     if "detector" in settings.tasks:
         run.detector(carl)
-    result = run.result
-    result.figures["skipped"] = run.skipped
-    result.figures["seconds"] = {name: round(seconds, 1) for name, seconds in run.seconds.items()}
-    return result
+    figures = run.result.figures
+    figures["skipped"] = run.skipped
+    figures["seconds"] = {name: round(seconds, 1) for name, seconds in run.seconds.items()}
+    return run.result
 
 
 class _Run:
-    def __init__(self, encode: Encode, settings: Settings):
-        self.settings = settings
+    def __init__(self, encode: Encode, settings: Settings, corpora: Corpora, trained_on: Sequence[str]):
+        self.settings, self.corpora, self.trained_on = settings, corpora, trained_on
         self.result = Evaluation()
-        self.skipped: dict[str, str] = {}
+        self.skipped = dict(corpora.skipped)
         self.seconds: dict[str, float] = {"embedding": 0.0}
         self._encode = encode
+        self._known: dict[str, np.ndarray] = {}
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """(N, H); each text is embedded once in a run."""
         with self._clock("embedding"):
-            return np.asarray(self._encode(list(texts)))
+            missing = [text for text in dict.fromkeys(texts) if text not in self._known]
+            if missing:
+                self._known.update(zip(missing, _checked_vectors(self._encode(missing), len(missing)), strict=True))
+            return np.stack([self._known[text] for text in texts])
 
     @contextmanager
     def _clock(self, name: str) -> Iterator[None]:
@@ -151,73 +128,46 @@ class _Run:
         if task not in self.result.figures:  # every corpus was missing
             del self.seconds[task]
 
-    def _attempt(self, key: str, step: Callable[[], Any]) -> Any:
-        """The step's result, or None if its corpus is missing."""
-        try:
-            return step()
-        except data.MissingCorpus as error:
-            if self.settings.strict:
-                raise ValueError(f"{key}: {error} Without --strict it would be skipped.") from error
-            self.skipped[key] = str(error)
-            return None
-
-    def _keep(self, task: str, corpus: str, measured: tuple[dict[str, Any], dict[str, np.ndarray]] | None) -> None:
-        if measured is not None:
-            self.result.figures.setdefault(task, {})[corpus], self.result.items[f"{task}/{corpus}"] = measured
+    def _keep(self, task: str, corpus: str, measured: tuple[dict[str, Any], dict[str, np.ndarray]]) -> None:
+        self.result.figures.setdefault(task, {})[corpus], self.result.items[f"{task}/{corpus}"] = measured
 
     def va(self, predict_va: Callable[[Sequence[str]], np.ndarray] | None) -> None:
-        seed, folder = self.settings.seed, self.settings.data_dir
+        seed, corpora = self.settings.seed, self.corpora.va
         with self._task("va"):
-            corpora = {}
-            for name in ("demo",) if folder is None else ("emobank", "facebook", "iemocap", "emotales"):
-                corpus = self._attempt(f"va/{name}", lambda name=name: data.read_va(name, folder))
-                if corpus is not None:
-                    corpora[name] = corpus
             for name, corpus in corpora.items():
-                self._keep("va", name, measure_corpus(self.encode, corpus, seed=seed))
+                self._keep_va(name, name, measure_corpus(self.encode, corpus, seed=seed))
                 if predict_va is not None:
-                    self._keep("va", f"{name} direct", measure_head(predict_va, corpus, seed=seed))
+                    self._keep_va(f"{name} direct", name, measure_head(predict_va, corpus, seed=seed))
             for source in corpora:
                 for target in corpora:
                     if source != target:
                         measured = measure_transfer(self.encode, corpora[source], corpora[target], seed=seed)
-                        self._keep("va", f"{source} to {target}", measured)
+                        self._keep_va(f"{source} to {target}", target, measured)
+
+    def _keep_va(self, key: str, target: str, measured: tuple[dict[str, Any], dict[str, np.ndarray]]) -> None:
+        if target in self.trained_on:
+            measured[0]["seen_in_training"] = True
+        self._keep("va", key, measured)
 
     def polarity(self) -> None:
         with self._task("polarity"):
+            for name, corpus in self.corpora.polarity.items():
+                self._keep("polarity", name, measure_polarity(self.encode, corpus, protocol=self.settings.protocol))
+        if "polarity" in self.settings.tasks:
             for name in data.POLARITY:
                 if name not in self.settings.polarity:
                     self.skipped[f"polarity/{name}"] = f"not asked for: --polarity {' '.join(data.POLARITY)}"
-                    continue
-                corpus = self._attempt(
-                    f"polarity/{name}", lambda name=name: data.read_polarity(name, self.settings.data_dir)
-                )
-                if corpus is not None:
-                    self._keep(
-                        "polarity", name, measure_polarity(self.encode, corpus, protocol=self.settings.protocol)
-                    )
 
     def emotion(self) -> None:
         with self._task("emotion"):
-            names = list(self.settings.emotion)
-            if self.settings.data_dir is None:
-                names = ["demo", *(name for name in names if Path(name).suffix)]
-            for name in names:
-                self._emotion(name)
-
-    def _emotion(self, name: str) -> None:
-        corpus = self._attempt(f"emotion/{name}", lambda: data.read_emotion(name, self.settings.data_dir))
-        if corpus is not None:
-            measured = measure_emotion(self.encode, corpus, seed=self.settings.seed, shots=self.settings.shots)
-            self._keep("emotion", Path(name).stem if Path(name).suffix else name, measured)
+            for name, corpus in self.corpora.emotion.items():
+                measured = measure_emotion(self.encode, corpus, seed=self.settings.seed, shots=self.settings.shots)
+                self._keep("emotion", name, measured)
 
     def geometry(self) -> None:
-        seed, folder = self.settings.seed, self.settings.data_dir
+        seed = self.settings.seed
         with self._task("geometry"):
-            names = ("demo",) if folder is None else ("goemotions-six", "emolit12")
-            corpora = {n: self._attempt(f"geometry/{n}", lambda n=n: data.read_emotion(n, folder)) for n in names}
-            corpora = {name: corpus for name, corpus in corpora.items() if corpus is not None}
-            for name, corpus in corpora.items():
+            for name, corpus in self.corpora.geometry.items():
                 texts, labels = corpus.part(split_rows(corpus, seed)[2])
                 embeddings, words = self.encode(texts), np.array(corpus.classes)[labels]
                 figures = geometry.alignment_uniformity(embeddings, labels, seed=seed)
@@ -227,33 +177,28 @@ class _Run:
                 )
                 self._keep("geometry", name, (figures, {"embeddings": embeddings, "labels": words}))
             curves = {}
-            va_name = "demo" if folder is None else "emobank"
-            va = self._attempt("geometry/dimensions va", lambda: data.read_va(va_name, folder))
-            if va is not None:
-                curves["va"] = {"corpus": va_name, "figure": "valence pearson", **self._va_curve(va)}
-            if corpora:
-                name, corpus = next(iter(corpora.items()))
+            for name, corpus in self.corpora.curve.items():
+                curves["va"] = {"corpus": name, "figure": "valence pearson", **self._va_curve(corpus)}
+            for name, corpus in list(self.corpora.geometry.items())[:1]:
                 curves["emotion"] = {"corpus": name, "figure": "accuracy", **self._emotion_curve(corpus)}
             if curves:
                 self.result.figures.setdefault("geometry", {})["dimensions"] = curves
 
     def _va_curve(self, corpus: data.VaCorpus) -> dict[str, Any]:
         rows = {part: corpus.rows(name) for part, name in _PARTS.items()}
-        embeddings = self.encode(corpus.texts)
         valence = corpus.labels[:, :1]
 
         def score(parts: dict[str, np.ndarray]) -> float:
             predicted = ridge_predictions(
                 parts["train"], valence[rows["train"]], parts["dev"], valence[rows["dev"]], parts["test"]
             )
-            return float(np.nan_to_num(pearson(predicted[:, 0], valence[rows["test"], 0])))
+            return float(pearson(predicted[:, 0], valence[rows["test"], 0]))
 
-        parts = {part: embeddings[chosen] for part, chosen in rows.items()}
-        return geometry.dimension_curve(score, parts, seed=self.settings.seed)
+        return self._curve(score, self.encode(corpus.texts), rows)
 
     def _emotion_curve(self, corpus: data.ClassCorpus) -> dict[str, Any]:
         rows = dict(zip(_PARTS, split_rows(corpus, self.settings.seed), strict=True))
-        embeddings, labels = self.encode(corpus.texts), corpus.labels
+        labels = corpus.labels
 
         def score(parts: dict[str, np.ndarray]) -> float:
             predicted, _ = logistic_probe(
@@ -262,29 +207,52 @@ class _Run:
             )  # fmt: skip
             return 100 * float((predicted == labels[rows["test"]]).mean())
 
+        return self._curve(score, self.encode(corpus.texts), rows)
+
+    def _curve(
+        self, score: Callable[[dict[str, np.ndarray]], float], embeddings: np.ndarray, rows: dict[str, np.ndarray]
+    ) -> dict[str, Any]:
         parts = {part: embeddings[chosen] for part, chosen in rows.items()}
-        return geometry.dimension_curve(score, parts, seed=self.settings.seed)
+        curve = geometry.dimension_curve(score, parts, seed=self.settings.seed, draws=_DRAWS_OF_CURVES)
+        return {key: [v if np.isfinite(v) else None for v in values] for key, values in curve.items()}
 
     def semantics(self) -> None:
+        if self.corpora.sts is None:
+            return
         with self._task("semantics"):
-            pairs = self._attempt("semantics/stsb", lambda: data.read_sts(self.settings.data_dir))
-            if pairs is not None:
-                left, right, scores = pairs
-                both = self.encode(left + right)
-                figures = sts_spearman(both[: len(left)], both[len(left) :], scores, seed=self.settings.seed)
-                self.result.figures["semantics"] = {"stsb": figures}
+            left, right, scores = self.corpora.sts
+            both = self.encode(left + right)
+            one, two = both[: len(left)], both[len(left) :]
+            figures = sts_spearman(one, two, scores, seed=self.settings.seed)
+            cosines = (geometry.unit_rows(one) * geometry.unit_rows(two)).sum(1)
+            self._keep("semantics", "stsb", (figures, {"predictions": cosines, "references": scores}))
 
     def detector(self, carl: tuple[CarlModel, PreTrainedTokenizerBase] | None) -> None:
         if carl is None:
             self.skipped["detector"] = "the model is no CARL checkpoint (a folder checkpoint-N of training)"
             return
-        name = "demo" if self.settings.data_dir is None else "emobank"
         with self._task("detector"):
-            corpus = self._attempt(f"detector/{name}", lambda: data.read_va(name, self.settings.data_dir))
-            if corpus is not None:
-                model, tokenizer = carl
-                figures = measure_detector(model, tokenizer, corpus, seed=self.settings.seed)
+            for name, corpus in self.corpora.detector.items():
+                figures = measure_detector(*carl, corpus, seed=self.settings.seed)
                 self.result.figures["detector"] = {name: figures}
+
+
+def _checked_vectors(vectors: Any, texts: int) -> np.ndarray:
+    """What an encoder returned, as an array.
+
+    Raises:
+        ValueError: if it is not (texts, H) or holds a value that is not finite.
+    """
+    if isinstance(vectors, torch.Tensor):
+        vectors = vectors.detach().float().cpu().numpy()
+    vectors = np.asarray(vectors)
+    if vectors.ndim != 2 or len(vectors) != texts:
+        raise ValueError(
+            f"The encoder must return an array (texts, dimensions), got {vectors.shape} for {texts} texts."
+        )
+    if not np.isfinite(vectors).all():
+        raise ValueError("The encoder returned vectors that are not finite.")
+    return vectors
 
 
 _PARTS = {"train": "train", "dev": "validation", "test": "test"}
