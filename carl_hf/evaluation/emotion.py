@@ -45,7 +45,7 @@ def logistic_probe(
     train, dev, test = _standardized(train, dev, test)
     best, best_accuracy, chosen = None, -1.0, strengths[0]
     for strength in strengths:
-        probe = LogisticRegression(C=strength, max_iter=300).fit(train, train_labels)
+        probe = LogisticRegression(C=strength, max_iter=1000).fit(train, train_labels)
         accuracy = (probe.predict(dev) == dev_labels).mean()
         if accuracy > best_accuracy:
             best, best_accuracy, chosen = probe, accuracy, strength
@@ -111,7 +111,7 @@ def few_shot(
     for _ in range(FEW_SHOT_DRAWS):
         rows = np.concatenate([rng.choice(members, shots, replace=False) for members in by_class])
         few, held_out = _standardized(train[rows], test)
-        probe = LogisticRegression(max_iter=300).fit(few, train_labels[rows])
+        probe = LogisticRegression(max_iter=1000).fit(few, train_labels[rows])
         accuracies.append(100 * (probe.predict(held_out) == test_labels).mean())
     return {"accuracy_mean": float(np.mean(accuracies)), "accuracy_std": float(np.std(accuracies, ddof=1)),
             "draws": FEW_SHOT_DRAWS}  # fmt: skip
