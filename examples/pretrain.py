@@ -232,8 +232,8 @@ def main() -> None:
         dev = mix_datasets([(part, 1.0) for part in validation], seed=args.seed) if validation else None
 
         set_seed(args.seed)
-        tokenizer = load_tokenizer(script.encoder)
         model = CarlModel.from_encoder(script.encoder, pooling=script.pooling, dropout=script.dropout)
+        tokenizer = load_tokenizer(script.encoder)
         trainer = CarlTrainer(
             model=model, args=args, train_dataset=train, eval_dataset=dev, processing_class=tokenizer
         )
