@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import json
 import os
+import platform
 import re
 import shutil
 import sys
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
+import transformers
 import yaml
 from transformers import HfArgumentParser
 
 from carl_hf.training_args import CarlTrainingArguments
+from carl_hf.version import __version__
 
 Script = TypeVar("Script")
 
@@ -144,6 +147,28 @@ def use_all_cores(num_threads: int | None) -> None:
         num_threads = max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if num_threads is not None:
         torch.set_num_threads(num_threads)
+
+
+def environment_record() -> dict[str, Any]:
+    """The machine, threads and versions that a result belongs to."""
+    return {
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "carl_hf": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a results file whole or not at all; NaN is refused."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 _RESULTS = ("results.json", "encoder", "figures")

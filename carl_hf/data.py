@@ -70,7 +70,7 @@ def load_va_dataset(
         if scale is None:
             raise ValueError(f"{name}: state the scale of its labels, such as scale=(1, 9) (--scale 1 9).")
     frame = check_table(_renamed(frame, columns or {}, name), ("valence", "arousal"), scale, name, spec)
-    frame = _normalized(frame, scale, normalization)
+    frame = normalized(frame, ("valence", "arousal"), scale, normalization)
     frame = _take_split(frame, split, name)
     columns_kept = ["text", "valence", "arousal"] + (["label"] if "label" in frame else [])
     return Dataset.from_pandas(frame[columns_kept], preserve_index=False)
@@ -244,10 +244,14 @@ def check_table(
     return frame
 
 
-def _normalized(
-    frame: pd.DataFrame, scale: tuple[float, float], normalization: Literal["scale", "observed"]
+def normalized(
+    frame: pd.DataFrame,
+    columns: Sequence[str],
+    scale: tuple[float, float],
+    normalization: Literal["scale", "observed"] = "scale",
 ) -> pd.DataFrame:
-    for column in ("valence", "arousal"):
+    """The table with `columns` in [-1, 1], by Eq 12."""
+    for column in columns:
         values = frame[column]
         least, greatest = scale if normalization == "scale" else (values.min(), values.max())
         if least == greatest:

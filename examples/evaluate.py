@@ -10,7 +10,6 @@ Leaves in the output folder: results.json, report.md, figures/ (PNG and SVG).
 import importlib.util
 import json
 import logging
-import platform
 import re
 import shutil
 import sys
@@ -19,11 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
 
-import carl_hf
 from carl_hf import CarlModel
-from carl_hf.cli import parse_script_arguments, use_all_cores
+from carl_hf.cli import environment_record, parse_script_arguments, use_all_cores, write_json
 from carl_hf.configuration_carl import CarlConfig
 from carl_hf.encoders import load_config, load_tokenizer, resolve_encoder
 from carl_hf.evaluation.comparators import read_comparators
@@ -256,13 +253,6 @@ def report(
     print(f"\nresults: {output / 'results.json'}   report: {output / 'report.md'}   figures: {output / 'figures'}")
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 def run_record(args: EvaluateArguments) -> dict[str, Any]:
     """What is needed to repeat a run."""
     return {
@@ -270,14 +260,7 @@ def run_record(args: EvaluateArguments) -> dict[str, Any]:
         "seed": args.seed,
         "protocol": args.protocol,
         "max_length": args.max_length,
-        "machine": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "carl_hf": carl_hf.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        **environment_record(),
     }
 
 

@@ -10,9 +10,7 @@ figures/.
 """
 
 import importlib.util
-import json
 import logging
-import platform
 import re
 import sys
 from collections.abc import Sequence
@@ -22,15 +20,21 @@ from typing import Any, Literal
 
 import datasets
 import numpy as np
-import torch
-import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 import carl_hf
 import carl_hf.corpora
 import carl_hf.plots
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, export_encoder, load_va_dataset
-from carl_hf.cli import check_output_dir, last_checkpoint, parse_arguments, remove_results, use_all_cores
+from carl_hf.cli import (
+    check_output_dir,
+    environment_record,
+    last_checkpoint,
+    parse_arguments,
+    remove_results,
+    use_all_cores,
+    write_json,
+)
 from carl_hf.data import NoSplitError, mix_datasets, remove_overlap
 from carl_hf.embedding import Pooling, embed_poolings
 from carl_hf.encoders import load_encoder, load_tokenizer
@@ -272,7 +276,7 @@ def main() -> None:
     results["trained_on_test_rows"] = script.include_eval_rows
     results["run"] = run_record(script, args, len(train), trainer.state.global_step)
     path = Path(args.output_dir) / "results.json"
-    path.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(path, results)
     for corpus, (old_pooling, old, new) in predictions.items():
         parts = measured[corpus]
         name = re.sub(r"[^A-Za-z0-9]+", "-", corpus).strip("-")
@@ -298,14 +302,7 @@ def run_record(script: PretrainArguments, args: CarlTrainingArguments, texts: in
         "steps": steps,
         "batch_size": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
         "device": str(args.device),
-        "machine": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "carl_hf": carl_hf.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        **environment_record(),
     }
 
 

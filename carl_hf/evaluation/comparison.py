@@ -7,7 +7,7 @@ import numpy as np
 
 from carl_hf.evaluation.agreement import defined, spearman
 from carl_hf.evaluation.bootstrap import interval, resample_rows
-from carl_hf.evaluation.classification import accuracy_and_f1, macro_figures, multi_label_f1
+from carl_hf.evaluation.classification import accuracy_and_f1, confusion_matrix, macro_figures, multi_label_f1
 from carl_hf.evaluation.suite import Evaluation
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, va_gain
 
@@ -58,10 +58,9 @@ def _class_gain(one: dict[str, np.ndarray], two: dict[str, np.ndarray], seed: in
             resampled.append(multi_label_f1(predictions, truth, seed=seed))
         else:
             classes = int(max(truth.max(), one["predictions"].max(), two["predictions"].max())) + 1
-            everything = np.arange(classes)
-            hits = ((predictions == truth)[:, None] & (truth[:, None] == everything)).sum(0)
-            counts = [(values[:, None] == everything).sum(0) for values in (predictions, truth)]
-            points.append((100 * (predictions == truth).mean(), macro_figures(hits, *counts)[2]))
+            confusion = confusion_matrix(predictions, truth, classes)
+            f1 = macro_figures(np.diag(confusion), confusion.sum(0), confusion.sum(1))[2]
+            points.append((100 * (predictions == truth).mean(), f1))
             resampled.append(accuracy_and_f1(predictions, truth, classes, seed=seed))
     return {
         figure: value

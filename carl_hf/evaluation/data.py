@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from carl_hf.corpora import CORPORA, read_corpus
-from carl_hf.data import check_table, read_table, split_names, text_key, without_overlap
+from carl_hf.data import check_table, normalized, read_table, split_names, text_key, without_overlap
 
 EKMAN_SIX = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
 
@@ -64,9 +64,8 @@ def read_va(name: str, data_dir: str | Path | None) -> VaCorpus:
             raise  # it is there, and wrong
         raise MissingCorpus(str(error)) from error
     dimensions = tuple(d for d in ("valence", "arousal", "dominance") if d in frame)
-    frame = check_table(frame, dimensions, spec.scale, name, spec)
-    least, greatest = spec.scale
-    labels = 2 * (frame[list(dimensions)].to_numpy(dtype=float) - least) / (greatest - least) - 1  # Eq 12
+    frame = normalized(check_table(frame, dimensions, spec.scale, name, spec), dimensions, spec.scale)
+    labels = frame[list(dimensions)].to_numpy(dtype=float)
     texts, split = frame["text"].tolist(), split_names(frame) if "split" in frame else None
     keep = _kept_rows(texts, split, name)
     if split is not None:

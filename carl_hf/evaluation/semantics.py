@@ -9,6 +9,11 @@ from carl_hf.evaluation.bootstrap import RESAMPLES, interval, resample_rows
 from carl_hf.evaluation.geometry import unit_rows
 
 
+def pair_cosines(left_NH: np.ndarray, right_NH: np.ndarray) -> np.ndarray:
+    """(N,) cosines of the pairs, to 12 decimals: what rounding leaves between equal ones must not rank the pairs."""
+    return (unit_rows(left_NH) * unit_rows(right_NH)).sum(1).round(12)
+
+
 def sts_spearman(
     left_NH: np.ndarray, right_NH: np.ndarray, scores_N: np.ndarray, *, seed: int, resamples: int = RESAMPLES
 ) -> dict[str, Any]:
@@ -35,8 +40,7 @@ def sts_spearman(
         )
     if not np.isfinite(scores_N).all():
         raise ValueError(f"The score in row {int((~np.isfinite(scores_N)).argmax())} is no finite number.")
-    # what rounding leaves between equal cosines must not rank the pairs
-    cosines_N = (unit_rows(left_NH) * unit_rows(right_NH)).sum(1).round(12)
+    cosines_N = pair_cosines(left_NH, right_NH)
     rows_RN = resample_rows(len(scores_N), seed, resamples)
     constant = [what for what, values in (("cosines", cosines_N), ("scores", scores_N)) if np.ptp(values) == 0]
     return {

@@ -17,7 +17,7 @@ from carl_hf.evaluation.detector import measure_detector
 from carl_hf.evaluation.emotion import logistic_probe, measure_emotion, split_rows
 from carl_hf.evaluation.plan import TASKS, Corpora, Settings
 from carl_hf.evaluation.polarity import measure_polarity
-from carl_hf.evaluation.semantics import sts_spearman
+from carl_hf.evaluation.semantics import pair_cosines, sts_spearman
 from carl_hf.evaluation.valence_arousal import measure_corpus, measure_head, measure_transfer, ridge_predictions
 from carl_hf.modeling_carl import CarlModel
 
@@ -224,8 +224,8 @@ class _Run:
             both = self.encode(left + right)
             one, two = both[: len(left)], both[len(left) :]
             figures = sts_spearman(one, two, scores, seed=self.settings.seed)
-            cosines = (geometry.unit_rows(one) * geometry.unit_rows(two)).sum(1)
-            self._keep("semantics", "stsb", (figures, {"predictions": cosines, "references": scores}))
+            items = {"predictions": pair_cosines(one, two), "references": scores}
+            self._keep("semantics", "stsb", (figures, items))
 
     def detector(self, carl: tuple[CarlModel, PreTrainedTokenizerBase] | None) -> None:
         if carl is None:
