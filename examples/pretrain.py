@@ -250,6 +250,7 @@ def main() -> None:
     if main_process:
         print(f"Training {script.encoder} on {len(train)} texts ...")
     trainer.train(resume_from_checkpoint=resume)
+    trainer.accelerator.end_training()  # the process group's threads must not outlive the interpreter
     if not main_process:
         return
 

@@ -37,6 +37,7 @@ def main(folder: Path, processes: int, settings: dict) -> None:
     if trainer.is_world_process_zero():
         logs = [h["mccl"] for h in trainer.state.log_history if "mccl" in h]
         torch.save({"model": model.state_dict(), "mccl": logs}, folder / f"weights-{processes}.pt")
+    trainer.accelerator.end_training()  # gloo's threads must not outlive the interpreter: they abort the process
 
 
 if __name__ == "__main__":
