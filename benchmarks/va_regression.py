@@ -8,7 +8,6 @@ The folder holds a sequence-classification model with the labels valence and aro
 examples/evaluate.py measures its encoder like any other, and its head as "... direct".
 """
 
-import json
 import logging
 import sys
 from dataclasses import dataclass, field
@@ -20,12 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments, set_seed
 
-from carl_hf import CarlDataCollator, load_va_dataset
+from carl_hf import CarlDataCollator, Provenance, export_va_regressor, load_va_dataset
 from carl_hf.cli import parse_script_arguments, use_all_cores
 from carl_hf.collator import length_slices
 from carl_hf.data import mix_datasets
 from carl_hf.encoders import load_tokenizer, resolve_encoder
-from carl_hf.hub import TRAINING_RECORD
 
 
 @dataclass
@@ -90,11 +88,10 @@ def main() -> None:
     )  # fmt: skip
     collator = CarlDataCollator(tokenizer, max_length=args.max_length)
     RegressionTrainer(model=model, args=training, train_dataset=train, data_collator=collator).train()
-    tokenizer.model_max_length = min(tokenizer.model_max_length, args.max_length)
-    model.save_pretrained(args.output_dir)
-    tokenizer.save_pretrained(args.output_dir)
-    record = {"corpora": args.corpora, "trained_on_test_rows": False}
-    (Path(args.output_dir) / TRAINING_RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
+    export_va_regressor(
+        model, tokenizer, args.output_dir, max_length=args.max_length,
+        provenance=Provenance(base_model=args.encoder, corpora=args.corpora),
+    )  # fmt: skip
     print(f"{len(train)} texts; the model is in {args.output_dir}")
 
 

@@ -92,3 +92,34 @@ def embed_poolings(
     finally:
         encoder.train(was_training)
     return results
+
+
+@torch.no_grad()
+def classifier_outputs(
+    model: PreTrainedModel,
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_size: int = 64,
+    max_length: int = 128,
+) -> Tensor:
+    """What a sequence-classification model gives for texts, dropout off: float32 logits (number of texts, K) on the
+    CPU, in the order of the texts."""
+    was_training = model.training
+    model.eval()
+    try:
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        rows_and_logits = []
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = tokenizer(
+                [texts[i] for i in rows], truncation=True, padding=True, padding_side="right", return_tensors="pt",
+                max_length=min(max_length, tokenizer.model_max_length),
+            )  # fmt: skip
+            rows_and_logits.append((rows, model(**batch.to(model.device)).logits.float().cpu()))
+    finally:
+        model.train(was_training)
+    result = torch.empty(len(texts), rows_and_logits[0][1].shape[1] if rows_and_logits else 0)
+    for rows, logits in rows_and_logits:
+        result[rows] = logits
+    return result

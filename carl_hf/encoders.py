@@ -43,6 +43,12 @@ def resolve_encoder(name: str) -> str:
     return str(folder)
 
 
+def is_packaged(folder: str) -> bool:
+    """Whether `folder` is that of the packaged encoder."""
+    path = Path(folder)
+    return path.parts[-2:] == (_PACKAGED_MODULE, "model") and path.is_dir()
+
+
 def load_config(name: str) -> PreTrainedConfig:
     """The configuration of a model, without its weights.
 
@@ -124,6 +130,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             "tokenizer.save_pretrained(folder)."
         )
     return tokenizer
+
+
+def is_va_regressor(config: PreTrainedConfig) -> bool:
+    """Whether a sequence-classification model says that it gives valence and arousal, each in [0, 1]."""
+    return config.problem_type == "regression" and list(config.id2label.values()) == ["valence", "arousal"]
 
 
 def _why_not(name: str, error: Exception) -> str:

@@ -17,7 +17,6 @@ import datasets
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
 
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
 from carl_hf.collator import CarlDataCollator, join_slices, length_slices
@@ -27,18 +26,21 @@ from carl_hf.losses import focal_detection_loss, mccl_loss
 from carl_hf.modeling_carl import CarlModel, CarlOutput
 from carl_hf.momentum import TargetUpdateCallback, cosine_momentum
 from carl_hf.monitor import detection_auc, embedding_spread, parameter_distance
+from carl_hf.provenance import Provenance
+from carl_hf.publishing import PublishingTrainer
 from carl_hf.training_args import CarlTrainingArguments
 
 logger = logging.getLogger(__name__)
 
 
-class CarlTrainer(Trainer):
+class CarlTrainer(PublishingTrainer):
     """Trains a [`CarlModel`] on texts with valence and arousal.
 
     Args:
         model ([`CarlModel`]): the model. args ([`CarlTrainingArguments`]): the recipe.
         train_dataset, eval_dataset (`datasets.Dataset`): columns `text`, `valence`, `arousal` (in [-1, 1]).
         processing_class: the tokenizer; needed unless a `data_collator` is given.
+        provenance ([`Provenance`]): base model and corpora, for the card of what is pushed to the Hub.
         Everything else as for `transformers.Trainer`.
 
     Logs, besides the Trainer's own: `mccl`, `ptd`, `detector_auc`, `momentum`, `zero_label_fraction` (texts whose
@@ -63,6 +65,7 @@ class CarlTrainer(Trainer):
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
+        provenance: Provenance | None = None,
         **kwargs: Any,
     ):
         if not isinstance(args, CarlTrainingArguments):
@@ -92,6 +95,7 @@ class CarlTrainer(Trainer):
         super().__init__(
             model, args, data_collator, train_dataset, eval_dataset, processing_class=processing_class, **kwargs
         )
+        self.provenance = self._complete(provenance)
         self._check_batch_size()
         self.dev_probe: DevProbe | None = None
         if args.probe_texts and self._can_probe():

@@ -8,7 +8,6 @@ Leaves in the output folder: results.json, report.md, figures/ (PNG and SVG).
 """
 
 import importlib.util
-import json
 import logging
 import re
 import shutil
@@ -30,7 +29,7 @@ from carl_hf.evaluation.pictures import draw_pictures
 from carl_hf.evaluation.plan import TASKS, Corpora, Settings
 from carl_hf.evaluation.report import print_summary, write_report
 from carl_hf.evaluation.suite import Evaluation, run_tasks
-from carl_hf.hub import TRAINING_RECORD
+from carl_hf.export import read_record
 
 POOLINGS = ("auto", "cls", "mean", "pooler")
 
@@ -156,10 +155,9 @@ def trained_on(model: str) -> list[str]:
     all of one without splits, of another only if its held-out parts were trained on."""
     folder = Path(resolve_encoder(model))
     for place in (folder, folder.parent / "encoder"):  # a checkpoint lies beside the export
-        if (place / TRAINING_RECORD).is_file():
-            record = json.loads((place / TRAINING_RECORD).read_text(encoding="utf-8"))
-            without_splits = {"facebook", "iemocap", "emotales"}
-            return [name for name in record["corpora"] if name in without_splits or record["trained_on_test_rows"]]
+        if (record := read_record(place)) is not None:
+            origin, without_splits = record["provenance"], {"facebook", "iemocap", "emotales"}
+            return [name for name in origin["corpora"] if name in without_splits or origin["trained_on_test_rows"]]
     return []
 
 

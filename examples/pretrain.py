@@ -5,10 +5,12 @@
     accelerate launch examples/pretrain.py --config examples/configs/carl-roberta.yaml
     accelerate launch examples/pretrain.py --corpora my.csv --scale 1 9 --output_dir out/mine
 
-Leaves in the output folder: checkpoint-*/ (to resume from), encoder/ (for AutoModel.from_pretrained), results.json,
-figures/.
+Leaves in the output folder: checkpoint-*/ (to resume from), results.json, figures/, and for examples/push_to_hub.py
+encoder/ (for AutoModel.from_pretrained), va/ (a valence-arousal regressor) and, from corpora with emotion labels,
+emotion/ (a classifier).
 """
 
+import dataclasses
 import importlib.util
 import logging
 import re
@@ -25,7 +27,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 import carl_hf
 import carl_hf.corpora
 import carl_hf.plots
-from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, export_encoder, load_va_dataset
+from carl_hf import (
+    CarlModel,
+    CarlTrainer,
+    CarlTrainingArguments,
+    Provenance,
+    export_emotion_classifier,
+    export_encoder,
+    export_va_regressor,
+    load_va_dataset,
+)
+from carl_hf.cards import va_results
 from carl_hf.cli import (
     check_output_dir,
     environment_record,
@@ -39,6 +51,7 @@ from carl_hf.data import NoSplitError, mix_datasets, remove_overlap
 from carl_hf.embedding import Pooling, embed_poolings
 from carl_hf.encoders import load_encoder, load_tokenizer
 from carl_hf.evaluation.agreement import pearson
+from carl_hf.evaluation.data import ClassCorpus, read_emotion
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_gain, va_metrics
 
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
@@ -77,6 +90,17 @@ class PretrainArguments:
     include_eval_rows: bool = field(
         default=False, metadata={"help": "Train on validation and test rows too, as the paper did; marks the results."}
     )
+    emotion_corpus: str | None = field(
+        default=None,
+        metadata={
+            "help": "Texts with emotion labels for the exported emotion classifier: demo, goemotions-six, "
+            "goemotions-ekman, goemotions-28, isear, emolit12, or a file with text and label (default: demo, where it "
+            "is trained on; else no classifier)."
+        },
+    )
+    licence: str | None = field(
+        default=None, metadata={"help": "Licence of the exports, as the Hub writes it (default: follows the corpora)."}
+    )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads (default: all cores)."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the run that the folder holds."})
 
@@ -87,6 +111,23 @@ class PretrainArguments:
             )
         if self.scale is not None and len(self.scale) != 2:
             raise ValueError(f"--scale needs two numbers, the least and the greatest label, got {self.scale}.")
+
+    def load_emotions(self) -> ClassCorpus | None:
+        """Texts and labels for the emotion classifier."""
+        if self.emotion_corpus is None:
+            if "demo" not in self.corpora:
+                return None
+            self.emotion_corpus = "demo"
+        return read_emotion(self.emotion_corpus, self.data_dir)
+
+    def provenance(self) -> Provenance:
+        own = {name: getattr(self, name) for name in ("pooling", "dropout", "weights", "normalization")}
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        return Provenance(
+            base_model=self.encoder, corpora=self.corpora, licence=self.licence,
+            trained_on_test_rows=self.include_eval_rows,
+            settings={name: value for name, value in own.items() if value != defaults[name]},
+        )  # fmt: skip
 
     def load(self, corpus: str, split: str) -> datasets.Dataset:
         if corpus in carl_hf.corpora.CORPORA:
@@ -224,6 +265,7 @@ def main() -> None:
             )
 
         measured = script.load_dev()
+        emotions = script.load_emotions()
         part = "all" if script.include_eval_rows else "train"
         weights = script.weights or [1.0] * len(script.corpora)
         train = mix_datasets(
@@ -239,8 +281,9 @@ def main() -> None:
         model = CarlModel.from_encoder(script.encoder, pooling=script.pooling, dropout=script.dropout)
         tokenizer = load_tokenizer(script.encoder)
         trainer = CarlTrainer(
-            model=model, args=args, train_dataset=train, eval_dataset=dev, processing_class=tokenizer
-        )
+            model=model, args=args, train_dataset=train, eval_dataset=dev, processing_class=tokenizer,
+            provenance=script.provenance(),
+        )  # fmt: skip
     except ValueError as error:
         sys.exit(f"error: {error}")
 
@@ -254,13 +297,11 @@ def main() -> None:
     if not main_process:
         return
 
-    encoder_folder = export_encoder(
-        model, tokenizer, Path(args.output_dir) / "encoder", max_length=args.max_length,
-        training={"corpora": script.corpora, "trained_on_test_rows": script.include_eval_rows},
-    )  # fmt: skip
+    encoder_folder = trainer.export(Path(args.output_dir) / "encoder")  # measured below; kept whatever comes
     marks = " (Trained on test rows.)" if script.include_eval_rows else ""
     results: dict[str, Any] = {"before": {}, "after": {}, "gain": {}}
     predictions: dict[str, tuple[str, Any, Any]] = {}
+    figures: list[Path] = []
     plain = load_encoder(script.encoder).to(args.device)
     for corpus, parts in measured.items():
         parts["test"] = script.load(corpus, "test")  # read only now that everything is trained and chosen
@@ -281,14 +322,50 @@ def main() -> None:
     for corpus, (old_pooling, old, new) in predictions.items():
         parts = measured[corpus]
         name = re.sub(r"[^A-Za-z0-9]+", "-", corpus).strip("-")
+        figures.append(Path(args.output_dir) / "figures" / f"circumplex-{name}.png")
         carl_hf.plots.plot_circumplex(
-            Path(args.output_dir) / "figures" / f"circumplex-{name}.png",
+            figures[-1],
             {f"{script.encoder}, {old_pooling}": old, f"CARL, {script.pooling}": new},
             labels_of(parts["test"]),
             parts["test"]["label"] if "label" in parts["test"].column_names else None,
         )
+    write_exports(script, args, trainer, measured, emotions, results, figures)
     print_report(script, results, {corpus: len(parts["test"]) for corpus, parts in measured.items()})
     print(f"Encoder: {encoder_folder}   results: {path}   figures: {path.parent / 'figures'}")
+    print(f"To publish: python examples/push_to_hub.py --export {args.output_dir} --repo_id NAME/MODEL --dry_run")
+
+
+def write_exports(
+    script: PretrainArguments,
+    args: CarlTrainingArguments,
+    trainer: CarlTrainer,
+    measured: dict[str, dict[str, datasets.Dataset]],
+    emotions: ClassCorpus | None,
+    results: dict[str, Any],
+    figures: Sequence[Path],
+) -> None:
+    """The folders that examples/push_to_hub.py publishes: encoder/ with its measured figures, va/ and emotion/."""
+    model, tokenizer, folder = trainer.model, trainer.processing_class, Path(args.output_dir)
+    train, dev = trainer.train_dataset, trainer.eval_dataset
+    common: dict[str, Any] = {"max_length": args.max_length, "provenance": trainer.provenance}
+    rows = [
+        row for corpus in measured
+        for row in va_results(corpus, results["after"][corpus], baseline=results["before"][corpus])
+    ]  # fmt: skip
+    poolings = {results["before"][corpus]["pooling"] for corpus in measured}
+    export_encoder(
+        model, tokenizer, folder / "encoder", results=rows, figures=figures, train=train,
+        baseline=f"{script.encoder} as it was, {' / '.join(sorted(poolings))}" if poolings else None, **common,
+    )  # fmt: skip
+    export_va_regressor(
+        model, tokenizer, folder / "va", train=train, dev=dev, figures=figures, seed=args.seed,
+        test={corpus: parts["test"] for corpus, parts in measured.items()}, **common,
+    )  # fmt: skip
+    if emotions is not None:
+        export_emotion_classifier(
+            model, tokenizer, folder / "emotion", corpus=emotions, corpora=[script.emotion_corpus], seed=args.seed,
+            **common,
+        )  # fmt: skip
 
 
 def run_record(script: PretrainArguments, args: CarlTrainingArguments, texts: int, steps: int) -> dict[str, Any]:

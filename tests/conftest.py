@@ -13,7 +13,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from carl_hf import CarlModel
+from carl_hf import CarlModel, export_emotion_classifier, export_encoder, export_va_regressor
+from carl_hf.evaluation.data import ClassCorpus
 
 torch.set_num_threads(1)  # the models here are tiny: more threads only wait for each other
 datasets.disable_progress_bars()
@@ -100,6 +101,29 @@ def corpora_dir() -> Path:
 
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
+
+
+def emotions(several=False, size=120):
+    """Texts whose first letter tells their emotion."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(len(EMOTIONS), size=size)
+    labels[: 3 * len(EMOTIONS)] = np.tile(np.arange(len(EMOTIONS)), 3)
+    texts = [f"{'abcdefgh'[label] * 6} {i}" for i, label in enumerate(labels)]
+    table = labels[:, None] == np.arange(len(EMOTIONS))
+    return ClassCorpus(texts, table if several else labels, list(EMOTIONS), None)
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory, tokenizer):
+    """(a folder with encoder/, va/ and emotion/ of one tiny model, the model's embeddings of two texts)."""
+    pytest.importorskip("sklearn")
+    folder = tmp_path_factory.mktemp("exports")
+    model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8).eval()
+    settings = {"max_length": 32}
+    export_encoder(model, tokenizer, folder / "encoder", **settings)
+    export_va_regressor(model, tokenizer, folder / "va", train=toy_dataset(64), **settings)
+    export_emotion_classifier(model, tokenizer, folder / "emotion", corpus=emotions(), **settings)
+    return folder, model.embed(["joywow joywow", "woezzz"], tokenizer, max_length=32)
 
 
 @pytest.fixture(scope="session")

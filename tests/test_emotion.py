@@ -9,9 +9,12 @@ from carl_hf.evaluation.classification import (
     multi_label_report,
 )
 from carl_hf.evaluation.data import ClassCorpus
-from carl_hf.evaluation.emotion import few_shot, logistic_probe, measure_emotion, multi_label_probe, split_rows
+from carl_hf.evaluation.emotion import few_shot, measure_emotion, split_rows
+from carl_hf.evaluation.probes import fit_logistic, fit_multi_label, fit_ridge
 
 metrics = pytest.importorskip("sklearn.metrics")
+linear_model = pytest.importorskip("sklearn.linear_model")
+preprocessing = pytest.importorskip("sklearn.preprocessing")
 
 
 def test_classification_figures_equal_sklearn():
@@ -61,18 +64,38 @@ def clusters(size=300, classes=3, spread=0.3, seed=0):
 
 def test_probes_find_clusters_and_guess_without_them():
     x, y = clusters()
-    predicted, _ = logistic_probe(x[:200], y[:200], x[200:240], y[200:240], x[240:])
-    assert (predicted == y[240:]).mean() > 0.95
+    probe, _ = fit_logistic(x[:200], y[:200], x[200:240], y[200:240])
+    assert (probe(x[240:]).argmax(1) == y[240:]).mean() > 0.95
     noise = np.random.default_rng(3).normal(size=x.shape)
-    predicted, _ = logistic_probe(noise[:200], y[:200], noise[200:240], y[200:240], noise[240:])
-    assert (predicted == y[240:]).mean() < 0.6  # chance 1/3, four standard deviations of 60 texts above
+    probe, _ = fit_logistic(noise[:200], y[:200], noise[200:240], y[200:240])
+    assert (probe(noise[240:]).argmax(1) == y[240:]).mean() < 0.6  # chance is 1/3, and 60 texts
     table = np.stack([y == 0, y != 2], axis=1)
-    found = multi_label_probe(x[:200], table[:200], x[200:240], table[200:240], x[240:])
-    assert (found == table[240:]).mean() > 0.95
+    probe, thresholds = fit_multi_label(x[:200], table[:200], x[200:240], table[200:240])
+    assert ((probe(x[240:]) >= thresholds) == table[240:]).mean() > 0.95
     few = few_shot(x[:200], y[:200], x[240:], y[240:], 8, seed=0)
     assert few["accuracy_mean"] > 80 and few["accuracy_std"] > 0 and few["draws"] == 10
     none = few_shot(x[:20], y[:20], x[240:], y[240:], 15, seed=0)
     assert none["accuracy_mean"] is None and "training texts only" in none["accuracy_mean_reason"]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_probes_are_scikit_learn_s_on_standardised_embeddings(classes):
+    """The folded weights give, on raw embeddings, what the pipeline of scaler and model gives."""
+    x, y = clusters(classes=classes)
+    x = 5 * x + np.arange(6)
+    train, dev, test = slice(0, 200), slice(200, 240), slice(240, None)
+    scaler = preprocessing.StandardScaler().fit(x[train])
+    probe, strength = fit_logistic(x[train], y[train], x[dev], y[dev])
+    model = linear_model.LogisticRegression(C=strength, max_iter=1000).fit(scaler.transform(x[train]), y[train])
+    logits = probe(x[test])
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(probabilities, model.predict_proba(scaler.transform(x[test])), atol=1e-6)
+    values = x @ np.random.default_rng(1).normal(size=(6, 2)) + 3
+    ridge = fit_ridge(x[train], values[train], x[dev], values[dev])
+    np.testing.assert_allclose(ridge(x[test]), values[test], atol=0.05)  # a linear truth is found again
+    # a class that no training text has is never chosen
+    probe, _ = fit_logistic(x[train], 2 * y[train], x[dev], 2 * y[dev])
+    assert set(probe(x[test]).argmax(1)) <= {0, 2, 4}
 
 
 def test_splits_are_disjoint_stratified_and_the_corpus_s_own():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import tiny_encoder
 
-from carl_hf import CarlModel, export_encoder
+from carl_hf import CarlModel, Provenance, export_encoder
 
 ROOT = Path(__file__).parents[1]
 EVALUATE = [sys.executable, str(ROOT / "examples" / "evaluate.py"), "--num_threads", "1"]
@@ -139,8 +139,8 @@ def test_what_a_model_was_trained_on_is_read_from_its_record(models, tmp_path, s
     assert script.trained_on("minilm-l6") == [] and script.trained_on(str(models / "run-0" / "encoder")) == []
     (tmp_path / "encoder").mkdir()
     for on_test, seen in ((False, ["facebook"]), (True, ["emobank", "facebook"])):
-        record = {"corpora": ["emobank", "facebook"], "trained_on_test_rows": on_test}
-        (tmp_path / "encoder" / "carl_training.json").write_text(json.dumps(record))
+        provenance = Provenance(corpora=["emobank", "facebook"], trained_on_test_rows=on_test)
+        (tmp_path / "encoder" / "carl_export.json").write_text(json.dumps({"provenance": provenance.record()}))
         assert (
             script.trained_on(str(tmp_path / "encoder")) == script.trained_on(str(tmp_path / "checkpoint-3")) == seen
         )

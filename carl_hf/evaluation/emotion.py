@@ -7,8 +7,8 @@ import numpy as np
 
 from carl_hf.evaluation.classification import classification_report, multi_label_report
 from carl_hf.evaluation.data import ClassCorpus
+from carl_hf.evaluation.probes import fit_logistic, fit_multi_label
 
-_STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # C: the inverse of the penalty
 FEW_SHOT_DRAWS = 10
 Items = dict[str, np.ndarray]
 
@@ -35,55 +35,20 @@ def split_rows(corpus: ClassCorpus, seed: int) -> tuple[np.ndarray, np.ndarray, 
     return train, dev, test
 
 
-def logistic_probe(
-    train: np.ndarray, train_labels: np.ndarray, dev: np.ndarray, dev_labels: np.ndarray, test: np.ndarray,
-    strengths: Sequence[float] = _STRENGTHS,
-) -> tuple[np.ndarray, float]:  # fmt: skip
-    """Predicted classes (N of test,) of a logistic regression whose strength is chosen on dev by accuracy, and it."""
-    from sklearn.linear_model import LogisticRegression
-
-    train, dev, test = _standardized(train, dev, test)
-    best, best_accuracy, chosen = None, -1.0, strengths[0]
-    for strength in strengths:
-        probe = LogisticRegression(C=strength, max_iter=1000).fit(train, train_labels)
-        accuracy = (probe.predict(dev) == dev_labels).mean()
-        if accuracy > best_accuracy:
-            best, best_accuracy, chosen = probe, accuracy, strength
-    return best.predict(test), chosen
-
-
-def multi_label_probe(
-    train: np.ndarray, train_labels: np.ndarray, dev: np.ndarray, dev_labels: np.ndarray, test: np.ndarray
-) -> np.ndarray:
-    """Predicted labels (N of test, C), booleans: a logistic regression for each class, its strength and threshold
-    chosen on dev by F1."""
-    from sklearn.linear_model import LogisticRegression
-
-    train, dev, test = _standardized(train, dev, test)
-    columns = []
-    for c in range(train_labels.shape[1]):
-        candidates = []
-        for strength in _STRENGTHS:
-            # with far more texts than dimensions, Newton steps need seconds where lbfgs needs minutes
-            probe = LogisticRegression(C=strength, solver="newton-cholesky").fit(train, train_labels[:, c])
-            f1, threshold = _best_threshold(probe.decision_function(dev), dev_labels[:, c])
-            candidates.append((f1, probe.decision_function(test) >= threshold))
-        columns.append(max(candidates, key=lambda candidate: candidate[0])[1])
-    return np.stack(columns, axis=1)
-
-
 def measure_emotion(
     encode: Callable[[Sequence[str]], np.ndarray], corpus: ClassCorpus, *, seed: int, shots: Sequence[int] = ()
 ) -> tuple[dict[str, Any], Items]:
     """A corpus of emotions: test figures of the probe, and of probes on `shots` training texts a class."""
     embeddings, labels = encode(corpus.texts), corpus.labels
     train, dev, test = split_rows(corpus, seed)
-    parts = embeddings[train], labels[train], embeddings[dev], labels[dev], embeddings[test]
+    parts = embeddings[train], labels[train], embeddings[dev], labels[dev]
     if labels.ndim == 2:
-        predictions = multi_label_probe(*parts)
+        probe, thresholds = fit_multi_label(*parts)
+        predictions = probe(embeddings[test]) >= thresholds
         report = multi_label_report(predictions, labels[test], corpus.classes, seed=seed)
         return report, {"predictions": predictions, "references": labels[test]}
-    predictions, strength = logistic_probe(*parts)
+    probe, strength = fit_logistic(*parts)
+    predictions = probe(embeddings[test]).argmax(axis=1)
     report = classification_report(predictions, labels[test], corpus.classes, seed=seed)
     report["strength"] = strength
     if shots:
@@ -122,13 +87,3 @@ def _standardized(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
 
     scaler = StandardScaler().fit(np.asarray(train, dtype=np.float64))
     return [scaler.transform(np.asarray(part, dtype=np.float64)) for part in (train, *others)]
-
-
-def _best_threshold(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """(F1, threshold) that is best for `score >= threshold` on these texts."""
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(labels[order])
-    f1 = 2 * hits / (np.arange(1, len(scores) + 1) + labels.sum())
-    last_of_tie = np.append(scores[order][1:] < scores[order][:-1], True)
-    best = int(np.argmax(np.where(last_of_tie, f1, -1)))
-    return float(f1[best]), float(scores[order][best])

@@ -19,8 +19,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from transformers.utils import cached_file
 
 from carl_hf.configuration_carl import CarlConfig
-from carl_hf.embedding import embed_poolings
-from carl_hf.encoders import load_config, load_measured_encoder, load_tokenizer, resolve_encoder
+from carl_hf.embedding import classifier_outputs, embed_poolings
+from carl_hf.encoders import is_va_regressor, load_config, load_measured_encoder, load_tokenizer, resolve_encoder
 from carl_hf.modeling_carl import CarlModel
 
 logger = logging.getLogger(__name__)
@@ -204,25 +204,16 @@ def load_va_head(
     config = load_config(name)
     if not any(a.endswith("ForSequenceClassification") for a in config.architectures or ()):
         return None
-    if config.problem_type != "regression" or list(config.id2label.values()) != ["valence", "arousal"]:
+    if not is_va_regressor(config):
         return None
     tokenizer = load_tokenizer(name)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = AutoModelForSequenceClassification.from_pretrained(resolve_encoder(name), dtype="float32")
     model.to(device).eval()
 
-    @torch.no_grad()
     def predict(texts: Sequence[str]) -> np.ndarray:
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        result = np.empty((len(texts), 2))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = tokenizer(
-                [texts[i] for i in rows], truncation=True, padding=True, return_tensors="pt",
-                max_length=min(max_length, tokenizer.model_max_length),
-            )  # fmt: skip
-            result[rows] = (2 * model(**batch.to(device)).logits - 1).clamp(-1, 1).cpu().numpy()
-        return result
+        outputs = classifier_outputs(model, texts, tokenizer, batch_size=batch_size, max_length=max_length)
+        return (2 * outputs - 1).clamp(-1, 1).numpy().astype(float)
 
     return predict
 

@@ -14,9 +14,10 @@ from transformers import PreTrainedTokenizerBase
 from carl_hf.evaluation import data, geometry
 from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.detector import measure_detector
-from carl_hf.evaluation.emotion import logistic_probe, measure_emotion, split_rows
+from carl_hf.evaluation.emotion import measure_emotion, split_rows
 from carl_hf.evaluation.plan import TASKS, Corpora, Settings
 from carl_hf.evaluation.polarity import measure_polarity
+from carl_hf.evaluation.probes import fit_logistic
 from carl_hf.evaluation.semantics import pair_cosines, sts_spearman
 from carl_hf.evaluation.valence_arousal import measure_corpus, measure_head, measure_transfer, ridge_predictions
 from carl_hf.modeling_carl import CarlModel
@@ -201,11 +202,10 @@ class _Run:
         labels = corpus.labels
 
         def score(parts: dict[str, np.ndarray]) -> float:
-            predicted, _ = logistic_probe(
-                parts["train"], labels[rows["train"]], parts["dev"], labels[rows["dev"]], parts["test"],
-                strengths=_PROBE_OF_CURVES,
-            )  # fmt: skip
-            return 100 * float((predicted == labels[rows["test"]]).mean())
+            probe, _ = fit_logistic(
+                parts["train"], labels[rows["train"]], parts["dev"], labels[rows["dev"]], _PROBE_OF_CURVES
+            )
+            return 100 * float((probe(parts["test"]).argmax(axis=1) == labels[rows["test"]]).mean())
 
         return self._curve(score, self.encode(corpus.texts), rows)
 

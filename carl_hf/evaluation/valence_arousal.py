@@ -8,10 +8,10 @@ import numpy as np
 from carl_hf.evaluation.agreement import FIGURES, agreement, defined, pearson
 from carl_hf.evaluation.bootstrap import RESAMPLES, interval, resample_rows
 from carl_hf.evaluation.data import VaCorpus
+from carl_hf.evaluation.probes import fit_ridge
 
 DIMENSIONS = ("valence", "arousal")
 FOLDS = 5
-_ALPHAS = tuple(10.0**k for k in range(-1, 6))
 Items = dict[str, np.ndarray]
 
 
@@ -26,20 +26,7 @@ def ridge_predictions(
     Returns:
         (N of test, K); each of the K labels has a strength of its own.
     """
-    from sklearn.linear_model import Ridge
-    from sklearn.preprocessing import StandardScaler
-
-    train, dev, test = (np.asarray(part, dtype=np.float64) for part in (train, dev, test))
-    scaler = StandardScaler().fit(train)
-    train, dev, test = (scaler.transform(part) for part in (train, dev, test))
-    probes = [Ridge(alpha=alpha).fit(train, train_labels) for alpha in _ALPHAS]  # all K labels at once
-    on_dev = [probe.predict(dev).reshape(len(dev), -1) for probe in probes]
-    columns = []
-    for k in range(train_labels.shape[1]):
-        # a constant prediction has no r and never wins
-        scores = [np.nan_to_num(pearson(p[:, k], dev_labels[:, k]), nan=-1.0) for p in on_dev]
-        columns.append(probes[int(np.argmax(scores))].predict(test).reshape(len(test), -1)[:, k])
-    return np.stack(columns, axis=1)
+    return fit_ridge(train, train_labels, dev, dev_labels)(test)
 
 
 def va_metrics(

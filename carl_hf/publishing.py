@@ -1,0 +1,119 @@
+"""The Trainer's own ways of pushing, made to publish the clean export and nothing else."""
+
+import dataclasses
+import logging
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import datasets
+from huggingface_hub import HfApi
+from transformers import Trainer
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import PushInProgress
+
+from carl_hf.cards import Result
+from carl_hf.encoders import PACKAGED_ENCODER, is_packaged
+from carl_hf.export import export_encoder
+from carl_hf.hub import Push, push_export
+from carl_hf.provenance import Provenance, differing_settings
+
+logger = logging.getLogger(__name__)
+
+
+class PublishingTrainer(Trainer):
+    """A Trainer whose `push_to_hub` and `hub_strategy` publish the exported encoder.
+
+    The plain Trainer uploads its output folder: target network, heads, training_args.bin and, under some strategies,
+    the optimizer's state. Here every strategy but "end" pushes the export at each save ("checkpoint" and
+    "all_checkpoints" as "every_save" does), and the repository holds exactly that.
+    """
+
+    provenance: Provenance
+
+    def export(self, folder: str | Path) -> Path:
+        """Writes the encoder as it is now, with its card. See [`carl_hf.export_encoder`]."""
+        train = self.train_dataset if isinstance(self.train_dataset, datasets.Dataset) else None
+        return export_encoder(
+            self.model,
+            self.processing_class,
+            folder,
+            max_length=self.args.max_length,
+            provenance=self.provenance,
+            results=self._dev_results(),
+            train=train,
+        )
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> Push | Future | None:
+        """Exports the encoder and makes the repository `hub_model_id` hold exactly that export.
+
+        Args:
+            blocking: whether to return only when the push is finished; else a future of the result is returned.
+            Everything else as for `Trainer.push_to_hub`.
+
+        Raises:
+            ValueError: if there is no tokenizer to export, or the Hub refused the push (see
+                [`carl_hf.push_export`]).
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        return self._push(commit_message, blocking, token, revision)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        if self.push_in_progress is not None and not self.push_in_progress.is_done():
+            if not self.args.hub_always_push:
+                return
+            self._finish_current_push()
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        push = self._push(f"Training in progress, step {self.state.global_step}", False, None, None)
+        self.push_in_progress = PushInProgress([push])
+
+    def _push(self, message: str | None, blocking: bool, token: str | None, revision: str | None) -> Any:
+        if self.processing_class is None:
+            raise ValueError("Without a tokenizer there is nothing to publish: pass processing_class=tokenizer.")
+        folder = self.export(Path(self.args.output_dir) / "hub")
+        settings = {
+            "branch": revision or self.args.hub_revision or "main",
+            "commit_message": message,
+            "token": token or self.args.hub_token,
+        }
+        if blocking:
+            return push_export(folder, self.hub_model_id, **settings)
+        future = HfApi().run_as_future(push_export, folder, self.hub_model_id, **settings)
+        future.add_done_callback(_log_failure)
+        return future
+
+    def _dev_results(self) -> list[Result]:
+        """The last figures that the probe of the evaluation in training found."""
+        name = ", ".join(self.provenance.corpora) or "validation texts"
+        last = next((entry for entry in reversed(self.state.log_history) if "eval_valence_pearson" in entry), {})
+        return [
+            Result(name, "validation", "pearson", f"{dimension}, Pearson r", last[f"eval_{dimension}_pearson"])
+            for dimension in ("valence", "arousal")
+            if f"eval_{dimension}_pearson" in last
+        ]
+
+    def _complete(self, provenance: Provenance | None) -> Provenance:
+        """With the settings of this run; without any, with the encoder that the model was made from."""
+        if provenance is None:
+            name = self.model.encoder.name_or_path
+            provenance = Provenance(base_model=PACKAGED_ENCODER if is_packaged(name) else name or None)
+        return dataclasses.replace(provenance, settings={**provenance.settings, **differing_settings(self.args)})
+
+
+def _log_failure(push: Future) -> None:
+    if push.exception() is not None:
+        logger.warning("A push failed; training goes on. %s", push.exception())

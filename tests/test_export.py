@@ -1,0 +1,232 @@
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from conftest import EMOTIONS, emotions, tiny_encoder, toy_dataset
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from carl_hf import (
+    CarlModel,
+    Provenance,
+    export_emotion_classifier,
+    export_encoder,
+    export_va_regressor,
+)
+from carl_hf.embedding import classifier_outputs
+from carl_hf.evaluation.encoder import load_va_head
+from carl_hf.export import read_record
+from carl_hf.hub import export_files
+from carl_hf.onnx_export import export_onnx
+
+TEXTS = ["a text", "another, longer text", "x" * 300]
+FILES = {
+    "README.md", "carl_export.json", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+}  # fmt: skip
+LAYOUT = {"modules.json", "sentence_bert_config.json", "1_Pooling/config.json"}
+
+
+def carl(pooling="cls", family="bert"):
+    return CarlModel.from_encoder(tiny_encoder(family), pooling=pooling, projection_dim=8).eval()
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_export_is_a_plain_encoder(pooling, tmp_path, tokenizer):
+    model = carl(pooling)
+    folder = export_encoder(model, tokenizer, tmp_path / "new" / "encoder", max_length=32)
+    loaded, info = AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert type(loaded) is type(model.encoder)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
+    own = AutoTokenizer.from_pretrained(folder)
+    assert own.model_max_length == 32 and tokenizer.model_max_length == 60
+    batch = own(TEXTS, padding=True, truncation=True, return_tensors="pt")
+    states = loaded(**batch).last_hidden_state
+    weights = batch["attention_mask"].unsqueeze(-1)
+    expected = states[:, 0] if pooling == "cls" else (states * weights).sum(1) / weights.sum(1)
+    torch.testing.assert_close(model.embed(TEXTS, tokenizer, max_length=32), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(loaded.pooler.dense.weight, model.encoder.pooler.dense.weight)
+    assert set(export_files(folder)) == FILES | LAYOUT
+    assert "target" not in json.dumps(json.loads((folder / "config.json").read_text()))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_sentence_transformers_reads_the_same_folder(pooling, tmp_path, tokenizer):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    model = carl(pooling)
+    folder = export_encoder(model, tokenizer, tmp_path, max_length=32)
+    found = sentence_transformers.SentenceTransformer(str(folder), device="cpu").encode(TEXTS, convert_to_tensor=True)
+    expected = model.embed(TEXTS, tokenizer, max_length=32, normalize=True)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "family", ["bert", "roberta", "distilbert", "electra", "deberta-v2", "mpnet", "modernbert", "xlm-roberta"]
+)
+def test_a_valence_arousal_head_is_fitted_on_every_family(family, tmp_path, tokenizer):
+    pytest.importorskip("sklearn")
+    model, data = carl(family=family), toy_dataset(64)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    folder = export_va_regressor(
+        model, tokenizer, tmp_path / "va", train=data, test={"toy": data}, max_length=32, corpora=["toy"]
+    )
+    loaded, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
+    assert loaded.config.problem_type == "regression" and loaded.config.id2label == {0: "valence", 1: "arousal"}
+    for name, value in loaded.base_model.state_dict().items():  # the online encoder, untouched
+        torch.testing.assert_close(value, model.encoder.state_dict()[name], rtol=0, atol=0, msg=name)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    # the head has learnt something: less squared error than the mean answer
+    outputs = classifier_outputs(loaded, data["text"], tokenizer, max_length=32).numpy()
+    labels = (np.stack([data["valence"], data["arousal"]], axis=1) + 1) / 2
+    assert np.square(outputs - labels).mean() < 0.8 * labels.var(0).mean()
+    assert set(export_files(folder)) == FILES
+    predicted = load_va_head(str(folder), max_length=32)(data["text"])
+    np.testing.assert_allclose(predicted, np.clip(2 * outputs - 1, -1, 1), atol=1e-5)
+
+
+def test_the_head_is_the_ridge_probe_of_the_features_it_sees(tmp_path, tokenizer):
+    """Against scikit-learn on tanh of the trained pooler's dense layer, at whichever strength was chosen."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    model, train, dev = carl(), toy_dataset(80), toy_dataset(30)
+    folder = export_va_regressor(model, tokenizer, tmp_path / "va", train=train, dev=dev, max_length=32)
+    found = classifier_outputs(
+        AutoModelForSequenceClassification.from_pretrained(folder), dev["text"], tokenizer, max_length=32
+    ).numpy()
+    with torch.no_grad():
+        features = [
+            torch.tanh(model.encoder.pooler.dense(model.embed(part["text"], tokenizer, max_length=32))).numpy()
+            for part in (train, dev)
+        ]
+    scaler = preprocessing.StandardScaler().fit(features[0].astype(float))
+    for k, name in enumerate(("valence", "arousal")):
+        candidates = [
+            linear_model.Ridge(alpha=10.0**a).fit(scaler.transform(features[0]), np.array(train[name]))
+            for a in range(-1, 6)
+        ]
+        answers = [(c.predict(scaler.transform(features[1])) + 1) / 2 for c in candidates]
+        assert min(np.abs(answer - found[:, k]).max() for answer in answers) < 2e-4  # float32 weights
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one label", "several labels"])
+def test_an_emotion_classifier_answers_in_a_pipeline_with_calibrated_probabilities(several, tmp_path, tokenizer):
+    pytest.importorskip("sklearn")
+    corpus = emotions(several)
+    folder = export_emotion_classifier(
+        carl(), tokenizer, tmp_path / "emotion", corpus=corpus, corpora=["letters"], max_length=32
+    )
+    classify = pipeline("text-classification", model=str(folder), top_k=None)
+    answers = classify(corpus.texts[:40])
+    assert all({a["label"] for a in answer} == set(EMOTIONS) for answer in answers)
+    best = np.array([EMOTIONS.index(max(a, key=lambda label: label["score"])["label"]) for a in answers])
+    truth = corpus.labels[:40].argmax(1) if several else corpus.labels[:40]
+    assert (best == truth).mean() > (0.4 if several else 0.7)  # chance is 1 in 6
+    if not several:
+        assert [sum(a["score"] for a in answer) for answer in answers] == pytest.approx([1] * 40, abs=1e-5)
+    head = read_record(folder)["head"]
+    assert head["labels"] == list(EMOTIONS) and 0.05 <= head["temperature"] <= 20
+    assert (set(head["thresholds"]) == set(EMOTIONS)) if several else head["thresholds"] is None
+    assert ("| threshold |" in re.sub(" +", " ", (folder / "README.md").read_text())) == several
+
+
+def test_widgets_hold_what_the_exported_models_answer(tmp_path, tokenizer):
+    pytest.importorskip("sklearn")
+    model = carl()
+    encoder = export_encoder(model, tokenizer, tmp_path / "encoder", max_length=32)
+    (widget,) = read_record(encoder)["widget"]
+    vectors = model.embed([widget["source_sentence"], *widget["sentences"]], tokenizer, max_length=32, normalize=True)
+    cosines = dict(zip(widget["sentences"], (vectors[1:] @ vectors[0]).tolist(), strict=True))
+    assert {a["label"]: a["score"] for a in widget["output"]} == pytest.approx(cosines, abs=1e-4)
+    va = export_va_regressor(model, tokenizer, tmp_path / "va", train=toy_dataset(64), max_length=32)
+    emotion = export_emotion_classifier(model, tokenizer, tmp_path / "emotion", corpus=emotions(), max_length=32)
+    for folder in (va, emotion):
+        classify = pipeline("text-classification", model=str(folder), top_k=None)
+        for example in read_record(folder)["widget"]:
+            (answer,) = classify([example["text"]], truncation=True)
+            assert [a["label"] for a in answer] == [a["label"] for a in example["output"]]
+            assert [a["score"] for a in answer] == pytest.approx([a["score"] for a in example["output"]], abs=1e-4)
+
+
+def test_models_that_were_fine_tuned_elsewhere_are_exported_as_they_are(tmp_path, tokenizer):
+    pytest.importorskip("sklearn")
+    config = tiny_encoder().config
+    config.problem_type, config.id2label = "regression", {0: "valence", 1: "arousal"}
+    regressor = AutoModelForSequenceClassification.from_config(config)
+    folder = export_va_regressor(regressor, tokenizer, tmp_path / "va", max_length=32)
+    found = classifier_outputs(AutoModelForSequenceClassification.from_pretrained(folder), TEXTS, tokenizer)
+    torch.testing.assert_close(found, classifier_outputs(regressor, TEXTS, tokenizer), atol=1e-6, rtol=1e-5)
+    assert read_record(folder)["head"]["frozen"] is False
+    regressor.config.problem_type = None
+    with pytest.raises(ValueError, match="no valence-arousal regressor"):
+        export_va_regressor(regressor, tokenizer, tmp_path / "va")
+    with pytest.raises(ValueError, match="are not the corpus's classes"):
+        export_emotion_classifier(regressor, tokenizer, tmp_path / "emotion", corpus=emotions())
+    with pytest.raises(ValueError, match="pass train="):
+        export_va_regressor(carl(), tokenizer, tmp_path / "va")
+    with pytest.raises(ValueError, match="at least 20 texts"):
+        export_va_regressor(carl(), tokenizer, tmp_path / "va", train=toy_dataset(10))
+
+
+def test_an_export_replaces_an_export_and_nothing_else(tmp_path, tokenizer):
+    model, folder = carl(), tmp_path / "encoder"
+    export_encoder(model, tokenizer, folder, max_length=32)
+    (folder / "figures").mkdir()
+    (folder / "figures" / "stale.png").write_bytes(b"")
+    export_encoder(model, tokenizer, folder, max_length=16)
+    assert set(export_files(folder)) == FILES | LAYOUT and read_record(folder)["max_length"] == 16
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="something else than an export"):
+        export_encoder(model, tokenizer, mine)
+    assert (mine / "thesis.txt").read_text() == "years of work"
+    # a failure in the middle leaves the old export whole, and no rubbish beside it
+    with pytest.raises(FileNotFoundError):
+        export_encoder(model, tokenizer, folder, figures=[tmp_path / "nowhere.png"])
+    assert read_record(folder)["max_length"] == 16 and {p.name for p in tmp_path.iterdir()} == {"encoder", "mine"}
+
+
+def test_exports_tell_nothing_of_this_machine(tmp_path, tokenizer):
+    pytest.importorskip("sklearn")
+    source = tmp_path / "someone" / "secret-project"
+    tiny_encoder().save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    model, own = CarlModel.from_encoder(str(source), projection_dim=8), AutoTokenizer.from_pretrained(source)
+    origin = Provenance(base_model=str(source), corpora=[str(source / "diary.csv"), "emobank"])
+    out = tmp_path / "out"
+    export_encoder(model, own, out / "encoder", provenance=origin, train=toy_dataset(64))
+    export_va_regressor(
+        model, own, out / "va", provenance=origin, train=toy_dataset(64), corpora=[str(source / "x.csv")]
+    )
+    for path in out.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert b"secret-project" not in content and str(tmp_path).encode() not in content, path
+            assert not content.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")), f"{path} is pickled"
+    record = read_record(out / "encoder")
+    assert record["provenance"]["corpora"] == ["diary.csv", "emobank"]
+    assert record["provenance"]["base_model"] is None and record["provenance"]["licence"] == "unknown"
+
+
+@pytest.mark.parametrize("pooling, family", [("cls", "bert"), ("mean", "roberta")])
+def test_the_onnx_graph_computes_the_same(pooling, family, tmp_path, tokenizer):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = carl(pooling, family)
+    folder = export_encoder(model, tokenizer, tmp_path / "encoder", max_length=32)
+    session = onnxruntime.InferenceSession(export_onnx(folder), providers=["CPUExecutionProvider"])
+    own = AutoTokenizer.from_pretrained(folder)
+    for texts in (TEXTS, TEXTS[:1]):  # other batch sizes and lengths than it was traced with
+        batch = own(texts, padding=True, truncation=True, return_tensors="np")
+        states = session.run(["last_hidden_state"], {i.name: batch[i.name] for i in session.get_inputs()})[0]
+        weights = batch["attention_mask"][..., None]
+        found = states[:, 0] if pooling == "cls" else (states * weights).sum(1) / weights.sum(1)
+        np.testing.assert_allclose(found, model.embed(texts, tokenizer, max_length=32).numpy(), atol=1e-5)
+    assert "onnx/model.onnx" in export_files(folder)
+    (folder / "onnx" / "model.onnx").unlink()
+    with pytest.raises(ValueError, match="differs from the model"):
+        export_onnx(folder, tolerance=-1.0)
+    assert not (folder / "onnx" / "model.onnx").exists()
+    with pytest.raises(ValueError, match="holds no exported encoder"):
+        export_onnx(tmp_path)

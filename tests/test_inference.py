@@ -1,0 +1,107 @@
+"""The exports behind a server: what the clients of the inference API get, and the lines that their cards print."""
+
+import contextlib
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from conftest import emotions
+from huggingface_hub import InferenceClient, constants
+from transformers import pipeline
+
+sentence_transformers = pytest.importorskip("sentence_transformers")
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch):
+    """To loopback only; the models are folders."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+def answerer(folder, kind):
+    """inputs, parameters -> what a server of that task answers."""
+    if kind == "encoder":
+        model = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+
+        def answer(inputs, parameters):
+            if isinstance(inputs, dict):
+                vectors = model.encode([inputs["source_sentence"], *inputs["sentences"]])
+                return (vectors[1:] @ vectors[0]).tolist()
+            return model.encode([inputs] if isinstance(inputs, str) else inputs).tolist()
+
+        return answer
+    classify = pipeline("text-classification", model=str(folder), truncation=True)
+    return lambda inputs, parameters: classify([inputs], top_k=parameters.get("top_k"))
+
+
+@contextlib.contextmanager
+def served(answer):
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def do_POST(self):
+            wish = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.dumps(answer(wish["inputs"], wish.get("parameters") or {})).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_the_inference_client_gets_right_answers_for_the_three_tasks(exports):
+    folder, vectors = exports
+    units = (vectors / vectors.norm(dim=1, keepdim=True)).numpy()
+    with served(answerer(folder / "encoder", "encoder")) as url:
+        client = InferenceClient(url)
+        similarity = client.sentence_similarity("joywow joywow", other_sentences=["woezzz", "joywow joywow"])
+        assert similarity == pytest.approx([units[0] @ units[1], 1.0], abs=1e-5)
+        found = client.feature_extraction("woezzz")
+        np.testing.assert_allclose(np.asarray(found).reshape(-1), units[1], atol=1e-5)
+    for kind, labels in (("va", ["arousal", "valence"]), ("emotion", sorted(emotions().classes))):
+        with served(answerer(folder / kind, kind)) as url:
+            answers = InferenceClient(url).text_classification("joywow joywow", top_k=len(labels))
+            assert sorted(answer.label for answer in answers) == labels
+            (expected,) = pipeline("text-classification", model=str(folder / kind), top_k=None)(["joywow joywow"])
+            assert [answer.score for answer in answers] == pytest.approx([e["score"] for e in expected], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["encoder", "va", "emotion"])
+def test_the_lines_of_the_card_run(kind, exports, monkeypatch):
+    folder, _ = exports
+    card = (folder / kind / "README.md").read_text(encoding="utf-8")
+    snippets = re.findall(r"```python\n(.*?)\n```\n", card, re.S)
+    assert len(snippets) == {"encoder": 4, "va": 3, "emotion": 3}[kind]
+    monkeypatch.chdir(folder)  # a card that was not pushed yet names the folder
+    with served(answerer(folder / kind, kind)) as url:
+        for snippet in snippets:
+            names: dict = {}
+            exec(snippet.replace("http://localhost:8080", url), names)
+            if "embeddings" in names:
+                assert np.asarray(names["embeddings"].detach() if hasattr(names["embeddings"], "detach")
+                                  else names["embeddings"]).shape == (2, 16)  # fmt: skip
+            if "embedding" in names:
+                assert len(names["embedding"]) == 16
+            if "valence" in names:
+                assert np.shape(names["arousal"]) in ((), (2,))
+            if "probabilities" in names:
+                assert names["probabilities"].shape == (2, 6)
+
+
+def test_a_pipeline_cuts_a_text_that_is_too_long(exports):
+    """As the card says; without the tokenizer's maximum length 64 positions would overflow."""
+    classify = pipeline("text-classification", model=str(exports[0] / "va"), top_k=None, truncation=True)
+    extract = pipeline("feature-extraction", model=str(exports[0] / "encoder"), truncation=True)
+    assert len(classify(["joy " * 500])[0]) == 2 and len(extract("joy " * 500)[0]) == 32
