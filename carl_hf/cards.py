@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from carl_hf.evaluation.markdown import MISSING, escape, fraction, table
-from carl_hf.provenance import corpus_facts
+from carl_hf.provenance import corpus_facts, public_corpus_name
 
 _PIPELINE = {"encoder": "sentence-similarity", "va": "text-classification", "emotion": "text-classification"}
 _TAGS = {
@@ -61,8 +61,7 @@ def va_results(
         baseline: the same figures of what is compared with; by default those of the constant predictor. A figure that
             is undefined is left out.
     """
-    facts = corpus_facts(dataset)
-    rows = []
+    dataset, facts, rows = public_corpus_name(dataset), corpus_facts(dataset), []
     for dimension in ("valence", "arousal"):
         own = figures[dimension]
         other = own["constant"] if baseline is None else baseline[dimension]

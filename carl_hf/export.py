@@ -173,7 +173,7 @@ def export_va_regressor(
     for name, part in (test or {}).items():
         constant = labels_of(part if train is None else train).mean(0)
         found = va_metrics(predict(part["text"]), labels_of(part), constant=constant, seed=seed)
-        results += va_results(public_corpus_name(name), found)
+        results += va_results(name, found)
     record = {
         **_common("va", "cls", regressor, max_length, provenance),
         "head": {"labels": list(DIMENSIONS), "frozen": frozen, "corpora": _head_corpora(corpora, provenance)},

@@ -16,7 +16,7 @@ from carl_hf.cards import Result
 from carl_hf.encoders import PACKAGED_ENCODER, is_packaged
 from carl_hf.export import export_encoder
 from carl_hf.hub import Push, push_export
-from carl_hf.provenance import Provenance, differing_settings
+from carl_hf.provenance import Provenance, differing_settings, public_corpus_name
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class PublishingTrainer(Trainer):
 
     def _dev_results(self) -> list[Result]:
         """The last figures that the probe of the evaluation in training found."""
-        name = ", ".join(self.provenance.corpora) or "validation texts"
+        name = ", ".join(map(public_corpus_name, self.provenance.corpora)) or "validation texts"
         last = next((entry for entry in reversed(self.state.log_history) if "eval_valence_pearson" in entry), {})
         return [
             Result(name, "validation", "pearson", f"{dimension}, Pearson r", last[f"eval_{dimension}_pearson"])

@@ -53,6 +53,7 @@ from carl_hf.encoders import load_encoder, load_tokenizer
 from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.data import ClassCorpus, read_emotion
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_gain, va_metrics
+from carl_hf.provenance import public_corpus_name
 
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
 
@@ -301,7 +302,7 @@ def main() -> None:
     marks = " (Trained on test rows.)" if script.include_eval_rows else ""
     results: dict[str, Any] = {"before": {}, "after": {}, "gain": {}}
     predictions: dict[str, tuple[str, Any, Any]] = {}
-    figures: list[Path] = []
+    drawn: list[Path] = []
     plain = load_encoder(script.encoder).to(args.device)
     for corpus, parts in measured.items():
         parts["test"] = script.load(corpus, "test")  # read only now that everything is trained and chosen
@@ -321,15 +322,17 @@ def main() -> None:
     write_json(path, results)
     for corpus, (old_pooling, old, new) in predictions.items():
         parts = measured[corpus]
-        name = re.sub(r"[^A-Za-z0-9]+", "-", corpus).strip("-")
-        figures.append(Path(args.output_dir) / "figures" / f"circumplex-{name}.png")
+        name = re.sub(r"[^A-Za-z0-9]+", "-", public_corpus_name(corpus)).strip("-")  # it is published
+        others = [path.stem for path in drawn]
+        name += f"-{len(drawn)}" if f"circumplex-{name}" in others else ""
+        drawn.append(Path(args.output_dir) / "figures" / f"circumplex-{name}.png")
         carl_hf.plots.plot_circumplex(
-            figures[-1],
-            {f"{script.encoder}, {old_pooling}": old, f"CARL, {script.pooling}": new},
+            drawn[-1],
+            {f"{Path(script.encoder).name}, {old_pooling}": old, f"CARL, {script.pooling}": new},
             labels_of(parts["test"]),
             parts["test"]["label"] if "label" in parts["test"].column_names else None,
         )
-    write_exports(script, args, trainer, measured, emotions, results, figures)
+    write_exports(script, args, trainer, measured, emotions, results, drawn)
     print_report(script, results, {corpus: len(parts["test"]) for corpus, parts in measured.items()})
     print(f"Encoder: {encoder_folder}   results: {path}   figures: {path.parent / 'figures'}")
     print(f"To publish: python examples/push_to_hub.py --export {args.output_dir} --repo_id NAME/MODEL --dry_run")
@@ -355,7 +358,7 @@ def write_exports(
     poolings = {results["before"][corpus]["pooling"] for corpus in measured}
     export_encoder(
         model, tokenizer, folder / "encoder", results=rows, figures=figures, train=train,
-        baseline=f"{script.encoder} as it was, {' / '.join(sorted(poolings))}" if poolings else None, **common,
+        baseline=f"{Path(script.encoder).name} as it was, {' / '.join(sorted(poolings))}", **common,
     )  # fmt: skip
     export_va_regressor(
         model, tokenizer, folder / "va", train=train, dev=dev, figures=figures, seed=args.seed,

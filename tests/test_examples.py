@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -13,9 +12,12 @@ import pandas
 import pytest
 import yaml
 from conftest import tiny_encoder, toy_dataset
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, pipeline
 
 from carl_hf import CarlModel
+from carl_hf.evaluation.encoder import load_va_head
+from carl_hf.export import read_record
+from carl_hf.hub import export_files
 from carl_hf.training_args import PAPER_SETTINGS, CarlTrainingArguments
 
 ROOT = Path(__file__).parents[1]
@@ -71,9 +73,20 @@ def test_own_file_trained_measured_and_exported(tiny, csv, tmp_path):
             assert low <= results[key][str(csv)][dimension]["pearson"] <= high
     assert results["verdict"] in done.stdout and "own.csv: 30 held-out texts" in done.stdout
     assert results["run"]["seed"] == 3 and results["run"]["steps"] == 6 and not results["trained_on_test_rows"]
-    assert (
-        out / "figures" / f"circumplex-{re.sub('[^A-Za-z0-9]+', '-', str(csv)).strip('-')}.png"
-    ).stat().st_size > 10_000
+    assert (out / "figures" / "circumplex-own-csv.png").stat().st_size > 10_000
+    for kind in ("encoder", "va"):
+        record = read_record(out / kind)
+        assert record["results"][0]["dataset"] == "own.csv" and record["bias"] and record["provenance"]["settings"]
+        assert record["provenance"]["corpora"] == ["own.csv"] and record["figures"] == [
+            "figures/circumplex-own-csv.png"
+        ]
+        for file in export_files(out / kind):
+            content = (out / kind / file).read_bytes()
+            assert str(csv.parent).encode() not in content and str(tiny).encode() not in content, file
+    assert not (out / "emotion").exists()  # the file has no labels
+    assert pytest.approx(results["after"][str(csv)]["valence"]["pearson"]) == next(
+        row["value"] for row in read_record(out / "encoder")["results"] if row["name"] == "valence, Pearson r"
+    )
     loaded, info = AutoModel.from_pretrained(out / "encoder", output_loading_info=True)
     assert not any(info.values()) and type(loaded).__name__ == "BertModel"
     assert len(AutoTokenizer.from_pretrained(out / "encoder")("abc")["input_ids"]) == 5
@@ -102,6 +115,9 @@ def test_the_first_command_of_the_readme(tmp_path):
     assert 0.5 < results["before"]["demo"]["valence"]["pearson"] < 0.8
     assert results["run"]["batch_size"] == 64 and results["run"]["corpora"] == ["demo"]
     assert AutoModel.from_pretrained(tmp_path / "encoder").config.hidden_size == 384
+    classify = pipeline("text-classification", str(tmp_path / "emotion"), top_k=None)
+    assert len(classify(["What a day!"])[0]) == 7
+    assert load_va_head(str(tmp_path / "va"))(["What a lovely day!", "I hate this."])[:, 0].argmax() == 0
 
 
 def test_accelerate_launches_it_and_it_resumes(tiny, csv, tmp_path):
