@@ -3,6 +3,7 @@
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -123,7 +124,7 @@ def render_card(record: Mapping[str, Any], name: str) -> str:
             several=bool(head.get("thresholds")),
             calibration=_calibration(head),
             thresholds=_thresholds(head),
-            figures=[{"path": path, "alt": "Measured figures"} for path in record["figures"]],
+            figures=[{"path": path, "alt": escape(Path(path).stem.replace("-", " "))} for path in record["figures"]],
             results=_results_table(results, record.get("baseline")),
             training=_training(record, origin, head),
             licence=_licence(origin, head),

@@ -346,6 +346,9 @@ def _replacing(folder: str | Path) -> Iterator[Path]:
 
 
 def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_length: int) -> None:
+    if tokenizer.is_fast:  # left over from the last call, and saved with it otherwise
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
     previous = tokenizer.model_max_length
     tokenizer.model_max_length = max_length
     try:
