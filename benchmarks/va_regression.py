@@ -88,10 +88,8 @@ def main() -> None:
     )  # fmt: skip
     collator = CarlDataCollator(tokenizer, max_length=args.max_length)
     RegressionTrainer(model=model, args=training, train_dataset=train, data_collator=collator).train()
-    export_va_regressor(
-        model, tokenizer, args.output_dir, max_length=args.max_length,
-        provenance=Provenance(base_model=args.encoder, corpora=args.corpora),
-    )  # fmt: skip
+    origin = Provenance(base_model=args.encoder, corpora=args.corpora, method="regression of valence and arousal")
+    export_va_regressor(model, tokenizer, args.output_dir, max_length=args.max_length, provenance=origin)
     print(f"{len(train)} texts; the model is in {args.output_dir}")
 
 

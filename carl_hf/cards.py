@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from carl_hf.evaluation.markdown import MISSING, escape, fraction, table
-from carl_hf.provenance import corpus_facts, public_corpus_name
+from carl_hf.provenance import Provenance, corpus_facts, is_public_corpus, public_corpus_name
 
 _PIPELINE = {"encoder": "sentence-similarity", "va": "text-classification", "emotion": "text-classification"}
 _TAGS = {
@@ -17,6 +17,8 @@ _TAGS = {
     "va": ["text-classification", "valence", "arousal"],
     "emotion": ["text-classification", "emotion"],
 }
+_BIAS_ANSWERS = 2
+_UNKNOWN_ORIGIN = Provenance(method="means that it does not record").record()
 _LICENCE_MEANS = {
     "apache-2.0": "It may be used, changed and passed on freely, with its notices.",
     "cc-by-4.0": "It may be used, changed and passed on, if the sources of its data are named.",
@@ -59,13 +61,13 @@ def va_results(
     """Rows for a card from the figures of [`carl_hf.evaluation.valence_arousal.va_metrics`].
 
     Args:
-        baseline: the same figures of what is compared with; by default those of the constant predictor. A figure that
-            is undefined is left out.
+        baseline: the same figures of what is compared with; by default those of the constant predictor; {} for none. A
+            figure that is undefined is left out.
     """
     dataset, facts, rows = public_corpus_name(dataset), corpus_facts(dataset), []
     for dimension in ("valence", "arousal"):
         own = figures[dimension]
-        other = own["constant"] if baseline is None else baseline[dimension]
+        other = own["constant"] if baseline is None else baseline.get(dimension, {})
         for metric, name in (("pearson", "Pearson r"), ("ccc", "CCC"), ("mae", "mean absolute error")):
             if own[metric] is not None:
                 rows.append(
@@ -93,15 +95,15 @@ def render_card(record: Mapping[str, Any], name: str) -> str:
         ValueError: for a name or label that no UTF-8 file can hold.
     """
     kind, title = record["kind"], name.rstrip("/").split("/")[-1]
-    origin, head = record["provenance"], record.get("head") or {}
+    origin, head = record["provenance"] or _UNKNOWN_ORIGIN, record.get("head") or {}
     results = [Result(**row) for row in record["results"]]
     data = ModelCardData(
-        language="en",
+        language=origin["language"],
         license=origin["licence"],
         library_name="sentence-transformers" if kind == "encoder" else "transformers",
         tags=[*_TAGS[kind], "emotion-embeddings", "carl"],
         base_model=origin["base_model"],
-        datasets=sorted({*origin["corpora"], *head.get("corpora", [])}) or None,
+        datasets=sorted(n for n in {*origin["corpora"], *head.get("corpora", [])} if is_public_corpus(n)) or None,
         metrics=sorted({result.metric for result in results}) or None,
         pipeline_tag=_PIPELINE[kind],
         model_name=title,
@@ -128,7 +130,7 @@ def render_card(record: Mapping[str, Any], name: str) -> str:
             results=_results_table(results, record.get("baseline")),
             training=_training(record, origin, head),
             licence=_licence(origin, head),
-            language="English",
+            language="English" if origin["language"] == "en" else f"`{origin['language']}`",
             bias=_bias(kind, record.get("bias")),
         )
     )
@@ -144,7 +146,7 @@ def _pooling_words(pooling: str) -> str:
 
 
 def _base(origin: Mapping[str, Any]) -> str:
-    return f"`{origin['base_model']}`" if origin["base_model"] else "an encoder that is not on the Hub"
+    return f"`{origin['base_model']}`" if origin["base_model"] else "an encoder without a Hub id"
 
 
 def _corpora(names: Sequence[str]) -> str:
@@ -153,7 +155,7 @@ def _corpora(names: Sequence[str]) -> str:
 
 def _summary(kind: str, record: Mapping[str, Any], origin: Mapping[str, Any], head: Mapping[str, Any]) -> str:
     base = _base(origin)
-    trained = f"trained by CARL on valence and arousal of {_corpora(origin['corpora'])}"
+    trained = f"trained by {escape(origin['method'])} on {_corpora(origin['corpora'])}"
     if kind == "encoder":
         return (
             f"Text embeddings that know how a text feels: {base}, {trained}. Texts that feel alike lie close "
@@ -179,14 +181,14 @@ def _eval_result(kind: str, head: Mapping[str, Any], result: Result) -> EvalResu
     return EvalResult(
         task_type=_PIPELINE[kind], task_name=tasks[kind], dataset_type=result.dataset, dataset_name=result.dataset,
         dataset_split=result.split, dataset_revision=result.revision, metric_type=result.metric,
-        metric_name=result.name, metric_value=round(result.value, 4),
+        metric_name=result.name, metric_value=round(result.value / (100 if result.metric == "accuracy" else 1), 4),
     )  # fmt: skip
 
 
 def _results_table(results: Sequence[Result], baseline: str | None) -> str:
     if not results:
         return "Not measured."
-    header = ["corpus", "figure", "this model [95 % interval]", escape(baseline or "constant answer")]
+    header = ["corpus", "figure", "this model [95 % interval]", escape(baseline or MISSING)]
     rows = []
     for result in results:
         value = _figure(result.metric, result.value)
@@ -233,7 +235,9 @@ def _training(record: Mapping[str, Any], origin: Mapping[str, Any], head: Mappin
             else f"Head: trained together with the encoder on {_corpora(head['corpora'])}."
         )
     settings = origin["settings"]
-    if settings:
+    if settings is None:
+        lines.append("The settings were not recorded.")
+    elif settings:
         rows = [[escape(name), escape(str(value))] for name, value in settings.items()]
         lines.append("Settings that differ from the defaults of carl_hf:\n\n" + table(["setting", "value"], rows))
     else:
@@ -270,7 +274,7 @@ def _bias(kind: str, bias: Mapping[str, Any] | None) -> str:
     }[kind]
     rows = []
     for exchanged, outputs in bias.items():
-        for output, found in outputs.items():
+        for output, found in sorted(outputs.items(), key=lambda item: -item[1]["largest"])[:_BIAS_ANSWERS]:
             groups = sorted(found["shift"].items(), key=lambda item: item[1][0])
             ends = [f"{escape(group)} {_shift(*value)}" for group, value in (groups[0], groups[-1])]
             rows.append([exchanged, escape(output), *ends, fraction(found["largest"])])
@@ -278,8 +282,8 @@ def _bias(kind: str, bias: Mapping[str, Any] | None) -> str:
     return (
         f"{how}, in which only a name, a pronoun or a group is exchanged. Shown is the mean difference from all "
         f"groups, ± its standard error over the sentences ({scale}), for the groups with the lowest and the highest "
-        "answer; last, the largest difference between two groups in one sentence. All groups are in "
-        "carl_export.json.\n\n"
+        "answer; last, the largest difference between two groups in one sentence. Of more than two answers, those "
+        "that shift most are shown; all answers and groups are in carl_export.json.\n\n"
         + table(header, rows, text_columns=4)
     )  # fmt: skip
 

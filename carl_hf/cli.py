@@ -171,11 +171,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-_RESULTS = ("results.json", "encoder", "figures")
+_RESULTS = ("results.json", "encoder", "va", "emotion", "hub", "figures")
 
 
 def results_of_a_run(folder: str | Path) -> list[Path]:
-    """What an earlier run has left in a folder: its checkpoints, encoder, figures and results."""
+    """What an earlier run has left in a folder: its checkpoints, exports, figures and results."""
     folder = Path(folder)
     return [folder / name for name in _RESULTS if (folder / name).exists()] + sorted(folder.glob("checkpoint-*"))
 

@@ -4,11 +4,7 @@ Each holds a plain model, its tokenizer with its maximum length, a model card (R
 the card was rendered from. The target network, the optimizer's state and pickled files are in none of them.
 """
 
-import contextlib
-import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +15,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.bias import measure_bias
-from carl_hf.cards import Result, render_card, va_results
+from carl_hf.cards import Result, va_results
 from carl_hf.embedding import classifier_outputs
 from carl_hf.encoders import is_va_regressor
 from carl_hf.evaluation.classification import classification_report, multi_label_report
@@ -27,9 +23,11 @@ from carl_hf.evaluation.data import ClassCorpus
 from carl_hf.evaluation.emotion import split_rows
 from carl_hf.evaluation.probes import fit_ridge
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, va_metrics
+from carl_hf.export_folder import replacing_export, save_tokenizer, write_json, write_record
 from carl_hf.heads import (
     calibrate_classifier,
     calibration_error,
+    check_classes,
     class_probabilities,
     fit_emotion_classifier,
     fit_va_regressor,
@@ -38,7 +36,6 @@ from carl_hf.modeling_carl import CarlModel
 from carl_hf.provenance import Provenance, corpus_facts, public_corpus_name
 from carl_hf.version import __version__
 
-EXPORT_RECORD = "carl_export.json"
 Kind = Literal["encoder", "va", "emotion"]
 
 _SOURCE = "I could dance all day, this is the best news in years!"
@@ -112,11 +109,11 @@ def export_encoder(
         "widget": [widget],
         "bias": None if train is None else measure_bias(va_probe(train), DIMENSIONS),
     }
-    with _replacing(folder) as place:
+    with replacing_export(folder) as place:
         model.encoder.save_pretrained(place)
-        _save_tokenizer(tokenizer, place, max_length)
+        save_tokenizer(tokenizer, place, max_length)
         _write_sentence_transformers_layout(place, model, max_length)
-        _write_record(place, record, figures, Path(folder).name)
+        write_record(place, record, figures, Path(folder).name)
     return Path(folder)
 
 
@@ -169,16 +166,17 @@ def export_va_regressor(
     def predict(texts: Sequence[str]) -> np.ndarray:
         return np.clip(2 * outputs(texts) - 1, -1, 1)
 
+    names = [public_corpus_name(name) for name in corpora or (provenance.corpora if provenance else ())]
     results = []
     for name, part in (test or {}).items():
         constant = labels_of(part if train is None else train).mean(0)
         found = va_metrics(predict(part["text"]), labels_of(part), constant=constant, seed=seed)
-        results += va_results(name, found)
+        results += va_results(name, found, baseline={} if train is None else None)
     record = {
-        **_common("va", "cls", regressor, max_length, provenance),
-        "head": {"labels": list(DIMENSIONS), "frozen": frozen, "corpora": _head_corpora(corpora, provenance)},
+        **_common("va", "cls", regressor, max_length, provenance, names),
+        "head": {"labels": list(DIMENSIONS), "frozen": frozen, "corpora": names},
         "results": [result.record() for result in results],
-        "baseline": "constant answer (mean of the training labels)",
+        "baseline": None if train is None else "constant answer (mean of the training labels)",
         "widget": _text_widgets(outputs, list(DIMENSIONS)),
         "bias": measure_bias(predict, DIMENSIONS),
     }
@@ -191,7 +189,7 @@ def export_emotion_classifier(
     folder: str | Path,
     *,
     corpus: ClassCorpus,
-    corpora: Sequence[str] = (),
+    corpus_name: str,
     max_length: int = 128,
     provenance: Provenance | None = None,
     figures: Sequence[str | Path] = (),
@@ -205,12 +203,12 @@ def export_emotion_classifier(
             [`carl_hf.heads.fit_emotion_classifier`]), or a sequence-classification model trained on these classes,
             which is calibrated in place.
         corpus: texts and classes, from [`carl_hf.evaluation.data.read_emotion`]. Its test part is what the card
-            reports. corpora: its name; by default the training corpora of `provenance`.
+            reports. corpus_name: its name there, or its file.
         Everything else as for [`export_encoder`].
 
     Raises:
-        ValueError: if the model's labels are not the corpus's classes, or the folder holds anything else than an
-            export.
+        ValueError: if the model's labels are not the corpus's classes, a part of the corpus lacks texts or a class
+            (see [`carl_hf.heads.check_classes`]), or the folder holds anything else than an export.
     """
     max_length = min(max_length, tokenizer.model_max_length)
     frozen = isinstance(model, CarlModel)
@@ -221,6 +219,7 @@ def export_emotion_classifier(
         own = [classifier.config.id2label[i] for i in range(classifier.config.num_labels)]
         if own != list(corpus.classes):
             raise ValueError(f"The model's labels {own} are not the corpus's classes {list(corpus.classes)}.")
+    check_classes(corpus, seed)
     several = corpus.labels.ndim == 2
     classifier.config.problem_type = "multi_label_classification" if several else "single_label_classification"
     calibration = calibrate_classifier(classifier, tokenizer, corpus, max_length=max_length, seed=seed)
@@ -229,32 +228,26 @@ def export_emotion_classifier(
         logits = classifier_outputs(classifier, list(texts), tokenizer, max_length=max_length)
         return class_probabilities(logits.numpy().astype(float), several=several)
 
-    names = _head_corpora(corpora, provenance)
+    name = public_corpus_name(corpus_name)
     texts, labels = corpus.part(split_rows(corpus, seed)[2])
     record = {
-        **_common("emotion", "cls", classifier, max_length, provenance, names),
+        **_common("emotion", "cls", classifier, max_length, provenance, [corpus_name]),
         "head": {
             "labels": list(corpus.classes),
             "frozen": frozen,
-            "corpora": names,
+            "corpora": [name],
             "temperature": calibration.temperature,
             "thresholds": calibration.thresholds,
         },
         "results": [
             result.record()
-            for result in _emotion_results(", ".join(names), probabilities(texts), labels, corpus, calibration, seed)
+            for result in _emotion_results(name, probabilities(texts), labels, corpus, calibration, seed)
         ],
         "baseline": "most frequent label",
         "widget": _text_widgets(probabilities, corpus.classes),
         "bias": measure_bias(probabilities, corpus.classes),
     }
     return _write_classifier(classifier, tokenizer, folder, record, figures)
-
-
-def read_record(folder: str | Path) -> dict[str, Any] | None:
-    """What an export says of itself, or None for a folder that is none."""
-    path = Path(folder) / EXPORT_RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _common(
@@ -266,15 +259,11 @@ def _common(
         "pooling": pooling,
         "width": model.config.hidden_size,
         "max_length": max_length,
-        "provenance": (provenance or Provenance()).record(head_corpora),
+        "provenance": None if provenance is None else provenance.record(head_corpora),
         "versions": {
             "carl_hf": __version__, "transformers": transformers.__version__, "torch": torch.__version__.split("+")[0],
         },
     }  # fmt: skip
-
-
-def _head_corpora(corpora: Sequence[str], provenance: Provenance | None) -> list[str]:
-    return [public_corpus_name(name) for name in corpora or (provenance.corpora if provenance else ())]
 
 
 def _emotion_results(
@@ -322,53 +311,16 @@ def _write_classifier(
     record: dict[str, Any],
     figures: Sequence[str | Path],
 ) -> Path:
-    with _replacing(folder) as place:
+    with replacing_export(folder) as place:
         classifier.save_pretrained(place)
-        _save_tokenizer(tokenizer, place, record["max_length"])
-        _write_record(place, record, figures, Path(folder).name)
+        save_tokenizer(tokenizer, place, record["max_length"])
+        write_record(place, record, figures, Path(folder).name)
     return Path(folder)
-
-
-@contextlib.contextmanager
-def _replacing(folder: str | Path) -> Iterator[Path]:
-    """A new folder that takes the place of `folder` when all of it is written."""
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and read_record(folder) is None)):
-        raise ValueError(f"{folder} holds something else than an export: name another folder, or empty it.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.parent) as work:
-        place = Path(work) / "new"
-        place.mkdir()
-        yield place
-        if folder.exists():
-            folder.rename(Path(work) / "old")
-        place.rename(folder)
-
-
-def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_length: int) -> None:
-    if tokenizer.is_fast:  # left over from the last call, and saved with it otherwise
-        tokenizer.backend_tokenizer.no_truncation()
-        tokenizer.backend_tokenizer.no_padding()
-    previous = tokenizer.model_max_length
-    tokenizer.model_max_length = max_length
-    try:
-        tokenizer.save_pretrained(folder)
-    finally:
-        tokenizer.model_max_length = previous
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("is_local", "local_files_only", "backend", "name_or_path"):  # of the place it was loaded from
-        config.pop(key, None)
-    if config.get("tokenizer_class") == "TokenizersBackend":  # its name before transformers 5
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if not config.get("extra_special_tokens"):  # a list, which transformers 4 does not read
-        config.pop("extra_special_tokens", None)
-    _write_json(path, config)
 
 
 def _write_sentence_transformers_layout(folder: Path, model: CarlModel, max_length: int) -> None:
     """The classic layout, which versions 2 to 6 and text-embeddings-inference read."""
-    _write_json(
+    write_json(
         folder / "modules.json",
         [
             {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
@@ -376,8 +328,8 @@ def _write_sentence_transformers_layout(folder: Path, model: CarlModel, max_leng
             {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
         ],
     )
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
-    _write_json(
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    write_json(
         folder / "1_Pooling" / "config.json",
         {
             "word_embedding_dimension": model.config.encoder.hidden_size,
@@ -387,19 +339,3 @@ def _write_sentence_transformers_layout(folder: Path, model: CarlModel, max_leng
             "pooling_mode_mean_sqrt_len_tokens": False,
         },
     )
-
-
-def _write_record(folder: Path, record: dict[str, Any], figures: Sequence[str | Path], name: str) -> None:
-    paths = []
-    for figure in figures:
-        (folder / "figures").mkdir(exist_ok=True)
-        shutil.copy(figure, folder / "figures" / Path(figure).name)
-        paths.append(f"figures/{Path(figure).name}")
-    record = {**record, "figures": paths}
-    _write_json(folder / EXPORT_RECORD, record)
-    (folder / "README.md").write_text(render_card(record, name), encoding="utf-8")
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

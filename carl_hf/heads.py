@@ -64,14 +64,13 @@ def fit_va_regressor(
         rows = np.random.default_rng(seed).permutation(len(train))
         held = max(2, len(rows) // 10)
         train, dev = train.select(rows[held:]), train.select(rows[:held])
-    regressor = _classifier(model, list(DIMENSIONS), "regression")
+    regressor, path = _headless(model, list(DIMENSIONS), "regression")
     features = [
         classifier_outputs(regressor, list(part["text"]), tokenizer, max_length=max_length).numpy()
         for part in (train, dev)
     ]
     probe = fit_ridge(features[0], labels_of(train), features[1], labels_of(dev))
-    _set_probe(regressor, LinearProbe(probe.weight / 2, (probe.bias + 1) / 2))
-    return regressor
+    return _with_probe(regressor, path, LinearProbe(probe.weight / 2, (probe.bias + 1) / 2))
 
 
 def fit_emotion_classifier(
@@ -87,9 +86,10 @@ def fit_emotion_classifier(
 
     Where a text may have several classes the problem type is multi-label: each class has a probability of its own.
     """
+    check_classes(corpus, seed)
     train, dev, _ = split_rows(corpus, seed)
     several = corpus.labels.ndim == 2
-    classifier = _classifier(
+    classifier, path = _headless(
         model, corpus.classes, "multi_label_classification" if several else "single_label_classification"
     )
     features = [
@@ -98,8 +98,7 @@ def fit_emotion_classifier(
     ]
     fit = fit_multi_label if several else fit_logistic
     probe, _ = fit(features[0], corpus.labels[train], features[1], corpus.labels[dev])
-    _set_probe(classifier, probe)
-    return classifier
+    return _with_probe(classifier, path, probe)
 
 
 def calibrate_classifier(
@@ -115,16 +114,27 @@ def calibrate_classifier(
     texts, labels = corpus.part(split_rows(corpus, seed)[1])
     logits = classifier_outputs(classifier, texts, tokenizer, max_length=max_length).numpy().astype(float)
     temperature = fit_temperature(logits, labels)
-    layer = _last_layer(classifier)[2]
     with torch.no_grad():
-        layer.weight /= temperature
-        layer.bias /= temperature
+        for parameter in classifier.get_submodule(_last_layer(classifier)).parameters():
+            parameter /= temperature
     if labels.ndim == 1:
         return Calibration(temperature, None)
     cuts = [best_threshold(logits[:, c] / temperature, labels[:, c])[1] for c in range(labels.shape[1])]
     return Calibration(
         temperature, dict(zip(corpus.classes, class_probabilities(np.array(cuts), several=True).tolist(), strict=True))
     )
+
+
+def check_classes(corpus: ClassCorpus, seed: int) -> None:
+    """Raises a ValueError unless every class has a training text, and there are texts to choose and to measure on."""
+    train, dev, test = split_rows(corpus, seed)
+    if 0 in (len(dev), len(test)):
+        raise ValueError("The emotion corpus has an empty validation or test part: fill it, or leave out its splits.")
+    labels = corpus.labels[train]
+    counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(corpus.classes))
+    if (counts == 0).any():
+        missing = ", ".join(repr(corpus.classes[c]) for c in np.flatnonzero(counts == 0))
+        raise ValueError(f"No training text of the emotion corpus has the label {missing}: remove it or merge it.")
 
 
 def class_probabilities(logits_NC: np.ndarray, *, several: bool) -> np.ndarray:
@@ -161,45 +171,43 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: in
     return float(distances.sum() / len(confidence))
 
 
-def _classifier(model: CarlModel, labels: Sequence[str], problem: _PROBLEM) -> PreTrainedModel:
-    """The architecture's classification model round the online encoder, its last layer replaced by an identity."""
+def _headless(model: CarlModel, labels: Sequence[str], problem: _PROBLEM) -> tuple[PreTrainedModel, str]:
+    """The architecture's classification model round the online encoder, with an identity in place of its last layer,
+    and that layer's path."""
     config: Any = copy.deepcopy(model.encoder.config)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in config.id2label.items()}
-    config.problem_type = problem
+    config.problem_type, config.dtype = problem, torch.float32  # whatever the encoder was once loaded in
     classifier = AutoModelForSequenceClassification.from_config(config)
-    missing = classifier.base_model.load_state_dict(model.encoder.state_dict(), strict=False).missing_keys
-    assert not missing, f"not in the encoder: {missing}"
+    path = _last_layer(classifier)
     dense = model.encoder.pooler.dense if model.online.dense is None else model.online.dense
-    own = set(classifier.base_model.modules())
-    between = [
-        m for m in classifier.modules()
-        if isinstance(m, nn.Linear) and m not in own and m is not _last_layer(classifier)[2]
-    ]  # fmt: skip
+    pooler = {f"pooler.dense.{name}": value for name, value in dense.state_dict().items()}  # if the encoder has none
+    missing = classifier.base_model.load_state_dict(pooler | model.encoder.state_dict(), strict=False).missing_keys
+    assert not missing, f"not in the encoder: {missing}"
+    own, last = set(classifier.base_model.modules()), classifier.get_submodule(path)
     with torch.no_grad():
-        for layer in between:
-            layer.weight.copy_(dense.weight)
-            if layer.bias is not None:
-                layer.bias.copy_(dense.bias)
-    parent, name, _ = _last_layer(classifier)
-    setattr(parent, name, nn.Identity())
-    return classifier.to(model.device).eval()
+        for layer in classifier.modules():
+            if isinstance(layer, nn.Linear) and layer not in own and layer is not last:
+                layer.weight.copy_(dense.weight)
+                if layer.bias is not None:
+                    layer.bias.copy_(dense.bias)
+    classifier.set_submodule(path, nn.Identity())
+    return classifier.to(model.device).eval(), path
 
 
-def _last_layer(classifier: PreTrainedModel) -> tuple[nn.Module, str, nn.Module]:
-    """(parent, attribute, layer) of the linear layer that gives the logits, or of the identity in its place."""
-    path, layer = [
-        (path, m) for path, m in classifier.named_modules()
-        if isinstance(m, nn.Identity) or (isinstance(m, nn.Linear) and m.out_features == classifier.config.num_labels)
-    ][-1]  # fmt: skip
-    parent, _, name = path.rpartition(".")
-    return classifier.get_submodule(parent), name, layer
+def _last_layer(classifier: PreTrainedModel) -> str:
+    """Path of the linear layer that gives the logits."""
+    return [
+        path
+        for path, layer in classifier.named_modules()
+        if isinstance(layer, nn.Linear) and layer.out_features == classifier.config.num_labels
+    ][-1]
 
 
-def _set_probe(classifier: PreTrainedModel, probe: LinearProbe) -> None:
-    parent, name, _ = _last_layer(classifier)
+def _with_probe(classifier: PreTrainedModel, path: str, probe: LinearProbe) -> PreTrainedModel:
     layer = nn.Linear(probe.weight.shape[1], probe.weight.shape[0], device=classifier.device)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(probe.weight))
         layer.bias.copy_(torch.from_numpy(probe.bias))
-    setattr(parent, name, layer)
+    classifier.set_submodule(path, layer)
+    return classifier

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from carl_hf.export import read_record
+from carl_hf.export_folder import read_record
 
 _TEXTS = (
     "Good.",
@@ -49,9 +49,14 @@ def export_onnx(folder: str | Path, *, tolerance: float = 1e-4) -> Path:
 
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     sample = dict(tokenizer(list(_TEXTS[:2]), padding=True, return_tensors="pt"))
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()):  # the exporter's progress
-        program = OnnxExporter().export(model, sample, config=OnnxConfig(dynamic=True)).program
+    exporter_log = logging.getLogger("torch.onnx")
+    level = exporter_log.level
+    exporter_log.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # the exporter's progress
+            program = OnnxExporter().export(model, sample, config=OnnxConfig(dynamic=True)).program
+    finally:
+        exporter_log.setLevel(level)
     with tempfile.TemporaryDirectory(prefix=".onnx-", dir=folder.parent) as work:
         path = Path(work) / "model.onnx"
         onnx_ir.save(program, str(path))

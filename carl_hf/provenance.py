@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ _OTHER_FIELDS = (
     "seed", "max_steps", "gradient_accumulation_steps", "optim", "weight_decay", "max_grad_norm",
     "lr_scheduler_kwargs", "label_smoothing_factor", "adam_beta1", "adam_beta2", "adam_epsilon",
 )  # fmt: skip
-_NO_SETTINGS = ("logging_steps", "remove_unused_columns", "per_device_eval_batch_size")
+_NO_SETTINGS = ("logging_steps", "remove_unused_columns", "per_device_eval_batch_size", "bf16")  # bf16: by device
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,24 @@ class Provenance:
             their folder).
         licence: of the result, as a Hub identifier; by default it follows from the corpora.
         trained_on_test_rows: whether their held-out parts were trained on; an evaluation marks such figures.
-        settings: training settings that differ from the defaults.
+        settings: training settings that differ from the defaults; None if they are not known.
+        method: what it was trained by. language: of the texts, as a two-letter code.
+
+    Raises:
+        ValueError: for a licence that is no identifier.
     """
 
     base_model: str | None = None
     corpora: Sequence[str] = ()
     licence: str | None = None
     trained_on_test_rows: bool = False
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] | None = None
+    method: str = "CARL"
+    language: str = "en"
+
+    def __post_init__(self):
+        if self.licence is not None and not re.fullmatch(r"[a-z0-9.-]+", self.licence):
+            raise ValueError(f"The licence must be an identifier of the Hub such as cc-by-4.0, got {self.licence!r}.")
 
     def record(self, head_corpora: Sequence[str] = ()) -> dict[str, Any]:
         """As it is written into an export, with the licence that `head_corpora` ask for too: nothing in it names a
@@ -81,6 +91,8 @@ class Provenance:
             "licence": self.licence or licence_of([*self.corpora, *head_corpora]),
             "trained_on_test_rows": self.trained_on_test_rows,
             "settings": self.settings,
+            "method": self.method,
+            "language": self.language,
         }
 
 
@@ -98,16 +110,19 @@ def public_corpus_name(name: str) -> str:
     return re.split(r"[/\\]", name)[-1]
 
 
+def is_public_corpus(name: str) -> bool:
+    """Whether others can find a corpus by this name: one that carl_hf knows, or a data set on the Hub."""
+    return corpus_facts(name) is not None or ("/" in name and _is_repo_id(name))
+
+
 def licence_of(corpora: Sequence[str]) -> str:
     """The licence under which a model trained on `corpora` may be passed on, as the Hub writes it: the most demanding
-    of theirs; "unknown" where one of them is not known, "other" where one may not be passed on."""
+    of theirs; "other" where one may not be passed on, else "unknown" where one is not known."""
     facts = [corpus_facts(corpus) for corpus in corpora]
-    if not facts or None in facts:
-        return "unknown"
-    licences = [fact.licence.lower() for fact in facts]
+    licences = [fact.licence.lower() for fact in facts if fact is not None]
     if not set(licences) <= set(_LICENCES):
         return "other"
-    return max(licences, key=_LICENCES.index)
+    return max(licences, key=_LICENCES.index) if facts and None not in facts else "unknown"
 
 
 def differing_settings(args: CarlTrainingArguments) -> dict[str, Any]:
@@ -119,7 +134,7 @@ def differing_settings(args: CarlTrainingArguments) -> dict[str, Any]:
     return {
         name: value.value if isinstance(value, Enum) else value
         for name, value in values.items()
-        if value != defaults[name] and (value or defaults[name])  # unset and off are one: bf16, lr_scheduler_kwargs
+        if value != defaults[name] and (value or defaults[name])  # unset and empty are one: lr_scheduler_kwargs
     }
 
 

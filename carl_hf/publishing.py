@@ -1,6 +1,7 @@
 """The Trainer's own ways of pushing, made to publish the clean export and nothing else."""
 
 import dataclasses
+import importlib.util
 import logging
 from concurrent.futures import Future
 from pathlib import Path
@@ -16,7 +17,7 @@ from carl_hf.cards import Result
 from carl_hf.encoders import PACKAGED_ENCODER, is_packaged
 from carl_hf.export import export_encoder
 from carl_hf.hub import Push, push_export
-from carl_hf.provenance import Provenance, differing_settings, public_corpus_name
+from carl_hf.provenance import Provenance, differing_settings
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +32,14 @@ class PublishingTrainer(Trainer):
 
     provenance: Provenance
 
-    def export(self, folder: str | Path) -> Path:
-        """Writes the encoder as it is now, with its card. See [`carl_hf.export_encoder`]."""
-        train = self.train_dataset if isinstance(self.train_dataset, datasets.Dataset) else None
+    def export(self, folder: str | Path, *, measure_bias: bool = True) -> Path:
+        """Writes the encoder as it is now, with its card. See [`carl_hf.export_encoder`].
+
+        Args:
+            measure_bias: for the card, by a probe on training texts; it needs scikit-learn and `datasets.Dataset`s.
+        """
+        measurable = isinstance(self.train_dataset, datasets.Dataset) and importlib.util.find_spec("sklearn")
+        train = self.train_dataset if measure_bias and measurable else None
         return export_encoder(
             self.model,
             self.processing_class,
@@ -55,8 +61,9 @@ class PublishingTrainer(Trainer):
         """Exports the encoder and makes the repository `hub_model_id` hold exactly that export.
 
         Args:
+            commit_message, token, revision, private: as for `Trainer.push_to_hub`, which takes settings of the card
+                too; here the card follows from what was trained and measured.
             blocking: whether to return only when the push is finished; else a future of the result is returned.
-            Everything else as for `Trainer.push_to_hub`.
 
         Raises:
             ValueError: if there is no tokenizer to export, or the Hub refused the push (see
@@ -68,7 +75,7 @@ class PublishingTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         self._finish_current_push()
-        return self._push(commit_message, blocking, token, revision)
+        return self._push(self._export_for_push(True), commit_message, blocking, token, revision)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
@@ -78,13 +85,19 @@ class PublishingTrainer(Trainer):
                 return
             self._finish_current_push()
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        push = self._push(f"Training in progress, step {self.state.global_step}", False, None, None)
-        self.push_in_progress = PushInProgress([push])
+        try:
+            folder = self._export_for_push(False)
+        except (ValueError, OSError) as error:
+            logger.warning("Nothing was pushed; training goes on. %s", error)
+            return
+        self._push(folder, f"Training in progress, step {self.state.global_step}", False, None, None)
 
-    def _push(self, message: str | None, blocking: bool, token: str | None, revision: str | None) -> Any:
+    def _export_for_push(self, measure_bias: bool) -> Path:
         if self.processing_class is None:
             raise ValueError("Without a tokenizer there is nothing to publish: pass processing_class=tokenizer.")
-        folder = self.export(Path(self.args.output_dir) / "hub")
+        return self.export(Path(self.args.output_dir) / "hub", measure_bias=measure_bias)
+
+    def _push(self, folder: Path, message: str | None, blocking: bool, token: str | None, revision: str | None) -> Any:
         settings = {
             "branch": revision or self.args.hub_revision or "main",
             "commit_message": message,
@@ -94,16 +107,21 @@ class PublishingTrainer(Trainer):
             return push_export(folder, self.hub_model_id, **settings)
         future = HfApi().run_as_future(push_export, folder, self.hub_model_id, **settings)
         future.add_done_callback(_log_failure)
+        self.push_in_progress = PushInProgress([future])  # the next export waits for it
         return future
 
     def _dev_results(self) -> list[Result]:
-        """The last figures that the probe of the evaluation in training found."""
-        name = ", ".join(map(public_corpus_name, self.provenance.corpora)) or "validation texts"
-        last = next((entry for entry in reversed(self.state.log_history) if "eval_valence_pearson" in entry), {})
+        """What the evaluation in training found for the weights as they are now."""
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        trained = self.state.global_step >= self.state.max_steps
+        step = best if best is not None and trained else self.state.global_step
+        found = next((entry for entry in self.state.log_history if "eval_va_pearson" in entry and
+                      entry["step"] == step), {})  # fmt: skip
+        figures = {dimension: found.get(f"eval_{dimension}_pearson", -1.0) for dimension in ("valence", "arousal")}
         return [
-            Result(name, "validation", "pearson", f"{dimension}, Pearson r", last[f"eval_{dimension}_pearson"])
-            for dimension in ("valence", "arousal")
-            if f"eval_{dimension}_pearson" in last
+            Result("validation texts", "validation", "pearson", f"{dimension}, Pearson r", value)
+            for dimension, value in figures.items()
+            if value > -1.0  # which stands for "undefined"
         ]
 
     def _complete(self, provenance: Provenance | None) -> Provenance:
@@ -111,7 +129,9 @@ class PublishingTrainer(Trainer):
         if provenance is None:
             name = self.model.encoder.name_or_path
             provenance = Provenance(base_model=PACKAGED_ENCODER if is_packaged(name) else name or None)
-        return dataclasses.replace(provenance, settings={**provenance.settings, **differing_settings(self.args)})
+        return dataclasses.replace(
+            provenance, settings={**(provenance.settings or {}), **differing_settings(self.args)}
+        )
 
 
 def _log_failure(push: Future) -> None:

@@ -96,6 +96,8 @@ class CarlTrainer(PublishingTrainer):
             model, args, data_collator, train_dataset, eval_dataset, processing_class=processing_class, **kwargs
         )
         self.provenance = self._complete(provenance)
+        if args.push_to_hub and processing_class is None:
+            raise ValueError("--push_to_hub needs the tokenizer, which is published too: processing_class=tokenizer.")
         self._check_batch_size()
         self.dev_probe: DevProbe | None = None
         if args.probe_texts and self._can_probe():

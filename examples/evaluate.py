@@ -29,7 +29,7 @@ from carl_hf.evaluation.pictures import draw_pictures
 from carl_hf.evaluation.plan import TASKS, Corpora, Settings
 from carl_hf.evaluation.report import print_summary, write_report
 from carl_hf.evaluation.suite import Evaluation, run_tasks
-from carl_hf.export import read_record
+from carl_hf.export_folder import read_record
 
 POOLINGS = ("auto", "cls", "mean", "pooler")
 
@@ -157,6 +157,8 @@ def trained_on(model: str) -> list[str]:
     for place in (folder, folder.parent / "encoder"):  # a checkpoint lies beside the export
         if (record := read_record(place)) is not None:
             origin, without_splits = record["provenance"], {"facebook", "iemocap", "emotales"}
+            if origin is None:
+                return []
             return [name for name in origin["corpora"] if name in without_splits or origin["trained_on_test_rows"]]
     return []
 

@@ -36,6 +36,7 @@ from carl_hf import (
     export_encoder,
     export_va_regressor,
     load_va_dataset,
+    push_export,
 )
 from carl_hf.cards import va_results
 from carl_hf.cli import (
@@ -53,6 +54,7 @@ from carl_hf.encoders import load_encoder, load_tokenizer
 from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.data import ClassCorpus, read_emotion
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_gain, va_metrics
+from carl_hf.heads import check_classes
 from carl_hf.provenance import public_corpus_name
 
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
@@ -102,6 +104,7 @@ class PretrainArguments:
     licence: str | None = field(
         default=None, metadata={"help": "Licence of the exports, as the Hub writes it (default: follows the corpora)."}
     )
+    language: str = field(default="en", metadata={"help": "Language of the texts, for the model card."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads (default: all cores)."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the run that the folder holds."})
 
@@ -113,20 +116,22 @@ class PretrainArguments:
         if self.scale is not None and len(self.scale) != 2:
             raise ValueError(f"--scale needs two numbers, the least and the greatest label, got {self.scale}.")
 
-    def load_emotions(self) -> ClassCorpus | None:
+    def load_emotions(self, seed: int) -> ClassCorpus | None:
         """Texts and labels for the emotion classifier."""
         if self.emotion_corpus is None:
             if "demo" not in self.corpora:
                 return None
             self.emotion_corpus = "demo"
-        return read_emotion(self.emotion_corpus, self.data_dir)
+        corpus = read_emotion(self.emotion_corpus, self.data_dir)
+        check_classes(corpus, seed)
+        return corpus
 
     def provenance(self) -> Provenance:
         own = {name: getattr(self, name) for name in ("pooling", "dropout", "weights", "normalization")}
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
         return Provenance(
             base_model=self.encoder, corpora=self.corpora, licence=self.licence,
-            trained_on_test_rows=self.include_eval_rows,
+            trained_on_test_rows=self.include_eval_rows, language=self.language,
             settings={name: value for name, value in own.items() if value != defaults[name]},
         )  # fmt: skip
 
@@ -266,7 +271,7 @@ def main() -> None:
             )
 
         measured = script.load_dev()
-        emotions = script.load_emotions()
+        emotions = script.load_emotions(args.seed)
         part = "all" if script.include_eval_rows else "train"
         weights = script.weights or [1.0] * len(script.corpora)
         train = mix_datasets(
@@ -332,8 +337,15 @@ def main() -> None:
             labels_of(parts["test"]),
             parts["test"]["label"] if "label" in parts["test"].column_names else None,
         )
-    write_exports(script, args, trainer, measured, emotions, results, drawn)
     print_report(script, results, {corpus: len(parts["test"]) for corpus, parts in measured.items()})
+    try:
+        write_exports(script, args, trainer, measured, emotions, results, drawn)
+        if args.push_to_hub:
+            push = push_export(encoder_folder, trainer.hub_model_id, branch=args.hub_revision or "main",
+                               commit_message="End of training", token=args.hub_token)  # fmt: skip
+            print(f"Published: {push.url}")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     print(f"Encoder: {encoder_folder}   results: {path}   figures: {path.parent / 'figures'}")
     print(f"To publish: python examples/push_to_hub.py --export {args.output_dir} --repo_id NAME/MODEL --dry_run")
 
@@ -366,7 +378,7 @@ def write_exports(
     )  # fmt: skip
     if emotions is not None:
         export_emotion_classifier(
-            model, tokenizer, folder / "emotion", corpus=emotions, corpora=[script.emotion_corpus], seed=args.seed,
+            model, tokenizer, folder / "emotion", corpus=emotions, corpus_name=script.emotion_corpus, seed=args.seed,
             **common,
         )  # fmt: skip
 
@@ -374,7 +386,7 @@ def write_exports(
 def run_record(script: PretrainArguments, args: CarlTrainingArguments, texts: int, steps: int) -> dict[str, Any]:
     """What is needed to repeat a run."""
     return {
-        "command": " ".join(["examples/pretrain.py", *sys.argv[1:]]),
+        "command": re.sub(r"(--\w*token[ =])\S+", r"\1***", " ".join(["examples/pretrain.py", *sys.argv[1:]])),
         "seed": args.seed,
         "preset": args.preset,
         "encoder": script.encoder,

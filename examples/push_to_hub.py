@@ -15,7 +15,7 @@ from typing import Literal
 
 from carl_hf import push_export
 from carl_hf.cli import parse_script_arguments
-from carl_hf.export import read_record
+from carl_hf.export_folder import read_record
 from carl_hf.hub import Push
 
 

@@ -122,7 +122,9 @@ def exports(tmp_path_factory, tokenizer):
     settings = {"max_length": 32}
     export_encoder(model, tokenizer, folder / "encoder", **settings)
     export_va_regressor(model, tokenizer, folder / "va", train=toy_dataset(64), **settings)
-    export_emotion_classifier(model, tokenizer, folder / "emotion", corpus=emotions(), **settings)
+    export_emotion_classifier(
+        model, tokenizer, folder / "emotion", corpus=emotions(), corpus_name="letters", **settings
+    )
     return folder, model.embed(["joywow joywow", "woezzz"], tokenizer, max_length=32)
 
 

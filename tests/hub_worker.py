@@ -69,8 +69,10 @@ def train(folder: str, repo_id: str, strategy: str) -> dict:
         provenance=Provenance(base_model="org/base", corpora=["demo"]),
     )  # fmt: skip
     trainer.train()
-    if strategy in ("call", "end"):
+    if strategy == "call":
         trainer.push_to_hub()
+    elif strategy == "end":
+        trainer.save_model()  # under this strategy a Trainer pushes when its model is saved
     else:
         trainer._finish_current_push()
     vectors = trainer.model.embed(["joywow joywow", "woezzz"], trainer.processing_class)

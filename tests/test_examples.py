@@ -16,8 +16,7 @@ from transformers import AutoModel, AutoTokenizer, pipeline
 
 from carl_hf import CarlModel
 from carl_hf.evaluation.encoder import load_va_head
-from carl_hf.export import read_record
-from carl_hf.hub import export_files
+from carl_hf.export_folder import export_files, read_record
 from carl_hf.training_args import PAPER_SETTINGS, CarlTrainingArguments
 
 ROOT = Path(__file__).parents[1]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import EMOTIONS, emotions, tiny_encoder, toy_dataset
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertModel, pipeline
 
 from carl_hf import (
     CarlModel,
@@ -15,9 +15,10 @@ from carl_hf import (
     export_va_regressor,
 )
 from carl_hf.embedding import classifier_outputs
+from carl_hf.evaluation.data import ClassCorpus
 from carl_hf.evaluation.encoder import load_va_head
-from carl_hf.export import read_record
-from carl_hf.hub import export_files
+from carl_hf.export_folder import export_files, read_record
+from carl_hf.heads import check_classes
 from carl_hf.onnx_export import export_onnx
 
 TEXTS = ["a text", "another, longer text", "x" * 300]
@@ -114,7 +115,7 @@ def test_an_emotion_classifier_answers_in_a_pipeline_with_calibrated_probabiliti
     pytest.importorskip("sklearn")
     corpus = emotions(several)
     folder = export_emotion_classifier(
-        carl(), tokenizer, tmp_path / "emotion", corpus=corpus, corpora=["letters"], max_length=32
+        carl(), tokenizer, tmp_path / "emotion", corpus=corpus, corpus_name="letters", max_length=32
     )
     classify = pipeline("text-classification", model=str(folder), top_k=None)
     answers = classify(corpus.texts[:40])
@@ -139,7 +140,9 @@ def test_widgets_hold_what_the_exported_models_answer(tmp_path, tokenizer):
     cosines = dict(zip(widget["sentences"], (vectors[1:] @ vectors[0]).tolist(), strict=True))
     assert {a["label"]: a["score"] for a in widget["output"]} == pytest.approx(cosines, abs=1e-4)
     va = export_va_regressor(model, tokenizer, tmp_path / "va", train=toy_dataset(64), max_length=32)
-    emotion = export_emotion_classifier(model, tokenizer, tmp_path / "emotion", corpus=emotions(), max_length=32)
+    emotion = export_emotion_classifier(
+        model, tokenizer, tmp_path / "emotion", corpus=emotions(), corpus_name="x", max_length=32
+    )
     for folder in (va, emotion):
         classify = pipeline("text-classification", model=str(folder), top_k=None)
         for example in read_record(folder)["widget"]:
@@ -161,7 +164,7 @@ def test_models_that_were_fine_tuned_elsewhere_are_exported_as_they_are(tmp_path
     with pytest.raises(ValueError, match="no valence-arousal regressor"):
         export_va_regressor(regressor, tokenizer, tmp_path / "va")
     with pytest.raises(ValueError, match="are not the corpus's classes"):
-        export_emotion_classifier(regressor, tokenizer, tmp_path / "emotion", corpus=emotions())
+        export_emotion_classifier(regressor, tokenizer, tmp_path / "emotion", corpus=emotions(), corpus_name="x")
     with pytest.raises(ValueError, match="pass train="):
         export_va_regressor(carl(), tokenizer, tmp_path / "va")
     with pytest.raises(ValueError, match="at least 20 texts"):
@@ -177,13 +180,18 @@ def test_an_export_replaces_an_export_and_nothing_else(tmp_path, tokenizer):
     assert set(export_files(folder)) == FILES | LAYOUT and read_record(folder)["max_length"] == 16
     mine = tmp_path / "mine"
     mine.mkdir()
-    (mine / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="something else than an export"):
-        export_encoder(model, tokenizer, mine)
-    assert (mine / "thesis.txt").read_text() == "years of work"
+    for place in (mine, folder):
+        (place / "thesis.txt").write_text("years of work")
+        with pytest.raises(ValueError, match="something else than an export: thesis.txt"):
+            export_encoder(model, tokenizer, place)
+        assert (place / "thesis.txt").read_text() == "years of work"
+    (folder / "thesis.txt").unlink()
     # a failure in the middle leaves the old export whole, and no rubbish beside it
     with pytest.raises(FileNotFoundError):
         export_encoder(model, tokenizer, folder, figures=[tmp_path / "nowhere.png"])
+    for figures in ([tmp_path / "a) [x](y).png"], [tmp_path / "a.png", tmp_path / "b" / "a.png"], ["a.svg"]):
+        with pytest.raises(ValueError, match="cannot be published"):
+            export_encoder(model, tokenizer, folder, figures=figures)
     assert read_record(folder)["max_length"] == 16 and {p.name for p in tmp_path.iterdir()} == {"encoder", "mine"}
 
 
@@ -207,6 +215,47 @@ def test_exports_tell_nothing_of_this_machine(tmp_path, tokenizer):
     record = read_record(out / "encoder")
     assert record["provenance"]["corpora"] == ["diary.csv", "emobank"]
     assert record["provenance"]["base_model"] is None and record["provenance"]["licence"] == "unknown"
+
+
+def test_the_card_names_the_data_of_head_and_encoder(tmp_path, tokenizer):
+    pytest.importorskip("sklearn")
+    origin = Provenance(base_model="org/base", corpora=["emobank"])
+    folder = export_va_regressor(
+        carl(), tokenizer, tmp_path / "va", train=toy_dataset(64), provenance=origin, corpora=["facebook"]
+    )
+    record, card = read_record(folder), (folder / "README.md").read_text()
+    assert record["provenance"]["licence"] == "gpl-3.0" and record["provenance"]["corpora"] == ["emobank"]
+    assert "license: gpl-3.0" in card and "fitted on facebook" in card and "trained by CARL on emobank" in card
+    assert "The settings were not recorded." in card
+    unknown = export_encoder(carl(), tokenizer, tmp_path / "encoder")
+    card = (unknown / "README.md").read_text()
+    assert "CARL on" not in card and "license: unknown" in card and "defaults of carl_hf" not in card
+
+
+def test_an_encoder_in_half_precision_and_one_without_a_pooler_get_heads_too(tmp_path, tokenizer):
+    pytest.importorskip("sklearn")
+    half = tiny_encoder().to(torch.bfloat16)
+    half.config.dtype = torch.bfloat16
+    config = tiny_encoder().config
+    for name, encoder in (("half", half), ("bare", BertModel(config, add_pooling_layer=False))):
+        model = CarlModel.from_encoder(encoder, projection_dim=8).eval()
+        folder = export_va_regressor(model, tokenizer, tmp_path / name, train=toy_dataset(64), max_length=32)
+        loaded = AutoModelForSequenceClassification.from_pretrained(folder)
+        assert loaded.dtype == torch.float32
+        dense = model.encoder.pooler.dense if model.online.dense is None else model.online.dense
+        torch.testing.assert_close(loaded.bert.pooler.dense.weight, dense.weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_class_without_training_texts_is_named(several):
+    corpus = emotions(several)
+    fear = corpus.labels[:, 2] if several else corpus.labels == 2
+    split = np.where(fear, "test", "train")
+    split[:2] = ["validation", "test"]
+    with pytest.raises(ValueError, match="No training text of the emotion corpus has the label 'fear'"):
+        check_classes(ClassCorpus(corpus.texts, corpus.labels, corpus.classes, split), 1)
+    with pytest.raises(ValueError, match="empty validation or test part"):
+        check_classes(ClassCorpus(corpus.texts, corpus.labels, corpus.classes, np.where(fear, "dev", "train")), 1)
 
 
 @pytest.mark.parametrize("pooling, family", [("cls", "bert"), ("mean", "roberta")])

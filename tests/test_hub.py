@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from loopback_hub import LoopbackHub
 from test_export import FILES, LAYOUT
 
 from carl_hf import CarlModel, export_encoder
-from carl_hf.hub import export_files, push_export
+from carl_hf.export_folder import card_for, export_files
+from carl_hf.hub import push_export
 
 WORKER = str(Path(__file__).with_name("hub_worker.py"))
 PUSH = str(Path(__file__).parent.parent / "examples" / "push_to_hub.py")
@@ -54,6 +56,8 @@ def test_what_is_pushed_is_loaded_elsewhere_without_carl_hf(xet, hub, tmp_path, 
         pushed = fresh(hub, tmp_path, PUSH, *arguments, *(["--private"] if xet else []), xet=xet)
         assert pushed.returncode == 0 and f"Published {len(export_files(folder / kind))} files" in pushed.stdout
         repository = hub.repositories[repo_id]
+        contents = [file.data or hub.content(file.sha256) for file in repository.files().values()]
+        assert not [data for data in contents if hub.token.encode() in data or str(tmp_path).encode() in data]
         assert repository.private == xet and set(repository.files()) == set(export_files(folder / kind))
         assert bool(repository.files()["model.safetensors"].xet_hash) == xet
         found, stderr = worker(hub, tmp_path, "pull", repo_id, kind, xet=xet)
@@ -102,20 +106,26 @@ def test_refusals_name_the_remedy_and_change_nothing(hub, tmp_path, exports):
     assert secret.returncode == 1 and "RepositoryNotFoundError" in secret.stderr
 
 
-@pytest.mark.parametrize("cut", ["/_lfs/", "/commit/"], ids=["in the weights", "in the commit"])
-def test_a_push_that_breaks_off_leaves_the_last_state_and_can_be_run_again(cut, hub, tmp_path, exports, tokenizer):
+@pytest.mark.parametrize(
+    "cut, xet",
+    [("/_lfs/", False), ("/commit/", True)],
+    ids=["in the weights, lfs", "in the commit, xet"],
+)
+def test_a_push_that_breaks_off_leaves_the_last_state_and_can_be_run_again(
+    cut, xet, hub, tmp_path, exports, tokenizer
+):
     folder = exports[0] / "encoder"
     worker(hub, tmp_path, "push", folder, "org/model")
     before, head = hub.repositories["org/model"].files(), hub.repositories["org/model"].refs["main"]
     other = CarlModel.from_encoder(tiny_encoder(hidden_size=32), pooling="mean", projection_dim=8)
     changed = export_encoder(other, tokenizer, tmp_path / "changed", max_length=32)
     hub.cut = cut
-    broken = fresh(hub, tmp_path, PUSH, "--export", changed, "--repo_id", "org/model")
+    broken = fresh(hub, tmp_path, PUSH, "--export", changed, "--repo_id", "org/model", xet=xet)
     assert broken.returncode == 1 and "broke off" in broken.stderr and "run the same command again" in broken.stderr
     hub.cut = None
     assert hub.repositories["org/model"].refs["main"] == head and hub.repositories["org/model"].files() == before
     assert worker(hub, tmp_path, "pull", "org/model", "encoder")[0]["odd"] == {}
-    again, _ = worker(hub, tmp_path, "push", changed, "org/model")
+    again, _ = worker(hub, tmp_path, "push", changed, "org/model", xet=xet)
     assert again["changed"] and worker(hub, tmp_path, "pull", "org/model", "encoder")[0]["odd"] == {}
     assert hub.repositories["org/model"].files()["1_Pooling/config.json"].data != before["1_Pooling/config.json"].data
 
@@ -143,7 +153,7 @@ def test_the_trainer_publishes_the_clean_export_and_nothing_else(strategy, hub, 
     assert set(repository.files()) == FILES | LAYOUT
     assert "base_model: org/base" in repository.files()["README.md"].data.decode()
     titles = [commit["title"] for commit in repository.commits.values()]
-    expected = {"call": ["End of training"], "end": ["End of training"]}
+    expected = {"call": ["End of training"], "end": ["Model save"]}
     steps = ["Training in progress, step 2", "Training in progress, step 4"]
     assert titles == ["initial commit", *expected.get(strategy, steps)]
     if strategy in ("call", "every_save"):
@@ -170,11 +180,22 @@ def test_only_whole_and_clean_exports_are_pushed(spoil, message, tmp_path, token
         push_export(folder, "org/model")
 
 
+def test_a_card_is_rendered_for_the_repository_unless_it_was_edited(tmp_path, exports):
+    shutil.copytree(exports[0] / "va", tmp_path / "renamed")
+    assert b"'org/model'" in card_for(tmp_path / "renamed", "org/model")
+    with (tmp_path / "renamed" / "README.md").open("a") as card:
+        card.write("One more remark.\n")
+    card = card_for(tmp_path / "renamed", "org/model")
+    assert card.endswith(b"One more remark.\n") and b"'org/model'" not in card
+
+
 def test_wrong_arguments_of_a_push(tmp_path):
     with pytest.raises(ValueError, match="There is no folder"):
         push_export(tmp_path / "nowhere", "org/model")
     with pytest.raises(ValueError, match="is no repository id"):
         push_export(tmp_path, "not a name/../x")
+    with pytest.raises(ValueError, match="names no owner: write owner/carl"):
+        push_export(tmp_path, "carl")
     with pytest.raises(ValueError, match="goes against main"):
         push_export(tmp_path, "org/model", branch="other", pull_request=True)
     done = subprocess.run([sys.executable, PUSH, "--export", tmp_path], capture_output=True, text=True)
