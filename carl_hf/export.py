@@ -23,7 +23,12 @@ from carl_hf.evaluation.data import ClassCorpus
 from carl_hf.evaluation.emotion import split_rows
 from carl_hf.evaluation.probes import fit_ridge
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, va_metrics
-from carl_hf.export_folder import replacing_export, save_tokenizer, write_json, write_record
+from carl_hf.export_folder import (
+    replacing_export,
+    save_tokenizer,
+    write_record,
+    write_sentence_transformers_layout,
+)
 from carl_hf.heads import (
     calibrate_classifier,
     calibration_error,
@@ -112,8 +117,8 @@ def export_encoder(
     with replacing_export(folder) as place:
         model.encoder.save_pretrained(place)
         save_tokenizer(tokenizer, place, max_length)
-        _write_sentence_transformers_layout(place, model, max_length)
-        write_record(place, record, figures, Path(folder).name)
+        write_sentence_transformers_layout(place, model.config.pooling, model.config.encoder.hidden_size, max_length)
+        write_record(place, record, figures, Path(folder).resolve().name)
     return Path(folder)
 
 
@@ -314,28 +319,5 @@ def _write_classifier(
     with replacing_export(folder) as place:
         classifier.save_pretrained(place)
         save_tokenizer(tokenizer, place, record["max_length"])
-        write_record(place, record, figures, Path(folder).name)
+        write_record(place, record, figures, Path(folder).resolve().name)
     return Path(folder)
-
-
-def _write_sentence_transformers_layout(folder: Path, model: CarlModel, max_length: int) -> None:
-    """The classic layout, which versions 2 to 6 and text-embeddings-inference read."""
-    write_json(
-        folder / "modules.json",
-        [
-            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-            {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
-        ],
-    )
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
-    write_json(
-        folder / "1_Pooling" / "config.json",
-        {
-            "word_embedding_dimension": model.config.encoder.hidden_size,
-            "pooling_mode_cls_token": model.config.pooling == "cls",
-            "pooling_mode_mean_tokens": model.config.pooling == "mean",
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        },
-    )

@@ -103,7 +103,30 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_length:
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     if not config.get("extra_special_tokens"):  # a list, which transformers 4 does not read
         config.pop("extra_special_tokens", None)
-    write_json(path, config)
+    _write_json(path, config)
+
+
+def write_sentence_transformers_layout(folder: Path, pooling: str, width: int, max_length: int) -> None:
+    """The classic layout, which versions 2 to 6 and text-embeddings-inference read."""
+    _write_json(
+        folder / "modules.json",
+        [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+            {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+        ],
+    )
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    _write_json(
+        folder / "1_Pooling" / "config.json",
+        {
+            "word_embedding_dimension": width,
+            "pooling_mode_cls_token": pooling == "cls",
+            "pooling_mode_mean_tokens": pooling == "mean",
+            "pooling_mode_max_tokens": False,
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        },
+    )
 
 
 def write_record(folder: Path, record: dict[str, Any], figures: Sequence[str | Path], name: str) -> None:
@@ -125,7 +148,7 @@ def write_record(folder: Path, record: dict[str, Any], figures: Sequence[str | P
     record = {**record, "figures": [f"figures/{figure}" for figure in names]}
     card = render_card(record, name)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    write_json(folder / EXPORT_RECORD, {**record, "card_sha256": _sha256(card)})
+    _write_json(folder / EXPORT_RECORD, {**record, "card_sha256": _sha256(card)})
 
 
 def card_for(folder: Path, repo_id: str) -> bytes:
@@ -135,7 +158,7 @@ def card_for(folder: Path, repo_id: str) -> bytes:
     return (written if edited else render_card(record, repo_id)).encode("utf-8")
 
 
-def write_json(path: Path, content: object) -> None:
+def _write_json(path: Path, content: object) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
