@@ -130,6 +130,7 @@ def render_card(record: Mapping[str, Any], name: str) -> str:
             results=_results_table(results, record.get("baseline")),
             training=_training(record, origin, head),
             licence=_licence(origin, head),
+            labels_come_from=_labels_come_from(origin, head),
             language="English" if origin["language"] == "en" else f"`{origin['language']}`",
             bias=_bias(kind, record.get("bias")),
         )
@@ -261,6 +262,15 @@ def _licence(origin: Mapping[str, Any], head: Mapping[str, Any]) -> str:
     )
     listed = table(["corpus", "licence", "source", "revision"], rows, text_columns=4) if rows else ""
     return "\n\n".join(part for part in (listed, follows) if part)
+
+
+def _labels_come_from(origin: Mapping[str, Any], head: Mapping[str, Any]) -> str:
+    names = {*origin["corpora"], *head.get("corpora", [])}
+    rated = "The labels are what a few raters from few places felt or saw in a text."
+    if "demo" not in names:
+        return rated
+    written = "The texts and labels of the corpus demo were written by a language model: no person rated them."
+    return f"{rated} {written}" if names - {"demo"} else written
 
 
 def _bias(kind: str, bias: Mapping[str, Any] | None) -> str:

@@ -113,6 +113,12 @@ def test_hostile_strings_leave_the_front_matter_valid_and_unchanged(hostile):
     assert body.count("\n```python\n") == 3 and body.count("\n## ") == 7
 
 
+@pytest.mark.parametrize("corpora, rated, written", [(["demo"], 0, 1), (["emobank"], 1, 0), (["demo", "isear"], 1, 1)])
+def test_the_card_says_where_labels_come_from(corpora, rated, written):
+    card = render_card(record("encoder", provenance=Provenance(corpora=corpora).record()), "name")
+    assert card.count("a few raters") == rated and card.count("written by a language model") == written
+
+
 def test_a_name_that_is_no_text_is_refused():
     with pytest.raises(ValueError, match="UTF-8"):
         render_card(record(), "half \ud83d of a pair")
