@@ -1,6 +1,7 @@
 """Model cards: what a model page shows, rendered from the record that every export carries."""
 
 import importlib.resources
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -115,7 +116,7 @@ def render_card(record: Mapping[str, Any], name: str) -> str:
             data,
             template_str=(importlib.resources.files("carl_hf") / "templates" / "model_card.md").read_text("utf-8"),
             title=escape(title),
-            id=repr(name),
+            id=json.dumps(name, ensure_ascii=False),  # a Python literal too, with the quotes of the other lines
             kind=kind,
             summary=_summary(kind, record, origin, head),
             pooling=record["pooling"],

@@ -182,11 +182,11 @@ def test_only_whole_and_clean_exports_are_pushed(spoil, message, tmp_path, token
 
 def test_a_card_is_rendered_for_the_repository_unless_it_was_edited(tmp_path, exports):
     shutil.copytree(exports[0] / "va", tmp_path / "renamed")
-    assert b"'org/model'" in card_for(tmp_path / "renamed", "org/model")
+    assert b'"org/model"' in card_for(tmp_path / "renamed", "org/model")
     with (tmp_path / "renamed" / "README.md").open("a") as card:
         card.write("One more remark.\n")
     card = card_for(tmp_path / "renamed", "org/model")
-    assert card.endswith(b"One more remark.\n") and b"'org/model'" not in card
+    assert card.endswith(b"One more remark.\n") and b'"org/model"' not in card
 
 
 def test_wrong_arguments_of_a_push(tmp_path):
