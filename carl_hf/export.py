@@ -50,7 +50,7 @@ _EXAMPLES = {
     "Furious": "How dare you lie to my face again!",
     "Sad": "The house has felt so empty since she left.",
 }
-_PROBE_TEXTS = 2000
+_PROBE_TEXTS = 1000
 
 
 def export_encoder(
@@ -78,7 +78,7 @@ def export_encoder(
         provenance: where the model comes from; the card names it, and an evaluation marks what the encoder has seen.
         results, baseline: figures for the card, and what their baseline is, such as "plain encoder, mean pooling".
         figures: PNG files for the card.
-        train: texts with valence and arousal; from at most 2,000 of them a probe is fitted that measures the bias of
+        train: texts with valence and arousal; from at most 1,000 of them a probe is fitted that measures the bias of
             the embeddings for the card. Without, the card says that it was not measured.
 
     Returns:

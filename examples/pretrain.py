@@ -43,6 +43,7 @@ from carl_hf.cli import (
     check_output_dir,
     environment_record,
     last_checkpoint,
+    leave_at_once,
     parse_arguments,
     remove_results,
     use_all_cores,
@@ -299,9 +300,8 @@ def main() -> None:
     if main_process:
         print(f"Training {script.encoder} on {len(train)} texts ...")
     trainer.train(resume_from_checkpoint=resume)
-    trainer.accelerator.end_training()  # the process group's threads must not outlive the interpreter
     if not main_process:
-        return
+        leave_at_once()
 
     # measured below, and kept whatever comes
     encoder_folder = trainer.export(Path(args.output_dir) / "encoder", measure_bias=False)

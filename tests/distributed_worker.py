@@ -9,6 +9,7 @@ from conftest import tiny_encoder, toy_dataset
 from transformers import PreTrainedTokenizerFast, set_seed
 
 from carl_hf import CarlDataCollator, CarlModel, CarlTrainer, CarlTrainingArguments
+from carl_hf.cli import leave_at_once
 
 
 class DoubleLabels(CarlDataCollator):
@@ -37,7 +38,7 @@ def main(folder: Path, processes: int, settings: dict) -> None:
     if trainer.is_world_process_zero():
         logs = [h["mccl"] for h in trainer.state.log_history if "mccl" in h]
         torch.save({"model": model.state_dict(), "mccl": logs}, folder / f"weights-{processes}.pt")
-    trainer.accelerator.end_training()  # gloo's threads must not outlive the interpreter: they abort the process
+    leave_at_once()  # before anything of it is torn down
 
 
 if __name__ == "__main__":
