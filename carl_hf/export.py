@@ -30,6 +30,7 @@ from carl_hf.export_folder import (
     write_sentence_transformers_layout,
 )
 from carl_hf.heads import (
+    Calibration,
     calibrate_classifier,
     calibration_error,
     check_classes,
@@ -224,7 +225,7 @@ def export_emotion_classifier(
         own = [classifier.config.id2label[i] for i in range(classifier.config.num_labels)]
         if own != list(corpus.classes):
             raise ValueError(f"The model's labels {own} are not the corpus's classes {list(corpus.classes)}.")
-    check_classes(corpus, seed)
+        check_classes(corpus, seed)
     several = corpus.labels.ndim == 2
     classifier.config.problem_type = "multi_label_classification" if several else "single_label_classification"
     calibration = calibrate_classifier(classifier, tokenizer, corpus, max_length=max_length, seed=seed)
@@ -272,7 +273,7 @@ def _common(
 
 
 def _emotion_results(
-    name: str, probabilities: np.ndarray, labels: np.ndarray, corpus: ClassCorpus, calibration: Any, seed: int
+    name: str, probabilities: np.ndarray, labels: np.ndarray, corpus: ClassCorpus, calibration: Calibration, seed: int
 ) -> list[Result]:
     facts = corpus_facts(name)
     revision = facts.revision if facts else None

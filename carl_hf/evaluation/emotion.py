@@ -64,8 +64,6 @@ def few_shot(
 ) -> dict[str, Any]:
     """Accuracy (percent) of probes on `shots` random training texts a class, mean and standard deviation over draws;
     None where a class has fewer texts. There is no dev part to choose by: C is 1."""
-    from sklearn.linear_model import LogisticRegression
-
     rng = np.random.default_rng(seed)
     by_class = [np.flatnonzero(train_labels == c) for c in np.unique(train_labels)]
     smallest = min(map(len, by_class))
@@ -75,15 +73,8 @@ def few_shot(
     accuracies = []
     for _ in range(FEW_SHOT_DRAWS):
         rows = np.concatenate([rng.choice(members, shots, replace=False) for members in by_class])
-        few, held_out = _standardized(train[rows], test)
-        probe = LogisticRegression(max_iter=1000).fit(few, train_labels[rows])
-        accuracies.append(100 * (probe.predict(held_out) == test_labels).mean())
+        few, labels = train[rows], train_labels[rows]
+        probe, _ = fit_logistic(few, labels, few, labels, strengths=(1.0,))
+        accuracies.append(100 * (probe(test).argmax(axis=1) == test_labels).mean())
     return {"accuracy_mean": float(np.mean(accuracies)), "accuracy_std": float(np.std(accuracies, ddof=1)),
             "draws": FEW_SHOT_DRAWS}  # fmt: skip
-
-
-def _standardized(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-    from sklearn.preprocessing import StandardScaler
-
-    scaler = StandardScaler().fit(np.asarray(train, dtype=np.float64))
-    return [scaler.transform(np.asarray(part, dtype=np.float64)) for part in (train, *others)]
