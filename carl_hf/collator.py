@@ -1,12 +1,15 @@
 """CarlDataCollator: texts with labels -> one length-sorted, right-padded batch, and the slices it is encoded in."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from carl_hf.losses import NO_CLASS
 
 
 class CarlDataCollator:
@@ -19,17 +22,35 @@ class CarlDataCollator:
         tokenizer: any fast or slow tokenizer. max_length (`int`): tokens kept of a text, special ones included; at
             most those of the tokenizer.
         slices (`int`): number of length-sorted slices of (nearly) equal numbers of texts.
+        classes: names of the classes, in the order of their numbers; None where names do not matter.
+        angles: name of a class -> radians, for texts without valence and arousal.
 
-    Returns (of a call on rows with `text`, `valence`, `arousal`), for B texts and L tokens of the longest:
+    Returns (of a call on rows with `text` and `valence`, `arousal` and / or `label`), for B texts and L tokens of the
+    longest:
         `input_ids`, `attention_mask` (long, (B, L)), `eligible` (bool, (B, L); neither special nor padding),
-        `va` (float32, (B, 2), in [-1, 1]) and `slices`, a tuple of (rows, width): the next `rows` rows need only their
-        first `width` columns.
+        `va` (float32, (B, 2), in [-1, 1], NaN where a text has none), `class` (long, (B,), -1 where a text has none),
+        `angle` (float32, (B,), radians: of (valence, arousal), else of the label; NaN where there is neither, and for
+        valence = arousal = 0, which has no angle) and `slices`, a tuple of (rows, width): the next `rows` rows need
+        only their first `width` columns.
+
+    Raises:
+        ValueError: for a label that is none of the classes.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int = 128, slices: int = 8):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int = 128,
+        slices: int = 8,
+        classes: Sequence[str] | None = None,
+        angles: Mapping[str, float] | None = None,
+    ):
         self.tokenizer = tokenizer
         self.max_length = min(max_length, tokenizer.model_max_length)
         self.slices = slices
+        self.class_numbers = None if classes is None else {name: number for number, name in enumerate(classes)}
+        self.angles = dict(angles or {})
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         encoded = self.tokenizer(
@@ -51,9 +72,33 @@ class CarlDataCollator:
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "eligible": eligible,
-            "va": torch.tensor([[rows[i]["valence"], rows[i]["arousal"]] for i in order], dtype=torch.float32),
+            "va": torch.tensor([_va(rows[i]) for i in order], dtype=torch.float32),
+            "class": torch.tensor([self._class(rows[i]) for i in order]),
+            "angle": torch.tensor([self._angle(rows[i]) for i in order], dtype=torch.float32),
             "slices": tuple((size, lengths[order[start]]) for size, start in zip(sizes, starts, strict=True)),
         }
+
+    def _class(self, row: dict[str, Any]) -> int:
+        name = row.get("label")
+        if self.class_numbers is None or name is None:
+            return NO_CLASS
+        if name not in self.class_numbers:
+            raise ValueError(
+                f"The label {name!r} of the text {row['text'][:60]!r} is none of the classes "
+                f"{', '.join(self.class_numbers)}: name them all, CarlModel.from_encoder(..., classes=[...])."
+            )
+        return self.class_numbers[name]
+
+    def _angle(self, row: dict[str, Any]) -> float:
+        valence, arousal = _va(row)
+        if math.isnan(valence):
+            return self.angles.get(row.get("label"), math.nan)
+        return math.atan2(arousal, valence) if valence or arousal else math.nan
+
+
+def _va(row: dict[str, Any]) -> tuple[float, float]:
+    valence, arousal = row.get("valence"), row.get("arousal")
+    return (math.nan, math.nan) if valence is None or arousal is None else (valence, arousal)
 
 
 def length_slices(tensor_BL: Tensor, slices: Sequence[tuple[int, int]]) -> list[Tensor]:

@@ -5,6 +5,8 @@ from typing import Literal
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+HEADS = ("classifier", "proxies", "regressor")
+
 
 class CarlConfig(PreTrainedConfig):
     """Architecture of a [`CarlModel`].
@@ -17,6 +19,10 @@ class CarlConfig(PreTrainedConfig):
         encoder_has_pooler (`bool`, defaults to `True`): whether the encoder carries a pooler whose dense layer the
             sentence branch uses. Without one the branch has a dense layer of its own.
         projection_dim (`int`, defaults to 256): width D of the contrastive space; the layers before it have width H.
+        heads (`list[str]`, defaults to none): what stands on the embedding for other objectives than CARL's own:
+            `"proxies"` (a vector for each class), `"classifier"` (a linear layer to the classes), `"regressor"` (a
+            linear layer to valence and arousal).
+        classes (`list[str]`, defaults to none): names of the classes that proxies and classifier know, in order.
     """
 
     model_type = "carl"
@@ -26,10 +32,20 @@ class CarlConfig(PreTrainedConfig):
     pooling: Literal["cls", "mean"] = "cls"
     encoder_has_pooler: bool = True
     projection_dim: int = 256
+    heads: list[str] | None = None
+    classes: list[str] | None = None
 
     def __post_init__(self, **kwargs):
         if self.pooling not in ("cls", "mean"):
             raise ValueError(f"Unknown pooling {self.pooling!r}: choose 'cls' or 'mean'.")
         if self.projection_dim < 1:
             raise ValueError(f"projection_dim must be positive, got {self.projection_dim}.")
+        self.heads, self.classes = sorted(set(self.heads or ())), list(self.classes or ())
+        unknown = [name for name in self.heads if name not in HEADS]
+        if unknown:
+            raise ValueError(f"Unknown head {unknown[0]!r}: choose from {', '.join(HEADS)}.")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"A class is named twice in {self.classes}.")
+        if not set(self.heads) <= {"regressor"} and len(self.classes) < 2:
+            raise ValueError(f"Proxies and classifier need at least two classes, got {self.classes}.")
         super().__post_init__(**kwargs)

@@ -6,7 +6,7 @@ Datasets leave this module with the columns `text`, `valence`, `arousal` (in [-1
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,8 @@ from datasets import Dataset
 from carl_hf.corpora import CORPORA, CorpusSpec, read_corpus
 
 logger = logging.getLogger(__name__)
+
+_FEATURES = {"text": "string", "valence": "float64", "arousal": "float64", "label": "string"}
 
 
 class NoSplitError(ValueError):
@@ -51,7 +53,8 @@ def load_va_dataset(
             source.
 
     Returns:
-        `datasets.Dataset` with `text`, `valence`, `arousal` and, where the source has it, `label`.
+        `datasets.Dataset` with `text`, `valence`, `arousal` and, where the source has it, `label`: a name, None where
+        the cell is empty.
 
     Raises:
         ValueError: for an unknown source, an unreadable or empty file, a missing column, an empty text, a label that
@@ -72,34 +75,61 @@ def load_va_dataset(
     frame = check_table(_renamed(frame, columns or {}, name), ("valence", "arousal"), scale, name, spec)
     frame = normalized(frame, ("valence", "arousal"), scale, normalization)
     frame = _take_split(frame, split, name)
-    columns_kept = ["text", "valence", "arousal"] + (["label"] if "label" in frame else [])
-    return Dataset.from_pandas(frame[columns_kept], preserve_index=False)
+    dataset = Dataset.from_pandas(frame, preserve_index=False)
+    return _with_columns(dataset, [column for column in _FEATURES if column in frame])
 
 
-def check_va_dataset(dataset: Dataset, name: str) -> None:
-    """Checks that `dataset` can be trained on: columns `text`, `valence`, `arousal`, every label a number in [-1, 1].
+def check_dataset(dataset: Dataset, name: str, needs: Collection[str] = ("va",)) -> None:
+    """Checks that `dataset` can be trained on: a text in every row, and valence and arousal in [-1, 1], a label, or
+    both; None where a row has none.
+
+    Args:
+        needs: what some rows must carry: `"va"`, numbers; `"class"`, a label; `"angle"`, either.
 
     Raises:
         ValueError: it names the dataset, the column, the first bad row (counted from 0) and the remedy.
     """
-    for column in ("text", "valence", "arousal"):
-        if column not in dataset.column_names:
-            raise ValueError(
-                f"{name} has no column {column!r} (it has {', '.join(dataset.column_names)}): load it with "
-                "load_va_dataset, or rename the column."
-            )
+    has = set(dataset.column_names)
+    lacking = [column for column in ("text", "valence", "arousal") if column not in has]
+    if "label" in has and {"valence", "arousal"} <= set(lacking):
+        lacking = [column for column in lacking if column == "text" or "va" in needs]
+    if "class" in needs and "label" not in has:
+        lacking.append("label")
+    if lacking:
+        raise ValueError(
+            f"{name} has no column {lacking[0]!r} (it has {', '.join(dataset.column_names)}): load it with "
+            "load_va_dataset, or rename the column."
+        )
     if len(dataset) == 0:
         raise ValueError(f"{name} is empty.")
     for row, text in enumerate(dataset["text"]):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{name}, row {row}: column 'text' is empty; remove the row.")
+    named = [None] * len(dataset) if "label" not in has else list(dataset["label"])
+    for row, label in enumerate(named):
+        if label is not None and (not isinstance(label, str) or not label.strip()):
+            raise ValueError(f"{name}, row {row}: label is {label!r}, not a name; give the class's name, or None.")
+    numbered = [True] * len(dataset)
     for column in ("valence", "arousal"):
-        for row, value in enumerate(dataset[column]):
-            if not isinstance(value, (int, float)) or not -1 <= value <= 1:  # NaN fails both comparisons
+        values = list(dataset[column]) if column in has else [None] * len(dataset)
+        for row, value in enumerate(values):
+            if value is None and named[row] is not None and numbered[row] == (column == "valence"):
+                numbered[row] = False
+            elif value is None and not numbered[row]:
+                pass
+            elif not isinstance(value, (int, float)) or not -1 <= value <= 1:  # NaN fails both comparisons
                 raise ValueError(
                     f"{name}, row {row}: {column} is {value!r}, not a number in [-1, 1]; load it with "
                     "load_va_dataset(..., scale=(least, greatest)), which normalises."
                 )
+    for kind, rows, what in (("va", numbered, "valence and arousal"), ("class", named, "a label")):
+        if kind in needs and not any(rows):
+            raise ValueError(f"{name}: no text has {what}, which the objectives need.")
+
+
+def label_names(dataset: Dataset) -> list[str]:
+    """The distinct names in the column `label`, sorted; none without that column."""
+    return sorted(set(dataset["label"]) - {None}) if "label" in dataset.column_names else []
 
 
 def remove_overlap(train: Dataset, others: Iterable[Iterable[str]]) -> Dataset:
@@ -117,10 +147,14 @@ def mix_datasets(parts: Sequence[tuple[Dataset, float]], *, seed: int) -> Datase
     Args:
         parts: (dataset, weight >= 0) pairs. seed: of the random parts.
 
+    Returns:
+        `text` and those of `valence`, `arousal`, `label` that any part has; None in the rows of a part without.
+
     Raises:
         ValueError: for a negative or non-finite weight, or if nothing is left.
     """
     rng = np.random.default_rng(seed)
+    columns = [column for column in _FEATURES if any(column in part.column_names for part, _ in parts)]
     chosen = []
     for dataset, weight in parts:
         if not (math.isfinite(weight) and weight >= 0):
@@ -130,11 +164,24 @@ def mix_datasets(parts: Sequence[tuple[Dataset, float]], *, seed: int) -> Datase
             [np.tile(np.arange(len(dataset)), int(whole)),
              np.sort(rng.permutation(len(dataset))[: round(part * len(dataset))])]
         )  # fmt: skip
-        chosen.append(dataset.select(rows.astype(int)).select_columns(["text", "valence", "arousal"]))
+        chosen.append(_with_columns(dataset.select(rows.astype(int)), columns))
     mixed = datasets.concatenate_datasets(chosen)
     if len(mixed) == 0:
         raise ValueError("The mixture of training corpora is empty: raise a weight.")
     return mixed
+
+
+def _with_columns(dataset: Dataset, columns: Sequence[str]) -> Dataset:
+    """`dataset` with these columns and no other, None where it has none; labels as text."""
+    values = {c: list(dataset[c]) if c in dataset.column_names else [None] * len(dataset) for c in columns}
+    if "label" in values:
+        values["label"] = [None if _is_blank(label) else str(label) for label in values["label"]]
+    features = datasets.Features({column: datasets.Value(_FEATURES[column]) for column in columns})
+    return Dataset.from_dict(values, features=features)
+
+
+def _is_blank(cell: object) -> bool:
+    return cell is None or cell != cell or not str(cell).strip()
 
 
 _TABLES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")

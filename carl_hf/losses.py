@@ -1,13 +1,18 @@
-"""The losses of CARL as pure functions on tensors.
+"""The training losses as pure functions on tensors.
 
-Shape suffixes: B texts of this process, G texts of the global batch, L tokens, D projection width, 2 (valence,
-arousal).
+Shape suffixes: B texts of this process, G texts of the global batch, L tokens, D embedding or projection width,
+P proxies (one a class), C classes, 2 (valence, arousal).
 
-Every loss is the mean over its B rows, so that the average over processes of equal batches equals the value (and,
-since the columns of other processes enter without gradient, the gradient) of one process on the joint batch.
+`mccl_loss` and `focal_detection_loss` are means over this process's rows, so that the average over processes of equal
+batches equals the value (and, since the columns of other processes enter without gradient, the gradient) of one
+process on the joint batch. The others depend on their whole batch at once: several processes pass them the joint
+batch, gathered with gradient ([`carl_hf.distributed.gather_with_gradient`]).
 
-Source: Son, Saurez, Har, "Continuous Adversarial Text Representation Learning for Affective Recognition",
-arXiv 2502.20613. Equation numbers are the paper's.
+A row without the label that a loss needs is marked, not removed, and the loss leaves it out: NaN for valence and
+arousal or an angle, -1 for a class. A batch without any labelled row has loss 0.
+
+Source, where nothing else is named: Son, Saurez, Har, "Continuous Adversarial Text Representation Learning for
+Affective Recognition", arXiv 2502.20613. Equation numbers are the paper's.
 """
 
 import functools
@@ -20,7 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LabelKernel = Literal["cosine", "distance"]
+NO_CLASS = -1
+"""The class of a text without one."""
+
 _Loss = TypeVar("_Loss", bound=Callable[..., Tensor])
+_NEVER = -1e9  # a logit whose probability is 0, finite so that a row of nothing else has no NaN in its gradient
 
 
 def _in_full_precision(loss: _Loss) -> _Loss:
@@ -105,20 +114,31 @@ def mccl_loss(
     Args:
         online_BD (`Tensor`): predictions of the online branch for this process's texts, any scale.
         target_GD (`Tensor`): projections of the target branch for the global batch, without gradient.
-        va_B2, va_G2 (`Tensor`): valence and arousal in [-1, 1] of the same texts.
+        va_B2, va_G2 (`Tensor`): valence and arousal in [-1, 1] of the same texts; NaN marks a text without a label,
+            which is neither row nor column.
         temperature (`float`): divides the cosine of embeddings (the paper's 0.05).
         label_temperature (`float`): divides the similarity of labels.
         kernel (`str`): see `label_similarity`.
         row_offset (`int`): column of row 0's own text, that is rank * B under data parallelism.
 
     Returns:
-        scalar `Tensor`, 0 for a batch of one text (which has nothing to be contrasted with).
+        scalar `Tensor`: the mean over labelled rows, those of the global batch in equal parts; 0 for a batch of one
+            text (which has nothing to be contrasted with).
     """
+    unlabelled_B1, unlabelled_G = va_B2.isnan().any(-1, keepdim=True), va_G2.isnan().any(-1)
     cosine_BG = F.normalize(online_BD, dim=-1) @ F.normalize(target_GD, dim=-1).T  # Eq 3
-    labels_BG = label_similarity(va_B2, va_G2, kernel=kernel, row_offset=row_offset)  # Eq 4
-    log_p_sim_BG = F.log_softmax(cosine_BG / temperature, dim=-1)  # Eq 5
-    log_p_va_BG = F.log_softmax(labels_BG / label_temperature, dim=-1)
-    return symmetric_cross_entropy(log_p_sim_BG, log_p_va_BG)  # Eq 6
+    labels_BG = label_similarity(
+        va_B2.nan_to_num(), va_G2.nan_to_num(), kernel=kernel, row_offset=row_offset
+    )  # Eq 4  # fmt: skip
+
+    def log_probabilities(logits_BG: Tensor) -> Tensor:  # Eq 5; a pair that does not count adds 0 below
+        log_p_BG = F.log_softmax(logits_BG.masked_fill(unlabelled_G, _NEVER), dim=-1)
+        return log_p_BG.masked_fill(unlabelled_G | unlabelled_B1, 0)
+
+    loss = symmetric_cross_entropy(  # Eq 6
+        log_probabilities(cosine_BG / temperature), log_probabilities(labels_BG / label_temperature)
+    )
+    return loss * len(va_G2) / (~unlabelled_G).sum().clamp_min(1)
 
 
 @_in_full_precision
@@ -142,3 +162,143 @@ def focal_detection_loss(logits_BL: Tensor, perturbed_BL: Tensor, eligible_BL: T
     focal_BL = (1 - probability_BL).clamp_min(0) ** gamma * cross_entropy_BL
     eligible_BL = eligible_BL.to(logits_BL.dtype)
     return ((focal_BL * eligible_BL).sum(-1) / eligible_BL.sum(-1).clamp_min(1)).mean()
+
+
+@_in_full_precision
+def proxy_anchor_loss(
+    z_BD: Tensor, labels_B: Tensor, proxies_PD: Tensor, *, alpha: float = 32.0, margin: float = 0.1
+) -> Tensor:
+    """Proxy-Anchor loss: every class's proxy draws the texts of its class and repels all others, hard ones most.
+
+    With s the cosine, X_p+ and X_p- the texts with and without p's class, and P+ the proxies with a text in the batch:
+    1/|P+| sum_{P+} log(1 + sum_{X_p+} exp(-alpha (s - margin))) + 1/|P| sum_P log(1 + sum_{X_p-} exp(alpha (s +
+    margin))).
+
+    Args:
+        z_BD (`Tensor`): embeddings, any scale. labels_B (`Tensor`): classes, 0 to P - 1, or -1 for a text without.
+        proxies_PD (`Tensor`): one vector a class, any scale. alpha (`float`): how much harder texts weigh, > 0.
+        margin (`float`): by which the cosine to the own proxy is to exceed 0, and that to others to fall below it.
+
+    Returns:
+        scalar `Tensor` >= 0.
+
+    Source: Kim et al., CVPR 2020, arXiv 2003.13911, Eq 4; for emotions Park et al., ICAAI 2022.
+    """
+    cosine_PB = F.normalize(proxies_PD, dim=-1) @ F.normalize(z_BD, dim=-1).T
+    own_PB = torch.arange(len(proxies_PD), device=z_BD.device).unsqueeze(1) == labels_B
+    other_PB = ~own_PB & (labels_B != NO_CLASS)
+
+    def log_one_plus_sum_exp(exponents_PB: Tensor, counted_PB: Tensor) -> Tensor:
+        one_P1 = exponents_PB.new_zeros(len(exponents_PB), 1)  # the exponent of the 1
+        return torch.logsumexp(torch.cat([one_P1, exponents_PB.masked_fill(~counted_PB, _NEVER)], dim=1), dim=1)
+
+    positive_P = log_one_plus_sum_exp(-alpha * (cosine_PB - margin), own_PB)  # 0 without a text of the class
+    negative_P = log_one_plus_sum_exp(alpha * (cosine_PB + margin), other_PB)
+    return positive_P.sum() / own_PB.any(1).sum().clamp_min(1) + negative_P.mean()
+
+
+@_in_full_precision
+def circular_loss(z_BD: Tensor, angles_B: Tensor, *, same_label_margin: float = 0.0) -> Tensor:
+    """Circular loss: the cosine of two embeddings is to equal the cosine of the angle between their labels.
+
+    Mean over pairs i < j of (cos(z_i, z_j) - cos(angle_i - angle_j))^2.
+
+    Args:
+        z_BD (`Tensor`): embeddings, any scale. angles_B (`Tensor`): radians on the circumplex; NaN for a text without.
+        same_label_margin (`float`): two texts with one angle cost nothing while their cosine is above 1 -
+            same_label_margin.
+
+    Returns:
+        scalar `Tensor` >= 0; 0 without a pair of texts that have angles.
+
+    Source: Yamauchi and Aizawa, arXiv 2601.06575.
+    """
+    known_B, angles_B = ~angles_B.isnan(), angles_B.nan_to_num().to(z_BD.dtype)
+    unit_BD = F.normalize(z_BD, dim=-1)
+    cosine_BB = unit_BD @ unit_BD.T
+    difference_BB = angles_B.unsqueeze(1) - angles_B
+    error_BB = cosine_BB - difference_BB.cos()
+    if same_label_margin:
+        same_BB = difference_BB == 0
+        error_BB = torch.where(same_BB, (error_BB + same_label_margin).clamp_max(0), error_BB)
+    pair_BB = (known_B.unsqueeze(1) & known_B).triu(1)
+    return (error_BB.square() * pair_BB).sum() / pair_BB.sum().clamp_min(1)
+
+
+@_in_full_precision
+def supervised_contrastive_loss(z_BD: Tensor, labels_B: Tensor, *, temperature: float = 0.05) -> Tensor:
+    """Supervised contrastive loss in SINCERE's form: a text against its class, one positive at a time.
+
+    Of anchor i and positive p, with s the cosine over the temperature: -log(exp s_ip / (exp s_ip + sum of exp s_in
+    over the texts n of other classes)). The other positives are in no denominator, which is what distinguishes it
+    from SupCon. Mean over the positives of an anchor, then over anchors that have one.
+
+    Args:
+        z_BD (`Tensor`): embeddings, any scale. labels_B (`Tensor`): classes >= 0, or -1 for a text without.
+        temperature (`float`): > 0.
+
+    Returns:
+        scalar `Tensor` >= 0; 0 where no two texts share a class.
+
+    Source: Feeney and Hughes, "SINCERE: Supervised Information Noise-Contrastive Estimation Revisited",
+    arXiv 2309.14277.
+    """
+    unit_BD = F.normalize(z_BD, dim=-1)
+    logits_BB = unit_BD @ unit_BD.T / temperature
+    known_BB = (labels_B.unsqueeze(1) != NO_CLASS) & (labels_B != NO_CLASS)
+    same_BB = labels_B.unsqueeze(1) == labels_B
+    positive_BB = same_BB & known_BB & ~torch.eye(len(z_BD), dtype=torch.bool, device=z_BD.device)
+    negatives_B1 = torch.logsumexp(logits_BB.masked_fill(same_BB | ~known_BB, _NEVER), dim=1, keepdim=True)
+    cost_BB = torch.logaddexp(logits_BB, negatives_B1) - logits_BB
+    count_B = positive_BB.sum(1)
+    mean_B = (cost_BB * positive_BB).sum(1) / count_B.clamp_min(1)
+    return mean_B.sum() / (count_B > 0).sum().clamp_min(1)
+
+
+@_in_full_precision
+def simcse_loss(z_BD: Tensor, view_BD: Tensor, *, temperature: float = 0.05) -> Tensor:
+    """Unsupervised SimCSE: a text's two encodings under two dropout masks, against those of all other texts.
+
+    Args:
+        z_BD, view_BD (`Tensor`): the two embeddings of the same texts, any scale. temperature (`float`): > 0.
+
+    Returns:
+        scalar `Tensor` >= 0: the mean over rows of the cross-entropy of row i choosing view i.
+
+    Source: Gao, Yao, Chen, "SimCSE", arXiv 2104.08821, Eq 4.
+    """
+    logits_BB = F.normalize(z_BD, dim=-1) @ F.normalize(view_BD, dim=-1).T / temperature
+    return F.cross_entropy(logits_BB, torch.arange(len(z_BD), device=z_BD.device))
+
+
+@_in_full_precision
+def class_cross_entropy(logits_BC: Tensor, labels_B: Tensor, *, weights_C: Tensor | None = None) -> Tensor:
+    """Cross-entropy of a linear classifier, over the texts that have a class.
+
+    Args:
+        logits_BC (`Tensor`): logits. labels_B (`Tensor`): classes, 0 to C - 1, or -1 for a text without.
+        weights_C (`Tensor`, *optional*): weight of every class; the mean is weighted too.
+
+    Returns:
+        scalar `Tensor` >= 0.
+    """
+    known_B = labels_B != NO_CLASS
+    classes_B = labels_B.clamp_min(0)
+    weight_B = known_B.to(logits_BC.dtype) if weights_C is None else weights_C.to(logits_BC)[classes_B] * known_B
+    cost_B = F.cross_entropy(logits_BC, classes_B, reduction="none")
+    return (cost_B * weight_B).sum() / weight_B.sum().clamp_min(torch.finfo(weight_B.dtype).tiny)
+
+
+@_in_full_precision
+def va_regression_loss(predicted_B2: Tensor, va_B2: Tensor) -> Tensor:
+    """Mean squared error of predicted valence and arousal, over the texts that have both.
+
+    Args:
+        predicted_B2 (`Tensor`): predictions. va_B2 (`Tensor`): valence and arousal in [-1, 1], or NaN.
+
+    Returns:
+        scalar `Tensor` >= 0.
+    """
+    known_B1 = ~va_B2.isnan().any(-1, keepdim=True)
+    squared_B2 = (predicted_B2 - va_B2.nan_to_num()).square() * known_B1
+    return squared_B2.sum() / (2 * known_B1.sum()).clamp_min(1)

@@ -1,20 +1,21 @@
 """CarlModel: an encoder with what CARL trains round it.
 
-Shape suffixes: B texts, L tokens, E width of the word embeddings, H width of the encoder, D projection width.
+Shape suffixes: B texts, L tokens, E width of the word embeddings, H width of the encoder, D projection width,
+P proxies.
 
 Source: Son, Saurez, Har, arXiv 2502.20613, section 3: online branch (encoder, pooler without its tanh, projection,
 prediction), momentum target branch (the same without prediction, no gradient), per-token detector.
 """
 
 import copy
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, initialization
 from transformers.utils import ModelOutput
 
 from carl_hf.configuration_carl import CarlConfig
@@ -71,6 +72,14 @@ class TargetBranch(CarlBranch):
         return super().train(False)
 
 
+class ClassProxies(nn.Module):
+    """A learned vector for every class; only its direction counts (Kim et al., arXiv 2003.13911)."""
+
+    def __init__(self, classes: int, width: int):
+        super().__init__()
+        self.weight_PH = nn.Parameter(torch.empty(classes, width))
+
+
 class CarlPreTrainedModel(PreTrainedModel):
     config_class = CarlConfig
     base_model_prefix = "carl"
@@ -80,12 +89,19 @@ class CarlPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _keep_in_fp32_modules_strict = ["target"]  # 1 - m = 4e-4 is below the resolution of bfloat16
 
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ClassProxies):
+            initialization.normal_(module.weight_PH, std=(2 / len(module.weight_PH)) ** 0.5)  # Kaiming, by fan-out
+
 
 class CarlModel(CarlPreTrainedModel):
     """Online branch, target branch and detector over one encoder.
 
     `online` and `target` are [`CarlBranch`]es of the same shape; `prediction` belongs to the online branch alone;
-    `detector` is one linear layer from a token's last hidden state to the logit of "perturbed".
+    `detector` is one linear layer from a token's last hidden state to the logit of "perturbed". `proxies`,
+    `classifier` and `regressor` stand on the embedding where the configuration's `heads` name them, else they are
+    None.
     """
 
     def __init__(self, config: CarlConfig):
@@ -94,6 +110,10 @@ class CarlModel(CarlPreTrainedModel):
         self.target = TargetBranch(config, AutoModel.from_config(config.encoder))
         self.prediction = _mlp(config.projection_dim, config.projection_dim)
         self.detector = nn.Linear(config.encoder.hidden_size, 1)
+        width, classes = config.encoder.hidden_size, len(config.classes)
+        self.proxies = ClassProxies(classes, width) if "proxies" in config.heads else None
+        self.classifier = nn.Linear(width, classes) if "classifier" in config.heads else None
+        self.regressor = nn.Linear(width, 2) if "regressor" in config.heads else None
         self.post_init()
         self.reset_target()
 
@@ -104,6 +124,8 @@ class CarlModel(CarlPreTrainedModel):
         *,
         pooling: Literal["cls", "mean"] = "cls",
         projection_dim: int = 256,
+        heads: Sequence[str] = (),
+        classes: Sequence[str] = (),
         dropout: float | None = None,
     ) -> "CarlModel":
         """A model round a pretrained encoder; the other layers are drawn from torch's present random state.
@@ -111,7 +133,8 @@ class CarlModel(CarlPreTrainedModel):
         Args:
             encoder: a Hub id, a local folder, `"minilm-l6"` (the encoder in the extra `[demo]`), or a loaded encoder,
                 which becomes part of the model (it is not copied).
-            pooling, projection_dim: see [`CarlConfig`].
+            pooling, projection_dim, heads, classes: see [`CarlConfig`]; `CarlTrainingArguments.heads` are those that
+                its objectives need.
             dropout: probability in [0, 1) of the online encoder's dropout layers in training; its own by default.
                 It is a setting of this training, kept neither in a checkpoint nor in an export.
 
@@ -129,6 +152,8 @@ class CarlModel(CarlPreTrainedModel):
             pooling=pooling,
             projection_dim=projection_dim,
             encoder_has_pooler=isinstance(getattr(pooler, "dense", None), nn.Linear),
+            heads=list(heads),
+            classes=list(classes),
         )
         model = cls(config)
         model.online.encoder = encoder
@@ -155,8 +180,8 @@ class CarlModel(CarlPreTrainedModel):
         return self.online.encoder
 
     def online_parameters(self) -> Iterator[nn.Parameter]:
-        """Everything that is trained: online branch, prediction layer and detector."""
-        return itertools.chain(self.online.parameters(), self.prediction.parameters(), self.detector.parameters())
+        """Everything that is trained: all but the target branch."""
+        return (parameter for name, parameter in self.named_parameters() if not name.startswith("target."))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()
@@ -194,6 +219,10 @@ class CarlModel(CarlPreTrainedModel):
         """Projection (B, D) of the target branch, without gradient."""
         hidden_BLH = self.target.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return self.target.project(self.pool(hidden_BLH, attention_mask))
+
+    def proxy_similarity(self, embedding_BH: Tensor) -> Tensor:
+        """Cosine (B, P) of embeddings with every class's proxy; the nearest proxy is the predicted class."""
+        return F.normalize(embedding_BH, dim=-1) @ F.normalize(self.proxies.weight_PH, dim=-1).T
 
     def detect(self, hidden_BLH: Tensor) -> Tensor:
         """Detector logits (B, L): positive means "this token was perturbed"."""

@@ -1,4 +1,4 @@
-"""CarlTrainer: a transformers Trainer whose compute_loss is the algorithm of the paper.
+"""CarlTrainer: a transformers Trainer whose compute_loss is the algorithm of the paper, or of other objectives.
 
 Shape suffixes: B texts of this process, G texts of the global batch, L tokens, E width of the word embeddings,
 H width of the encoder, D projection width.
@@ -8,8 +8,9 @@ Source: Son, Saurez, Har, arXiv 2502.20613; equation numbers are the paper's.
 
 import importlib.util
 import logging
+import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,42 +18,49 @@ import datasets
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
 from carl_hf.collator import CarlDataCollator, join_slices, length_slices
-from carl_hf.data import check_va_dataset
+from carl_hf.data import check_dataset, label_names
 from carl_hf.evaluation.dev_probe import DevProbe
-from carl_hf.losses import focal_detection_loss, mccl_loss
+from carl_hf.label_spaces import read_label_space
+from carl_hf.losses import focal_detection_loss
 from carl_hf.modeling_carl import CarlModel, CarlOutput
 from carl_hf.momentum import TargetUpdateCallback, cosine_momentum
 from carl_hf.monitor import detection_auc, embedding_spread, parameter_distance
 from carl_hf.provenance import Provenance
 from carl_hf.publishing import PublishingTrainer
+from carl_hf.sentence_losses import BatchLabels, balanced_class_weights, sentence_losses
 from carl_hf.training_args import CarlTrainingArguments
 
 logger = logging.getLogger(__name__)
 
 
 class CarlTrainer(PublishingTrainer):
-    """Trains a [`CarlModel`] on texts with valence and arousal.
+    """Trains a [`CarlModel`] on texts with valence and arousal, or with names of emotions, or a mixture.
 
     Args:
         model ([`CarlModel`]): the model. args ([`CarlTrainingArguments`]): the recipe.
-        train_dataset, eval_dataset (`datasets.Dataset`): columns `text`, `valence`, `arousal` (in [-1, 1]).
+        train_dataset, eval_dataset (`datasets.Dataset`): columns `text`, and `valence` and `arousal` (in [-1, 1]) or
+            `label` (a name) or all of them; a text without one has None there. Every objective uses the texts that
+            carry what it needs.
         processing_class: the tokenizer; needed unless a `data_collator` is given.
         provenance ([`Provenance`]): base model and corpora, for the card of what is pushed to the Hub.
         Everything else as for `transformers.Trainer`.
 
-    Logs, besides the Trainer's own: `mccl`, `ptd`, `detector_auc`, `momentum`, `zero_label_fraction` (texts whose
-    label is (0, 0)), `changed_coordinates` (share of the perturbed tokens' coordinates that differ from the clean
-    ones in the dtype the encoder computes in), `embedding_std`, `effective_rank` and `target_distance` (see
-    `carl_hf.monitor`). An evaluation logs the same losses on `eval_dataset`, and `eval_valence_pearson`,
-    `eval_arousal_pearson` and their mean `eval_va_pearson` from a ridge probe (see `probe_texts`), with its cost,
-    `eval_probe_seconds`.
+    Logs, besides the Trainer's own: every objective's loss under its name, such as `mccl` and `ptd`; `detector_auc`,
+    `momentum`, `zero_label_fraction` (share of the texts with numbers whose label is (0, 0)), `changed_coordinates`
+    (share of the perturbed tokens' coordinates that differ from the clean ones in the dtype the encoder computes in),
+    `embedding_std`, `effective_rank` and `target_distance` (see `carl_hf.monitor`). An evaluation logs the same losses
+    on `eval_dataset`, and `eval_valence_pearson`, `eval_arousal_pearson` and their mean `eval_va_pearson` from a ridge
+    probe, `eval_label_accuracy` (percent) from a logistic one, each where the texts carry such labels (see
+    `probe_texts`), with the cost of both, `eval_probe_seconds`.
 
     Raises:
         ValueError: if a dataset lacks a column or holds a value that cannot be trained on (the row is named), or the
-            contrastive batch would hold fewer than two texts, or the training data less than one batch.
+            objectives need labels or heads that are not there, or the contrastive batch would hold fewer than two
+            texts, or the training data less than one batch.
     """
 
     loss_is_scaled_for_ga = False  # compute_loss returns a mean over the batch; the Trainer averages accumulated ones
@@ -79,19 +87,26 @@ class CarlTrainer(PublishingTrainer):
                 f"{args.n_gpu} GPUs in one process would split the contrastive batch: start one process each with "
                 "accelerate launch or torchrun, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
             )
+        for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
+            if isinstance(dataset, datasets.Dataset):
+                check_dataset(dataset, name, args.label_kinds)
+        classes = self._check_heads(model, args, train_dataset)
         if data_collator is None:
             if processing_class is None:
                 raise ValueError("CarlTrainer needs the encoder's tokenizer: pass processing_class=tokenizer.")
-            data_collator = CarlDataCollator(processing_class, max_length=args.max_length, slices=args.encode_slices)
+            data_collator = CarlDataCollator(
+                processing_class, max_length=args.max_length, slices=args.encode_slices, classes=classes,
+                angles=_label_angles(args, train_dataset),
+            )  # fmt: skip
             positions = model.config.encoder.to_dict().get("max_position_embeddings")
             if positions is not None and data_collator.max_length > positions:
                 raise ValueError(
                     f"The encoder has {positions} positions, fewer than max_length {data_collator.max_length}: lower "
                     "--max_length."
                 )
-        for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
-            if isinstance(dataset, datasets.Dataset):
-                check_va_dataset(dataset, name)
+        if args.ddp_find_unused_parameters is None:  # what no objective uses gets no gradient
+            uses_all = {"mccl", "ptd"} <= set(args.weights) and model.config.heads == args.heads
+            args.ddp_find_unused_parameters = None if uses_all else True
         super().__init__(
             model, args, data_collator, train_dataset, eval_dataset, processing_class=processing_class, **kwargs
         )
@@ -102,13 +117,20 @@ class CarlTrainer(PublishingTrainer):
         self.dev_probe: DevProbe | None = None
         if args.probe_texts and self._can_probe():
             self.dev_probe = DevProbe(train_dataset, texts=args.probe_texts, seed=args.seed)
-        if self.dev_probe is None and (args.metric_for_best_model or "").removeprefix("eval_").endswith("_pearson"):
+        best_by = (args.metric_for_best_model or "").removeprefix("eval_")
+        if self.dev_probe is None and (best_by.endswith("_pearson") or best_by == "label_accuracy"):
             raise ValueError(
                 f"The best checkpoint is to be chosen by {args.metric_for_best_model}, but there is no probe: it "
                 "needs --probe_texts, scikit-learn (pip install 'carl_hf[eval]'), a tokenizer as processing_class, "
                 "and train_dataset and eval_dataset as datasets.Dataset. Or name another --metric_for_best_model."
             )
         self.add_callback(TargetUpdateCallback(args.initial_momentum))
+        if args.warmup_epochs_of_heads > 0:
+            self.add_callback(HeadWarmupCallback(args.warmup_epochs_of_heads))
+        self._class_weights: Tensor | None = None
+        if args.class_weights == "balanced" and classes is not None and isinstance(train_dataset, datasets.Dataset):
+            counts = Counter(train_dataset["label"])
+            self._class_weights = balanced_class_weights(torch.tensor([counts[name] for name in classes]))
         self._records: dict[str, list[tuple[Tensor, int]]] = defaultdict(list)  # (figure of a batch, its texts)
         self._last_embedding_BH: Tensor | None = None
         self._warned_of_lost_perturbation = False
@@ -122,17 +144,21 @@ class CarlTrainer(PublishingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor | tuple[Tensor, CarlOutput]:
-        """The loss 0.8 L_MCCL + 0.2 L_PTD of one batch (Eq 11).
+        """The loss 0.8 L_MCCL + 0.2 L_PTD of one batch (Eq 11), or the weighted sum of the objectives in its place.
 
-        The whole step runs inside one call of the (wrapped) model. One backward pass of L_MCCL gives the gradients of
-        the parameters, the saliency, and the gradient of the first PGD step; its graph is freed before the perturbed
-        pass.
+        The whole step runs inside one call of the (wrapped) model. One backward pass of the sentence objectives gives
+        the gradients of the parameters, the saliency, and the gradient of the first PGD step; its graph is freed
+        before the perturbed pass.
         """
-        args = self.args
-        input_ids_BL, attention_mask_BL, eligible_BL = (inputs[k] for k in ("input_ids", "attention_mask", "eligible"))
-        va_B2 = inputs["va"]
-        va_G2 = self._gather(va_B2)
-        row_offset = self.accelerator.process_index * len(va_B2)
+        args, weights = self.args, self.args.weights
+        input_ids_BL, attention_mask_BL, batch_eligible_BL = (
+            inputs[name] for name in ("input_ids", "attention_mask", "eligible")
+        )
+        labels = BatchLabels.of(inputs, self._gather, self.accelerator.process_index)
+        texts = len(labels.va_B2)
+        # with PTD alone, saliency comes from MCCL, which is not trained on
+        sentence_weights = {name: w for name, w in weights.items() if name != "ptd"} or {"mccl": 1.0}
+        trains_sentences = set(weights) != {"ptd"}
 
         def sliced(tensor_BL: Tensor) -> list[Tensor]:
             return length_slices(tensor_BL, inputs["slices"])
@@ -147,36 +173,43 @@ class CarlTrainer(PublishingTrainer):
                 hidden = hidden_states(embeds_BLE)
                 return torch.cat([carl.pool(h, m) for h, m in zip(hidden, masks, strict=True)])
 
-            def mccl(pooled_BH: Tensor) -> Tensor:
-                return mccl_loss(
-                    carl.predict(pooled_BH), target_GD, va_B2, va_G2, temperature=args.temperature,
-                    label_temperature=args.label_temperature, kernel=args.label_kernel, row_offset=row_offset,
-                )  # fmt: skip
+            def sentence_level(embeds_BLE: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+                pooled_BH = pooled(embeds_BLE)
+                view_BH = pooled(embeds_BLE) if "simcse" in sentence_weights else None
+                losses = sentence_losses(
+                    sentence_weights, carl, args, pooled_BH, view_BH, target_GD, labels, self._class_weights
+                )
+                return sum(sentence_weights[name] * loss for name, loss in losses.items()), losses, pooled_BH
 
-            # Sentence level: online against target branch (Eq 3 to 6)
-            target = [carl.project_target(ids, m) for ids, m in zip(sliced(input_ids_BL), masks, strict=True)]
-            target_GD = self._gather(torch.cat(target))
+            # Sentence level: online against target branch (Eq 3 to 6), or another objective
+            target_GD = None
+            if "mccl" in sentence_weights:
+                target = [carl.project_target(ids, m) for ids, m in zip(sliced(input_ids_BL), masks, strict=True)]
+                target_GD = self._gather(torch.cat(target))
             embeds_BLE = carl.word_embeddings(input_ids_BL)
-            if (
-                not embeds_BLE.requires_grad
-            ):  # frozen embeddings, under LoRA: saliency needs their gradient all the same
+            if not embeds_BLE.requires_grad:  # frozen embeddings: saliency needs their gradient all the same
                 embeds_BLE.requires_grad_()
-            pooled_BH = pooled(embeds_BLE)
-            l_mccl = mccl(pooled_BH)
-            output = CarlOutput(loss=args.mccl_weight * l_mccl, embedding=pooled_BH.detach())
-            self._record(len(va_B2), mccl=l_mccl, zero_label_fraction=(va_B2 == 0).all(-1).float().mean())
-            if args.ptd_weight == 0:
+            l_sentence, losses, pooled_BH = sentence_level(embeds_BLE)
+            output = CarlOutput(loss=l_sentence, embedding=pooled_BH.detach())
+            self._record(texts, **losses)
+            numbers = ~labels.va_B2.isnan().any(-1)
+            zeros = (labels.va_B2 == 0).all(-1).sum()
+            self._record(texts, zero_label_fraction=zeros / numbers.sum())
+            if "ptd" not in weights:
                 return output
 
-            # One backward of L_MCCL: its parameter gradients, and dL / d e_t; then its graph is freed
-            trains_mccl = args.mccl_weight > 0 and carl.training
-            parameters = [p for p in carl.online_parameters() if p.requires_grad] if trains_mccl else []
-            gradient_BLE, *parameter_gradients = self._gradients(l_mccl, [embeds_BLE, *parameters])
-            l_mccl = _with_gradients(l_mccl.detach(), parameters, parameter_gradients)
-            embeds_BLE, pooled_BH = embeds_BLE.detach(), pooled_BH.detach()
+            # One backward of the sentence level: its parameter gradients, and dL / d e_t; then its graph is freed
+            parameters = []
+            if trains_sentences and carl.training:
+                parameters = [p for p in carl.online_parameters() if p.requires_grad]
+            gradient_BLE, *parameter_gradients = self._gradients(l_sentence, [embeds_BLE, *parameters])
+            l_sentence = _with_gradients(l_sentence.detach(), parameters, parameter_gradients)
+            embeds_BLE = embeds_BLE.detach()
 
             # Token level: choose salient tokens, perturb them, detect them
             saliency_BL = token_saliency(gradient_BLE)  # Eq 7
+            # a text without a label for any sentence objective has no gradient to be attacked by: it is left out
+            eligible_BL = batch_eligible_BL & (saliency_BL > 0).any(-1, keepdim=True)
             if args.token_choice == "random":
                 saliency_BL = torch.rand_like(saliency_BL)
             salient_BL = select_salient_tokens(saliency_BL, eligible_BL, fraction=args.salient_fraction)
@@ -184,16 +217,16 @@ class CarlTrainer(PublishingTrainer):
             if args.perturb_half:
                 perturbed_BL, judged_BL = salient_BL & (torch.rand_like(saliency_BL) < 0.5), salient_BL
             delta_BLE = pgd_perturbation(
-                lambda moved_BLE: self._loss_scale() * mccl(pooled(moved_BLE)), embeds_BLE, perturbed_BL,
+                lambda moved_BLE: self._loss_scale() * sentence_level(moved_BLE)[0], embeds_BLE, perturbed_BL,
                 radius=args.perturbation_radius, relative=args.perturbation_relative, step_size=args.pgd_step_size,
                 steps=args.pgd_steps, first_gradient=gradient_BLE,
             )  # Eq 8  # fmt: skip
             hidden = hidden_states(carl.word_embeddings(input_ids_BL) + delta_BLE)  # Eq 9
             logits_BL = join_slices([carl.detect(h) for h in hidden], width=input_ids_BL.shape[1])
             l_ptd = focal_detection_loss(logits_BL, perturbed_BL, judged_BL, gamma=args.focal_gamma)  # Eq 10
-            output.loss = args.mccl_weight * l_mccl + args.ptd_weight * l_ptd  # Eq 11
+            output.loss = weights["ptd"] * l_ptd + (l_sentence if trains_sentences else 0)  # Eq 11
             self._record(
-                len(va_B2),
+                texts,
                 ptd=l_ptd,
                 detector_auc=detection_auc(logits_BL, perturbed_BL, judged_BL),
                 changed_coordinates=_changed_coordinates(embeds_BLE, delta_BLE, perturbed_BL),
@@ -301,7 +334,36 @@ class CarlTrainer(PublishingTrainer):
                 "relative" if self.args.perturbation_relative else "absolute",
             )
 
-    # ---- data
+    # ---- heads and data
+
+    @staticmethod
+    def _check_heads(model: CarlModel, args: CarlTrainingArguments, train: Any) -> list[str] | None:
+        """Names of the classes where names matter: the model's own, else those of the training texts."""
+        missing = sorted(set(args.heads) - set(model.config.heads))
+        if missing:
+            raise ValueError(
+                f"The objectives need a model with {' and '.join(missing)}: CarlModel.from_encoder(..., "
+                "heads=args.heads, classes=label_names(train)), with label_names from carl_hf.data."
+            )
+        if "simcse" in args.weights and not any(m.p > 0 for m in model.modules() if isinstance(m, nn.Dropout)):
+            raise ValueError("simcse contrasts two dropout masks, and the encoder's dropout is 0: dropout=0.1.")
+        if "class" not in args.label_kinds:
+            return None
+        classes = model.config.classes or (label_names(train) if isinstance(train, datasets.Dataset) else None)
+        if classes is None:
+            raise ValueError("The objectives need names of classes: CarlModel.from_encoder(..., classes=[...]).")
+        return list(classes)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        given = self.optimizer is not None
+        optimizer = super().create_optimizer(model)
+        if self.model.proxies is not None and not given:
+            proxies_PH = self.model.proxies.weight_PH
+            for group in optimizer.param_groups:
+                group["params"] = [p for p in group["params"] if p is not proxies_PH]
+            group = {"params": [proxies_PH], "lr": self.args.proxy_learning_rate, "weight_decay": 0.0}
+            optimizer.add_param_group(group)
+        return optimizer
 
     def get_train_dataloader(self) -> Any:
         # a partial last batch would be a contrast of another size, and accelerate would fill it with repeated texts
@@ -320,6 +382,31 @@ class CarlTrainer(PublishingTrainer):
                 f"{len(self.train_dataset)} training texts do not fill one batch of {joint}: lower "
                 "--per_device_train_batch_size or bring more texts (a partial batch is never trained on)."
             )
+
+
+class HeadWarmupCallback(TrainerCallback):
+    """Leaves the encoder as it is for the first `epochs`: its gradients are dropped before the optimizer's step."""
+
+    def __init__(self, epochs: float):
+        self.epochs = epochs
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if (state.epoch or 0) < self.epochs:
+            for parameter in model.encoder.parameters():
+                parameter.grad = None
+
+
+def _label_angles(args: CarlTrainingArguments, train: Any) -> dict[str, float]:
+    """Radians of the training texts' labels, for the circular loss."""
+    if "angle" not in args.label_kinds:
+        return {}
+    names = label_names(train) if isinstance(train, datasets.Dataset) else []
+    if args.label_space is None:
+        if names and "valence" not in train.column_names:
+            raise ValueError("The circular loss needs the angles of the labels: name a label_space, such as circle12.")
+        return {}
+    space = read_label_space(args.label_space)
+    return {name: math.radians(degrees) for name, degrees in space.angles_of(names).items()}
 
 
 def _changed_coordinates(clean_BLE: Tensor, delta_BLE: Tensor, perturbed_BL: Tensor) -> Tensor:

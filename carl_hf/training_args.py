@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 
 from carl_hf.losses import LabelKernel
 from carl_hf.momentum import momentum_from_half_life
+from carl_hf.objectives import OBJECTIVES, parse_objectives
 
 PAPER_SETTINGS: dict[str, Any] = {
     "num_train_epochs": 2.0,
@@ -77,13 +78,13 @@ class CarlTrainingArguments(TrainingArguments):
     )
     logging_steps: float = field(default=10, metadata={"help": "Optimizer steps between two log entries."})
     remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay off: the collator needs the columns text, valence and arousal."}
+        default=False, metadata={"help": "Must stay off: the collator needs the columns of text and labels."}
     )
     probe_texts: int = field(
         default=1000,
         metadata={
-            "help": "Training texts from which each evaluation fits its probe for the validation texts (va_pearson, "
-            "by which the best checkpoint is chosen); 0 leaves the probe out."
+            "help": "Training texts from which each evaluation fits its probe for the validation texts (va_pearson "
+            "or label_accuracy, by which the best checkpoint is chosen); 0 leaves the probe out."
         },
     )
     # Data
@@ -91,6 +92,14 @@ class CarlTrainingArguments(TrainingArguments):
     encode_slices: int = field(
         default=8,
         metadata={"help": "Length-sorted slices in which a batch is encoded. More slices, less padding; same loss."},
+    )
+    # What is trained
+    objectives: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": f"Objectives of the loss, each a name or name=weight: {', '.join(OBJECTIVES)}. Unset: mccl and "
+            "ptd with mccl_weight and ptd_weight."
+        },
     )
     # Sentence level: momentum continuous contrastive learning (MCCL)
     mccl_weight: float = field(default=0.8, metadata={"help": "Weight of MCCL in the loss (Eq 11); 0 leaves it out."})
@@ -130,6 +139,31 @@ class CarlTrainingArguments(TrainingArguments):
     pgd_step_size: float = field(default=0.5, metadata={"help": "Step size alpha of PGD (Eq 8)."})
     pgd_steps: int = field(default=1, metadata={"help": "Steps of PGD; each after the first costs two passes."})
     focal_gamma: float = field(default=2.0, metadata={"help": "Exponent gamma of the focal loss (Eq 10)."})
+    # Other objectives
+    proxy_alpha: float = field(default=32.0, metadata={"help": "Alpha of Proxy-Anchor: how much hard texts weigh."})
+    proxy_margin: float = field(default=0.1, metadata={"help": "Margin delta of Proxy-Anchor, in cosine."})
+    proxy_learning_rate: float = field(default=1e-2, metadata={"help": "Peak learning rate of the proxies."})
+    head_warmup_epochs: float | None = field(
+        default=None,
+        metadata={
+            "help": "Epochs in which all but the encoder learns. Unset: 1 with proxy_anchor, as its authors train, "
+            "else 0."
+        },
+    )
+    same_label_margin: float = field(
+        default=0.0, metadata={"help": "Circular loss: texts with one angle cost nothing above cosine 1 - margin."}
+    )
+    label_space: str | None = field(
+        default=None,
+        metadata={
+            "help": "Label space that gives names of emotions their angles, for the circular loss: circle12, "
+            "russell1980, ekman6, goemotions28, or a CSV file."
+        },
+    )
+    class_weights: Literal["equal", "balanced"] = field(
+        default="equal",
+        metadata={"help": "Cross-entropy: every text weighs the same, or every class (by its training texts)."},
+    )
 
     def __init__(self, output_dir: str | None = None, *, preset: str = "default", **settings: Any):
         if preset not in PRESETS:
@@ -141,6 +175,8 @@ class CarlTrainingArguments(TrainingArguments):
                 raise ValueError(f"Unknown training argument {name!r}{_nearest(name, known)}")
         if settings.get("momentum") is not None and settings.get("momentum_half_life") is not None:
             raise ValueError("Give momentum or momentum_half_life, not both: the half-life is another form of m_0.")
+        if settings.get("objectives") is not None and {"mccl_weight", "ptd_weight"} & set(settings):
+            raise ValueError("Give objectives, or mccl_weight and ptd_weight: with objectives, mccl=0.8 ptd=0.2.")
         values = {**PRESETS[preset], **settings}
         if settings.get("momentum") is not None:
             values["momentum_half_life"] = None
@@ -169,11 +205,35 @@ class CarlTrainingArguments(TrainingArguments):
                 and not self.fp16
                 and not self.use_cpu
             )
-        if self.ddp_find_unused_parameters is None and 0 in (self.mccl_weight, self.ptd_weight):
-            self.ddp_find_unused_parameters = True  # without a loss, the layers that only it uses get no gradient
         if self.load_best_model_at_end and self.metric_for_best_model is None and self.probe_texts:
-            self.metric_for_best_model = "va_pearson"
+            labels = {OBJECTIVES[name].label for name in self.weights}
+            self.metric_for_best_model = "label_accuracy" if "class" in labels and "va" not in labels else "va_pearson"
         super().__post_init__()
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Objective -> its weight in the loss, for those that are trained."""
+        if self.objectives is not None:
+            return parse_objectives(self.objectives)
+        return {name: w for name, w in (("mccl", self.mccl_weight), ("ptd", self.ptd_weight)) if w > 0}
+
+    @property
+    def heads(self) -> list[str]:
+        """Heads that the objectives need of the model: `CarlModel.from_encoder(..., heads=args.heads)`."""
+        return sorted(head for name in self.weights if (head := OBJECTIVES[name].head) is not None)
+
+    @property
+    def label_kinds(self) -> set[str]:
+        """What the objectives ask the texts for: "va", "class", "angle". PTD alone takes its saliency from MCCL."""
+        names = set(self.weights) if set(self.weights) != {"ptd"} else {"mccl"}
+        return {kind for name in names if (kind := OBJECTIVES[name].label) is not None}
+
+    @property
+    def warmup_epochs_of_heads(self) -> float:
+        """Epochs in which the encoder does not learn."""
+        if self.head_warmup_epochs is not None:
+            return self.head_warmup_epochs
+        return 1.0 if "proxy_anchor" in self.weights else 0.0
 
     @property
     def initial_momentum(self) -> float:
@@ -192,10 +252,13 @@ class CarlTrainingArguments(TrainingArguments):
             require(isinstance(value, (int, float)) and math.isfinite(value), name, "a number")
             return value
 
-        for name in ("temperature", "label_temperature"):
+        for name in ("temperature", "label_temperature", "proxy_alpha", "proxy_learning_rate"):
             require(number(name) > 0, name, "positive")
-        for name in ("mccl_weight", "ptd_weight", "perturbation_radius", "pgd_step_size", "focal_gamma"):
+        for name in ("mccl_weight", "ptd_weight", "perturbation_radius", "pgd_step_size", "focal_gamma",
+                     "proxy_margin", "same_label_margin"):  # fmt: skip
             require(number(name) >= 0, name, "zero or positive")
+        require(self.head_warmup_epochs is None or number("head_warmup_epochs") >= 0, "head_warmup_epochs",
+                "zero or positive")  # fmt: skip
         for name in ("pgd_steps", "encode_slices", "max_length"):
             require(number(name) >= 1 and number(name) == int(number(name)), name, "a whole number, at least 1")
         for name in ("momentum", "momentum_half_life"):
@@ -206,8 +269,11 @@ class CarlTrainingArguments(TrainingArguments):
         require(self.token_choice in ("salient", "random"), "token_choice", "'salient' or 'random'")
         require(self.label_kernel in ("cosine", "distance"), "label_kernel", "'cosine' or 'distance'")
         require(not self.remove_unused_columns, "remove_unused_columns", "False: the collator needs the text column")
-        if self.mccl_weight == 0 and self.ptd_weight == 0:
-            raise ValueError("mccl_weight and ptd_weight are both 0: nothing would be trained.")
+        require(self.class_weights in ("equal", "balanced"), "class_weights", "'equal' or 'balanced'")
+        if not self.weights:
+            raise ValueError(
+                "Nothing would be trained: mccl_weight and ptd_weight are both 0, and objectives names nothing else."
+            )
         if (self.momentum is None) == (self.momentum_half_life is None):
             raise ValueError("Give exactly one of momentum and momentum_half_life.")
         if self.momentum is not None:

@@ -49,11 +49,12 @@ from carl_hf.cli import (
     use_all_cores,
     write_json,
 )
-from carl_hf.data import NoSplitError, mix_datasets, remove_overlap
+from carl_hf.data import NoSplitError, label_names, mix_datasets, remove_overlap
 from carl_hf.embedding import Pooling, embed_poolings
 from carl_hf.encoders import load_encoder, load_tokenizer
 from carl_hf.evaluation.agreement import pearson
-from carl_hf.evaluation.data import ClassCorpus, read_emotion
+from carl_hf.evaluation.data import EMOTION, ClassCorpus, read_emotion
+from carl_hf.evaluation.emotion import class_dataset, split_rows
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_gain, va_metrics
 from carl_hf.heads import check_classes
 from carl_hf.provenance import public_corpus_name
@@ -72,7 +73,10 @@ class PretrainArguments:
     )
     corpora: list[str] = field(
         default_factory=lambda: ["demo"],
-        metadata={"help": "Training corpora: demo, emobank, facebook, iemocap, emotales, files or Hub datasets."},
+        metadata={
+            "help": "Training corpora: demo, emobank, facebook, iemocap, emotales, files or Hub datasets with numbers; "
+            f"and, for objectives that use names: {', '.join(EMOTION)} (their texts with one label)."
+        },
     )
     weights: list[float] | None = field(
         default=None, metadata={"help": "How often each corpus is passed in an epoch (default: once each)."}
@@ -137,6 +141,8 @@ class PretrainArguments:
         )  # fmt: skip
 
     def load(self, corpus: str, split: str) -> datasets.Dataset:
+        if corpus in EMOTION:
+            return self.load_names(corpus, split)
         if corpus in carl_hf.corpora.CORPORA:
             return load_va_dataset(corpus, split=split, data_dir=self.data_dir, normalization=self.normalization)
         named = {"text": self.text_column, "valence": self.valence_column, "arousal": self.arousal_column}
@@ -148,11 +154,20 @@ class PretrainArguments:
             normalization=self.normalization,
         )
 
+    def load_names(self, corpus: str, split: str) -> datasets.Dataset:
+        """Texts of an emotion corpus with their names; its parts as in the evaluation."""
+        whole = read_emotion(corpus, self.data_dir)
+        parts = dict(zip(("train", "validation", "test"), split_rows(whole, 42), strict=True))
+        return class_dataset(whole, np.concatenate(list(parts.values())) if split == "all" else parts[split])
+
     def load_dev(self) -> dict[str, dict[str, datasets.Dataset]]:
         """Corpus -> its training and validation part, for the corpora to be measured on. That they have a test part
         is checked too; it is read for the final report alone."""
         measured = {}
         for corpus in self.corpora if self.measure is None else self.measure:
+            if corpus in EMOTION and self.measure is None:
+                logging.info("%s has no numbers. Not measured here: examples/evaluate.py measures it.", corpus)
+                continue
             try:
                 parts = {part: self.load(corpus, part) for part in ("train", "validation")}
                 self.held_out_texts(corpus)
@@ -285,7 +300,10 @@ def main() -> None:
         dev = mix_datasets([(part, 1.0) for part in validation], seed=args.seed) if validation else None
 
         set_seed(args.seed)
-        model = CarlModel.from_encoder(script.encoder, pooling=script.pooling, dropout=script.dropout)
+        model = CarlModel.from_encoder(
+            script.encoder, pooling=script.pooling, dropout=script.dropout, heads=args.heads,
+            classes=label_names(train) if args.heads else (),
+        )  # fmt: skip
         tokenizer = load_tokenizer(script.encoder)
         trainer = CarlTrainer(
             model=model, args=args, train_dataset=train, eval_dataset=dev, processing_class=tokenizer,

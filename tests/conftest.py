@@ -75,8 +75,12 @@ def carl() -> CarlModel:
     return model.eval()
 
 
-def toy_dataset(size: int = 24, seed: int = 0) -> datasets.Dataset:
-    """Texts of mixed length whose letters tell their label."""
+TOY_NAMES = {"joywow": "joy", "joyzzz": "relief", "woewow": "anger", "woezzz": "sadness"}
+
+
+def toy_dataset(size: int = 24, seed: int = 0, *, mixed: bool = False) -> datasets.Dataset:
+    """Texts of mixed length whose letters tell their label. If `mixed`, they have names too, and of three one lacks
+    its name and one its numbers."""
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for _ in range(size):
@@ -84,6 +88,9 @@ def toy_dataset(size: int = 24, seed: int = 0) -> datasets.Dataset:
         word = ("joy" if valence > 0 else "woe") + ("wow" if arousal > 0 else "zzz")
         count = int(torch.randint(1, 6, (1,), generator=generator))
         rows.append({"text": " ".join([word] * count), "valence": valence, "arousal": arousal})
+        if mixed:
+            rows[-1]["label"] = TOY_NAMES[word]
+            rows[-1] |= [{"label": None}, {"valence": None, "arousal": None}, {}][len(rows) % 3]
     return datasets.Dataset.from_list(rows)
 
 

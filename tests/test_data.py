@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from carl_hf import load_va_dataset
 from carl_hf.corpora import CORPORA, content_sha256
-from carl_hf.data import check_va_dataset, mix_datasets, remove_overlap
+from carl_hf.data import check_dataset, mix_datasets, remove_overlap
 
 EMOBANK = (
     "id,split,V,A,D,text\na,train,1.0,5.0,3,first\n"
@@ -295,4 +295,4 @@ def test_overlap_and_mixing():
 )
 def test_datasets_that_cannot_be_trained_on_are_refused(columns, message):
     with pytest.raises(ValueError, match=message):
-        check_va_dataset(Dataset.from_dict(columns), "train_dataset")
+        check_dataset(Dataset.from_dict(columns), "train_dataset")

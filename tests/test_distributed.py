@@ -16,9 +16,12 @@ WORKER = str(Path(__file__).with_name("distributed_worker.py"))
     [
         {"gradient_accumulation_steps": 2},
         {"ptd_weight": 0.0, "activation_checkpointing": True},
+        # texts with numbers, with names, with both: unequally many of each on the two processes
+        {"objectives": ["mccl", "ptd", "proxy_anchor", "circular", "cross_entropy", "supcon", "regression=2"],
+         "head_warmup_epochs": 0.25, "proxy_learning_rate": 0.3},
     ],
-    ids=json.dumps,
-)
+    ids=["accumulation", "checkpointing", "all-objectives"],
+)  # fmt: skip
 def test_two_processes_train_the_model_of_one(settings, tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     for processes in (1, 2):
@@ -31,4 +34,5 @@ def test_two_processes_train_the_model_of_one(settings, tmp_path, tokenizer):
     one, two = (torch.load(tmp_path / f"weights-{n}.pt", weights_only=True) for n in (1, 2))
     for name, value in one["model"].items():
         torch.testing.assert_close(two["model"][name], value, atol=1e-10, rtol=0, msg=name)
-    assert two["mccl"] == pytest.approx(one["mccl"], rel=1e-5)  # what is logged is global
+    for found, expected in zip(two["logs"], one["logs"], strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)  # what is logged is global

@@ -8,14 +8,23 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_encoder, toy_dataset
+from conftest import TOY_NAMES, tiny_encoder, toy_dataset
 from datasets import Dataset
 from test_modeling import FAMILIES
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from carl_hf import CarlDataCollator, CarlModel, CarlTrainer, CarlTrainingArguments
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens
-from carl_hf.losses import focal_detection_loss, mccl_loss
+from carl_hf.configuration_carl import HEADS
+from carl_hf.losses import (
+    circular_loss,
+    class_cross_entropy,
+    focal_detection_loss,
+    mccl_loss,
+    proxy_anchor_loss,
+    supervised_contrastive_loss,
+    va_regression_loss,
+)
 from carl_hf.momentum import cosine_momentum
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -38,13 +47,17 @@ def make_trainer(tmp_path, tokenizer, *, model=None, data=None, dev=None, callba
     )  # fmt: skip
 
 
-def double_model(**overrides) -> CarlModel:
+def double_model(everything=False) -> CarlModel:
     set_seed(1)
-    model = CarlModel.from_encoder(tiny_encoder(**NO_DROPOUT, **overrides), projection_dim=8).double()
+    heads = {"heads": HEADS, "classes": sorted(TOY_NAMES.values())} if everything else {}
+    model = CarlModel.from_encoder(tiny_encoder(**NO_DROPOUT), projection_dim=8, **heads).double()
     with torch.no_grad():  # a target of its own, and biases and norms that are not at their initial values
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
     return model.train()
+
+
+EVERYTHING = ["mccl", "ptd", "proxy_anchor=0.5", "circular=2", "cross_entropy", "supcon", "regression=3"]
 
 
 def plain_step(model, batch, args) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -52,11 +65,22 @@ def plain_step(model, batch, args) -> tuple[torch.Tensor, dict[str, torch.Tensor
     ids, mask, va, eligible = batch["input_ids"], batch["attention_mask"], batch["va"].double(), batch["eligible"]
 
     def sentence_loss(embeds):
-        prediction = model.predict(model.pool(model.encode(embeds, mask), mask))
-        return mccl_loss(
-            prediction, model.project_target(ids, mask), va, va, temperature=args.temperature,
+        z = model.pool(model.encode(embeds, mask), mask)
+        loss = mccl_loss(
+            model.predict(z), model.project_target(ids, mask), va, va, temperature=args.temperature,
             label_temperature=args.label_temperature, kernel=args.label_kernel,
         )  # fmt: skip
+        if args.objectives is None:
+            return loss * (args.mccl_weight or 1)
+        label = batch["class"]
+        return (
+            0.8 * loss
+            + 0.5 * proxy_anchor_loss(z, label, model.proxies.weight_PH, alpha=32, margin=0.1)
+            + 2 * circular_loss(z, batch["angle"])
+            + class_cross_entropy(model.classifier(z), label)
+            + supervised_contrastive_loss(z, label, temperature=args.temperature)
+            + 3 * va_regression_loss(model.regressor(z), va)
+        )
 
     embeds = model.word_embeddings(ids).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(sentence_loss(embeds), embeds)
@@ -68,7 +92,9 @@ def plain_step(model, batch, args) -> tuple[torch.Tensor, dict[str, torch.Tensor
     model.zero_grad()
     logits = model.detect(model.encode(model.word_embeddings(ids) + delta, mask))
     detection = focal_detection_loss(logits, chosen, eligible, gamma=args.focal_gamma)
-    loss = args.mccl_weight * sentence_loss(model.word_embeddings(ids)) + args.ptd_weight * detection
+    loss = args.ptd_weight * detection
+    if args.objectives is not None or args.mccl_weight > 0:
+        loss = loss + sentence_loss(model.word_embeddings(ids))
     loss.backward()
     return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
@@ -85,14 +111,19 @@ class Scaler:
 @pytest.mark.parametrize(
     "settings",
     [{}, {"pgd_steps": 3, "pgd_step_size": 0.2}, {"preset": "paper"}, {"label_kernel": "distance"},
-     {"ptd_weight": 0.0}, {"mccl_weight": 0.0}],
-    ids=["default", "three-pgd-steps", "paper", "distance", "without-ptd", "without-mccl"],
+     {"ptd_weight": 0.0}, {"mccl_weight": 0.0},
+     {"objectives": EVERYTHING, "label_space": "circle12", "pgd_steps": 2}],
+    ids=["default", "three-pgd-steps", "paper", "distance", "without-ptd", "without-mccl", "everything"],
 )  # fmt: skip
 def test_step_equals_the_plain_one(settings, slices, scaler, tmp_path, tokenizer):
-    model = double_model()
-    trainer = make_trainer(tmp_path, tokenizer, model=model, encode_slices=slices, salient_fraction=0.3, **settings)
+    mixed = "objectives" in settings
+    model = double_model(everything=mixed)
+    trainer = make_trainer(
+        tmp_path, tokenizer, model=model, encode_slices=slices, salient_fraction=0.3, data=toy_dataset(mixed=mixed),
+        **settings,
+    )  # fmt: skip
     trainer.accelerator.scaler = scaler
-    batch = trainer.data_collator(list(toy_dataset(8, seed=3)))
+    batch = trainer.data_collator(list(toy_dataset(8, seed=3, mixed=mixed)))
     batch["va"] = batch["va"].double()
     expected_loss, expected = plain_step(copy.deepcopy(model), batch, trainer.args)
 

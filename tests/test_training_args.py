@@ -55,7 +55,6 @@ def test_settings_that_belong_together(tmp_path):
     assert paper(num_train_epochs=3).lr_scheduler_kwargs == {"num_cycles": 3}  # one cycle an epoch
     assert not paper(lr_scheduler_type="linear").lr_scheduler_kwargs
     assert paper(per_device_train_batch_size=16).per_device_eval_batch_size == 16
-    assert paper(mccl_weight=0.0).ddp_find_unused_parameters and paper().ddp_find_unused_parameters is None
 
 
 def test_default_recipe_uses_a_relative_radius_and_a_half_life(tmp_path):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 
 from carl_hf.evaluation.classification import classification_report, multi_label_report
 from carl_hf.evaluation.data import ClassCorpus
@@ -33,6 +34,16 @@ def split_rows(corpus: ClassCorpus, seed: int) -> tuple[np.ndarray, np.ndarray, 
     if len(dev) == 0:
         train, dev = divide(train, 0.1)
     return train, dev, test
+
+
+def class_dataset(corpus: ClassCorpus, rows: np.ndarray) -> Dataset:
+    """Rows of a corpus as `text` and `label`, to train on; of a corpus whose texts may have several classes, those
+    that have one."""
+    texts, labels = corpus.part(rows)
+    if labels.ndim == 2:
+        single = np.flatnonzero(labels.sum(1) == 1)
+        texts, labels = [texts[i] for i in single], labels[single].argmax(1)
+    return Dataset.from_dict({"text": texts, "label": [corpus.classes[label] for label in labels]})
 
 
 def measure_emotion(

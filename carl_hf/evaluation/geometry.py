@@ -1,26 +1,19 @@
-"""The shape of an embedding space: alignment and uniformity, separation of classes, their order on a circle, and how
-few dimensions keep a score.
+"""The shape of an embedding space: alignment and uniformity, separation of classes, and how few dimensions keep a
+score.
 
 Shape suffixes: N texts, H embedding width, R resamples, C classes. Cosines and distances are of embeddings scaled to
 length 1; "distance" is Euclidean, between 0 and 2.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from carl_hf.evaluation.bootstrap import RESAMPLES, interval, resample_rows
 
-LABEL_ANGLES: dict[str, float] = {
-    "love": 0, "joy": 30, "excitement": 60, "surprise": 90, "anger": 120, "fear": 150, "disgust": 180, "sadness": 210,
-    "boredom": 240, "calmness": 270, "relief": 300, "trust": 330,
-}  # fmt: skip
-"""Degrees of 12 emotions on a circle. Source: Yamauchi and Aizawa, arXiv 2601.06575."""
-
-_PERMUTATIONS = 200
-_ROUNDING = 1e-12  # squared or cosine distances below it are what rounding leaves between equal embeddings
+ROUNDING = 1e-12  # squared or cosine distances below it are what rounding leaves between equal embeddings
 
 
 def unit_rows(embeddings_NH: np.ndarray) -> np.ndarray:
@@ -133,7 +126,7 @@ def _pair_means(
 
     positive_R = mean(squared_NN * (same_NC @ same_NC.T), positive_pairs_R)
     random_R = mean(squared_NN, random_pairs_R)
-    random_R[random_R < _ROUNDING] = 0
+    random_R[random_R < ROUNDING] = 0
     return {
         "alignment": positive_R,
         "uniformity": np.log(mean(kernel_NN, random_pairs_R)),
@@ -166,92 +159,13 @@ def centroid_separation(embeddings_NH: np.ndarray, labels_N: Sequence[Any] | np.
     """
     names, centroids_CH = class_centroids(embeddings_NH, labels_N)
     length_C1 = np.linalg.norm(centroids_CH, axis=1, keepdims=True)
-    if len(names) < 2 or (length_C1 < _ROUNDING).any():
+    if len(names) < 2 or (length_C1 < ROUNDING).any():
         return None
     centroids_CH = centroids_CH / length_C1
     between = (1 - centroids_CH @ centroids_CH.T)[np.triu_indices(len(names), 1)].mean()
     own_N = np.searchsorted(names, np.asarray(labels_N))
     within = (1 - (unit_rows(embeddings_NH) * centroids_CH[own_N]).sum(1)).mean()
-    return float(max(between, 0) / within) if within > _ROUNDING else None
-
-
-def circular_order(
-    embeddings_NH: np.ndarray, labels_N: Sequence[str] | np.ndarray, angles: Mapping[str, float], *, seed: int
-) -> dict[str, Any]:
-    """Whether the class centroids lie around a circle in the order of given angles.
-
-    The plane is that of the first two principal components of the centred centroids; it knows no rotation and no
-    reflection, so both are chosen to fit: the rotation as the circular mean of the differences, the reflection with
-    the smaller error. With few classes that alone fits much, and so the error of permuted labels stands beside it.
-
-    Args:
-        embeddings_NH: (N, H), any scale. labels_N: a class name for each text; classes without an angle are left out.
-        angles: class name -> degrees, such as [`LABEL_ANGLES`]. seed: of the 200 permutations.
-
-    Returns:
-        {"angular_error": mean absolute difference to the given angles in degrees, 0 to 180; "chance_error": its mean
-        over random permutations of the labels; "order_agreement": fraction of unordered triples of classes that run
-        the same way round, in the better of both reflections, so that chance is above one half; "plane_share":
-        fraction of the centroids' variance that lies in the plane; "angles": {class: degrees in [0, 360) after
-        alignment}}. {"angular_error": None, "angular_error_reason"} with fewer than four distinct angles, or if the
-        centroids coincide.
-    """
-    labels_N = np.asarray(labels_N)
-    known_N = np.isin(labels_N, list(angles))
-    present = sorted({float(angles[name]) % 360 for name in np.unique(labels_N[known_N]).tolist()})
-    if len(present) < 4:
-        reason = f"undefined: {len(present)} distinct angles among the classes, at least 4 are needed"
-        return {"angular_error": None, "angular_error_reason": reason}
-    names, centroids_CH = class_centroids(np.asarray(embeddings_NH)[known_N], labels_N[known_N])
-    variance_H, axes_HH = principal_axes(centroids_CH)
-    if variance_H.sum() < _ROUNDING:
-        return {"angular_error": None, "angular_error_reason": "undefined: the class centroids coincide"}
-    plane_C2 = (centroids_CH - centroids_CH.mean(0)) @ axes_HH[:, :2]
-    found_C = np.arctan2(plane_C2[:, 1], plane_C2[:, 0])
-    given_C = np.radians([angles[name] % 360 for name in names])
-    rng = np.random.default_rng(seed)
-    orders = np.stack([np.arange(len(names)), *(rng.permutation(len(names)) for _ in range(_PERMUTATIONS))])
-    errors, aligned = _rotated(found_C[orders], given_C)
-    # the inner remainder of a tiny negative number is 360 itself
-    degrees_C = np.degrees(aligned[0]) % 360 % 360
-    return {
-        "angular_error": float(np.degrees(errors[0])),
-        "chance_error": float(np.degrees(errors[1:].mean())),
-        "order_agreement": _order_agreement(found_C, given_C),
-        "plane_share": float(variance_H[:2].sum() / variance_H.sum()),
-        "angles": dict(zip(names, degrees_C.tolist(), strict=True)),
-    }
-
-
-def _rotated(found: np.ndarray, given_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean absolute error (...) and angles (..., C), in radians, of `found` (..., C) after the better reflection."""
-    candidates = []
-    for sign in (1, -1):
-        rotation = np.angle(np.exp(1j * (given_C - sign * found)).mean(-1, keepdims=True))
-        aligned = sign * found + rotation
-        candidates.append((np.abs(np.angle(np.exp(1j * (aligned - given_C)))).mean(-1), aligned))
-    (error, aligned), (mirrored_error, mirrored) = candidates
-    better = mirrored_error < error
-    return np.where(better, mirrored_error, error), np.where(better[..., None], mirrored, aligned)
-
-
-def _order_agreement(found_C: np.ndarray, given_C: np.ndarray) -> float:
-    """Share of unordered triples that run the same way round, in the better reflection; triples of which two share a
-    given angle run no way round and do not count."""
-    a, b, c = (np.array(index) for index in zip(*_triples(len(found_C)), strict=True))
-
-    def turn(angle_C: np.ndarray) -> np.ndarray:
-        """Sign of the area of the inscribed triangle: 1 counter-clockwise, -1 clockwise."""
-        x, y, z = angle_C[a], angle_C[b], angle_C[c]
-        return np.sign(np.sin(y - x) + np.sin(z - y) + np.sin(x - z))
-
-    found, given = turn(found_C), turn(given_C)
-    found, given = found[given != 0], given[given != 0]
-    return float(max((found == given).mean(), (found == -given).mean()))
-
-
-def _triples(size: int) -> list[tuple[int, int, int]]:
-    return [(i, j, k) for i in range(size) for j in range(i + 1, size) for k in range(j + 1, size)]
+    return float(max(between, 0) / within) if within > ROUNDING else None
 
 
 def dimension_curve(

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from carl_hf.evaluation import data, geometry
 from carl_hf.evaluation.agreement import pearson
+from carl_hf.evaluation.circumplex import circular_order
 from carl_hf.evaluation.detector import measure_detector
 from carl_hf.evaluation.emotion import measure_emotion, split_rows
 from carl_hf.evaluation.plan import TASKS, Corpora, Settings
@@ -20,6 +21,7 @@ from carl_hf.evaluation.polarity import measure_polarity
 from carl_hf.evaluation.probes import fit_logistic
 from carl_hf.evaluation.semantics import pair_cosines, sts_spearman
 from carl_hf.evaluation.valence_arousal import measure_corpus, measure_head, measure_transfer, ridge_predictions
+from carl_hf.label_spaces import read_label_space
 from carl_hf.modeling_carl import CarlModel
 
 Encode = Callable[[Sequence[str]], np.ndarray]
@@ -173,8 +175,8 @@ class _Run:
                 embeddings, words = self.encode(texts), np.array(corpus.classes)[labels]
                 figures = geometry.alignment_uniformity(embeddings, labels, seed=seed)
                 figures["centroid_separation"] = geometry.centroid_separation(embeddings, labels)
-                figures["circular_order"] = geometry.circular_order(
-                    embeddings, words, geometry.LABEL_ANGLES, seed=seed
+                figures["circular_order"] = circular_order(
+                    embeddings, words, read_label_space("circle12").angles, seed=seed
                 )
                 self._keep("geometry", name, (figures, {"embeddings": embeddings, "labels": words}))
             curves = {}

@@ -1,0 +1,61 @@
+"""The training objectives by name: what each needs of the model and of the data."""
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+LabelKind = Literal["va", "class", "angle"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """An objective of the training loss.
+
+    Args:
+        weight: in the loss, where the user names none. head: the part of [`carl_hf.CarlModel`] that only it needs.
+        label: what a text must carry to count: `"va"`, valence and arousal; `"class"`, a name; `"angle"`, either, a
+            name through a label space; None for nothing.
+    """
+
+    weight: float
+    head: str | None = None
+    label: LabelKind | None = None
+
+
+OBJECTIVES = {
+    "mccl": Objective(0.8, label="va"),
+    "ptd": Objective(0.2),
+    "proxy_anchor": Objective(1.0, head="proxies", label="class"),
+    "circular": Objective(1.0, label="angle"),
+    "cross_entropy": Objective(1.0, head="classifier", label="class"),
+    "supcon": Objective(1.0, label="class"),
+    "regression": Objective(20.0, head="regressor", label="va"),
+    "simcse": Objective(1.0),
+}
+"""MCCL and PTD are CARL's own (Eq 11); docs/objectives.md describes the others."""
+
+
+def parse_objectives(words: Sequence[str]) -> dict[str, float]:
+    """Weights from words of the form `name` or `name=weight`, such as `["mccl", "circular=2"]`.
+
+    Raises:
+        ValueError: for an unknown name (the message lists them), one named twice, or a weight that is not positive.
+    """
+    weights: dict[str, float] = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        if name not in OBJECTIVES:
+            close = difflib.get_close_matches(name, OBJECTIVES, n=1, cutoff=0.5)
+            hint = f": did you mean {close[0]!r}?" if close else "."
+            raise ValueError(f"Unknown objective {name!r}{hint} Objectives: {', '.join(OBJECTIVES)}.")
+        if name in weights:
+            raise ValueError(f"The objective {name!r} is named twice.")
+        try:
+            weights[name] = float(number) if number else OBJECTIVES[name].weight
+        except ValueError:
+            weights[name] = math.nan
+        if not (math.isfinite(weights[name]) and weights[name] > 0):
+            raise ValueError(f"The weight of an objective must be a positive number, got {word!r}.")
+    return weights

@@ -1,0 +1,227 @@
+"""Objectives in training: what they need, what learns when, and what a checkpoint keeps."""
+
+import math
+
+import pytest
+import torch
+from conftest import TOY_NAMES, tiny_encoder, toy_dataset
+from datasets import Dataset
+from test_trainer import EVERYTHING, StopAt, make_trainer
+from transformers import TrainerCallback, set_seed
+
+from carl_hf import CarlConfig, CarlDataCollator, CarlModel, CarlTrainingArguments
+from carl_hf.objectives import OBJECTIVES, parse_objectives
+
+CLASSES = sorted(TOY_NAMES.values())
+
+
+def model_for(objectives, pooling="cls", **overrides) -> CarlModel:
+    set_seed(0)
+    heads = sorted({h for name in parse_objectives(objectives) if (h := OBJECTIVES[name].head)})
+    return CarlModel.from_encoder(
+        tiny_encoder(**overrides), projection_dim=8, heads=heads, classes=CLASSES, pooling=pooling
+    )
+
+
+def train(tmp_path, tokenizer, objectives, *, model=None, **settings):
+    trainer = make_trainer(
+        tmp_path, tokenizer, model=model or model_for(objectives),
+        **{"data": toy_dataset(mixed=True), "objectives": objectives, "label_space": "circle12", **settings},
+    )  # fmt: skip
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "ptd"])
+@pytest.mark.parametrize("with_ptd", [False, True], ids=["alone", "with-ptd"])
+def test_every_objective_lowers_its_loss_and_logs_it(name, with_ptd, tmp_path, tokenizer):
+    data = toy_dataset(64, mixed=True)
+    trainer = make_trainer(
+        tmp_path, tokenizer, model=model_for([name], pooling="mean"), data=data, dev=data, max_steps=40, learning_rate=5e-3,
+        objectives=[name, "ptd"] if with_ptd else [name], head_warmup_epochs=0.0, proxy_learning_rate=0.05,
+        per_device_train_batch_size=16, label_space="circle12", bf16=not with_ptd,
+    )  # fmt: skip
+    before = trainer.evaluate()[f"eval_{name}"]
+    trainer.train()
+    assert trainer.evaluate()[f"eval_{name}"] < 0.97 * before
+    entries = [entry for entry in trainer.state.log_history if name in entry]
+    assert len(entries) == 40 and all(math.isfinite(entry[name]) for entry in entries)
+    assert all(("ptd" in entry) == with_ptd for entry in entries)
+    if with_ptd:  # texts that carry no label of this objective are not attacked, and do not count
+        assert all(entry["changed_coordinates"] > 0.99 for entry in entries)
+
+
+def test_the_encoder_waits_while_the_heads_warm_up(tmp_path, tokenizer):
+    model = model_for(["proxy_anchor"])
+    encoder = {n: p.detach().clone() for n, p in model.encoder.named_parameters()}
+    proxies = model.proxies.weight_PH.detach().clone()
+    seen = {}
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            moved = any((p.detach() != encoder[n]).any() for n, p in model.encoder.named_parameters())
+            seen[state.global_step] = (moved, (model.proxies.weight_PH.detach() != proxies).any().item())
+
+    # 24 texts in batches of 8 are 3 steps an epoch; without its setting, proxy_anchor warms up for one epoch
+    train(tmp_path, tokenizer, ["proxy_anchor"], model=model, max_steps=6, warmup_steps=0, callbacks=[Watch()])
+    assert seen == {step: (step > 3, True) for step in range(1, 7)}
+
+
+def test_proxies_have_their_own_learning_rate_and_come_back_on_resume(tmp_path, tokenizer):
+    common = {
+        "max_steps": 8, "save_strategy": "steps", "save_steps": 4, "learning_rate": 1e-3, "proxy_learning_rate": 0.1,
+        "warmup_steps": 0, "lr_scheduler_type": "constant",
+    }  # fmt: skip
+    whole = train(tmp_path / "whole", tokenizer, ["proxy_anchor"], **common)
+    rates = {p.data_ptr(): group["lr"] for group in whole.optimizer.param_groups for p in group["params"]}
+    own = whole.model.proxies.weight_PH.data_ptr()
+    assert rates.pop(own) == 0.1 and set(rates.values()) == {1e-3}
+    assert len(rates) + 1 == sum(len(group["params"]) for group in whole.optimizer.param_groups)
+
+    half = train(tmp_path / "half", tokenizer, ["proxy_anchor"], callbacks=[StopAt(4)], **common)
+    checkpoint = tmp_path / "half" / "checkpoint-4"
+    loaded = CarlModel.from_pretrained(checkpoint)
+    assert torch.equal(loaded.proxies.weight_PH, half.model.proxies.weight_PH.detach())
+    assert loaded.config.classes == CLASSES and loaded.classifier is None
+    resumed = make_trainer(
+        tmp_path / "half", tokenizer, model=model_for(["proxy_anchor"]), data=toy_dataset(mixed=True),
+        objectives=["proxy_anchor"], **common,
+    )  # fmt: skip
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert not torch.equal(resumed.model.proxies.weight_PH, half.model.proxies.weight_PH)
+
+
+def test_each_loss_uses_the_texts_that_carry_its_label(tmp_path, tokenizer):
+    rows = list(toy_dataset(24, mixed=True))
+    model = model_for(EVERYTHING)
+    trainer = make_trainer(
+        tmp_path, tokenizer, model=model.eval(), data=Dataset.from_list(rows), objectives=EVERYTHING,
+        label_space="circle12",
+    )  # fmt: skip
+
+    def losses(rows):
+        trainer._records.clear()
+        trainer.compute_loss(model, trainer.data_collator(rows))
+        return {name.removeprefix("eval_"): values[0][0].item() for name, values in trainer._records.items()}
+
+    mixed = losses(rows)
+    named, numbered = ([r for r in rows if r[c] is not None] for c in ("label", "valence"))
+    assert len(named) == len(numbered) == 16
+    for subset, names in ((named, ["proxy_anchor", "cross_entropy", "supcon"]), (numbered, ["mccl", "regression"])):
+        alone = losses(subset)
+        for name in names:
+            assert mixed[name] == pytest.approx(alone[name], rel=1e-4), name
+
+
+def test_the_collator_reads_numbers_names_and_angles(tokenizer):
+    collator = CarlDataCollator(tokenizer, classes=["joy", "anger"], angles={"joy": 0.5, "relief": 5.0})
+    rows = [
+        {"text": "aaaaa", "valence": -0.5, "arousal": 0.5, "label": "joy"},  # numbers win over the name's angle
+        {"text": "aaaa", "valence": 0.0, "arousal": 0.0, "label": None},
+        {"text": "aaa", "valence": None, "arousal": None, "label": "joy"},
+        {"text": "aa", "label": "anger"},
+    ]
+    batch = collator(rows)
+    nan = math.nan
+    torch.testing.assert_close(
+        batch["va"], torch.tensor([[-0.5, 0.5], [0, 0], [nan, nan], [nan, nan]]), equal_nan=True
+    )
+    assert batch["class"].tolist() == [0, -1, 0, 1]
+    torch.testing.assert_close(batch["angle"], torch.tensor([0.75 * math.pi, nan, 0.5, nan]), equal_nan=True)
+    with pytest.raises(ValueError, match="'relief' of the text 'b' is none of the classes joy, anger"):
+        collator([{"text": "b", "label": "relief"}])
+
+
+def test_names_without_an_angle_are_refused_with_the_known_ones(tmp_path, tokenizer):
+    data = Dataset.from_dict({"text": ["a b", "c d"] * 8, "label": ["joy", "guilt"] * 8})
+    with pytest.raises(ValueError, match=r"circle12 has no angle for 'guilt'; it has anger, boredom"):
+        make_trainer(tmp_path, tokenizer, data=data, objectives=["circular"], label_space="circle12")
+    with pytest.raises(ValueError, match="label_space"):  # names, and nothing that gives them an angle
+        make_trainer(tmp_path, tokenizer, data=data, objectives=["circular"])
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["circular", "supconn"], "did you mean 'supcon'.*Objectives: mccl, ptd"),
+        (["mccl", "mccl=2"], "named twice"),
+        (["mccl=much"], "positive number, got 'mccl=much'"),
+        (["mccl=0"], "positive number"),
+        (["mccl=inf"], "positive number"),
+        ([], "Nothing would be trained"),
+    ],
+)
+def test_wrong_objectives_are_refused(words, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        CarlTrainingArguments(str(tmp_path), objectives=words)
+
+
+def test_objectives_and_weights_exclude_each_other(tmp_path):
+    with pytest.raises(ValueError, match="mccl=0.8 ptd=0.2"):
+        CarlTrainingArguments(str(tmp_path), objectives=["circular"], ptd_weight=0.1)
+    args = CarlTrainingArguments(str(tmp_path), objectives=["mccl", "circular=2.5", "proxy_anchor"])
+    assert args.weights == {"mccl": 0.8, "circular": 2.5, "proxy_anchor": 1.0} and args.heads == ["proxies"]
+    assert CarlTrainingArguments(str(tmp_path)).weights == {"mccl": 0.8, "ptd": 0.2}
+
+
+def test_missing_heads_labels_and_dropout_are_named(tmp_path, tokenizer):
+    with pytest.raises(ValueError, match=r"model with proxies: CarlModel.from_encoder\(.*heads=args.heads"):
+        make_trainer(tmp_path, tokenizer, data=toy_dataset(mixed=True), objectives=["proxy_anchor"])
+    with pytest.raises(ValueError, match="train_dataset has no column 'label'"):
+        make_trainer(tmp_path, tokenizer, objectives=["supcon"])
+    names = Dataset.from_dict({"text": ["a", "b"] * 8, "label": ["joy", "anger"] * 8})
+    with pytest.raises(ValueError, match="train_dataset has no column 'valence'"):
+        make_trainer(tmp_path, tokenizer, data=names, objectives=["mccl"])
+    still = model_for(["simcse"], hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    with pytest.raises(ValueError, match="dropout"):
+        make_trainer(tmp_path, tokenizer, model=still, objectives=["simcse"])
+    with pytest.raises(ValueError, match="Unknown head 'proxy'"):
+        CarlConfig(heads=["proxy"], classes=["a", "b"])
+    with pytest.raises(ValueError, match="at least two classes"):
+        CarlConfig(heads=["classifier"])
+    with pytest.raises(ValueError, match="named twice"):
+        CarlConfig(heads=["classifier"], classes=["a", "a"])
+
+
+def test_parameters_that_no_objective_uses_are_looked_for_under_ddp(tmp_path, tokenizer):
+    assert make_trainer(tmp_path, tokenizer).args.ddp_find_unused_parameters is None
+    assert make_trainer(tmp_path, tokenizer, mccl_weight=0.0).args.ddp_find_unused_parameters
+    more = model_for(["regression"])
+    assert make_trainer(tmp_path, tokenizer, model=more).args.ddp_find_unused_parameters
+    used = ["mccl", "ptd", "regression"]
+    assert make_trainer(tmp_path, tokenizer, model=more, objectives=used).args.ddp_find_unused_parameters is None
+    chosen = make_trainer(tmp_path, tokenizer, mccl_weight=0.0, ddp_find_unused_parameters=False)
+    assert chosen.args.ddp_find_unused_parameters is False
+
+
+def test_balanced_weights_follow_the_training_texts(tmp_path, tokenizer):
+    data = Dataset.from_dict({"text": ["a b", "c d", "e", "f"] * 6, "label": ["joy", "joy", "joy", "anger"] * 6})
+    model = model_for(["cross_entropy"])
+    weighted = make_trainer(
+        tmp_path, tokenizer, model=model, data=data, objectives=["cross_entropy"], class_weights="balanced"
+    )
+    # the model's four classes, in order: anger 6 texts, joy 18, relief and sadness none
+    expected = [24 / (4 * 6), 24 / (4 * 18), 24 / 4, 24 / 4]
+    assert weighted._class_weights.tolist() == pytest.approx(expected)
+    assert (
+        make_trainer(tmp_path, tokenizer, model=model, data=data, objectives=["cross_entropy"])._class_weights is None
+    )
+
+
+def test_evaluation_probes_names_where_texts_have_them(tmp_path, tokenizer):
+    data, dev = toy_dataset(64, mixed=True), toy_dataset(40, seed=5, mixed=True)
+    trainer = make_trainer(
+        tmp_path, tokenizer, model=model_for(["cross_entropy"]), data=data, dev=dev, objectives=["cross_entropy"]
+    )
+    metrics = trainer.evaluate()
+    # four names, told by their letters: more than the most frequent of them
+    assert metrics["eval_label_accuracy"] > 40 and -1 <= metrics["eval_va_pearson"] <= 1
+    names = dev.remove_columns(["valence", "arousal"]).filter(lambda row: row["label"] is not None)
+    assert "eval_va_pearson" not in trainer.evaluate(names)
+    chosen = CarlTrainingArguments(
+        str(tmp_path), objectives=["cross_entropy"], load_best_model_at_end=True, eval_strategy="epoch",
+        save_strategy="epoch", use_cpu=True,
+    )  # fmt: skip
+    assert chosen.metric_for_best_model == "label_accuracy"
