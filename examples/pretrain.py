@@ -74,8 +74,8 @@ class PretrainArguments:
     corpora: list[str] = field(
         default_factory=lambda: ["demo"],
         metadata={
-            "help": "Training corpora: demo, emobank, facebook, iemocap, emotales, files or Hub datasets with numbers; "
-            f"and, for objectives that use names: {', '.join(EMOTION)} (their texts with one label)."
+            "help": "Training corpora: demo, emobank, facebook, iemocap, emotales, files or Hub datasets with "
+            f"numbers; and, for objectives that use names: {', '.join(EMOTION)} (their texts with one label)."
         },
     )
     weights: list[float] | None = field(

@@ -37,9 +37,9 @@ def train(tmp_path, tokenizer, objectives, *, model=None, **settings):
 def test_every_objective_lowers_its_loss_and_logs_it(name, with_ptd, tmp_path, tokenizer):
     data = toy_dataset(64, mixed=True)
     trainer = make_trainer(
-        tmp_path, tokenizer, model=model_for([name], pooling="mean"), data=data, dev=data, max_steps=40, learning_rate=5e-3,
-        objectives=[name, "ptd"] if with_ptd else [name], head_warmup_epochs=0.0, proxy_learning_rate=0.05,
-        per_device_train_batch_size=16, label_space="circle12", bf16=not with_ptd,
+        tmp_path, tokenizer, model=model_for([name], pooling="mean"), data=data, dev=data, max_steps=40,
+        learning_rate=5e-3, objectives=[name, "ptd"] if with_ptd else [name], head_warmup_epochs=0.0,
+        proxy_learning_rate=0.05, per_device_train_batch_size=16, label_space="circle12", bf16=not with_ptd,
     )  # fmt: skip
     before = trainer.evaluate()[f"eval_{name}"]
     trainer.train()

@@ -159,7 +159,7 @@ def test_mccl_leaves_out_texts_without_numbers():
     rows = [r for r in range(5) if r + 2 in known]
     online.requires_grad_()
     loss = mccl_loss(online, target, va_rows, va, temperature=0.1, label_temperature=0.5, row_offset=2)
-    # one row at a time against the known columns; a mean over 5 rows, of which the 7 columns' unknown ones do not count
+    # one row at a time against the known columns; then a mean over 5 rows, corrected for the share of unknown columns
     total = sum(
         mccl_oracle(
             [online[r].tolist()], target[known].tolist(), [va_rows[r].tolist()], va[known].tolist(), 0.1, 0.5,

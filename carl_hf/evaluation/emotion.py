@@ -8,9 +8,12 @@ from datasets import Dataset
 
 from carl_hf.evaluation.classification import classification_report, multi_label_report
 from carl_hf.evaluation.data import ClassCorpus
+from carl_hf.evaluation.geometry import dimension_curve
 from carl_hf.evaluation.probes import fit_logistic, fit_multi_label
 
 FEW_SHOT_DRAWS = 10
+_PROBE_OF_CURVES = (1e-2,)  # strength of the logistic probe in dimension curves, the same for every point
+_DRAWS_OF_CURVES = 3
 Items = dict[str, np.ndarray]
 
 
@@ -89,3 +92,29 @@ def few_shot(
         accuracies.append(100 * (probe(test).argmax(axis=1) == test_labels).mean())
     return {"accuracy_mean": float(np.mean(accuracies)), "accuracy_std": float(np.std(accuracies, ddof=1)),
             "draws": FEW_SHOT_DRAWS}  # fmt: skip
+
+
+def emotion_curve(embeddings: np.ndarray, corpus: ClassCorpus, *, seed: int) -> dict[str, Any]:
+    """Test accuracy (percent) of a logistic probe against the number of kept dimensions, for a corpus whose texts have
+    one class. See [`carl_hf.evaluation.geometry.dimension_curve`].
+
+    Args:
+        embeddings: (N, H) of the corpus's texts.
+    """
+    rows = dict(zip(("train", "dev", "test"), split_rows(corpus, seed), strict=True))
+    labels = {part: corpus.labels[chosen] for part, chosen in rows.items()}
+
+    def score(parts: dict[str, np.ndarray]) -> float:
+        probe, _ = fit_logistic(parts["train"], labels["train"], parts["dev"], labels["dev"], _PROBE_OF_CURVES)
+        return 100 * float((probe(parts["test"]).argmax(axis=1) == labels["test"]).mean())
+
+    return finite_curve(score, embeddings, rows, seed=seed)
+
+
+def finite_curve(
+    score: Callable[[dict[str, np.ndarray]], float], embeddings: np.ndarray, rows: dict[str, np.ndarray], *, seed: int
+) -> dict[str, Any]:
+    """The dimension curve of a score over parts of `embeddings` (N, H), None where it is undefined."""
+    parts = {part: embeddings[chosen] for part, chosen in rows.items()}
+    curve = dimension_curve(score, parts, seed=seed, draws=_DRAWS_OF_CURVES)
+    return {key: [v if np.isfinite(v) else None for v in values] for key, values in curve.items()}

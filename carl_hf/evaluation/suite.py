@@ -15,18 +15,15 @@ from carl_hf.evaluation import data, geometry
 from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.circumplex import circular_order
 from carl_hf.evaluation.detector import measure_detector
-from carl_hf.evaluation.emotion import measure_emotion, split_rows
+from carl_hf.evaluation.emotion import emotion_curve, finite_curve, measure_emotion, split_rows
 from carl_hf.evaluation.plan import TASKS, Corpora, Settings
 from carl_hf.evaluation.polarity import measure_polarity
-from carl_hf.evaluation.probes import fit_logistic
 from carl_hf.evaluation.semantics import pair_cosines, sts_spearman
 from carl_hf.evaluation.valence_arousal import measure_corpus, measure_head, measure_transfer, ridge_predictions
 from carl_hf.label_spaces import read_label_space
 from carl_hf.modeling_carl import CarlModel
 
 Encode = Callable[[Sequence[str]], np.ndarray]
-_PROBE_OF_CURVES = (1e-2,)  # strength of the logistic probe in dimension curves, the same for every point
-_DRAWS_OF_CURVES = 3
 
 
 @dataclass
@@ -183,7 +180,11 @@ class _Run:
             for name, corpus in self.corpora.curve.items():
                 curves["va"] = {"corpus": name, "figure": "valence pearson", **self._va_curve(corpus)}
             for name, corpus in list(self.corpora.geometry.items())[:1]:
-                curves["emotion"] = {"corpus": name, "figure": "accuracy", **self._emotion_curve(corpus)}
+                curves["emotion"] = {
+                    "corpus": name,
+                    "figure": "accuracy",
+                    **emotion_curve(self.encode(corpus.texts), corpus, seed=seed),
+                }
             if curves:
                 self.result.figures.setdefault("geometry", {})["dimensions"] = curves
 
@@ -197,26 +198,7 @@ class _Run:
             )
             return float(pearson(predicted[:, 0], valence[rows["test"], 0]))
 
-        return self._curve(score, self.encode(corpus.texts), rows)
-
-    def _emotion_curve(self, corpus: data.ClassCorpus) -> dict[str, Any]:
-        rows = dict(zip(_PARTS, split_rows(corpus, self.settings.seed), strict=True))
-        labels = corpus.labels
-
-        def score(parts: dict[str, np.ndarray]) -> float:
-            probe, _ = fit_logistic(
-                parts["train"], labels[rows["train"]], parts["dev"], labels[rows["dev"]], _PROBE_OF_CURVES
-            )
-            return 100 * float((probe(parts["test"]).argmax(axis=1) == labels[rows["test"]]).mean())
-
-        return self._curve(score, self.encode(corpus.texts), rows)
-
-    def _curve(
-        self, score: Callable[[dict[str, np.ndarray]], float], embeddings: np.ndarray, rows: dict[str, np.ndarray]
-    ) -> dict[str, Any]:
-        parts = {part: embeddings[chosen] for part, chosen in rows.items()}
-        curve = geometry.dimension_curve(score, parts, seed=self.settings.seed, draws=_DRAWS_OF_CURVES)
-        return {key: [v if np.isfinite(v) else None for v in values] for key, values in curve.items()}
+        return finite_curve(score, self.encode(corpus.texts), rows, seed=self.settings.seed)
 
     def semantics(self) -> None:
         if self.corpora.sts is None:
