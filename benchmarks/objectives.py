@@ -23,6 +23,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from transformers import set_seed
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
@@ -143,9 +144,10 @@ class Runner:
             "circle": circular_order(vectors[test], names[test], angles, seed=42),
             "dimensions": emotion_curve(vectors, corpus, seed=42),
         }
-        own = _own_head(model, vectors[test])
-        if own is not None:
-            result["own_head_accuracy"] = 100 * float((own == names[test]).mean())
+        own = model.classify(torch.from_numpy(vectors[test]).to(model.device))
+        if own is not None and set(model.config.classes) == set(corpus.classes):
+            found = np.array(model.config.classes)[own.cpu().numpy()]
+            result["own_head_accuracy"] = 100 * float((found == names[test]).mean())
         return result
 
     def va_parts(self) -> dict[str, datasets.Dataset]:
@@ -191,21 +193,6 @@ class Runner:
         else:
             texts = emobank
         return self.va_run(texts, parts, objectives, seed, pooling)
-
-
-def _own_head(model: CarlModel, vectors: np.ndarray) -> np.ndarray | None:
-    """Names that the model's own classifier or nearest proxy gives for embeddings; None where it has neither."""
-    import torch
-
-    embedding = torch.from_numpy(vectors).to(model.device)
-    with torch.no_grad():
-        if model.classifier is not None:
-            scores = model.classifier(embedding)
-        elif model.proxies is not None:
-            scores = model.proxy_similarity(embedding)
-        else:
-            return None
-    return np.array(model.config.classes)[scores.argmax(1).cpu().numpy()]
 
 
 def cells(suite: str) -> list[tuple[str, list[str] | None, str]]:

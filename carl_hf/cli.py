@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import difflib
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ import transformers
 import yaml
 from transformers import HfArgumentParser
 
+from carl_hf.nearest import did_you_mean
 from carl_hf.training_args import CarlTrainingArguments
 from carl_hf.version import __version__
 
@@ -117,8 +117,7 @@ def _read_yaml(path: Path, known: set[str], parser: _FileParser) -> dict[str, An
     settings = {}
     for name, value in content.items():
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            raise ValueError(f"{path}: unknown setting {name!r}" + (f"; did you mean {close[0]!r}?" if close else "."))
+            raise ValueError(f"{path}: unknown setting {name!r}{did_you_mean(str(name), known)}")
         if value is None or isinstance(value, dict) or name == "preset":
             settings[name] = value
             continue

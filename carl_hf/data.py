@@ -69,7 +69,7 @@ def load_va_dataset(
     if spec is not None:
         frame, scale = read_corpus(spec, data_dir), scale or spec.scale
     else:
-        frame = _read_source(source)
+        frame = read_source(source)
         if scale is None:
             raise ValueError(f"{name}: state the scale of its labels, such as scale=(1, 9) (--scale 1 9).")
     frame = check_table(_renamed(frame, columns or {}, name), ("valence", "arousal"), scale, name, spec)
@@ -187,7 +187,12 @@ def _is_blank(cell: object) -> bool:
 _TABLES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
 
 
-def _read_source(source: str | Path) -> pd.DataFrame:
+def read_source(source: str | Path) -> pd.DataFrame:
+    """The table of a file or of a Hub data set, the latter with a column `split`.
+
+    Raises:
+        ValueError: for what is neither, or cannot be read.
+    """
     path = Path(source)
     if path.suffix.lower() in _TABLES or path.exists():
         return read_table(path)
@@ -231,7 +236,14 @@ def _read_hub_dataset(name: str) -> pd.DataFrame:
             f"Cannot load the Hub dataset {name!r} ({type(error).__name__}: {str(error).splitlines()[0]}). "
             "With a local copy, give its file instead."
         ) from error
-    return pd.concat([part.to_pandas().assign(split=split) for split, part in parts.items()], ignore_index=True)
+    frames = []
+    for split, part in parts.items():
+        frame = part.to_pandas()
+        for column, feature in part.features.items():
+            if isinstance(feature, datasets.ClassLabel):
+                frame[column] = [feature.int2str(int(number)) for number in frame[column]]
+        frames.append(frame.assign(split=split))
+    return pd.concat(frames, ignore_index=True)
 
 
 def _renamed(frame: pd.DataFrame, columns: Mapping[str, str], name: str) -> pd.DataFrame:

@@ -102,6 +102,8 @@ def check_encoder(encoder: PreTrainedModel) -> None:
             adapters.
     """
     family = encoder.config.model_type
+    if family == "carl":
+        raise ValueError("This is a checkpoint of CARL training: name its export, the folder encoder/ of the run.")
     if family not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or encoder.config.is_encoder_decoder:
         raise ValueError(
             f"{type(encoder).__name__} ({family}) is no bidirectional text encoder such as BERT or RoBERTa."

@@ -200,6 +200,7 @@ def export_emotion_classifier(
     provenance: Provenance | None = None,
     figures: Sequence[str | Path] = (),
     seed: int = 42,
+    class_weights: Literal["equal", "balanced"] = "equal",
 ) -> Path:
     """Writes an emotion classifier for `AutoModelForSequenceClassification` and the text-classification pipeline, its
     probabilities calibrated; where a text may have several labels, the card gives a threshold for each.
@@ -210,6 +211,7 @@ def export_emotion_classifier(
             which is calibrated in place.
         corpus: texts and classes, from [`carl_hf.evaluation.data.read_emotion`]. Its test part is what the card
             reports. corpus_name: its name there, or its file.
+        class_weights: whether every text weighs the same when the head is fitted, or every class.
         Everything else as for [`export_encoder`].
 
     Raises:
@@ -219,7 +221,9 @@ def export_emotion_classifier(
     max_length = min(max_length, tokenizer.model_max_length)
     frozen = isinstance(model, CarlModel)
     if frozen:
-        classifier = fit_emotion_classifier(model, tokenizer, corpus, max_length=max_length, seed=seed)
+        classifier = fit_emotion_classifier(
+            model, tokenizer, corpus, max_length=max_length, seed=seed, class_weights=class_weights
+        )
     else:
         classifier = model
         own = [classifier.config.id2label[i] for i in range(classifier.config.num_labels)]

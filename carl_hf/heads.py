@@ -80,11 +80,13 @@ def fit_emotion_classifier(
     *,
     max_length: int = 128,
     seed: int = 42,
+    class_weights: Literal["equal", "balanced"] = "equal",
 ) -> PreTrainedModel:
     """A sequence-classification model over the corpus's classes, fitted on its training part, its strength chosen on
     its validation part (for missing parts see [`carl_hf.evaluation.emotion.split_rows`]).
 
     Where a text may have several classes the problem type is multi-label: each class has a probability of its own.
+    Otherwise `class_weights` says whether every text weighs the same, or every class.
     """
     check_classes(corpus, seed)
     train, dev, _ = split_rows(corpus, seed)
@@ -96,8 +98,8 @@ def fit_emotion_classifier(
         classifier_outputs(classifier, corpus.part(rows)[0], tokenizer, max_length=max_length).numpy()
         for rows in (train, dev)
     ]
-    fit = fit_multi_label if several else fit_logistic
-    probe, _ = fit(features[0], corpus.labels[train], features[1], corpus.labels[dev])
+    parts = features[0], corpus.labels[train], features[1], corpus.labels[dev]
+    probe, _ = fit_multi_label(*parts) if several else fit_logistic(*parts, class_weights=class_weights)
     return _with_probe(classifier, path, probe)
 
 

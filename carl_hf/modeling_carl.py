@@ -224,6 +224,14 @@ class CarlModel(CarlPreTrainedModel):
         """Cosine (B, P) of embeddings with every class's proxy; the nearest proxy is the predicted class."""
         return F.normalize(embedding_BH, dim=-1) @ F.normalize(self.proxies.weight_PH, dim=-1).T
 
+    @torch.no_grad()
+    def classify(self, embedding_BH: Tensor) -> Tensor | None:
+        """Numbers (B,) of the classes that the model's own head gives: the classifier, else the nearest proxy; None
+        where it has neither."""
+        if self.classifier is not None:
+            return self.classifier(embedding_BH).argmax(-1)
+        return None if self.proxies is None else self.proxy_similarity(embedding_BH).argmax(-1)
+
     def detect(self, hidden_BLH: Tensor) -> Tensor:
         """Detector logits (B, L): positive means "this token was perturbed"."""
         return self.detector(hidden_BLH).squeeze(-1)

@@ -1,10 +1,11 @@
 """The training objectives by name: what each needs of the model and of the data."""
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from carl_hf.nearest import did_you_mean
 
 LabelKind = Literal["va", "class", "angle"]
 
@@ -47,8 +48,7 @@ def parse_objectives(words: Sequence[str]) -> dict[str, float]:
     for word in words:
         name, _, number = word.partition("=")
         if name not in OBJECTIVES:
-            close = difflib.get_close_matches(name, OBJECTIVES, n=1, cutoff=0.5)
-            hint = f": did you mean {close[0]!r}?" if close else "."
+            hint = did_you_mean(name, OBJECTIVES)
             raise ValueError(f"Unknown objective {name!r}{hint} Objectives: {', '.join(OBJECTIVES)}.")
         if name in weights:
             raise ValueError(f"The objective {name!r} is named twice.")

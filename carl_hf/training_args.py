@@ -4,7 +4,6 @@ Source: Son, Saurez, Har, arXiv 2502.20613; equation numbers are the paper's.
 """
 
 import dataclasses
-import difflib
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from transformers import TrainingArguments
 
 from carl_hf.losses import LabelKernel
 from carl_hf.momentum import momentum_from_half_life
+from carl_hf.nearest import did_you_mean
 from carl_hf.objectives import OBJECTIVES, parse_objectives
 
 PAPER_SETTINGS: dict[str, Any] = {
@@ -167,12 +167,14 @@ class CarlTrainingArguments(TrainingArguments):
 
     def __init__(self, output_dir: str | None = None, *, preset: str = "default", **settings: Any):
         if preset not in PRESETS:
-            raise ValueError(f"Unknown preset {preset!r}{_nearest(preset, PRESETS)} Presets: {', '.join(PRESETS)}.")
+            raise ValueError(
+                f"Unknown preset {preset!r}{did_you_mean(preset, PRESETS)} Presets: {', '.join(PRESETS)}."
+            )
         fields = [f for f in dataclasses.fields(self) if f.init]
         known = {f.name for f in fields}
         for name in settings:
             if name not in known:
-                raise ValueError(f"Unknown training argument {name!r}{_nearest(name, known)}")
+                raise ValueError(f"Unknown training argument {name!r}{did_you_mean(name, known)}")
         if settings.get("momentum") is not None and settings.get("momentum_half_life") is not None:
             raise ValueError("Give momentum or momentum_half_life, not both: the half-life is another form of m_0.")
         if settings.get("objectives") is not None and {"mccl_weight", "ptd_weight"} & set(settings):
@@ -280,8 +282,3 @@ class CarlTrainingArguments(TrainingArguments):
             require(0 <= self.momentum <= 1, "momentum", "in [0, 1]")
         else:
             require(self.momentum_half_life > 0, "momentum_half_life", "positive")
-
-
-def _nearest(name: str, valid: Any) -> str:
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f": did you mean {close[0]!r}?" if close else "."

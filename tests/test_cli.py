@@ -45,7 +45,7 @@ def test_a_half_life_on_the_command_line_replaces_the_momentum_of_the_file(tmp_p
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("temprature: 0.1", "unknown setting 'temprature'; did you mean 'temperature'"),
+        ("temprature: 0.1", "unknown setting 'temprature': did you mean 'temperature'"),
         ("corpra: [demo]", "did you mean 'corpora'"),
         ("preset: papr", "did you mean 'paper'"),
         ("- a\n- b", "must hold 'name: value' lines"),

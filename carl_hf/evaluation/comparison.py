@@ -33,7 +33,7 @@ def compare(before: Evaluation, after: Evaluation, *, seed: int) -> dict[str, An
         elif task == "semantics":
             figures = _rank_gain(one["predictions"], two["predictions"], one["references"], seed)
         else:
-            figures = _class_gain(one, two, seed)
+            figures = class_gain(one, two, seed)
         if any(run.figures[task][corpus].get("seen_in_training") for run in (before, after)):
             figures["seen_in_training"] = True
         result.setdefault(task, {})[corpus] = figures
@@ -47,7 +47,12 @@ def _rank_gain(one: np.ndarray, two: np.ndarray, truth: np.ndarray, seed: int) -
     return {**defined(point, ["cosines of one model"]), "spearman_interval": interval(resampled)}
 
 
-def _class_gain(one: dict[str, np.ndarray], two: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
+def class_gain(one: dict[str, np.ndarray], two: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
+    """Differences two - one of accuracy (percent) and macro F1 with their intervals, by the paired bootstrap.
+
+    Args:
+        one, two: {"predictions", "references"} on the same texts, (N,) numbers of classes or (N, C) booleans.
+    """
     truth = one["references"]
     points, resampled = [], []
     for items in (one, two):

@@ -3,7 +3,7 @@
 Every file is UTF-8; docs/evaluation.md says where each comes from and which columns it must have.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from carl_hf.corpora import CORPORA, read_corpus
-from carl_hf.data import check_table, normalized, read_table, split_names, text_key, without_overlap
+from carl_hf.data import check_table, normalized, read_source, read_table, split_names, text_key, without_overlap
 
 EKMAN_SIX = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
 
@@ -113,18 +113,33 @@ EMOTION = {
 }
 
 
-def read_emotion(name: str, data_dir: str | Path | None) -> ClassCorpus:
+def read_emotion(name: str, data_dir: str | Path | None, columns: Mapping[str, str] | None = None) -> ClassCorpus:
     """GoEmotions (six raw labels, texts with one label; Ekman's six and neutral, or all 28 labels, several a text),
-    ISEAR, EmoLit-12, the demo corpus, or a file of one's own with the columns `text`, `label` and maybe `split`.
+    ISEAR, EmoLit-12, the demo corpus, or a file of one's own or a Hub data set with the columns `text`, `label` and
+    maybe `split`.
+
+    Args:
+        columns: names of the columns in a file or Hub data set, such as `{"text": "sentence", "label": "emotion"}`.
 
     Raises:
-        MissingCorpus: if the file is not there. ValueError: for missing columns.
+        MissingCorpus: if a corpus's file is not there. ValueError: for an unknown source or missing columns.
     """
     if name == "demo":
         return _single_label(read_corpus(CORPORA["demo"], None), "demo")
     if name not in EMOTION:
         path = Path(name)
-        return _single_label(_table(path, ("text", "label")), path)
+        if not path.suffix and name.count("/") != 1 and not path.exists():
+            raise ValueError(
+                f"Unknown emotion corpus {name!r}: choose demo, {', '.join(EMOTION)}, a file with the columns text "
+                "and label, or the id of a Hub data set (owner/name)."
+            )
+        frame = read_source(name)
+        for ours, theirs in (columns or {}).items():
+            if theirs not in frame:
+                raise ValueError(f"{name} has no column {theirs!r} for {ours!r}; it has {', '.join(map(str, frame))}.")
+            if ours != theirs:
+                frame = frame.drop(columns=ours, errors="ignore").rename(columns={theirs: ours})
+        return _single_label(_checked(frame, ("text", "label"), path), path)
     path = _find(EMOTION[name], data_dir)
     if not name.startswith("goemotions"):
         return _single_label(_table(path, ("text", "label")), path)
@@ -166,8 +181,11 @@ def _find(file: str, data_dir: str | Path | None) -> Path:
 
 
 def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """The file's table, its texts and names as stripped strings."""
-    frame = read_table(path)
+    return _checked(read_table(path), columns, path)
+
+
+def _checked(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> pd.DataFrame:
+    """The table, its texts and names as strings, none of them empty."""
     missing = [column for column in columns if column not in frame]
     if missing:
         raise ValueError(f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, frame))}.")

@@ -1,7 +1,7 @@
 """Emotion recognition from frozen embeddings: logistic regression on standardised embeddings."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset
@@ -50,9 +50,13 @@ def class_dataset(corpus: ClassCorpus, rows: np.ndarray) -> Dataset:
 
 
 def measure_emotion(
-    encode: Callable[[Sequence[str]], np.ndarray], corpus: ClassCorpus, *, seed: int, shots: Sequence[int] = ()
-) -> tuple[dict[str, Any], Items]:
-    """A corpus of emotions: test figures of the probe, and of probes on `shots` training texts a class."""
+    encode: Callable[[Sequence[str]], np.ndarray], corpus: ClassCorpus, *, seed: int, shots: Sequence[int] = (),
+    class_weights: Literal["equal", "balanced"] = "equal",
+) -> tuple[dict[str, Any], Items]:  # fmt: skip
+    """A corpus of emotions: test figures of the probe, and of probes on `shots` training texts a class.
+
+    `class_weights` is that of [`carl_hf.evaluation.probes.fit_logistic`], where a text has one class.
+    """
     embeddings, labels = encode(corpus.texts), corpus.labels
     train, dev, test = split_rows(corpus, seed)
     parts = embeddings[train], labels[train], embeddings[dev], labels[dev]
@@ -61,7 +65,7 @@ def measure_emotion(
         predictions = probe(embeddings[test]) >= thresholds
         report = multi_label_report(predictions, labels[test], corpus.classes, seed=seed)
         return report, {"predictions": predictions, "references": labels[test]}
-    probe, strength = fit_logistic(*parts)
+    probe, strength = fit_logistic(*parts, class_weights=class_weights)
     predictions = probe(embeddings[test]).argmax(axis=1)
     report = classification_report(predictions, labels[test], corpus.classes, seed=seed)
     report["strength"] = strength

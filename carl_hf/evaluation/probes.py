@@ -3,6 +3,7 @@ on development texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -47,12 +48,13 @@ def fit_ridge(train: np.ndarray, train_labels: np.ndarray, dev: np.ndarray, dev_
 
 def fit_logistic(
     train: np.ndarray, train_labels: np.ndarray, dev: np.ndarray, dev_labels: np.ndarray,
-    strengths: Sequence[float] = _LOGISTIC_STRENGTHS,
+    strengths: Sequence[float] = _LOGISTIC_STRENGTHS, class_weights: Literal["equal", "balanced"] = "equal",
 ) -> tuple[LinearProbe, float]:  # fmt: skip
     """Multinomial logistic regression, and its strength, chosen on dev by accuracy.
 
     Args:
-        train_labels, dev_labels: (N,) numbers of classes.
+        train_labels, dev_labels: (N,) numbers of classes. class_weights: whether in training every text weighs the
+            same, or every class.
 
     Returns:
         the probe gives logits (N, C) for the classes 0 to the greatest of the training labels; one that no training
@@ -64,7 +66,8 @@ def fit_logistic(
     train, dev = scale(train), scale(dev)
     best, best_accuracy, chosen = None, -1.0, strengths[0]
     for strength in strengths:
-        probe = LogisticRegression(C=strength, max_iter=1000).fit(train, train_labels)
+        balance = "balanced" if class_weights == "balanced" else None
+        probe = LogisticRegression(C=strength, max_iter=1000, class_weight=balance).fit(train, train_labels)
         accuracy = (probe.predict(dev) == dev_labels).mean()
         if accuracy > best_accuracy:
             best, best_accuracy, chosen = probe, accuracy, strength

@@ -1,0 +1,10 @@
+"""For messages about a name that does not exist."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest valid one, if any is near."""
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f": did you mean {close[0]!r}?" if close else "."
