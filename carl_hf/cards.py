@@ -157,7 +157,9 @@ def _corpora(names: Sequence[str]) -> str:
 
 def _summary(kind: str, record: Mapping[str, Any], origin: Mapping[str, Any], head: Mapping[str, Any]) -> str:
     base = _base(origin)
-    trained = f"trained by {escape(origin['method'])} on {_corpora(origin['corpora'])}"
+    trained = "as it was"
+    if origin["method"] is not None:
+        trained = f"trained by {escape(origin['method'])} on {_corpora(origin['corpora'])}"
     if kind == "encoder":
         return (
             f"Text embeddings that know how a text feels: {base}, {trained}. Texts that feel alike lie close "

@@ -16,6 +16,7 @@ import pandas as pd
 from datasets import Dataset
 
 from carl_hf.corpora import CORPORA, CorpusSpec, read_corpus
+from carl_hf.label_spaces import LabelSpace
 
 logger = logging.getLogger(__name__)
 
@@ -109,18 +110,21 @@ def check_dataset(dataset: Dataset, name: str, needs: Collection[str] = ("va",))
     for row, label in enumerate(named):
         if label is not None and (not isinstance(label, str) or not label.strip()):
             raise ValueError(f"{name}, row {row}: label is {label!r}, not a name; give the class's name, or None.")
-    numbered = [True] * len(dataset)
-    for column in ("valence", "arousal"):
-        values = list(dataset[column]) if column in has else [None] * len(dataset)
-        for row, value in enumerate(values):
-            if value is None and named[row] is not None and numbered[row] == (column == "valence"):
-                numbered[row] = False
-            elif value is None and not numbered[row]:
-                pass
-            elif not isinstance(value, (int, float)) or not -1 <= value <= 1:  # NaN fails both comparisons
+    valences, arousals = (
+        list(dataset[column]) if column in has else [None] * len(dataset) for column in ("valence", "arousal")
+    )
+    numbered = [False] * len(dataset)
+    for row, (valence, arousal) in enumerate(zip(valences, arousals, strict=True)):
+        if valence is None and arousal is None and named[row] is not None:
+            continue
+        numbered[row] = True
+        for column, value, other in (("valence", valence, arousal), ("arousal", arousal, valence)):
+            if not isinstance(value, (int, float)) or not -1 <= value <= 1:  # NaN fails both comparisons
+                half = f" ({'arousal' if column == 'valence' else 'valence'} is {other!r})" if value is None else ""
                 raise ValueError(
-                    f"{name}, row {row}: {column} is {value!r}, not a number in [-1, 1]; load it with "
-                    "load_va_dataset(..., scale=(least, greatest)), which normalises."
+                    f"{name}, row {row}: {column} is {value!r}{half}, not a number in [-1, 1]; load it with "
+                    "load_va_dataset(..., scale=(least, greatest)), which normalises. A text without numbers has None "
+                    "for both, and a label."
                 )
     for kind, rows, what in (("va", numbered, "valence and arousal"), ("class", named, "a label")):
         if kind in needs and not any(rows):
@@ -130,6 +134,29 @@ def check_dataset(dataset: Dataset, name: str, needs: Collection[str] = ("va",))
 def label_names(dataset: Dataset) -> list[str]:
     """The distinct names in the column `label`, sorted; none without that column."""
     return sorted(set(dataset["label"]) - {None}) if "label" in dataset.column_names else []
+
+
+def numbered_rows(dataset: Dataset) -> Dataset:
+    """The rows that have valence and arousal; none without such columns."""
+    if not {"valence", "arousal"} <= set(dataset.column_names):
+        return dataset.select([])
+    values = zip(dataset["valence"], dataset["arousal"], strict=True)
+    return dataset.select([row for row, pair in enumerate(values) if None not in pair])
+
+
+def numbers_from_names(dataset: Dataset, space: LabelSpace) -> Dataset:
+    """The dataset in which texts without numbers have those of their `label` in a label space.
+
+    Raises:
+        ValueError: for a label that the space does not know; the message lists those that it knows.
+    """
+    columns = {c: list(dataset[c]) if c in dataset.column_names else [None] * len(dataset) for c in _FEATURES}
+    bare = [i for i in range(len(dataset)) if None in (columns["valence"][i], columns["arousal"][i])]
+    known = space.va_of({columns["label"][i] for i in bare} - {None})
+    for i in bare:
+        if columns["label"][i] is not None:
+            columns["valence"][i], columns["arousal"][i] = known[columns["label"][i]]
+    return _with_columns(Dataset.from_dict(columns), list(_FEATURES))
 
 
 def remove_overlap(train: Dataset, others: Iterable[Iterable[str]]) -> Dataset:

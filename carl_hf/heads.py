@@ -23,6 +23,9 @@ from carl_hf.evaluation.probes import LinearProbe, best_threshold, fit_logistic,
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of
 from carl_hf.modeling_carl import CarlModel
 
+FEWEST_TEXTS = 20
+"""Texts with valence and arousal that a head needs."""
+
 _PROBLEM = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 
@@ -56,10 +59,10 @@ def fit_va_regressor(
             a tenth of train, drawn by `seed`.
 
     Raises:
-        ValueError: for fewer than 20 training texts.
+        ValueError: for fewer than `FEWEST_TEXTS` training texts.
     """
-    if len(train) < 20:
-        raise ValueError(f"A valence-arousal head needs at least 20 texts with labels, got {len(train)}.")
+    if len(train) < FEWEST_TEXTS:
+        raise ValueError(f"A valence-arousal head needs at least {FEWEST_TEXTS} texts with labels, got {len(train)}.")
     if dev is None:
         rows = np.random.default_rng(seed).permutation(len(train))
         held = max(2, len(rows) // 10)

@@ -1,7 +1,7 @@
 """The training objectives by name: what each needs of the model and of the data."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,27 +15,38 @@ class Objective:
     """An objective of the training loss.
 
     Args:
-        weight: in the loss, where the user names none. head: the part of [`carl_hf.CarlModel`] that only it needs.
+        title: in words. weight: in the loss, where the user names none.
+        head: the part of [`carl_hf.CarlModel`] that only it needs.
         label: what a text must carry to count: `"va"`, valence and arousal; `"class"`, a name; `"angle"`, either, a
             name through a label space; None for nothing.
     """
 
+    title: str
     weight: float
     head: str | None = None
     label: LabelKind | None = None
 
 
 OBJECTIVES = {
-    "mccl": Objective(0.8, label="va"),
-    "ptd": Objective(0.2),
-    "proxy_anchor": Objective(1.0, head="proxies", label="class"),
-    "circular": Objective(1.0, label="angle"),
-    "cross_entropy": Objective(1.0, head="classifier", label="class"),
-    "supcon": Objective(1.0, label="class"),
-    "regression": Objective(20.0, head="regressor", label="va"),
-    "simcse": Objective(1.0),
+    "mccl": Objective("MCCL", 0.8, label="va"),
+    "ptd": Objective("PTD", 0.2),
+    "proxy_anchor": Objective("Proxy-Anchor", 1.0, head="proxies", label="class"),
+    "circular": Objective("the circular loss", 1.0, label="angle"),
+    "cross_entropy": Objective("cross-entropy", 1.0, head="classifier", label="class"),
+    "supcon": Objective("supervised contrast (SINCERE)", 1.0, label="class"),
+    "regression": Objective("regression of valence and arousal", 20.0, head="regressor", label="va"),
+    "simcse": Objective("SimCSE", 1.0),
 }
 """MCCL and PTD are CARL's own (Eq 11); docs/objectives.md describes the others."""
+
+
+def describe_objectives(names: Collection[str]) -> str:
+    """What a model was trained by, in words: "CARL" for MCCL with PTD."""
+    carl = {"mccl", "ptd"} <= set(names)
+    titles = ["CARL"] * carl + [
+        OBJECTIVES[n].title for n in OBJECTIVES if n in names and not (carl and n in ("mccl", "ptd"))
+    ]
+    return " and ".join(filter(None, [", ".join(titles[:-1]), titles[-1]]))
 
 
 def parse_objectives(words: Sequence[str]) -> dict[str, float]:

@@ -64,7 +64,8 @@ class Provenance:
         licence: of the result, as a Hub identifier; by default it follows from the corpora.
         trained_on_test_rows: whether their held-out parts were trained on; an evaluation marks such figures.
         settings: training settings that differ from the defaults; None if they are not known.
-        method: what it was trained by. language: of the texts, as a two-letter code.
+        method: what it was trained by; None for an encoder that was not. A trainer names its objectives.
+        language: of the texts, as a two-letter code.
 
     Raises:
         ValueError: for a licence that is no identifier.
@@ -75,7 +76,7 @@ class Provenance:
     licence: str | None = None
     trained_on_test_rows: bool = False
     settings: dict[str, Any] | None = None
-    method: str = "CARL"
+    method: str | None = "CARL"
     language: str = "en"
 
     def __post_init__(self):

@@ -14,9 +14,12 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from carl_hf.cards import Result
+from carl_hf.data import numbered_rows
 from carl_hf.encoders import PACKAGED_ENCODER, is_packaged
 from carl_hf.export import export_encoder
+from carl_hf.heads import FEWEST_TEXTS
 from carl_hf.hub import Push, push_export
+from carl_hf.objectives import describe_objectives
 from carl_hf.provenance import Provenance, differing_settings
 
 logger = logging.getLogger(__name__)
@@ -39,7 +42,7 @@ class PublishingTrainer(Trainer):
             measure_bias: for the card, by a probe on training texts; it needs scikit-learn and `datasets.Dataset`s.
         """
         measurable = isinstance(self.train_dataset, datasets.Dataset) and importlib.util.find_spec("sklearn")
-        train = self.train_dataset if measure_bias and measurable else None
+        train = numbered_rows(self.train_dataset) if measure_bias and measurable else None
         return export_encoder(
             self.model,
             self.processing_class,
@@ -47,7 +50,7 @@ class PublishingTrainer(Trainer):
             max_length=self.args.max_length,
             provenance=self.provenance,
             results=self._dev_results(),
-            train=train,
+            train=train if train is not None and len(train) >= FEWEST_TEXTS else None,
         )
 
     def push_to_hub(
@@ -115,22 +118,28 @@ class PublishingTrainer(Trainer):
         best = self.state.best_global_step if self.args.load_best_model_at_end else None
         trained = self.state.global_step >= self.state.max_steps
         step = best if best is not None and trained else self.state.global_step
-        found = next((entry for entry in self.state.log_history if "eval_va_pearson" in entry and
+        found = next((entry for entry in self.state.log_history if "eval_probe_seconds" in entry and
                       entry["step"] == step), {})  # fmt: skip
         figures = {dimension: found.get(f"eval_{dimension}_pearson", -1.0) for dimension in ("valence", "arousal")}
-        return [
+        results = [
             Result("validation texts", "validation", "pearson", f"{dimension}, Pearson r", value)
             for dimension, value in figures.items()
             if value > -1.0  # which stands for "undefined"
         ]
+        if "eval_label_accuracy" in found:
+            accuracy = found["eval_label_accuracy"]
+            results.append(Result("validation texts", "validation", "accuracy", "emotion, accuracy", accuracy))
+        return results
 
     def _complete(self, provenance: Provenance | None) -> Provenance:
-        """With the settings of this run; without any, with the encoder that the model was made from."""
+        """With the objectives and settings of this run; without any, with the encoder that the model was made from."""
         if provenance is None:
             name = self.model.encoder.name_or_path
             provenance = Provenance(base_model=PACKAGED_ENCODER if is_packaged(name) else name or None)
         return dataclasses.replace(
-            provenance, settings={**(provenance.settings or {}), **differing_settings(self.args)}
+            provenance,
+            settings={**(provenance.settings or {}), **differing_settings(self.args)},
+            method=describe_objectives(self.args.weights),
         )
 
 

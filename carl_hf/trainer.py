@@ -89,7 +89,7 @@ class CarlTrainer(PublishingTrainer):
             )
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             if isinstance(dataset, datasets.Dataset):
-                check_dataset(dataset, name, args.label_kinds)
+                check_dataset(dataset, name, args.label_kinds if name == "train_dataset" else ())
         classes = self._check_heads(model, args, train_dataset)
         if data_collator is None:
             if processing_class is None:

@@ -274,7 +274,7 @@ class CarlTrainingArguments(TrainingArguments):
         require(self.class_weights in ("equal", "balanced"), "class_weights", "'equal' or 'balanced'")
         if not self.weights:
             raise ValueError(
-                "Nothing would be trained: mccl_weight and ptd_weight are both 0, and objectives names nothing else."
+                "mccl_weight and ptd_weight are both 0 and objectives names nothing: nothing would be trained."
             )
         if (self.momentum is None) == (self.momentum_half_life is None):
             raise ValueError("Give exactly one of momentum and momentum_half_life.")

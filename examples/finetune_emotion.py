@@ -10,8 +10,8 @@ linear classifier; proxy_anchor, supcon and circular shape the embedding; with -
 fitted. Then a linear head on the frozen embeddings is compared with the same head on the encoder as it was. What is
 not named comes from examples/configs/emotion.yaml.
 
-Leaves in the output folder: encoder/ and emotion/ (a classifier, for AutoModelForSequenceClassification), results.json
-and figures/confusion.png; checkpoint-*/ of training.
+Leaves in the output folder: emotion/ (a classifier, for AutoModelForSequenceClassification), encoder/ where it was
+trained, results.json and figures/confusion.png; checkpoint-*/ of training.
 """
 
 import dataclasses
@@ -123,7 +123,7 @@ def _known(dev: Dataset, train: Dataset) -> Dataset:
 def provenance(script: EmotionArguments) -> Provenance:
     return Provenance(
         base_model=script.encoder, corpora=[] if script.frozen else [script.corpus], licence=script.licence,
-        language=script.language, method="none: the encoder as it was" if script.frozen else "carl_hf objectives",
+        language=script.language, method=None,
     )  # fmt: skip
 
 
@@ -229,14 +229,14 @@ def main() -> None:
         figures[0].parent.mkdir(parents=True, exist_ok=True)
         panels = {name: (np.array(r["confusion"]), corpus.classes) for name, (r, _) in measured.items()}
         plot_confusion(figures[0], panels)
-    origin = trainer.provenance if trainer is not None else provenance(script)
-    origin = dataclasses.replace(origin, settings=origin.settings or {})
-    export_encoder(model, tokenizer, folder / "encoder", max_length=args.max_length, provenance=origin)
+    origin = provenance(script) if trainer is None else trainer.provenance
+    if trainer is not None:
+        export_encoder(model, tokenizer, folder / "encoder", max_length=args.max_length, provenance=origin)
     export_emotion_classifier(
         model, tokenizer, folder / "emotion", corpus=corpus, corpus_name=script.corpus, max_length=args.max_length,
         provenance=origin, figures=figures, seed=args.seed, class_weights=args.class_weights,
     )  # fmt: skip
-    print(f"Classifier: {folder / 'emotion'}   encoder: {folder / 'encoder'}   results: {folder / 'results.json'}")
+    print(f"Classifier: {folder / 'emotion'}   results: {folder / 'results.json'}")
 
 
 def _dev_figure(vectors: np.ndarray, corpus: ClassCorpus, seed: int) -> float:

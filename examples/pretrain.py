@@ -49,14 +49,22 @@ from carl_hf.cli import (
     use_all_cores,
     write_json,
 )
-from carl_hf.data import NoSplitError, label_names, mix_datasets, remove_overlap
+from carl_hf.data import (
+    NoSplitError,
+    label_names,
+    mix_datasets,
+    numbered_rows,
+    numbers_from_names,
+    remove_overlap,
+)
 from carl_hf.embedding import Pooling, embed_poolings
 from carl_hf.encoders import load_encoder, load_tokenizer
 from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.data import EMOTION, ClassCorpus, read_emotion
 from carl_hf.evaluation.emotion import class_dataset, split_rows
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_gain, va_metrics
-from carl_hf.heads import check_classes
+from carl_hf.heads import FEWEST_TEXTS, check_classes
+from carl_hf.label_spaces import read_label_space
 from carl_hf.provenance import public_corpus_name
 
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
@@ -88,6 +96,13 @@ class PretrainArguments:
     text_column: str | None = field(default=None, metadata={"help": "Its name in files and Hub datasets."})
     valence_column: str | None = field(default=None, metadata={"help": "Its name in files and Hub datasets."})
     arousal_column: str | None = field(default=None, metadata={"help": "Its name in files and Hub datasets."})
+    va_from_names: str | None = field(
+        default=None,
+        metadata={
+            "help": "Label space (see --label_space) whose valence and arousal texts without numbers get by their "
+            "names, so that MCCL and regression use them too."
+        },
+    )
     normalization: Literal["scale", "observed"] = field(
         default="scale", metadata={"help": "Min and max of Eq 12: of the stated scale, or observed in the data."}
     )
@@ -132,7 +147,9 @@ class PretrainArguments:
         return corpus
 
     def provenance(self) -> Provenance:
-        own = {name: getattr(self, name) for name in ("pooling", "dropout", "weights", "normalization")}
+        own = {
+            name: getattr(self, name) for name in ("pooling", "dropout", "weights", "normalization", "va_from_names")
+        }
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
         return Provenance(
             base_model=self.encoder, corpora=self.corpora, licence=self.licence,
@@ -158,7 +175,10 @@ class PretrainArguments:
         """Texts of an emotion corpus with their names; its parts as in the evaluation."""
         whole = read_emotion(corpus, self.data_dir)
         parts = dict(zip(("train", "validation", "test"), split_rows(whole, 42), strict=True))
-        return class_dataset(whole, np.concatenate(list(parts.values())) if split == "all" else parts[split])
+        texts = class_dataset(whole, np.concatenate(list(parts.values())) if split == "all" else parts[split])
+        if self.va_from_names is None:
+            return texts
+        return numbers_from_names(texts, read_label_space(self.va_from_names))
 
     def load_dev(self) -> dict[str, dict[str, datasets.Dataset]]:
         """Corpus -> its training and validation part, for the corpora to be measured on. That they have a test part
@@ -294,9 +314,11 @@ def main() -> None:
             [(script.load(corpus, part), weight) for corpus, weight in zip(script.corpora, weights, strict=True)],
             seed=args.seed,
         )
+        named = [corpus for corpus in script.corpora if corpus in EMOTION]
         if not script.include_eval_rows:
-            train = remove_overlap(train, [script.held_out_texts(corpus) for corpus in measured])
+            train = remove_overlap(train, [script.held_out_texts(corpus) for corpus in (*measured, *named)])
         validation = [parts["validation"] for parts in measured.values()]
+        validation += [script.load(corpus, "validation") for corpus in named]
         dev = mix_datasets([(part, 1.0) for part in validation], seed=args.seed) if validation else None
 
         set_seed(args.seed)
@@ -383,7 +405,10 @@ def write_exports(
     # A head is fitted on the measured corpora alone: what raters of different corpora call excited differs, and on
     # EmoBank and the Facebook posts together its arousal on EmoBank falls to r = .18.
     fitted = [(remove_overlap(part["train"], [script.held_out_texts(c)]), 1.0) for c, part in measured.items()]
-    train = mix_datasets(fitted, seed=args.seed) if fitted else trainer.train_dataset
+    train = mix_datasets(fitted, seed=args.seed) if fitted else numbered_rows(trainer.train_dataset)
+    if len(train) < FEWEST_TEXTS:
+        logging.info("%d texts with numbers are too few for a valence-arousal head: no va/.", len(train))
+        train = None
     common: dict[str, Any] = {"max_length": args.max_length, "provenance": trainer.provenance}
     rows = [
         row for corpus in measured
@@ -394,11 +419,13 @@ def write_exports(
         model, tokenizer, folder / "encoder", results=rows, figures=figures, train=train,
         baseline=f"{Path(script.encoder).name} as it was, {' / '.join(sorted(poolings))}", **common,
     )  # fmt: skip
-    export_va_regressor(
-        model, tokenizer, folder / "va", train=train, dev=trainer.eval_dataset, figures=figures, seed=args.seed,
-        corpora=list(measured) or script.corpora,
-        test={corpus: parts["test"] for corpus, parts in measured.items()}, **common,
-    )  # fmt: skip
+    if train is not None:
+        dev = numbered_rows(trainer.eval_dataset) if trainer.eval_dataset is not None else None
+        export_va_regressor(
+            model, tokenizer, folder / "va", train=train, dev=dev, figures=figures, seed=args.seed,
+            corpora=list(measured) or script.corpora,
+            test={corpus: parts["test"] for corpus, parts in measured.items()}, **common,
+        )  # fmt: skip
     if emotions is not None:
         export_emotion_classifier(
             model, tokenizer, folder / "emotion", corpus=emotions, corpus_name=script.emotion_corpus, seed=args.seed,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from carl_hf.evaluation.circumplex import circular_order
+from carl_hf.evaluation.circumplex import circular_correlation, circular_order, radius_against_intensity
 from carl_hf.label_spaces import read_label_space
 
 ANGLES = read_label_space("circle12").angles
@@ -96,3 +96,39 @@ def test_circular_order_needs_four_angles_and_centroids_apart():
 def test_the_angles_of_the_twelve_labels():
     assert list(ANGLES.values()) == list(range(0, 360, 30))
     assert [ANGLES[name] for name in ("love", "surprise", "disgust", "calmness")] == [0, 90, 180, 270]
+
+
+def test_circular_correlation_equals_a_loop_and_ignores_rotation():
+    rng = np.random.default_rng(3)
+    a, b = rng.uniform(0, 2 * math.pi, size=(2, 9))
+    above = first = second = 0.0
+    for i, j in itertools.combinations(range(9), 2):
+        x, y = math.sin(a[i] - a[j]), math.sin(b[i] - b[j])
+        above, first, second = above + x * y, first + x * x, second + y * y
+    assert circular_correlation(a, b) == pytest.approx(above / math.sqrt(first * second))
+    assert circular_correlation(a, a + 1.7) == pytest.approx(1)
+    assert circular_correlation(a, 2 - a) == pytest.approx(-1)
+    assert circular_correlation(a + 1, b - 2) == pytest.approx(circular_correlation(a, b))
+    assert math.isnan(circular_correlation(np.zeros(4), a[:4]))
+
+
+def test_the_order_reports_its_correlation_without_a_sign():
+    names = list(ANGLES) * 2
+    for mirror in (1, -1):
+        degrees = [ANGLES[name] for name in names]
+        found = circular_order(on_a_circle(degrees, mirror=mirror), names, ANGLES, seed=0)
+        assert found["circular_correlation"] == pytest.approx(1)
+    other = {**ANGLES, "joy": ANGLES["sadness"], "sadness": ANGLES["joy"]}
+    found = circular_order(on_a_circle([other[name] for name in names]), names, ANGLES, seed=0)
+    assert 0 < found["circular_correlation"] < 0.9
+
+
+def test_radius_follows_intensity_where_it_does():
+    rng = np.random.default_rng(4)
+    va = rng.uniform(-1, 1, size=(200, 2))
+    # a constant third coordinate keeps the distance from the centre when rows are scaled to length 1
+    embeddings = np.column_stack([0.1 * va, np.ones(200)])
+    assert radius_against_intensity(embeddings, va) > 0.95
+    assert abs(radius_against_intensity(embeddings, rng.permutation(va))) < 0.25
+    turned = embeddings @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    assert radius_against_intensity(turned, va) == pytest.approx(radius_against_intensity(embeddings, va))

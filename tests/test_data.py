@@ -12,7 +12,15 @@ from datasets import Dataset
 
 from carl_hf import load_va_dataset
 from carl_hf.corpora import CORPORA, content_sha256
-from carl_hf.data import check_dataset, mix_datasets, remove_overlap
+from carl_hf.data import (
+    check_dataset,
+    label_names,
+    mix_datasets,
+    numbered_rows,
+    numbers_from_names,
+    remove_overlap,
+)
+from carl_hf.label_spaces import read_label_space
 
 EMOBANK = (
     "id,split,V,A,D,text\na,train,1.0,5.0,3,first\n"
@@ -291,8 +299,57 @@ def test_overlap_and_mixing():
         ({"text": ["a"], "valence": [3.0], "arousal": [0.0]}, r"row 0: valence is 3.0, not a number in \[-1, 1\]"),
         ({"text": ["a"], "valence": ["1"], "arousal": [0.0]}, "row 0: valence is '1'"),
         ({"text": [], "valence": [], "arousal": []}, "is empty"),
+        ({"text": ["a"], "label": ["joy"]}, "no column 'valence'"),
+        ({"text": ["a"], "valence": [None], "arousal": [None]}, "row 0: valence is None"),
+        ({"text": ["a", "b"], "valence": [0.0, None], "arousal": [0.0, 0.1], "label": ["x", "y"]},
+         r"row 1: valence is None \(arousal is 0.1\)"),
+        ({"text": ["a", "b"], "valence": [0.0, 0.0], "arousal": [0.0, None], "label": ["x", "y"]},
+         "row 1: arousal is None"),
+        ({"text": ["a", "b"], "valence": [None] * 2, "arousal": [None] * 2, "label": ["x", "y"]},
+         "no text has valence and arousal"),
+        ({"text": ["a", "b"], "valence": [0.0] * 2, "arousal": [0.0] * 2, "label": ["x", " "]},
+         "row 1: label is ' ', not a name"),
+        ({"text": ["a", "b"], "valence": [0.0] * 2, "arousal": [0.0] * 2, "label": [1, 2]}, "row 0: label is 1"),
     ],
-)
+)  # fmt: skip
 def test_datasets_that_cannot_be_trained_on_are_refused(columns, message):
     with pytest.raises(ValueError, match=message):
         check_dataset(Dataset.from_dict(columns), "train_dataset")
+
+
+def test_names_alone_numbers_alone_and_mixtures_pass_for_what_needs_them():
+    names = Dataset.from_dict({"text": ["a", "b"], "label": ["joy", None]})
+    with pytest.raises(ValueError, match="row 1: valence is None"):  # a text without any label
+        check_dataset(names, "train_dataset", {"class"})
+    names = names.select([0])
+    check_dataset(names, "train_dataset", {"class"})
+    check_dataset(names, "eval_dataset", ())
+    numbers = Dataset.from_dict({"text": ["c"], "valence": [0.5], "arousal": [-0.5]})
+    check_dataset(numbers, "eval_dataset", ())
+    with pytest.raises(ValueError, match="no column 'label'"):
+        check_dataset(numbers, "train_dataset", {"va", "class"})
+    mixed = mix_datasets([(names, 1), (numbers, 2)], seed=0)
+    assert mixed["label"] == ["joy", None, None] and mixed["valence"] == [None, 0.5, 0.5]
+    check_dataset(mixed, "train_dataset", {"va", "class", "angle"})
+    assert numbered_rows(mixed)["text"] == ["c", "c"] and len(numbered_rows(names)) == 0
+    assert label_names(mixed) == ["joy"] and label_names(numbers) == []
+    assert mix_datasets([(numbers, 1)], seed=0).column_names == ["text", "valence", "arousal"]
+
+
+def test_names_become_numbers_by_a_label_space():
+    space = read_label_space("ekman6")
+    names = Dataset.from_dict(
+        {"text": ["a", "b", "c"], "label": ["Fear", "joy", None], "valence": [None, 0.1, 0.2],
+         "arousal": [None, 0.2, 0.3]}
+    )  # fmt: skip
+    found = numbers_from_names(names, space)
+    assert found["valence"] == [-0.64, 0.1, 0.2] and found["arousal"] == [0.6, 0.2, 0.3]  # numbers stay
+    assert found["label"] == ["Fear", "joy", None]
+    with pytest.raises(ValueError, match="ekman6 has no entry for 'guilt'; it has anger"):
+        numbers_from_names(Dataset.from_dict({"text": ["a"], "label": ["guilt"]}), space)
+
+
+def test_labels_of_a_file_are_names_or_nothing(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("text,valence,arousal,label\na,1,2,joy\nb,2,1,\nc,3,3,7\n", encoding="utf-8")
+    assert load_va_dataset(path, scale=(1, 3))["label"] == ["joy", None, "7"]

@@ -1,3 +1,4 @@
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -129,6 +130,26 @@ def test_a_file_of_one_s_own(tmp_path):
         read_emotion(str(path), None)
     with pytest.raises(ValueError, match="There is no file"):
         read_emotion("nowhere.csv", None)
+    with pytest.raises(ValueError, match="Unknown emotion corpus 'emolit': choose demo, .*emolit12, a file"):
+        read_emotion("emolit", None)
+    named = write(tmp_path, "named.csv", words=list("abcdef"), feels=["x", "y"] * 3, label=list("uvwuvw"))
+    corpus = read_emotion(str(named), None, {"text": "words", "label": "feels"})
+    assert corpus.texts == list("abcdef") and corpus.classes == ["x", "y"]
+    with pytest.raises(ValueError, match="no column 'sentence' for 'text'; it has words, feels, label"):
+        read_emotion(str(named), None, {"text": "sentence"})
+
+
+def test_a_hub_data_set_gives_the_names_of_its_classes(monkeypatch):
+    def parts(texts, labels):
+        classes = datasets.ClassLabel(names=["sad", "glad"])
+        features = datasets.Features({"text": datasets.Value("string"), "label": classes})
+        return datasets.Dataset.from_dict({"text": texts, "label": labels}, features=features)
+
+    published = {"train": parts(list("abcd"), [0, 1, 0, 1]), "test": parts(list("ef"), [1, 0])}
+    monkeypatch.setattr("datasets.load_dataset", lambda name: published)
+    corpus = read_emotion("someone/feelings", None)
+    assert [corpus.classes[i] for i in corpus.labels] == ["sad", "glad", "sad", "glad", "glad", "sad"]
+    assert corpus.split.tolist() == ["train"] * 4 + ["test"] * 2
 
 
 def test_public_corpora_have_their_published_sizes(corpora_dir):

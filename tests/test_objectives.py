@@ -150,7 +150,7 @@ def test_names_without_an_angle_are_refused_with_the_known_ones(tmp_path, tokeni
         (["mccl=much"], "positive number, got 'mccl=much'"),
         (["mccl=0"], "positive number"),
         (["mccl=inf"], "positive number"),
-        ([], "Nothing would be trained"),
+        ([], "nothing would be trained"),
     ],
 )
 def test_wrong_objectives_are_refused(words, message, tmp_path):

@@ -1,0 +1,176 @@
+"""examples/finetune_emotion.py and benchmarks/objectives.py as a user starts them; pretrain.py on a mixed corpus."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import EMOTIONS, emotions, tiny_encoder
+from transformers import AutoModel, pipeline
+
+from carl_hf import CarlModel
+from carl_hf.export_folder import read_record
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def measuring_packages():
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("encoder")
+    tiny_encoder().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def csv(tmp_path_factory):
+    corpus = emotions(size=300)
+    path = tmp_path_factory.mktemp("data") / "feelings.csv"
+    frame = pd.DataFrame({"sentence": corpus.texts, "emotion": [corpus.classes[label] for label in corpus.labels]})
+    frame.to_csv(path, index=False)
+    return path
+
+
+def run(script, *arguments, expect=0):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), *map(str, arguments)], capture_output=True, text=True, timeout=300,
+        cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def finetune(tiny, csv, out, *more, expect=0):
+    return run(
+        "examples/finetune_emotion.py", "--encoder", tiny, "--corpus", csv, "--text_column", "sentence",
+        "--label_column", "emotion", "--output_dir", out, "--max_steps", 6, "--learning_rate", "5e-3",
+        "--per_device_train_batch_size", 24, "--num_threads", 1, "--use_cpu", "true", "--eval_strategy", "steps",
+        "--eval_steps", 2, "--save_strategy", "steps", "--save_steps", 2, *more, expect=expect,
+    )  # fmt: skip
+
+
+def test_proxy_anchor_on_a_file_with_its_own_columns(tiny, csv, tmp_path):
+    out = tmp_path / "out"
+    done = finetune(
+        tiny, csv, out, "--objectives", "proxy_anchor", "ptd=0.1", "--patience", 0, "--head_warmup_epochs", 0,
+        "--class_weights", "balanced",
+    )  # fmt: skip
+    results = json.loads((out / "results.json").read_text())
+    assert set(results["models"]) == {
+        "frozen encoder, cls", "frozen encoder, mean", "trained encoder, linear head", "trained encoder, its own head",
+    }  # fmt: skip
+    for report in results["models"].values():
+        low, high = report["accuracy_interval"]
+        assert low <= report["accuracy"] <= high and len(report["confusion"]) == len(EMOTIONS)
+        assert sum(map(sum, report["confusion"])) == report["texts"] == 30  # a tenth of the file
+    trained = results["models"]["trained encoder, linear head"]
+    better = results["models"][results["better_frozen"]]
+    assert results["gain"]["accuracy"] == pytest.approx(trained["accuracy"] - better["accuracy"])
+    assert 0 <= trained["circular_order"]["circular_correlation"] <= 1
+    assert results["verdict"] in done.stdout and results["run"]["objectives"] == {"proxy_anchor": 1.0, "ptd": 0.1}
+    assert results["run"]["class_weights"] == "balanced" and results["run"]["best_step"] in (2, 4, 6)
+    assert (out / "figures" / "confusion.png").stat().st_size > 10_000
+
+    answer = pipeline("text-classification", str(out / "emotion"), top_k=None)(["aaaaaa 1"])[0]
+    assert {entry["label"] for entry in answer} == set(EMOTIONS)
+    assert sum(entry["score"] for entry in answer) == pytest.approx(1, abs=1e-4)
+    record = read_record(out / "emotion")
+    assert record["provenance"]["method"] == "PTD and Proxy-Anchor" and record["head"]["corpora"] == ["feelings.csv"]
+    _, info = AutoModel.from_pretrained(out / "encoder", output_loading_info=True)
+    assert not any(info.values())
+    (folder,) = out.glob("checkpoint-*")  # the best one
+    checkpoint = CarlModel.from_pretrained(folder)
+    assert checkpoint.config.classes == sorted(EMOTIONS) and checkpoint.proxies.weight_PH.shape == (6, 16)
+
+    again = finetune(tiny, csv, out, expect=1)
+    assert "holds another run" in again.stderr
+    wrong = finetune(folder, csv, tmp_path / "b", "--objectives", "supcon", expect=1)
+    assert "checkpoint of CARL training: name its export" in wrong.stderr
+
+
+def test_training_stops_when_development_texts_gain_nothing(tiny, csv, tmp_path):
+    finetune(tiny, csv, tmp_path, "--learning_rate", "1e-9", "--max_steps", 20, "--patience", 2)
+    run = json.loads((tmp_path / "results.json").read_text())["run"]
+    assert run["steps"] == 6 and run["best_step"] == 2  # evaluated at 2, 4 and 6: the same accuracy
+
+
+def test_a_frozen_encoder_keeps_its_weights(tiny, csv, tmp_path):
+    done = finetune(tiny, csv, tmp_path, "--frozen", "true")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results["models"]) == {"frozen encoder, cls", "frozen encoder, mean"} and "gain" not in results
+    assert "Verdict" not in done.stdout and not (tmp_path / "encoder").exists()
+    assert not list(tmp_path.glob("checkpoint-*"))
+    classifier = AutoModel.from_pretrained(tmp_path / "emotion")
+    for name, value in AutoModel.from_pretrained(tiny).state_dict().items():
+        assert classifier.state_dict()[name].equal(value), name
+    assert "as it was" in (tmp_path / "emotion" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--text_column", "words"], "has no column 'words' for 'text'; it has sentence, emotion"),
+        (["--objectives", "proxy"], "did you mean 'proxy_anchor'"),
+        (["--objectives", "circular", "--label_space", "russell1980"], "russell1980 has no angle for 'anger'"),
+        (["--patience", "-1"], "--patience must be zero or positive"),
+        (["--corpus", "emolit12"], "needs emolit12/emolit12.csv in the folder that --data_dir names"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_written(more, message, tiny, csv, tmp_path):
+    done = finetune(tiny, csv, tmp_path / "out", *more, expect=1)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error:") and message in last
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mixed_corpus_trains_in_one_run(tiny, small_corpora, tmp_path):
+    run(
+        "examples/pretrain.py", "--encoder", tiny, "--corpora", "emobank", "goemotions-six",
+        "--data_dir", small_corpora, "--objectives", "mccl", "regression", "cross_entropy", "--output_dir", tmp_path, "--max_steps", 4,
+        "--per_device_train_batch_size", 16, "--num_threads", 1, "--use_cpu", "true", "--logging_steps", 1,
+        "--eval_strategy", "steps", "--eval_steps", 4, "--va_from_names", "ekman6",
+    )  # fmt: skip
+    state = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
+    assert {"mccl", "regression", "cross_entropy"} <= set(state[0])
+    assert any({"eval_va_pearson", "eval_label_accuracy"} <= set(entry) for entry in state)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert list(results["after"]) == ["emobank"]
+    settings = read_record(tmp_path / "encoder")["provenance"]["settings"]
+    assert settings["va_from_names"] == "ekman6" and settings["objectives"] == ["mccl", "regression", "cross_entropy"]
+    assert (tmp_path / "va").is_dir()
+
+
+def test_the_table_of_objectives_is_made_from_runs_that_are_not_repeated(tiny, small_corpora, tmp_path):
+    arguments = (
+        "--encoder", tiny, "--data_dir", small_corpora, "--output_dir", tmp_path, "--suites", "goemotions-six",
+        "mixed", "--only", "frozen encoder, cls", "circular", "EmoBank + GoEmotions names", "--batch_size", 32,
+        "--va_batch_size", 32, "--epochs", 1, "--va_epochs", 1, "--num_threads", 1,
+    )  # fmt: skip
+    first = run("benchmarks/objectives.py", *arguments, "--seeds", 1)
+    assert "goemotions-six: circular, seed 1" in first.stdout
+    run_of_one = tmp_path / "goemotions-six" / "circular-1.json"
+    content = json.loads(run_of_one.read_text())
+    assert content["objectives"] == ["circular"] and content["seed"] == 1 and content["steps"] == 3
+    written = run_of_one.stat().st_mtime_ns
+    second = run("benchmarks/objectives.py", *arguments, "--seeds", 1, 2)
+    assert "seed 1 ..." not in second.stdout and run_of_one.stat().st_mtime_ns == written
+    table = (tmp_path / "TABLE.md").read_text()
+    one, two = (
+        json.loads((tmp_path / "goemotions-six" / f"circular-{seed}.json").read_text())["accuracy"] for seed in (1, 2)
+    )
+    row = next(line for line in table.splitlines() if line.startswith("| circular "))
+    assert f"| {(one + two) / 2:.1f} ± {abs(one - two) / 2**0.5:.1f} |" in row
+    mixed = json.loads((tmp_path / "mixed" / "emobank-goemotions-names-2.json").read_text())
+    assert mixed["objectives"] == ["mccl", "regression", "cross_entropy"]
+    assert set(mixed["validation"]) == {"valence", "arousal"} and 0 <= mixed["goemotions-six"]["accuracy"] <= 100
+    assert (tmp_path / "dimensions-goemotions-six.png").is_file() and (tmp_path / "dimensions-mixed.svg").is_file()
+    wrong = run("benchmarks/objectives.py", "--suites", "emolit", expect=1)
+    assert "Unknown suite 'emolit': choose from emolit12" in wrong.stderr
