@@ -44,6 +44,6 @@ def test_python_snippets_run(tmp_path, monkeypatch, tokenizer):
 
 def test_configurations_are_those_that_the_readme_names():
     configs = {path.stem for path in (ROOT / "examples" / "configs").glob("*.yaml")}
-    assert configs == {"demo", "carl-minilm", "carl-roberta", "carl-bert", "comparators"}
+    assert configs == {"demo", "carl-minilm", "carl-roberta", "carl-bert", "comparators", "emotion"}
     demo = yaml.safe_load((ROOT / "examples" / "configs" / "demo.yaml").read_text())
     assert demo["encoder"] == "minilm-l6" and demo["corpora"] == ["demo"]

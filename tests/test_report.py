@@ -47,7 +47,8 @@ def geometry(alignment):
         "alignment": alignment, "alignment_interval": [alignment - 0.01, alignment + 0.01],
         "uniformity": -1.1, "uniformity_interval": [-1.2, -1.0],
         "positive_random_ratio": 0.8, "positive_random_ratio_interval": [0.79, 0.81], "centroid_separation": 0.31,
-        "circular_order": {"angular_error": 40.2, "order_agreement": 0.72, "chance_error": 88.8, "plane_share": 0.61},
+        "circular_order": {"angular_error": 40.2, "order_agreement": 0.72, "chance_error": 88.8, "plane_share": 0.61,
+                           "circular_correlation": 0.43},
     }  # fmt: skip
 
 
@@ -218,7 +219,14 @@ def test_further_tables(text):
     others = section(text, "Other sets of emotions")[0]
     assert row(others, "goemotions-ekman", PLAIN)[2:] == ["44.4 [43.0, 45.0]", ".500", ".600", ".512 [.500, .520]"]
     assert not [r for r in others if r[:2] == ["goemotions-ekman", "majority class"]]  # several labels: there is none
-    assert row(section(text, "Geometry")[0], "goemotions-six", PLAIN)[5:] == [".310", "40.2", "88.8", ".720", ".610"]
+    assert row(section(text, "Geometry")[0], "goemotions-six", PLAIN)[5:] == [
+        ".310",
+        "40.2",
+        "88.8",
+        ".430",
+        ".720",
+        ".610",
+    ]
     assert row(section(text, "Few training texts")[0], "goemotions-six", PLAIN)[2:] == ["8", "41.5", "3.2"]
     assert row(section(text, "F1 of each class")[0], "goemotions-ekman", PLAIN, "fear")[3] == ".420"
     detector = section(text, "Perturbed-token detector")[0]

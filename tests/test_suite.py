@@ -50,6 +50,7 @@ def test_every_task_that_has_its_corpus_is_measured_and_the_others_are_listed(go
     )
     assert figures["geometry"]["goemotions-six"]["positive_random_ratio"] < 0.5
     assert figures["geometry"]["dimensions"]["emotion"]["kept"] == [2, 4, 8, 9]
+    assert -1 <= figures["geometry"]["dimensions"]["va"]["radius_intensity"] <= 1
     assert figures["semantics"]["stsb"]["texts"] == 4
     assert set(figures["skipped"]) == {
         "polarity/cr", "polarity/imdb", "emotion/isear", "emotion/emolit12", "geometry/emolit12",

@@ -40,6 +40,7 @@ _ORDER = {
     "separation": "centroid_separation",
     "angular error": "circular_order.angular_error",
     "by chance": "circular_order.chance_error",
+    "circular r": "circular_order.circular_correlation",
     "order agreement": "circular_order.order_agreement",
     "share of plane": "circular_order.plane_share",
 }

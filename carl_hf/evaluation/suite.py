@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from carl_hf.evaluation import data, geometry
 from carl_hf.evaluation.agreement import pearson
-from carl_hf.evaluation.circumplex import circular_order
+from carl_hf.evaluation.circumplex import circular_order, radius_against_intensity
 from carl_hf.evaluation.detector import measure_detector
 from carl_hf.evaluation.emotion import emotion_curve, finite_curve, measure_emotion, split_rows
 from carl_hf.evaluation.plan import TASKS, Corpora, Settings
@@ -179,6 +179,11 @@ class _Run:
             curves = {}
             for name, corpus in self.corpora.curve.items():
                 curves["va"] = {"corpus": name, "figure": "valence pearson", **self._va_curve(corpus)}
+                test = corpus.rows("test")
+                radius = radius_against_intensity(
+                    self.encode([corpus.texts[i] for i in test]), corpus.labels[test][:, :2]
+                )
+                curves["va"]["radius_intensity"] = radius if np.isfinite(radius) else None
             for name, corpus in list(self.corpora.geometry.items())[:1]:
                 curves["emotion"] = {
                     "corpus": name,
