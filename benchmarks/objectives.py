@@ -7,8 +7,9 @@ Suites: three corpora of emotion names; "va", EmoBank and the Facebook posts; "m
 names of GoEmotions. Each run leaves one JSON file in the output folder; runs that are there are not repeated. At the
 end the tables (TABLE.md) and the figures are made anew from all files.
 
-One learning rate for all, tuned for none. What is reported is on test parts, with the strength of every probe chosen
-on the development part.
+One learning rate for all, tuned for none (the proxies have their own); Proxy-Anchor's first epoch moves only its
+proxies. The second row of "mixed" makes more updates, for its texts are more. What is reported is on test parts, with
+the strength of every probe chosen on the development part.
 """
 
 import json
@@ -28,7 +29,6 @@ from transformers import set_seed
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
 from carl_hf.cli import environment_record, parse_script_arguments, use_all_cores, write_json
-from carl_hf.data import label_names, mix_datasets, remove_overlap
 from carl_hf.encoders import load_tokenizer
 from carl_hf.evaluation.circumplex import circular_order, radius_against_intensity
 from carl_hf.evaluation.comparison import spread
@@ -38,6 +38,7 @@ from carl_hf.evaluation.figures import plot_dimension_curves
 from carl_hf.evaluation.markdown import fraction, table
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_metrics
 from carl_hf.label_spaces import read_label_space
+from carl_hf.mixtures import label_names, mix_datasets, remove_overlap
 
 CLASS_SUITES = ("emolit12", "isear", "goemotions-six")
 CLASS_OBJECTIVES: dict[str, list[str] | None] = {
@@ -106,8 +107,8 @@ class Runner:
             return CarlModel.from_encoder(self.args.encoder, pooling=pooling), {"steps": 0}
         args = CarlTrainingArguments(
             str(Path(self.args.output_dir) / "unused"), objectives=objectives, seed=seed, save_strategy="no",
-            learning_rate=self.args.learning_rate, bf16=self.args.bf16, use_cpu=self.args.bf16, report_to="none",
-            logging_steps=50, disable_tqdm=True, **settings,
+            learning_rate=self.args.learning_rate, bf16=self.args.bf16, use_cpu=not torch.cuda.is_available(),
+            report_to="none", logging_steps=50, disable_tqdm=True, **settings,
         )  # fmt: skip
         model = CarlModel.from_encoder(
             self.args.encoder, pooling=pooling, heads=args.heads, classes=label_names(texts) if args.heads else ()
@@ -125,7 +126,7 @@ class Runner:
 
     def names_run(self, suite: str, objectives: list[str] | None, seed: int, pooling: str) -> dict[str, Any]:
         corpus, space = read_emotion(suite, self.args.data_dir), SPACES[suite]
-        rows = split_rows(corpus, 42)  # of the data: the same for every training seed
+        rows = split_rows(corpus)  # of the data: the same for every training seed
         model, cost = self.train(
             class_dataset(corpus, rows[0]), objectives, seed, pooling, num_train_epochs=self.args.epochs,
             per_device_train_batch_size=self.args.batch_size, label_space=space,
@@ -135,7 +136,7 @@ class Runner:
     def measure_names(self, model: CarlModel, corpus: ClassCorpus, space: str) -> dict[str, Any]:
         vectors = self.embed(model, corpus.texts)
         report, _ = measure_emotion(lambda _: vectors, corpus, seed=42)
-        test = split_rows(corpus, 42)[2]
+        test = split_rows(corpus)[2]
         angles, names = read_label_space(space).angles, np.array(corpus.classes)[corpus.labels]
         result = {
             "accuracy": report["accuracy"],
@@ -188,7 +189,7 @@ class Runner:
             texts = mix_datasets([(emobank, 1.0), (facebook, 1.0)], seed=seed)
         elif objectives is not None and "cross_entropy" in objectives:
             six = read_emotion("goemotions-six", self.args.data_dir)
-            names = class_dataset(six, split_rows(six, 42)[0])
+            names = class_dataset(six, split_rows(six)[0])
             texts = mix_datasets([(emobank, 1.0), (names, 1.0)], seed=seed)
         else:
             texts = emobank
@@ -208,6 +209,15 @@ def cells(suite: str) -> list[tuple[str, list[str] | None, str]]:
 def file_of(folder: Path, suite: str, name: str, seed: int | None) -> Path:
     slug = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
     return folder / suite / (f"{slug}.json" if seed is None else f"{slug}-{seed}.json")
+
+
+def check_settings(path: Path, suite: str, args: ObjectivesArguments) -> None:
+    """Raises a ValueError if a run that is there had other settings: one table must not mix them."""
+    run = json.loads(path.read_text(encoding="utf-8"))
+    batch_size = args.batch_size if suite in CLASS_SUITES else args.va_batch_size
+    for name, value in (("learning_rate", args.learning_rate), ("bf16", args.bf16), ("batch_size", batch_size)):
+        if run.get(name, value) != value:
+            raise ValueError(f"{path} was run with {name} {run[name]}, not {value}: name another --output_dir.")
 
 
 def render(folder: Path, args: ObjectivesArguments) -> str:
@@ -246,11 +256,12 @@ def _names_table(found: dict[str, list[dict[str, Any]]]) -> str:
              _mean([r.get("own_head_accuracy") for r in runs], 1), _mean(at[2], 1), _mean(at[8], 1),
              _mean([r["circle"].get("circular_correlation") for r in runs], 3),
              _mean([r["circle"].get("angular_error") for r in runs], 1),
-             _mean([r["circle"].get("plane_share") for r in runs], 2),
+             _mean([r["circle"].get("chance_error") for r in runs], 1),
+             _mean([r["circle"].get("plane_share") for r in runs], 2), str(runs[0]["steps"]),
              _mean([r.get("training_seconds") for r in runs], 0)]
         )  # fmt: skip
     header = ["objective", "seeds", "accuracy", "macro F1", "own head", "2 dims", "8 dims", "circular r",
-              "angle error", "plane share", "seconds"]  # fmt: skip
+              "angle error", "by chance", "plane share", "updates", "seconds"]  # fmt: skip
     return table(header, rows)
 
 
@@ -262,11 +273,11 @@ def _va_table(found: dict[str, list[dict[str, Any]]]) -> str:
         rows.append(
             [name, str(len(runs)), *figures, _mean([r["radius_intensity"] for r in runs], 3),
              _mean([r["accuracy"] for r in six], 1), _mean([_kept(r, 2) for r in six], 1),
-             _mean([r["circle"].get("circular_correlation") for r in six], 3),
+             _mean([r["circle"].get("circular_correlation") for r in six], 3), str(runs[0]["steps"]),
              _mean([r.get("training_seconds") for r in runs], 0)]
         )  # fmt: skip
     header = ["objective", "seeds", "dev V r", "dev A r", "test V r", "test A r", "radius r", "six, accuracy",
-              "six, 2 dims", "six, circular r", "seconds"]  # fmt: skip
+              "six, 2 dims", "six, circular r", "updates", "seconds"]  # fmt: skip
     return table(header, rows)
 
 
@@ -310,7 +321,10 @@ def main() -> None:
                 for suite in args.suites:
                     for name, objectives, pooling in cells(suite):
                         path = file_of(folder, suite, name, None if objectives is None else seed)
-                        if path.exists() or (args.only is not None and name not in args.only):
+                        if args.only is not None and name not in args.only:
+                            continue
+                        if path.exists():
+                            check_settings(path, suite, args)
                             continue
                         print(f"{suite}: {name}, seed {seed} ...", flush=True)
                         result = runner.run(suite, objectives, seed, pooling)

@@ -22,8 +22,8 @@ from transformers import AutoModelForSequenceClassification, Trainer, TrainingAr
 from carl_hf import CarlDataCollator, Provenance, export_va_regressor, load_va_dataset
 from carl_hf.cli import parse_script_arguments, use_all_cores
 from carl_hf.collator import length_slices
-from carl_hf.data import mix_datasets
 from carl_hf.encoders import load_tokenizer, resolve_encoder
+from carl_hf.mixtures import mix_datasets
 
 
 @dataclass

@@ -210,6 +210,27 @@ def check_output_dir(folder: str | Path, *, resume: bool, overwrite: bool) -> No
         )
 
 
+def prepare_output(args: CarlTrainingArguments, *, overwrite: bool) -> str | None:
+    """Checks where a run may write, and finds the checkpoint that it resumes from, if it does.
+
+    Raises:
+        ValueError: if the folder holds another run, or there is no such checkpoint.
+    """
+    resume = args.resume_from_checkpoint
+    if args.process_index == 0:
+        check_output_dir(args.output_dir, resume=bool(resume), overwrite=overwrite)
+    if resume == "last":
+        return last_checkpoint(args.output_dir)
+    if resume and not (Path(resume) / "trainer_state.json").is_file():
+        raise ValueError(f"--resume_from_checkpoint {resume} is no checkpoint folder; 'last' finds the newest one.")
+    return resume
+
+
+def public_command(script: str) -> str:
+    """The command of this process without its tokens."""
+    return re.sub(r"(--\w*token[ =])\S+", r"\1***", " ".join([script, *sys.argv[1:]]))
+
+
 def remove_results(folder: str | Path) -> None:
     """Removes what an earlier run has left in a folder, and nothing else."""
     for path in results_of_a_run(folder):

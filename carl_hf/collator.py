@@ -22,7 +22,7 @@ class CarlDataCollator:
         tokenizer: any fast or slow tokenizer. max_length (`int`): tokens kept of a text, special ones included; at
             most those of the tokenizer.
         slices (`int`): number of length-sorted slices of (nearly) equal numbers of texts.
-        classes: names of the classes, in the order of their numbers; None where names do not matter.
+        classes: names of the classes, in the order of their numbers; any other name counts as none.
         angles: name of a class -> radians, for texts without valence and arousal.
 
     Returns (of a call on rows with `text` and `valence`, `arousal` and / or `label`), for B texts and L tokens of the
@@ -32,9 +32,6 @@ class CarlDataCollator:
         `angle` (float32, (B,), radians: of (valence, arousal), else of the label; NaN where there is neither, and for
         valence = arousal = 0, which has no angle) and `slices`, a tuple of (rows, width): the next `rows` rows need
         only their first `width` columns.
-
-    Raises:
-        ValueError: for a label that is none of the classes.
     """
 
     def __init__(
@@ -49,7 +46,7 @@ class CarlDataCollator:
         self.tokenizer = tokenizer
         self.max_length = min(max_length, tokenizer.model_max_length)
         self.slices = slices
-        self.class_numbers = None if classes is None else {name: number for number, name in enumerate(classes)}
+        self.class_numbers = {name: number for number, name in enumerate(classes or ())}
         self.angles = dict(angles or {})
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -79,15 +76,7 @@ class CarlDataCollator:
         }
 
     def _class(self, row: dict[str, Any]) -> int:
-        name = row.get("label")
-        if self.class_numbers is None or name is None:
-            return NO_CLASS
-        if name not in self.class_numbers:
-            raise ValueError(
-                f"The label {name!r} of the text {row['text'][:60]!r} is none of the classes "
-                f"{', '.join(self.class_numbers)}: name them all, CarlModel.from_encoder(..., classes=[...])."
-            )
-        return self.class_numbers[name]
+        return self.class_numbers.get(row.get("label"), NO_CLASS)
 
     def _angle(self, row: dict[str, Any]) -> float:
         valence, arousal = _va(row)

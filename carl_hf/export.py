@@ -222,24 +222,24 @@ def export_emotion_classifier(
     frozen = isinstance(model, CarlModel)
     if frozen:
         classifier = fit_emotion_classifier(
-            model, tokenizer, corpus, max_length=max_length, seed=seed, class_weights=class_weights
+            model, tokenizer, corpus, max_length=max_length, class_weights=class_weights
         )
     else:
         classifier = model
         own = [classifier.config.id2label[i] for i in range(classifier.config.num_labels)]
         if own != list(corpus.classes):
             raise ValueError(f"The model's labels {own} are not the corpus's classes {list(corpus.classes)}.")
-        check_classes(corpus, seed)
+        check_classes(corpus)
     several = corpus.labels.ndim == 2
     classifier.config.problem_type = "multi_label_classification" if several else "single_label_classification"
-    calibration = calibrate_classifier(classifier, tokenizer, corpus, max_length=max_length, seed=seed)
+    calibration = calibrate_classifier(classifier, tokenizer, corpus, max_length=max_length)
 
     def probabilities(texts: Sequence[str]) -> np.ndarray:
         logits = classifier_outputs(classifier, list(texts), tokenizer, max_length=max_length)
         return class_probabilities(logits.numpy().astype(float), several=several)
 
     name = public_corpus_name(corpus_name)
-    texts, labels = corpus.part(split_rows(corpus, seed)[2])
+    texts, labels = corpus.part(split_rows(corpus)[2])
     record = {
         **_common("emotion", "cls", classifier, max_length, provenance, [corpus_name]),
         "head": {

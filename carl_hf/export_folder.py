@@ -7,12 +7,14 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from carl_hf.cards import render_card
+from carl_hf.provenance import Provenance
 
 EXPORT_RECORD = "carl_export.json"
 
@@ -29,6 +31,24 @@ def read_record(folder: str | Path) -> dict[str, Any] | None:
     """What an export says of itself, or None for a folder that is none."""
     path = Path(folder) / EXPORT_RECORD
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def with_earlier_training(provenance: Provenance, encoder: str) -> Provenance:
+    """The provenance of what was made from `encoder`: where that is an export, its base model, its corpora and what it
+    was trained by come before one's own."""
+    folder = Path(encoder)
+    record = read_record(folder) if folder.is_dir() else None
+    earlier = None if record is None else record["provenance"]
+    if earlier is None:
+        return provenance
+    methods = [method for method in (earlier["method"], provenance.method) if method is not None]
+    return replace(
+        provenance,
+        base_model=earlier["base_model"],
+        corpora=list(dict.fromkeys([*earlier["corpora"], *provenance.corpora])),
+        trained_on_test_rows=earlier["trained_on_test_rows"] or provenance.trained_on_test_rows,
+        method=", then ".join(methods) or None,
+    )
 
 
 def export_files(folder: str | Path) -> list[str]:

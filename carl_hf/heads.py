@@ -82,7 +82,6 @@ def fit_emotion_classifier(
     corpus: ClassCorpus,
     *,
     max_length: int = 128,
-    seed: int = 42,
     class_weights: Literal["equal", "balanced"] = "equal",
 ) -> PreTrainedModel:
     """A sequence-classification model over the corpus's classes, fitted on its training part, its strength chosen on
@@ -91,8 +90,8 @@ def fit_emotion_classifier(
     Where a text may have several classes the problem type is multi-label: each class has a probability of its own.
     Otherwise `class_weights` says whether every text weighs the same, or every class.
     """
-    check_classes(corpus, seed)
-    train, dev, _ = split_rows(corpus, seed)
+    check_classes(corpus)
+    train, dev, _ = split_rows(corpus)
     several = corpus.labels.ndim == 2
     classifier, path = _headless(
         model, corpus.classes, "multi_label_classification" if several else "single_label_classification"
@@ -112,11 +111,10 @@ def calibrate_classifier(
     corpus: ClassCorpus,
     *,
     max_length: int = 128,
-    seed: int = 42,
 ) -> Calibration:
     """Divides the weights of the last layer by the temperature that fits the corpus's validation part best, and
     chooses thresholds there."""
-    texts, labels = corpus.part(split_rows(corpus, seed)[1])
+    texts, labels = corpus.part(split_rows(corpus)[1])
     logits = classifier_outputs(classifier, texts, tokenizer, max_length=max_length).numpy().astype(float)
     temperature = fit_temperature(logits, labels)
     with torch.no_grad():
@@ -130,9 +128,9 @@ def calibrate_classifier(
     )
 
 
-def check_classes(corpus: ClassCorpus, seed: int) -> None:
+def check_classes(corpus: ClassCorpus) -> None:
     """Raises a ValueError unless every class has a training text, and there are texts to choose and to measure on."""
-    train, dev, test = split_rows(corpus, seed)
+    train, dev, test = split_rows(corpus)
     if 0 in (len(dev), len(test)):
         raise ValueError("The emotion corpus has an empty validation or test part: fill it, or leave out its splits.")
     labels = corpus.labels[train]

@@ -64,7 +64,8 @@ class Provenance:
         licence: of the result, as a Hub identifier; by default it follows from the corpora.
         trained_on_test_rows: whether their held-out parts were trained on; an evaluation marks such figures.
         settings: training settings that differ from the defaults; None if they are not known.
-        method: what it was trained by; None for an encoder that was not. A trainer names its objectives.
+        method: what it was trained by; None for an encoder that was not. For the default a trainer names its
+            objectives.
         language: of the texts, as a two-letter code.
 
     Raises:

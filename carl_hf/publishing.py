@@ -14,11 +14,11 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from carl_hf.cards import Result
-from carl_hf.data import numbered_rows
 from carl_hf.encoders import PACKAGED_ENCODER, is_packaged
 from carl_hf.export import export_encoder
 from carl_hf.heads import FEWEST_TEXTS
 from carl_hf.hub import Push, push_export
+from carl_hf.mixtures import numbered_rows
 from carl_hf.objectives import describe_objectives
 from carl_hf.provenance import Provenance, differing_settings
 
@@ -132,14 +132,15 @@ class PublishingTrainer(Trainer):
         return results
 
     def _complete(self, provenance: Provenance | None) -> Provenance:
-        """With the objectives and settings of this run; without any, with the encoder that the model was made from."""
+        """With the settings of this run, and its objectives where no method is named; without any provenance, with the
+        encoder that the model was made from."""
         if provenance is None:
             name = self.model.encoder.name_or_path
             provenance = Provenance(base_model=PACKAGED_ENCODER if is_packaged(name) else name or None)
         return dataclasses.replace(
             provenance,
             settings={**(provenance.settings or {}), **differing_settings(self.args)},
-            method=describe_objectives(self.args.weights),
+            method=describe_objectives(self.args.weights) if provenance.method == "CARL" else provenance.method,
         )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from carl_hf.distributed import gather_with_gradient
 from carl_hf.losses import (
+    NO_CLASS,
     circular_loss,
     class_cross_entropy,
     mccl_loss,
@@ -22,6 +23,7 @@ from carl_hf.losses import (
     va_regression_loss,
 )
 from carl_hf.modeling_carl import CarlModel
+from carl_hf.objectives import LabelKind
 from carl_hf.training_args import CarlTrainingArguments
 
 
@@ -42,9 +44,21 @@ class BatchLabels:
 
     @classmethod
     def of(cls, batch: dict[str, Any], gather: Callable[[Tensor], Tensor], rank: int) -> "BatchLabels":
-        """From a batch of [`carl_hf.CarlDataCollator`]; `gather` gives the rows of all processes."""
+        """From a batch of [`carl_hf.CarlDataCollator`]; `gather` gives the rows of all processes. A collator of one's
+        own may leave out `class` and `angle`."""
         va_B2 = batch["va"]
-        return cls(va_B2, gather(va_B2), gather(batch["class"]), gather(batch["angle"]), rank * len(va_B2))
+        class_B = batch.get("class", torch.full_like(va_B2[:, 0], NO_CLASS, dtype=torch.long))
+        angle_B = batch.get("angle", torch.full_like(va_B2[:, 0], torch.nan))
+        return cls(va_B2, gather(va_B2), gather(class_B), gather(angle_B), rank * len(va_B2))
+
+    def counts(self) -> dict[LabelKind | None, Tensor]:
+        """How many texts of the global batch carry each kind of label; under None, how many there are."""
+        return {
+            "va": (~self.va_G2.isnan().any(-1)).sum(),
+            "class": (self.class_G != NO_CLASS).sum(),
+            "angle": (~self.angle_G.isnan()).sum(),
+            None: torch.full_like(self.class_G[0], len(self.class_G)),
+        }
 
 
 def sentence_losses(
@@ -95,8 +109,3 @@ def sentence_losses(
     if "simcse" in names:
         losses["simcse"] = simcse_loss(pooled_GH, gather_with_gradient(view_BH), temperature=args.temperature)
     return losses
-
-
-def balanced_class_weights(counts_C: Tensor) -> Tensor:
-    """Weights (C,) that give every class the same total weight, 1 on average over the texts they were counted on."""
-    return counts_C.sum() / (len(counts_C) * counts_C.clamp_min(1).to(torch.float32))

@@ -8,9 +8,8 @@ Source: Son, Saurez, Har, arXiv 2502.20613; equation numbers are the paper's.
 
 import importlib.util
 import logging
-import math
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,21 +17,29 @@ import datasets
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
 
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
 from carl_hf.collator import CarlDataCollator, join_slices, length_slices
-from carl_hf.data import check_dataset, label_names
 from carl_hf.evaluation.dev_probe import DevProbe
-from carl_hf.label_spaces import read_label_space
+from carl_hf.gradients import with_gradients
 from carl_hf.losses import focal_detection_loss
+from carl_hf.mixtures import check_dataset
 from carl_hf.modeling_carl import CarlModel, CarlOutput
 from carl_hf.momentum import TargetUpdateCallback, cosine_momentum
 from carl_hf.monitor import detection_auc, embedding_spread, parameter_distance
+from carl_hf.objectives import OBJECTIVES
 from carl_hf.provenance import Provenance
 from carl_hf.publishing import PublishingTrainer
-from carl_hf.sentence_losses import BatchLabels, balanced_class_weights, sentence_losses
+from carl_hf.sentence_losses import BatchLabels, sentence_losses
 from carl_hf.training_args import CarlTrainingArguments
+from carl_hf.training_setup import (
+    HeadWarmupCallback,
+    check_batches,
+    check_metric,
+    class_weights,
+    classes_of,
+    label_angles,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -89,14 +96,15 @@ class CarlTrainer(PublishingTrainer):
             )
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             if isinstance(dataset, datasets.Dataset):
-                check_dataset(dataset, name, args.label_kinds if name == "train_dataset" else ())
-        classes = self._check_heads(model, args, train_dataset)
+                needs = args.label_kinds if name == "train_dataset" or args.label_kinds == {"va"} else ()
+                check_dataset(dataset, name, needs)
+        classes = classes_of(model, args, train_dataset)
         if data_collator is None:
             if processing_class is None:
                 raise ValueError("CarlTrainer needs the encoder's tokenizer: pass processing_class=tokenizer.")
             data_collator = CarlDataCollator(
                 processing_class, max_length=args.max_length, slices=args.encode_slices, classes=classes,
-                angles=_label_angles(args, train_dataset),
+                angles=label_angles(args, train_dataset),
             )  # fmt: skip
             positions = model.config.encoder.to_dict().get("max_position_embeddings")
             if positions is not None and data_collator.max_length > positions:
@@ -113,25 +121,16 @@ class CarlTrainer(PublishingTrainer):
         self.provenance = self._complete(provenance)
         if args.push_to_hub and processing_class is None:
             raise ValueError("--push_to_hub needs the tokenizer, which is published too: processing_class=tokenizer.")
-        self._check_batch_size()
+        check_batches(self.args, train_dataset)
         self.dev_probe: DevProbe | None = None
         if args.probe_texts and self._can_probe():
             self.dev_probe = DevProbe(train_dataset, texts=args.probe_texts, seed=args.seed)
-        best_by = (args.metric_for_best_model or "").removeprefix("eval_")
-        if self.dev_probe is None and (best_by.endswith("_pearson") or best_by == "label_accuracy"):
-            raise ValueError(
-                f"The best checkpoint is to be chosen by {args.metric_for_best_model}, but there is no probe: it "
-                "needs --probe_texts, scikit-learn (pip install 'carl_hf[eval]'), a tokenizer as processing_class, "
-                "and train_dataset and eval_dataset as datasets.Dataset. Or name another --metric_for_best_model."
-            )
+        check_metric(self.args, self.dev_probe, eval_dataset)
         self.add_callback(TargetUpdateCallback(args.initial_momentum))
         if args.warmup_epochs_of_heads > 0:
             self.add_callback(HeadWarmupCallback(args.warmup_epochs_of_heads))
-        self._class_weights: Tensor | None = None
-        if args.class_weights == "balanced" and classes is not None and isinstance(train_dataset, datasets.Dataset):
-            counts = Counter(train_dataset["label"])
-            self._class_weights = balanced_class_weights(torch.tensor([counts[name] for name in classes]))
-        self._records: dict[str, list[tuple[Tensor, int]]] = defaultdict(list)  # (figure of a batch, its texts)
+        self._class_weights = class_weights(args, classes, train_dataset)
+        self._records: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)  # (figure of a batch, its weight)
         self._last_embedding_BH: Tensor | None = None
         self._warned_of_lost_perturbation = False
 
@@ -155,7 +154,7 @@ class CarlTrainer(PublishingTrainer):
             inputs[name] for name in ("input_ids", "attention_mask", "eligible")
         )
         labels = BatchLabels.of(inputs, self._gather, self.accelerator.process_index)
-        texts = len(labels.va_B2)
+        counts = labels.counts()
         # with PTD alone, saliency comes from MCCL, which is not trained on
         sentence_weights = {name: w for name, w in weights.items() if name != "ptd"} or {"mccl": 1.0}
         trains_sentences = set(weights) != {"ptd"}
@@ -191,10 +190,10 @@ class CarlTrainer(PublishingTrainer):
                 embeds_BLE.requires_grad_()
             l_sentence, losses, pooled_BH = sentence_level(embeds_BLE)
             output = CarlOutput(loss=l_sentence, embedding=pooled_BH.detach())
-            self._record(texts, **losses)
-            numbers = ~labels.va_B2.isnan().any(-1)
-            zeros = (labels.va_B2 == 0).all(-1).sum()
-            self._record(texts, zero_label_fraction=zeros / numbers.sum())
+            for name, loss in losses.items():
+                self._record(counts[OBJECTIVES[name].label], **{name: loss})
+            zero_labels = (labels.va_G2 == 0).all(-1).sum()
+            self._record(counts["va"], zero_label_fraction=zero_labels / counts["va"])
             if "ptd" not in weights:
                 return output
 
@@ -203,7 +202,7 @@ class CarlTrainer(PublishingTrainer):
             if trains_sentences and carl.training:
                 parameters = [p for p in carl.online_parameters() if p.requires_grad]
             gradient_BLE, *parameter_gradients = self._gradients(l_sentence, [embeds_BLE, *parameters])
-            l_sentence = _with_gradients(l_sentence.detach(), parameters, parameter_gradients)
+            l_sentence = with_gradients(l_sentence.detach(), parameters, parameter_gradients)
             embeds_BLE = embeds_BLE.detach()
 
             # Token level: choose salient tokens, perturb them, detect them
@@ -223,10 +222,12 @@ class CarlTrainer(PublishingTrainer):
             )  # Eq 8  # fmt: skip
             hidden = hidden_states(carl.word_embeddings(input_ids_BL) + delta_BLE)  # Eq 9
             logits_BL = join_slices([carl.detect(h) for h in hidden], width=input_ids_BL.shape[1])
+            judged_texts = self._gather(judged_BL.any(-1)).sum()
             l_ptd = focal_detection_loss(logits_BL, perturbed_BL, judged_BL, gamma=args.focal_gamma)  # Eq 10
+            l_ptd = l_ptd * counts[None] / judged_texts.clamp_min(1)  # the mean over the texts that were attacked
             output.loss = weights["ptd"] * l_ptd + (l_sentence if trains_sentences else 0)  # Eq 11
             self._record(
-                texts,
+                judged_texts,
                 ptd=l_ptd,
                 detector_auc=detection_auc(logits_BL, perturbed_BL, judged_BL),
                 changed_coordinates=_changed_coordinates(embeds_BLE, delta_BLE, perturbed_BL),
@@ -253,20 +254,19 @@ class CarlTrainer(PublishingTrainer):
 
     # ---- logging and evaluation
 
-    def _record(self, texts: int, **figures: Tensor) -> None:
+    def _record(self, weight: Tensor, **figures: Tensor) -> None:
         prefix = "" if self.model.training else "eval_"
         for name, figure in figures.items():
-            self._records[prefix + name].append((figure.detach().float(), texts))
+            self._records[prefix + name].append((figure.detach().float(), weight))
 
     def _take_means(self, prefix: str) -> dict[str, float]:
-        """Means over the batches since the last call and over processes; a figure undefined in a batch is left out of
-        it."""
+        """Means over the batches since the last call and over processes, each batch with the weight of the texts that
+        the figure is of; one that is undefined in a batch is left out there."""
         names = [n for n in self._records if n.startswith("eval_") == (prefix == "eval_")]
         means = {}
         for name in names:
-            figures, texts = zip(*self._records.pop(name), strict=True)
-            values = torch.stack(figures)
-            weights = torch.tensor(texts, device=values.device) * ~values.isnan()
+            values, weights = (torch.stack(column) for column in zip(*self._records.pop(name), strict=True))
+            weights = weights * ~values.isnan()
             total = self._gather(torch.stack([(values.nan_to_num() * weights).sum(), weights.sum()]).unsqueeze(0)).sum(
                 0
             )
@@ -300,7 +300,10 @@ class CarlTrainer(PublishingTrainer):
         with torch.random.fork_rng():  # random choices are the same each time and leave those of training untouched
             torch.manual_seed(self.args.seed)
             output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        figures = {**self._take_means("eval_"), **self._probe_dev(dataloader.dataset)}
+        figures = self._take_means("eval_")
+        if set(self.args.weights) <= set(figures):  # the plain mean over batches counts those without a label as 0
+            figures["loss"] = sum(weight * figures[name] for name, weight in self.args.weights.items())
+        figures |= self._probe_dev(dataloader.dataset)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
         return output
 
@@ -336,24 +339,6 @@ class CarlTrainer(PublishingTrainer):
 
     # ---- heads and data
 
-    @staticmethod
-    def _check_heads(model: CarlModel, args: CarlTrainingArguments, train: Any) -> list[str] | None:
-        """Names of the classes where names matter: the model's own, else those of the training texts."""
-        missing = sorted(set(args.heads) - set(model.config.heads))
-        if missing:
-            raise ValueError(
-                f"The objectives need a model with {' and '.join(missing)}: CarlModel.from_encoder(..., "
-                "heads=args.heads, classes=label_names(train)), with label_names from carl_hf.data."
-            )
-        if "simcse" in args.weights and not any(m.p > 0 for m in model.modules() if isinstance(m, nn.Dropout)):
-            raise ValueError("simcse contrasts two dropout masks, and the encoder's dropout is 0: dropout=0.1.")
-        if "class" not in args.label_kinds:
-            return None
-        classes = model.config.classes or (label_names(train) if isinstance(train, datasets.Dataset) else None)
-        if classes is None:
-            raise ValueError("The objectives need names of classes: CarlModel.from_encoder(..., classes=[...]).")
-        return list(classes)
-
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         given = self.optimizer is not None
         optimizer = super().create_optimizer(model)
@@ -373,41 +358,6 @@ class CarlTrainer(PublishingTrainer):
         finally:
             self.args.dataloader_drop_last = keep
 
-    def _check_batch_size(self) -> None:
-        joint = self.args.train_batch_size * self.args.world_size
-        if joint < 2:
-            raise ValueError("A contrastive batch needs at least 2 texts: raise per_device_train_batch_size.")
-        if isinstance(self.train_dataset, datasets.Dataset) and len(self.train_dataset) < joint:
-            raise ValueError(
-                f"{len(self.train_dataset)} training texts do not fill one batch of {joint}: lower "
-                "--per_device_train_batch_size or bring more texts (a partial batch is never trained on)."
-            )
-
-
-class HeadWarmupCallback(TrainerCallback):
-    """Leaves the encoder as it is for the first `epochs`: its gradients are dropped before the optimizer's step."""
-
-    def __init__(self, epochs: float):
-        self.epochs = epochs
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        if (state.epoch or 0) < self.epochs:
-            for parameter in model.encoder.parameters():
-                parameter.grad = None
-
-
-def _label_angles(args: CarlTrainingArguments, train: Any) -> dict[str, float]:
-    """Radians of the training texts' labels, for the circular loss."""
-    if "angle" not in args.label_kinds:
-        return {}
-    names = label_names(train) if isinstance(train, datasets.Dataset) else []
-    if args.label_space is None:
-        if names and "valence" not in train.column_names:
-            raise ValueError("The circular loss needs the angles of the labels: name a label_space, such as circle12.")
-        return {}
-    space = read_label_space(args.label_space)
-    return {name: math.radians(degrees) for name, degrees in space.angles_of(names).items()}
-
 
 def _changed_coordinates(clean_BLE: Tensor, delta_BLE: Tensor, perturbed_BL: Tensor) -> Tensor:
     """Share of the perturbed tokens' coordinates that change, compared in the dtype in which the encoder computes."""
@@ -415,20 +365,3 @@ def _changed_coordinates(clean_BLE: Tensor, delta_BLE: Tensor, perturbed_BL: Ten
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else clean_BLE.dtype
     changed_BLE = (clean_BLE + delta_BLE).to(dtype) != clean_BLE.to(dtype)
     return (changed_BLE & perturbed_BL.unsqueeze(-1)).sum() / (perturbed_BL.sum() * clean_BLE.shape[-1])
-
-
-class _PrecomputedGradients(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, value, count, *gradients_and_parameters):
-        ctx.gradients = gradients_and_parameters[:count]
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        count = len(ctx.gradients)
-        return None, None, *([None] * count), *(g * grad_output.to(g.dtype) for g in ctx.gradients)
-
-
-def _with_gradients(value: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
-    """`value` as a function of `parameters` whose gradients are already known: its backward costs no pass."""
-    return _PrecomputedGradients.apply(value, len(gradients), *gradients, *parameters) if parameters else value

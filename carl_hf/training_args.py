@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 
+from carl_hf.label_spaces import read_label_space
 from carl_hf.losses import LabelKernel
 from carl_hf.momentum import momentum_from_half_life
 from carl_hf.nearest import did_you_mean
@@ -208,8 +209,10 @@ class CarlTrainingArguments(TrainingArguments):
                 and not self.use_cpu
             )
         if self.load_best_model_at_end and self.metric_for_best_model is None and self.probe_texts:
-            labels = {OBJECTIVES[name].label for name in self.weights}
-            self.metric_for_best_model = "label_accuracy" if "class" in labels and "va" not in labels else "va_pearson"
+            if "va" in self.label_kinds:
+                self.metric_for_best_model = "va_pearson"
+            elif "class" in self.label_kinds:
+                self.metric_for_best_model = "label_accuracy"  # else transformers takes the loss
         super().__post_init__()
 
     @property
@@ -271,6 +274,8 @@ class CarlTrainingArguments(TrainingArguments):
         require(self.token_choice in ("salient", "random"), "token_choice", "'salient' or 'random'")
         require(self.label_kernel in ("cosine", "distance"), "label_kernel", "'cosine' or 'distance'")
         require(not self.remove_unused_columns, "remove_unused_columns", "False: the collator needs the text column")
+        if self.label_space is not None:
+            read_label_space(self.label_space)  # a wrong one is refused at once
         require(self.class_weights in ("equal", "balanced"), "class_weights", "'equal' or 'balanced'")
         if not self.weights:
             raise ValueError(

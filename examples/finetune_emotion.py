@@ -36,15 +36,15 @@ from carl_hf import (
     export_encoder,
 )
 from carl_hf.cli import (
-    check_output_dir,
     environment_record,
     leave_at_once,
     parse_arguments,
+    prepare_output,
+    public_command,
     remove_results,
     use_all_cores,
     write_json,
 )
-from carl_hf.data import label_names
 from carl_hf.embedding import embed_poolings
 from carl_hf.encoders import load_encoder, load_tokenizer
 from carl_hf.evaluation.circumplex import circular_order
@@ -54,8 +54,11 @@ from carl_hf.evaluation.data import EMOTION, ClassCorpus, read_emotion
 from carl_hf.evaluation.emotion import class_dataset, measure_emotion, split_rows
 from carl_hf.evaluation.figures import plot_confusion
 from carl_hf.evaluation.markdown import plain_table
+from carl_hf.export_folder import read_record, with_earlier_training
 from carl_hf.heads import check_classes
 from carl_hf.label_spaces import read_label_space
+from carl_hf.mixtures import label_names
+from carl_hf.objectives import describe_objectives
 
 
 @dataclass
@@ -89,19 +92,29 @@ class EmotionArguments:
     def __post_init__(self):
         if self.patience < 0:
             raise ValueError(f"--patience must be zero or positive, got {self.patience}.")
+        if self.corpus in ("demo", *EMOTION) and (self.text_column, self.label_column) != ("text", "label"):
+            raise ValueError(f"--text_column and --label_column are for files and Hub data sets, not {self.corpus}.")
 
-    def read(self, seed: int) -> ClassCorpus:
-        columns = {"text": self.text_column, "label": self.label_column}
-        corpus = read_emotion(self.corpus, self.data_dir, columns if self.corpus not in ("demo", *EMOTION) else None)
-        check_classes(corpus, seed)
+    def read(self) -> ClassCorpus:
+        corpus = read_emotion(self.corpus, self.data_dir, {"text": self.text_column, "label": self.label_column})
+        check_classes(corpus)
         return corpus
+
+    def provenance(self, method: str | None) -> Provenance:
+        settings = {"pooling": self.pooling, "dropout": self.dropout}
+        settings = {name: value for name, value in settings.items() if value not in ("cls", None)}
+        provenance = Provenance(
+            base_model=self.encoder, corpora=[] if method is None else [self.corpus], licence=self.licence,
+            language=self.language, method=method, settings=settings,
+        )  # fmt: skip
+        return with_earlier_training(provenance, self.encoder)
 
 
 def train(
     script: EmotionArguments, args: CarlTrainingArguments, corpus: ClassCorpus, tokenizer: PreTrainedTokenizerBase
 ) -> CarlTrainer:
     """The trainer, ready to train on the corpus's training part and to choose on its development part."""
-    rows = split_rows(corpus, args.seed)
+    rows = split_rows(corpus)
     texts, dev = (class_dataset(corpus, part) for part in rows[:2])
     set_seed(args.seed)
     model = CarlModel.from_encoder(
@@ -110,7 +123,8 @@ def train(
     choosing = args.load_best_model_at_end and script.patience
     return CarlTrainer(
         model=model, args=args, train_dataset=texts, eval_dataset=_known(dev, texts), processing_class=tokenizer,
-        provenance=provenance(script), callbacks=[EarlyStoppingCallback(script.patience)] if choosing else None,
+        provenance=script.provenance(describe_objectives(args.weights)),
+        callbacks=[EarlyStoppingCallback(script.patience)] if choosing else None,
     )  # fmt: skip
 
 
@@ -118,13 +132,6 @@ def _known(dev: Dataset, train: Dataset) -> Dataset:
     """Development texts whose label stands in training, where of texts with several labels only those with one are."""
     names = set(label_names(train))
     return dev.select([i for i, label in enumerate(dev["label"]) if label in names])
-
-
-def provenance(script: EmotionArguments) -> Provenance:
-    return Provenance(
-        base_model=script.encoder, corpora=[] if script.frozen else [script.corpus], licence=script.licence,
-        language=script.language, method=None,
-    )  # fmt: skip
 
 
 def measure(
@@ -135,10 +142,10 @@ def measure(
         lambda _: vectors, corpus, seed=args.seed, class_weights=args.class_weights
     )  # fmt: skip
     if corpus.labels.ndim == 1:
-        test = split_rows(corpus, args.seed)[2]
-        space = read_label_space(args.label_space or "circle12")
-        words = np.array([corpus.classes[label] for label in corpus.labels[test]])
-        report["circular_order"] = circular_order(vectors[test], words, space.angles, seed=args.seed)
+        test = split_rows(corpus)[2]
+        angles = read_label_space(args.label_space or "circle12").known_angles(corpus.classes)
+        words = np.array(corpus.classes)[corpus.labels[test]]
+        report["circular_order"] = circular_order(vectors[test], words, angles, seed=args.seed)
     return report, items
 
 
@@ -147,7 +154,7 @@ def own_head(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
     """The same figures of the classifier or nearest proxy that was trained; None where there is none, or where texts
     may have several classes."""
-    test = split_rows(corpus, seed)[2]
+    test = split_rows(corpus)[2]
     found = model.classify(torch.from_numpy(vectors[test]).to(model.device))
     if found is None or corpus.labels.ndim == 2:
         return None
@@ -177,9 +184,12 @@ def main() -> None:
             if importlib.util.find_spec(module) is None:
                 raise ValueError(f"This script measures and draws with {package}: pip install 'carl_hf[eval]'.")
         use_all_cores(script.num_threads)
-        if args.process_index == 0:
-            check_output_dir(args.output_dir, resume=False, overwrite=script.overwrite_output_dir)
-        corpus = script.read(args.seed)
+        if args.push_to_hub:
+            raise ValueError("Publish what is finished: examples/push_to_hub.py --export DIR --head emotion.")
+        if script.frozen and args.resume_from_checkpoint:
+            raise ValueError("With --frozen nothing is trained, and nothing resumed.")
+        resume = prepare_output(args, overwrite=script.overwrite_output_dir)
+        corpus = script.read()
         tokenizer = load_tokenizer(script.encoder)
         plain = load_encoder(script.encoder).to(args.device)
         trainer = None if script.frozen else train(script, args, corpus, tokenizer)
@@ -187,14 +197,15 @@ def main() -> None:
         sys.exit(f"error: {error}")
 
     main_process = args.process_index == 0
-    if main_process:
+    if main_process and not resume:
         remove_results(args.output_dir)
     if trainer is not None:
         if main_process:
             print(f"Training {script.encoder} on {len(trainer.train_dataset)} texts: {', '.join(args.weights)} ...")
-        trainer.train()
-        if not main_process:
-            leave_at_once()
+        trainer.train(resume_from_checkpoint=resume)
+    if not main_process:
+        leave_at_once()
+    if trainer is not None:
         model = trainer.model
     else:
         model = CarlModel.from_encoder(plain, pooling=script.pooling).to(args.device)
@@ -214,34 +225,39 @@ def main() -> None:
         results["verdict"] = verdict(results["gain"], better)
     results["models"] = {name: report for name, (report, _) in measured.items()}
     results["run"] = {
-        "command": " ".join(["examples/finetune_emotion.py", *sys.argv[1:]]), "encoder": script.encoder,
+        "command": public_command("examples/finetune_emotion.py"), "encoder": script.encoder,
         "objectives": None if trainer is None else args.weights, "seed": args.seed,
         "steps": 0 if trainer is None else trainer.state.global_step,
         "best_step": None if trainer is None else trainer.state.best_global_step,
         "class_weights": args.class_weights, **environment_record(),
     }  # fmt: skip
     folder = Path(args.output_dir)
-    write_json(folder / "results.json", results)
-    print_report(script.corpus, measured, results)
+    write_json(folder / "results.json", results)  # kept whatever comes
     figures = []
     if corpus.labels.ndim == 1:
         figures = [folder / "figures" / "confusion.png"]
         figures[0].parent.mkdir(parents=True, exist_ok=True)
         panels = {name: (np.array(r["confusion"]), corpus.classes) for name, (r, _) in measured.items()}
         plot_confusion(figures[0], panels)
-    origin = provenance(script) if trainer is None else trainer.provenance
+    origin = script.provenance(None) if trainer is None else trainer.provenance
     if trainer is not None:
         export_encoder(model, tokenizer, folder / "encoder", max_length=args.max_length, provenance=origin)
     export_emotion_classifier(
         model, tokenizer, folder / "emotion", corpus=corpus, corpus_name=script.corpus, max_length=args.max_length,
         provenance=origin, figures=figures, seed=args.seed, class_weights=args.class_weights,
     )  # fmt: skip
+    exported = read_record(folder / "emotion")["results"]
+    results["exported_classifier"] = {
+        row["metric"]: {key: row[key] for key in ("name", "value", "interval")} for row in exported
+    }
+    write_json(folder / "results.json", results)
+    print_report(script.corpus, measured, results)
     print(f"Classifier: {folder / 'emotion'}   results: {folder / 'results.json'}")
 
 
 def _dev_figure(vectors: np.ndarray, corpus: ClassCorpus, seed: int) -> float:
     """Accuracy on the development part, of a head that is fitted on the training part, to choose a pooling by."""
-    train, dev, _ = split_rows(corpus, seed)
+    train, dev, _ = split_rows(corpus)
     split = np.full(len(corpus.texts), "none", dtype=object)
     split[train], split[dev] = "train", "test"
     return measure_emotion(lambda _: vectors, dataclasses.replace(corpus, split=split), seed=seed)[0]["accuracy"]
@@ -259,7 +275,12 @@ def print_report(corpus: str, measured: dict[str, Any], results: dict[str, Any])
             [name, f"{report['accuracy']:.1f} % [{low:.1f}, {high:.1f}]",
              f"{report['f1']:.3f} [{f_low:.3f}, {f_high:.3f}]", "" if circle is None else f"{circle:.3f}"]
         )  # fmt: skip
-    print(plain_table(["", "accuracy", "macro F1", "circular r"], rows))
+    row = ["exported classifier"]
+    for metric, unit, digits in (("accuracy", " %", 1), ("f1", "", 3)):
+        figure = results["exported_classifier"][metric]
+        low, high = figure["interval"]
+        row.append(f"{figure['value']:.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}]")
+    print(plain_table(["", "accuracy", "macro F1", "circular r"], [*rows, [*row, ""]]))
     if "verdict" in results:
         print(f"\n{results['verdict']}\n")
 

@@ -11,6 +11,7 @@ emotion/ (a classifier).
 """
 
 import dataclasses
+import functools
 import importlib.util
 import logging
 import re
@@ -40,31 +41,27 @@ from carl_hf import (
 )
 from carl_hf.cards import va_results
 from carl_hf.cli import (
-    check_output_dir,
     environment_record,
-    last_checkpoint,
     leave_at_once,
     parse_arguments,
+    prepare_output,
+    public_command,
     remove_results,
     use_all_cores,
     write_json,
 )
-from carl_hf.data import (
-    NoSplitError,
-    label_names,
-    mix_datasets,
-    numbered_rows,
-    numbers_from_names,
-    remove_overlap,
-)
+from carl_hf.data import NoSplitError
 from carl_hf.embedding import Pooling, embed_poolings
 from carl_hf.encoders import load_encoder, load_tokenizer
 from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.data import EMOTION, ClassCorpus, read_emotion
 from carl_hf.evaluation.emotion import class_dataset, split_rows
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_gain, va_metrics
+from carl_hf.export_folder import with_earlier_training
 from carl_hf.heads import FEWEST_TEXTS, check_classes
 from carl_hf.label_spaces import read_label_space
+from carl_hf.mixtures import label_names, mix_datasets, numbered_rows, numbers_from_names, remove_overlap
+from carl_hf.objectives import describe_objectives
 from carl_hf.provenance import public_corpus_name
 
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
@@ -136,26 +133,27 @@ class PretrainArguments:
         if self.scale is not None and len(self.scale) != 2:
             raise ValueError(f"--scale needs two numbers, the least and the greatest label, got {self.scale}.")
 
-    def load_emotions(self, seed: int) -> ClassCorpus | None:
+    def load_emotions(self) -> ClassCorpus | None:
         """Texts and labels for the emotion classifier."""
         if self.emotion_corpus is None:
             if "demo" not in self.corpora:
                 return None
             self.emotion_corpus = "demo"
-        corpus = read_emotion(self.emotion_corpus, self.data_dir)
-        check_classes(corpus, seed)
+        corpus = _emotion_corpus(self.emotion_corpus, self.data_dir)
+        check_classes(corpus)
         return corpus
 
-    def provenance(self) -> Provenance:
+    def provenance(self, method: str) -> Provenance:
         own = {
             name: getattr(self, name) for name in ("pooling", "dropout", "weights", "normalization", "va_from_names")
         }
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
-        return Provenance(
-            base_model=self.encoder, corpora=self.corpora, licence=self.licence,
+        provenance = Provenance(
+            base_model=self.encoder, corpora=self.corpora, licence=self.licence, method=method,
             trained_on_test_rows=self.include_eval_rows, language=self.language,
             settings={name: value for name, value in own.items() if value != defaults[name]},
         )  # fmt: skip
+        return with_earlier_training(provenance, self.encoder)
 
     def load(self, corpus: str, split: str) -> datasets.Dataset:
         if corpus in EMOTION:
@@ -173,10 +171,10 @@ class PretrainArguments:
 
     def load_names(self, corpus: str, split: str) -> datasets.Dataset:
         """Texts of an emotion corpus with their names; its parts as in the evaluation."""
-        whole = read_emotion(corpus, self.data_dir)
-        parts = dict(zip(("train", "validation", "test"), split_rows(whole, 42), strict=True))
+        whole = _emotion_corpus(corpus, self.data_dir)
+        parts = dict(zip(("train", "validation", "test"), split_rows(whole), strict=True))
         texts = class_dataset(whole, np.concatenate(list(parts.values())) if split == "all" else parts[split])
-        if self.va_from_names is None:
+        if self.va_from_names is None or split == "validation":  # what is measured has no made-up numbers
             return texts
         return numbers_from_names(texts, read_label_space(self.va_from_names))
 
@@ -185,8 +183,10 @@ class PretrainArguments:
         is checked too; it is read for the final report alone."""
         measured = {}
         for corpus in self.corpora if self.measure is None else self.measure:
-            if corpus in EMOTION and self.measure is None:
-                logging.info("%s has no numbers. Not measured here: examples/evaluate.py measures it.", corpus)
+            if corpus in EMOTION:
+                if self.measure is not None:
+                    raise ValueError(f"--measure takes corpora with valence and arousal; {corpus} has names.")
+                logging.info("%s has names. Not measured here: examples/evaluate.py measures it.", corpus)
                 continue
             try:
                 parts = {part: self.load(corpus, part) for part in ("train", "validation")}
@@ -202,6 +202,11 @@ class PretrainArguments:
     def held_out_texts(self, corpus: str) -> list[str]:
         """The texts, not the labels, of the validation and test parts: what training texts must not repeat."""
         return [text for part in ("validation", "test") for text in self.load(corpus, part)["text"]]
+
+
+@functools.lru_cache(maxsize=2)
+def _emotion_corpus(name: str, data_dir: str | None) -> ClassCorpus:
+    return read_emotion(name, data_dir)
 
 
 def embed_parts(
@@ -245,16 +250,23 @@ def print_report(script: PretrainArguments, results: dict[str, Any], sizes: dict
     for corpus, size in sizes.items():
         before, after, gain = (results[key][corpus] for key in ("before", "after", "gain"))
         print(f"\n{corpus}: {size} held-out texts, Pearson r of a ridge probe on frozen embeddings [95 % interval]")
-        print(f"{'':38}{'valence':>22}{'arousal':>22}")
+        after_name = f"after   {results['run']['method']}, {after['pooling']}"
+        width = max(38, len(after_name) + 1)
+        print(f"{'':{width}}{'valence':>22}{'arousal':>22}")
         for name, figures in (
             (f"before  {script.encoder}, {before['pooling']}", before),
-            (f"after   CARL, {after['pooling']}", after),
+            (after_name, after),
             ("gain", gain),
         ):
             sign = "+" if name == "gain" else ""
             cells = [_cell(figures[dimension], sign) for dimension in DIMENSIONS]
-            print(f"{name:38}{cells[0]:>22} {cells[1]:>22}")
+            print(f"{name:{width}}{cells[0]:>22} {cells[1]:>22}")
     print(f"\n{results['verdict']}\n")
+
+
+def _short(method: str) -> str:
+    """For the title of a panel."""
+    return method if len(method) <= 20 else "trained"
 
 
 def _cell(figures: dict[str, Any], sign: str) -> str:
@@ -296,18 +308,9 @@ def main() -> None:
             if importlib.util.find_spec(module) is None:
                 raise ValueError(f"This script measures and draws with {package}: pip install 'carl_hf[eval]'.")
         use_all_cores(script.num_threads)
-        resume = args.resume_from_checkpoint
-        if args.process_index == 0:
-            check_output_dir(args.output_dir, resume=bool(resume), overwrite=script.overwrite_output_dir)
-        if resume == "last":
-            resume = last_checkpoint(args.output_dir)
-        elif resume and not (Path(resume) / "trainer_state.json").is_file():
-            raise ValueError(
-                f"--resume_from_checkpoint {resume} is no checkpoint folder; 'last' finds the newest one."
-            )
-
+        resume = prepare_output(args, overwrite=script.overwrite_output_dir)
         measured = script.load_dev()
-        emotions = script.load_emotions(args.seed)
+        emotions = script.load_emotions()
         part = "all" if script.include_eval_rows else "train"
         weights = script.weights or [1.0] * len(script.corpora)
         train = mix_datasets(
@@ -329,7 +332,7 @@ def main() -> None:
         tokenizer = load_tokenizer(script.encoder)
         trainer = CarlTrainer(
             model=model, args=args, train_dataset=train, eval_dataset=dev, processing_class=tokenizer,
-            provenance=script.provenance(),
+            provenance=script.provenance(describe_objectives(args.weights)),
         )  # fmt: skip
     except ValueError as error:
         sys.exit(f"error: {error}")
@@ -366,6 +369,7 @@ def main() -> None:
     results["run"] = run_record(script, args, len(train), trainer.state.global_step)
     path = Path(args.output_dir) / "results.json"
     write_json(path, results)
+    trained = _short(results["run"]["method"])
     for corpus, (old_pooling, old, new) in predictions.items():
         parts = measured[corpus]
         name = re.sub(r"[^A-Za-z0-9]+", "-", public_corpus_name(corpus)).strip("-")  # it is published
@@ -374,7 +378,7 @@ def main() -> None:
         drawn.append(Path(args.output_dir) / "figures" / f"circumplex-{name}.png")
         carl_hf.plots.plot_circumplex(
             drawn[-1],
-            {f"{Path(script.encoder).name}, {old_pooling}": old, f"CARL, {script.pooling}": new},
+            {f"{Path(script.encoder).name}, {old_pooling}": old, f"{trained}, {script.pooling}": new},
             labels_of(parts["test"]),
             parts["test"]["label"] if "label" in parts["test"].column_names else None,
         )
@@ -420,7 +424,8 @@ def write_exports(
         baseline=f"{Path(script.encoder).name} as it was, {' / '.join(sorted(poolings))}", **common,
     )  # fmt: skip
     if train is not None:
-        dev = numbered_rows(trainer.eval_dataset) if trainer.eval_dataset is not None else None
+        held = [(part["validation"], 1.0) for part in measured.values()]
+        dev = mix_datasets(held, seed=args.seed) if held else None
         export_va_regressor(
             model, tokenizer, folder / "va", train=train, dev=dev, figures=figures, seed=args.seed,
             corpora=list(measured) or script.corpora,
@@ -436,9 +441,11 @@ def write_exports(
 def run_record(script: PretrainArguments, args: CarlTrainingArguments, texts: int, steps: int) -> dict[str, Any]:
     """What is needed to repeat a run."""
     return {
-        "command": re.sub(r"(--\w*token[ =])\S+", r"\1***", " ".join(["examples/pretrain.py", *sys.argv[1:]])),
+        "command": public_command("examples/pretrain.py"),
         "seed": args.seed,
         "preset": args.preset,
+        "objectives": args.weights,
+        "method": describe_objectives(args.weights),
         "encoder": script.encoder,
         "corpora": script.corpora,
         "training_texts": texts,

@@ -12,7 +12,8 @@ from datasets import Dataset
 
 from carl_hf import load_va_dataset
 from carl_hf.corpora import CORPORA, content_sha256
-from carl_hf.data import (
+from carl_hf.label_spaces import read_label_space
+from carl_hf.mixtures import (
     check_dataset,
     label_names,
     mix_datasets,
@@ -20,7 +21,6 @@ from carl_hf.data import (
     numbers_from_names,
     remove_overlap,
 )
-from carl_hf.label_spaces import read_label_space
 
 EMOBANK = (
     "id,split,V,A,D,text\na,train,1.0,5.0,3,first\n"
@@ -307,14 +307,20 @@ def test_overlap_and_mixing():
          "row 1: arousal is None"),
         ({"text": ["a", "b"], "valence": [None] * 2, "arousal": [None] * 2, "label": ["x", "y"]},
          "no text has valence and arousal"),
-        ({"text": ["a", "b"], "valence": [0.0] * 2, "arousal": [0.0] * 2, "label": ["x", " "]},
-         "row 1: label is ' ', not a name"),
-        ({"text": ["a", "b"], "valence": [0.0] * 2, "arousal": [0.0] * 2, "label": [1, 2]}, "row 0: label is 1"),
     ],
 )  # fmt: skip
 def test_datasets_that_cannot_be_trained_on_are_refused(columns, message):
     with pytest.raises(ValueError, match=message):
         check_dataset(Dataset.from_dict(columns), "train_dataset")
+
+
+def test_labels_are_names_where_names_are_needed():
+    numbers = {"text": ["a", "b"], "valence": [0.0] * 2, "arousal": [0.0] * 2}
+    for label, message in ((["x", " "], "row 1: label is ' ', not a name"), ([1, 2], "row 0: label is 1")):
+        dataset = Dataset.from_dict({**numbers, "label": label})
+        check_dataset(dataset, "train_dataset", {"va"})  # not looked at
+        with pytest.raises(ValueError, match=message):
+            check_dataset(dataset, "train_dataset", {"va", "class"})
 
 
 def test_names_alone_numbers_alone_and_mixtures_pass_for_what_needs_them():

@@ -10,7 +10,7 @@ import pytest
 from conftest import EMOTIONS, emotions, tiny_encoder
 from transformers import AutoModel, pipeline
 
-from carl_hf import CarlModel
+from carl_hf import CarlModel, Provenance, export_encoder
 from carl_hf.export_folder import read_record
 
 ROOT = Path(__file__).parents[1]
@@ -78,20 +78,30 @@ def test_proxy_anchor_on_a_file_with_its_own_columns(tiny, csv, tmp_path):
     assert results["verdict"] in done.stdout and results["run"]["objectives"] == {"proxy_anchor": 1.0, "ptd": 0.1}
     assert results["run"]["class_weights"] == "balanced" and results["run"]["best_step"] in (2, 4, 6)
     assert (out / "figures" / "confusion.png").stat().st_size > 10_000
+    record = read_record(out / "emotion")
+    on_card = {row["metric"]: row["value"] for row in record["results"]}
+    assert results["exported_classifier"]["accuracy"]["value"] == on_card["accuracy"]
+    assert f"exported classifier            {on_card['accuracy']:.1f} %" in done.stdout
 
     answer = pipeline("text-classification", str(out / "emotion"), top_k=None)(["aaaaaa 1"])[0]
     assert {entry["label"] for entry in answer} == set(EMOTIONS)
     assert sum(entry["score"] for entry in answer) == pytest.approx(1, abs=1e-4)
-    record = read_record(out / "emotion")
     assert record["provenance"]["method"] == "PTD and Proxy-Anchor" and record["head"]["corpora"] == ["feelings.csv"]
     _, info = AutoModel.from_pretrained(out / "encoder", output_loading_info=True)
     assert not any(info.values())
-    (folder,) = out.glob("checkpoint-*")  # the best one
+    folder = sorted(out.glob("checkpoint-*"))[0]
     checkpoint = CarlModel.from_pretrained(folder)
     assert checkpoint.config.classes == sorted(EMOTIONS) and checkpoint.proxies.weight_PH.shape == (6, 16)
 
     again = finetune(tiny, csv, out, expect=1)
     assert "holds another run" in again.stderr
+    more = finetune(
+        tiny, csv, out, "--objectives", "proxy_anchor", "ptd=0.1", "--patience", 0, "--head_warmup_epochs", 0,
+        "--resume_from_checkpoint", "last", "--max_steps", 8, "--hub_token", "hf_secret",
+    )  # fmt: skip
+    assert "Training" in more.stdout
+    text = (out / "results.json").read_text()
+    assert json.loads(text)["run"]["steps"] == 8 and "hf_secret" not in text and "--hub_token ***" in text
     wrong = finetune(folder, csv, tmp_path / "b", "--objectives", "supcon", expect=1)
     assert "checkpoint of CARL training: name its export" in wrong.stderr
 
@@ -102,7 +112,7 @@ def test_training_stops_when_development_texts_gain_nothing(tiny, csv, tmp_path)
     assert run["steps"] == 6 and run["best_step"] == 2  # evaluated at 2, 4 and 6: the same accuracy
 
 
-def test_a_frozen_encoder_keeps_its_weights(tiny, csv, tmp_path):
+def test_a_frozen_encoder_keeps_its_weights(tiny, csv, tmp_path, tokenizer):
     done = finetune(tiny, csv, tmp_path, "--frozen", "true")
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results["models"]) == {"frozen encoder, cls", "frozen encoder, mean"} and "gain" not in results
@@ -113,6 +123,15 @@ def test_a_frozen_encoder_keeps_its_weights(tiny, csv, tmp_path):
         assert classifier.state_dict()[name].equal(value), name
     assert "as it was" in (tmp_path / "emotion" / "README.md").read_text()
 
+    # an encoder that has been trained before brings its corpora and their licence with it
+    earlier = tmp_path / "earlier"
+    origin = Provenance(base_model="someone/bert", corpora=["facebook"], trained_on_test_rows=True)
+    export_encoder(CarlModel.from_encoder(str(tiny)), tokenizer, earlier, max_length=32, provenance=origin)
+    finetune(earlier, csv, tmp_path / "b", "--frozen", "true")
+    found = read_record(tmp_path / "b" / "emotion")["provenance"]
+    assert found["corpora"] == ["facebook"] and found["trained_on_test_rows"] and found["method"] == "CARL"
+    assert found["base_model"] == "someone/bert" and found["licence"] == "unknown"  # feelings.csv has none
+
 
 @pytest.mark.parametrize(
     "more, message",
@@ -121,7 +140,14 @@ def test_a_frozen_encoder_keeps_its_weights(tiny, csv, tmp_path):
         (["--objectives", "proxy"], "did you mean 'proxy_anchor'"),
         (["--objectives", "circular", "--label_space", "russell1980"], "russell1980 has no angle for 'anger'"),
         (["--patience", "-1"], "--patience must be zero or positive"),
-        (["--corpus", "emolit12"], "needs emolit12/emolit12.csv in the folder that --data_dir names"),
+        (["--push_to_hub", "true"], "examples/push_to_hub.py --export DIR --head emotion"),
+        (["--label_space", "circel"], "Unknown label space 'circel'"),
+        (["--resume_from_checkpoint", "last"], "no whole checkpoint"),
+        (["--corpus", "demo"], "--text_column and --label_column are for files and Hub data sets, not demo"),
+        (
+            ["--corpus", "emolit12", "--text_column", "text", "--label_column", "label"],
+            "needs emolit12/emolit12.csv in the folder that --data_dir names",
+        ),
     ],
 )
 def test_mistakes_are_named_before_anything_is_written(more, message, tiny, csv, tmp_path):
@@ -134,16 +160,19 @@ def test_mistakes_are_named_before_anything_is_written(more, message, tiny, csv,
 def test_a_mixed_corpus_trains_in_one_run(tiny, small_corpora, tmp_path):
     run(
         "examples/pretrain.py", "--encoder", tiny, "--corpora", "emobank", "goemotions-six",
-        "--data_dir", small_corpora, "--objectives", "mccl", "regression", "cross_entropy", "--output_dir", tmp_path, "--max_steps", 4,
-        "--per_device_train_batch_size", 16, "--num_threads", 1, "--use_cpu", "true", "--logging_steps", 1,
-        "--eval_strategy", "steps", "--eval_steps", 4, "--va_from_names", "ekman6",
+        "--data_dir", small_corpora, "--objectives", "mccl", "regression", "cross_entropy",
+        "--output_dir", tmp_path, "--max_steps", 4, "--per_device_train_batch_size", 16, "--num_threads", 1,
+        "--use_cpu", "true", "--logging_steps", 1, "--eval_strategy", "steps", "--eval_steps", 4,
+        "--va_from_names", "ekman6",
     )  # fmt: skip
     state = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
     assert {"mccl", "regression", "cross_entropy"} <= set(state[0])
     assert any({"eval_va_pearson", "eval_label_accuracy"} <= set(entry) for entry in state)
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["after"]) == ["emobank"]
-    settings = read_record(tmp_path / "encoder")["provenance"]["settings"]
+    origin = read_record(tmp_path / "encoder")["provenance"]
+    assert origin["method"] == "MCCL, cross-entropy and regression of valence and arousal"
+    settings = origin["settings"]
     assert settings["va_from_names"] == "ekman6" and settings["objectives"] == ["mccl", "regression", "cross_entropy"]
     assert (tmp_path / "va").is_dir()
 

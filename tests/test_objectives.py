@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import TOY_NAMES, tiny_encoder, toy_dataset
@@ -10,6 +11,8 @@ from test_trainer import EVERYTHING, StopAt, make_trainer
 from transformers import TrainerCallback, set_seed
 
 from carl_hf import CarlConfig, CarlDataCollator, CarlModel, CarlTrainingArguments
+from carl_hf.evaluation.dev_probe import DevProbe
+from carl_hf.mixtures import mix_datasets
 from carl_hf.objectives import OBJECTIVES, parse_objectives
 
 CLASSES = sorted(TOY_NAMES.values())
@@ -98,7 +101,7 @@ def test_each_loss_uses_the_texts_that_carry_its_label(tmp_path, tokenizer):
     model = model_for(EVERYTHING)
     trainer = make_trainer(
         tmp_path, tokenizer, model=model.eval(), data=Dataset.from_list(rows), objectives=EVERYTHING,
-        label_space="circle12",
+        label_space="circle12", head_warmup_epochs=0.0,
     )  # fmt: skip
 
     def losses(rows):
@@ -130,8 +133,8 @@ def test_the_collator_reads_numbers_names_and_angles(tokenizer):
     )
     assert batch["class"].tolist() == [0, -1, 0, 1]
     torch.testing.assert_close(batch["angle"], torch.tensor([0.75 * math.pi, nan, 0.5, nan]), equal_nan=True)
-    with pytest.raises(ValueError, match="'relief' of the text 'b' is none of the classes joy, anger"):
-        collator([{"text": "b", "label": "relief"}])
+    assert collator([{"text": "b", "label": "relief"}])["class"].tolist() == [-1]  # not among the classes
+    assert CarlDataCollator(tokenizer)(rows)["class"].tolist() == [-1] * 4
 
 
 def test_names_without_an_angle_are_refused_with_the_known_ones(tmp_path, tokenizer):
@@ -225,3 +228,110 @@ def test_evaluation_probes_names_where_texts_have_them(tmp_path, tokenizer):
         save_strategy="epoch", use_cpu=True,
     )  # fmt: skip
     assert chosen.metric_for_best_model == "label_accuracy"
+
+
+def test_a_training_label_that_the_model_does_not_know_is_refused(tmp_path, tokenizer):
+    data = Dataset.from_dict({"text": ["a b", "c d"] * 8, "label": ["joy", "guilt"] * 8})
+    with pytest.raises(ValueError, match="label 'guilt', which is none of the model's classes anger, joy"):
+        make_trainer(tmp_path, tokenizer, data=data, model=model_for(["cross_entropy"]), objectives=["cross_entropy"])
+    # a validation text with another name counts as one without
+    data, dev = toy_dataset(mixed=True), Dataset.from_dict({"text": ["a b", "c d"], "label": ["guilt", "joy"]})
+    trainer = make_trainer(
+        tmp_path, tokenizer, data=data, dev=dev, model=model_for(["cross_entropy"]), objectives=["cross_entropy"]
+    )
+    metrics = trainer.evaluate()
+    alone = make_trainer(
+        tmp_path, tokenizer, data=data, dev=dev.select([1]), model=trainer.model, objectives=["cross_entropy"]
+    ).evaluate()
+    assert metrics["eval_cross_entropy"] == pytest.approx(alone["eval_cross_entropy"], rel=1e-5)
+    assert metrics["eval_label_accuracy"] in (0, 100)
+
+
+def test_an_encoder_that_would_never_learn_is_refused(tmp_path, tokenizer):
+    settings = {"data": toy_dataset(mixed=True), "model": model_for(["proxy_anchor"]), "objectives": ["proxy_anchor"]}
+    with pytest.raises(ValueError, match="training is 1 epochs, and in the first 1 only the heads learn"):
+        make_trainer(tmp_path, tokenizer, max_steps=3, **settings)
+    with pytest.raises(ValueError, match="--head_warmup_epochs 0"):
+        make_trainer(tmp_path, tokenizer, max_steps=-1, num_train_epochs=1, **settings)
+    make_trainer(tmp_path, tokenizer, max_steps=4, **settings)
+
+
+def test_batches_without_labels_do_not_dilute_what_is_reported(tmp_path, tokenizer):
+    """Validation texts come unshuffled: first those with numbers, then those with names alone."""
+    numbers = toy_dataset(16, seed=5)
+    names = Dataset.from_dict({"text": ["joywow joywow", "woezzz"] * 8, "label": ["joy", "sadness"] * 8})
+    model = model_for(["mccl", "cross_entropy"]).eval()
+    common = {"model": model, "data": toy_dataset(mixed=True), "objectives": ["mccl", "ptd", "cross_entropy"]}
+    mixed = make_trainer(tmp_path, tokenizer, dev=mix_datasets([(numbers, 1), (names, 1)], seed=0), **common)
+    metrics = mixed.evaluate()
+    for part, name in ((numbers, "mccl"), (names, "cross_entropy")):
+        alone = mixed.evaluate(mix_datasets([(part, 1)], seed=0))
+        assert metrics[f"eval_{name}"] == pytest.approx(alone[f"eval_{name}"], rel=1e-5)
+    parts = sum(w * metrics[f"eval_{name}"] for name, w in mixed.args.weights.items())
+    assert metrics["eval_loss"] == pytest.approx(parts)
+    zeros = numbers.map(lambda row, i: {"valence": row["valence"] * (i > 3), "arousal": row["arousal"] * (i > 3)},
+                        with_indices=True)  # fmt: skip
+    found = mixed.evaluate(mix_datasets([(zeros, 1), (names, 1)], seed=0))["eval_zero_label_fraction"]
+    assert found == pytest.approx(4 / 16)
+
+
+def test_texts_that_are_not_attacked_do_not_dilute_detection(tmp_path, tokenizer):
+    numbers = toy_dataset(8, seed=6)
+    names = Dataset.from_dict({"text": ["joywow joywow", "woezzz"] * 4, "label": ["joy", "sadness"] * 4})
+    model = model_for(["mccl"]).eval()
+    trainer = make_trainer(tmp_path, tokenizer, model=model, data=toy_dataset(mixed=True), objectives=["mccl", "ptd"])
+
+    def ptd(dataset):
+        trainer._records.clear()
+        trainer.compute_loss(model, trainer.data_collator(list(dataset)))
+        return trainer._records["eval_ptd"][0][0].item()
+
+    assert ptd(mix_datasets([(numbers, 1), (names, 1)], seed=0)) == pytest.approx(ptd(numbers), rel=1e-5)
+
+
+def test_the_best_checkpoint_needs_labels_on_both_sides(tmp_path, tokenizer):
+    names = Dataset.from_dict({"text": ["a b", "c d"] * 8, "label": ["joy", "anger"] * 8})
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 3,
+            "save_steps": 3}  # fmt: skip
+    with pytest.raises(ValueError, match=r"do not both carry the labels .*\(label_accuracy, loss\)"):
+        make_trainer(
+            tmp_path, tokenizer, data=names, dev=names, objectives=["circular"], label_space="circle12",
+            metric_for_best_model="va_pearson", **best,
+        )  # fmt: skip
+    trainer = make_trainer(
+        tmp_path, tokenizer, data=names, dev=names, objectives=["circular"], label_space="circle12", **best
+    )
+    assert trainer.args.metric_for_best_model == "loss"
+    trainer.train()
+
+
+def test_rare_names_and_foreign_names_do_not_stop_an_evaluation():
+    texts = [f"t{i}" for i in range(10)]
+    train = Dataset.from_dict({"text": texts, "label": ["joy"] * 9 + ["anger"]})
+    dev = Dataset.from_dict({"text": ["a", "b", "c"], "label": ["joy", "anger", "awe"]})
+    for seed in range(12):  # in some draws the rare name is not among the fitted texts
+        probe = DevProbe(train, texts=10, seed=seed)
+        figures = probe(lambda rows: np.random.default_rng(0).normal(size=(len(rows), 3)), dev)
+        assert set(figures) == {"label_accuracy"} and figures["label_accuracy"] in (0, 50, 100)
+
+
+def test_lists_take_all_angles_of_the_space_and_no_class_weights(tmp_path, tokenizer):
+    rows = [{"text": "a b", "label": "joy"}, {"text": "c d", "label": "anger"}] * 8
+    trainer = make_trainer(tmp_path, tokenizer, data=rows, objectives=["circular"], label_space="circle12")
+    assert len(trainer.data_collator.angles) == 12
+    model = model_for(["cross_entropy"])
+    with pytest.raises(ValueError, match="class_weights='balanced' counts training texts"):
+        make_trainer(
+            tmp_path, tokenizer, data=rows, model=model, objectives=["cross_entropy"], class_weights="balanced"
+        )
+    with pytest.raises(ValueError, match="Unknown label space 'circel12'"):
+        CarlTrainingArguments(str(tmp_path), label_space="circel12")
+
+
+def test_simcse_needs_nothing_but_texts(tmp_path, tokenizer):
+    texts = Dataset.from_dict({"text": ["a b", "c d e"] * 8})
+    with pytest.raises(ValueError, match="no column 'valence'"):
+        make_trainer(tmp_path, tokenizer, data=texts)
+    trainer = make_trainer(tmp_path, tokenizer, data=texts, objectives=["simcse"])
+    trainer.train()
+    assert "simcse" in trainer.state.log_history[0]

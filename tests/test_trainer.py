@@ -120,7 +120,7 @@ def test_step_equals_the_plain_one(settings, slices, scaler, tmp_path, tokenizer
     model = double_model(everything=mixed)
     trainer = make_trainer(
         tmp_path, tokenizer, model=model, encode_slices=slices, salient_fraction=0.3, data=toy_dataset(mixed=mixed),
-        **settings,
+        head_warmup_epochs=0.0, **settings,
     )  # fmt: skip
     trainer.accelerator.scaler = scaler
     batch = trainer.data_collator(list(toy_dataset(8, seed=3, mixed=mixed)))

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from carl_hf.corpora import CORPORA, read_corpus
-from carl_hf.data import check_table, normalized, read_source, read_table, split_names, text_key, without_overlap
+from carl_hf.data import check_table, normalized, read_source, read_table, split_names, without_overlap
+from carl_hf.mixtures import text_key
 
 EKMAN_SIX = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
 

@@ -9,6 +9,8 @@ from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.probes import fit_logistic
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions
 
+_FEWEST = 4  # texts that a probe is fitted to
+
 
 class DevProbe:
     """Figures on validation texts, from frozen embeddings of the present encoder.
@@ -25,7 +27,7 @@ class DevProbe:
     def __call__(self, encode: Callable[[Sequence[str]], np.ndarray], dev: Dataset) -> dict[str, float]:
         """Where training and validation texts carry numbers, {"valence_pearson", "arousal_pearson", "va_pearson":
         their mean}, -1 where r is undefined or an embedding is not finite; where both carry names, {"label_accuracy":
-        percent}, 0 where an embedding is not finite.
+        percent of the validation texts whose name stands in training}, 0 where an embedding is not finite.
 
         Every text is embedded once.
         """
@@ -33,29 +35,55 @@ class DevProbe:
         embeddings, size = encode(texts), len(self._train)
         train, held = embeddings[:size], embeddings[size:]
         finite = bool(np.isfinite(embeddings).all())  # else training has diverged: the worst score, and no crash
-        figures: dict[str, float] = {}
-        rows, judged = _rows_with(self._train, "valence"), _rows_with(dev, "valence")
-        if len(rows) >= 4 and len(judged):
-            scores = np.full(len(DIMENSIONS), -1.0)
-            if finite:
-                fitted, chosen = _four_fifths(rows)
-                labels = labels_of(self._train)
-                predictions = ridge_predictions(
-                    train[fitted], labels[fitted], train[chosen], labels[chosen], held[judged]
-                )
-                scores = np.nan_to_num(pearson(predictions.T, labels_of(dev)[judged].T), nan=-1.0)
+        wanted, figures = self.figures(dev), {}
+        if "va_pearson" in wanted:
+            scores = self._correlations(train, held, dev) if finite else np.full(len(DIMENSIONS), -1.0)
             figures |= {f"{name}_pearson": float(r) for name, r in zip(DIMENSIONS, scores, strict=True)}
             figures["va_pearson"] = float(scores.mean())
-        rows, judged = _rows_with(self._train, "label"), _rows_with(dev, "label")
-        if len(rows) >= 4 and len(judged):
-            classes, labels = np.unique(np.array(self._train["label"])[rows], return_inverse=True)
-            accuracy = 0.0
-            if finite and len(classes) > 1:
-                probe, _ = fit_logistic(*_parts(train[rows], labels))
-                predicted = classes[probe(held[judged]).argmax(axis=1)]
-                accuracy = 100 * float(np.mean(predicted == np.array(dev["label"])[judged]))
-            figures["label_accuracy"] = accuracy
+        if "label_accuracy" in wanted:
+            figures["label_accuracy"] = self._accuracy(train, held, dev) if finite else 0.0
         return figures
+
+    def figures(self, dev: Dataset) -> set[str]:
+        """Names of the figures that training and validation texts carry the labels for."""
+        found = set()
+        if len(_numbered(self._train)) >= _FEWEST and len(_numbered(dev)):
+            found |= {*(f"{name}_pearson" for name in DIMENSIONS), "va_pearson"}
+        if len(_named(self._train)) >= _FEWEST and len(self._judged(dev)):
+            found.add("label_accuracy")
+        return found
+
+    def _judged(self, dev: Dataset) -> np.ndarray:
+        """Rows of the validation texts whose name stands in training."""
+        if not len(_named(self._train)) or not len(_named(dev)):
+            return np.array([], dtype=int)
+        known, names = {str(name) for name in self._train["label"] if name is not None}, list(dev["label"])
+        return np.array([i for i in _named(dev) if str(names[i]) in known], dtype=int)
+
+    def _correlations(self, train: np.ndarray, held: np.ndarray, dev: Dataset) -> np.ndarray:
+        fitted, chosen = _four_fifths(_numbered(self._train))
+        judged, labels = _numbered(dev), labels_of(self._train)
+        predicted = ridge_predictions(train[fitted], labels[fitted], train[chosen], labels[chosen], held[judged])
+        return np.nan_to_num(pearson(predicted.T, labels_of(dev)[judged].T), nan=-1.0)
+
+    def _accuracy(self, train: np.ndarray, held: np.ndarray, dev: Dataset) -> float:
+        judged, names = self._judged(dev), np.array([str(name) for name in self._train["label"]])
+        fitted, chosen = _four_fifths(_named(self._train))
+        classes, labels = np.unique(names[np.concatenate([fitted, chosen])], return_inverse=True)
+        if len(set(labels[: len(fitted)])) == 1:  # nothing to tell apart
+            predicted = np.full(len(judged), classes[labels[0]])
+        else:
+            parts = train[fitted], labels[: len(fitted)], train[chosen], labels[len(fitted) :]
+            predicted = classes[fit_logistic(*parts)[0](held[judged]).argmax(axis=1)]
+        return 100 * float(np.mean(predicted == np.array([str(name) for name in dev["label"]])[judged]))
+
+
+def _numbered(dataset: Dataset) -> np.ndarray:
+    return _rows_with(dataset, "valence")
+
+
+def _named(dataset: Dataset) -> np.ndarray:
+    return _rows_with(dataset, "label")
 
 
 def _rows_with(dataset: Dataset, column: str) -> np.ndarray:
@@ -67,8 +95,3 @@ def _rows_with(dataset: Dataset, column: str) -> np.ndarray:
 def _four_fifths(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     fitted = max(2, len(rows) * 4 // 5)
     return rows[:fitted], rows[fitted:]
-
-
-def _parts(train: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    fitted, chosen = _four_fifths(np.arange(len(train)))
-    return train[fitted], labels[fitted], train[chosen], labels[chosen]

@@ -12,21 +12,26 @@ from carl_hf.evaluation.geometry import dimension_curve
 from carl_hf.evaluation.probes import fit_logistic, fit_multi_label
 
 FEW_SHOT_DRAWS = 10
+_SPLIT_SEED = 42
 _PROBE_OF_CURVES = (1e-2,)  # strength of the logistic probe in dimension curves, the same for every point
 _DRAWS_OF_CURVES = 3
 Items = dict[str, np.ndarray]
 
 
-def split_rows(corpus: ClassCorpus, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(train, dev, test) rows: the corpus's own; a missing dev part is a seeded tenth of train, and a corpus without
-    splits is divided 80 / 10 / 10, by class where a text has one."""
+def split_rows(corpus: ClassCorpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(train, dev, test) rows: the corpus's own; a missing dev part is a random tenth of train, and a corpus without
+    splits is divided 80 / 10 / 10, by class where a text has one.
+
+    The draw is the same in every training, export and evaluation, whatever their seed, so that none measures on texts
+    that another has trained on.
+    """
     from sklearn.model_selection import train_test_split
 
     def divide(rows: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
         labels = corpus.labels[rows] if corpus.labels.ndim == 1 else None
         enough = labels is not None and np.bincount(labels)[np.unique(labels)].min() >= 2
         enough = enough and round(share * len(rows)) >= len(np.unique(labels))
-        return train_test_split(rows, test_size=share, random_state=seed, stratify=labels if enough else None)
+        return train_test_split(rows, test_size=share, random_state=_SPLIT_SEED, stratify=labels if enough else None)
 
     everything = np.arange(len(corpus.texts))
     if corpus.split is None:
@@ -58,7 +63,7 @@ def measure_emotion(
     `class_weights` is that of [`carl_hf.evaluation.probes.fit_logistic`], where a text has one class.
     """
     embeddings, labels = encode(corpus.texts), corpus.labels
-    train, dev, test = split_rows(corpus, seed)
+    train, dev, test = split_rows(corpus)
     parts = embeddings[train], labels[train], embeddings[dev], labels[dev]
     if labels.ndim == 2:
         probe, thresholds = fit_multi_label(*parts)
@@ -105,7 +110,7 @@ def emotion_curve(embeddings: np.ndarray, corpus: ClassCorpus, *, seed: int) -> 
     Args:
         embeddings: (N, H) of the corpus's texts.
     """
-    rows = dict(zip(("train", "dev", "test"), split_rows(corpus, seed), strict=True))
+    rows = dict(zip(("train", "dev", "test"), split_rows(corpus), strict=True))
     labels = {part: corpus.labels[chosen] for part, chosen in rows.items()}
 
     def score(parts: dict[str, np.ndarray]) -> float:

@@ -27,7 +27,7 @@ def measure_polarity(
         result = nested_kfold(embeddings, labels, settings, seed=SENTEVAL_SEED, device=device)
         predictions, truth, accuracy, l2 = result.predictions, labels, result.accuracy, list(result.l2)
     else:
-        train, dev, test = split_rows(corpus, SENTEVAL_SEED)
+        train, dev, test = split_rows(corpus)
         result = split_probe(
             embeddings[train], labels[train], embeddings[dev], labels[dev], embeddings[test], settings,
             classes=len(corpus.classes), seed=SENTEVAL_SEED, device=device,

@@ -168,7 +168,7 @@ class _Run:
         seed = self.settings.seed
         with self._task("geometry"):
             for name, corpus in self.corpora.geometry.items():
-                texts, labels = corpus.part(split_rows(corpus, seed)[2])
+                texts, labels = corpus.part(split_rows(corpus)[2])
                 embeddings, words = self.encode(texts), np.array(corpus.classes)[labels]
                 figures = geometry.alignment_uniformity(embeddings, labels, seed=seed)
                 figures["centroid_separation"] = geometry.centroid_separation(embeddings, labels)

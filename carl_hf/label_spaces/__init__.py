@@ -44,6 +44,14 @@ class LabelSpace:
         """
         return self._find(names, self.angles, "angle")
 
+    def radians_of(self, names: Iterable[str]) -> dict[str, float]:
+        """As [`angles_of`], in radians."""
+        return {name: math.radians(degrees) for name, degrees in self.angles_of(names).items()}
+
+    def known_angles(self, names: Iterable[str]) -> dict[str, float]:
+        """Degrees of those of these names that have an angle."""
+        return {name: self.angles[_key(name)] for name in names if _key(name) in self.angles}
+
     def _find(self, names: Iterable[str], known: Mapping[str, object], what: str) -> dict:
         names = list(names)
         missing = [name for name in names if _key(name) not in known]
