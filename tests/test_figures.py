@@ -14,7 +14,7 @@ from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 
 from carl_hf.evaluation import figures  # noqa: E402
-from carl_hf.evaluation.geometry import LABEL_ANGLES  # noqa: E402
+from carl_hf.label_spaces import read_label_space  # noqa: E402
 from carl_hf.plots import COLOURS  # noqa: E402
 
 SIX = ["anger", "disgust", "fear", "joy", "sadness", "surprise"]
@@ -98,7 +98,7 @@ def emotion_panels(labels, names):
     }
 
 
-@pytest.mark.parametrize("labels", [SIX, list(LABEL_ANGLES)], ids=["six", "twelve"])
+@pytest.mark.parametrize("labels", [SIX, list(read_label_space("circle12").angles)], ids=["six", "twelve"])
 def test_emotion_pca(tmp_path, saved, labels):
     decomposition = pytest.importorskip("sklearn.decomposition")
     panels = emotion_panels(labels, LONG)

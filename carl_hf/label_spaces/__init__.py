@@ -53,7 +53,7 @@ class LabelSpace:
         return {name: self.angles[_key(name)] for name in names if _key(name) in self.angles}
 
     def _find(self, names: Iterable[str], known: Mapping[str, object], what: str) -> dict:
-        names = list(names)
+        names = sorted(names)
         missing = [name for name in names if _key(name) not in known]
         if missing:
             raise ValueError(
