@@ -34,7 +34,7 @@ from carl_hf.evaluation.circumplex import circular_order, radius_against_intensi
 from carl_hf.evaluation.comparison import spread
 from carl_hf.evaluation.data import ClassCorpus, read_emotion
 from carl_hf.evaluation.emotion import class_dataset, emotion_curve, measure_emotion, split_rows
-from carl_hf.evaluation.figures import plot_dimension_curves
+from carl_hf.evaluation.figures import plot_circularity, plot_dimension_curves
 from carl_hf.evaluation.markdown import fraction, table
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_metrics
 from carl_hf.label_spaces import read_label_space
@@ -235,16 +235,28 @@ def render(folder: Path, args: ObjectivesArguments) -> str:
         render_suite = _names_table if suite in CLASS_SUITES else _va_table
         parts.append(f"## {suite}\n\n{render_suite(found)}")
         curves = {
-            name: _mean_curve([run if suite in CLASS_SUITES else run["goemotions-six"] for run in runs])
-            for name, runs in found.items()
-            if name != "frozen encoder, cls"
+            name: _mean_curve(_of_names(suite, runs)) for name, runs in found.items() if name != "frozen encoder, cls"
         }
         where = suite if suite in CLASS_SUITES else f"goemotions-six after training on {suite}"
         plot_dimension_curves(
             folder / f"dimensions-{suite}.png", curves, f"{where}, test", "accuracy of a linear probe (%)"
         )
         parts.append(f"![Accuracy against kept dimensions](dimensions-{suite}.png)")
+        points = {
+            name: (np.mean([run["circle"]["circular_correlation"] for run in runs]), curves[name]["pca"][0],
+                   np.mean([run["accuracy"] for run in runs]))
+            for name, runs in ((n, _of_names(suite, r)) for n, r in found.items())
+            if name in curves and all(run["circle"].get("circular_correlation") is not None for run in runs)
+        }  # fmt: skip
+        if points:
+            plot_circularity(folder / f"circle-{suite}.png", points)
+            parts.append(f"![Circular correlation and accuracy](circle-{suite}.png)")
     return "\n\n".join(parts) + "\n"
+
+
+def _of_names(suite: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was measured on names: of a suite of numbers, on GoEmotions' six."""
+    return runs if suite in CLASS_SUITES else [run["goemotions-six"] for run in runs]
 
 
 def _names_table(found: dict[str, list[dict[str, Any]]]) -> str:

@@ -174,6 +174,15 @@ def test_labels_of_alignment_and_uniformity_do_not_cross(tmp_path, saved, points
     check_texts(figure, extents, list(points))
 
 
+def test_circularity_is_drawn_with_its_own_axes(tmp_path, saved):
+    figures.plot_circularity(tmp_path / "circle.png", {"a": (0.9, 60.0, 80.0), "b": (0.2, 30.0, 85.0)})
+    figure, _ = saved[-1]
+    check_files(tmp_path / "circle.png", figure)
+    axis, bar = figure.axes
+    assert axis.get_xlabel().startswith("circular correlation") and "2 kept dimensions" in axis.get_ylabel()
+    np.testing.assert_allclose(axis.collections[0].get_offsets(), [(0.9, 60), (0.2, 30)])
+
+
 def curve(kept, level):
     rising = [level * k / kept[-1] for k in kept]
     return {

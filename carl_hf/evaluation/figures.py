@@ -109,6 +109,24 @@ def plot_alignment_uniformity(path: Path, points: Mapping[str, tuple[float, floa
         path: file to write, .png; the SVG has the same stem. points: model -> (alignment, uniformity, accuracy in
             percent).
     """
+    _plot_points(
+        path, points, "alignment (lower: a class lies closer together)", "uniformity (lower: texts spread more evenly)"
+    )
+
+
+def plot_circularity(path: Path, points: Mapping[str, tuple[float, float, float]]) -> None:
+    """What a circle of emotions costs: models on the plane of circular correlation and accuracy at two kept
+    dimensions, coloured by the accuracy of all dimensions.
+
+    Args:
+        path: file to write, .png; the SVG has the same stem. points: model -> (circular correlation of the class
+            centroids with the labels' angles, accuracy in percent at 2 principal components, and at all dimensions).
+    """
+    _plot_points(path, points, "circular correlation with the labels' angles", "accuracy at 2 kept dimensions (%)")
+
+
+def _plot_points(path: Path, points: Mapping[str, tuple[float, float, float]], xlabel: str, ylabel: str) -> None:
+    """Named points (x, y), coloured by accuracy."""
     names = display_names(list(points))
     points_N2 = np.array([point[:2] for point in points.values()])
     with _figure(path) as figure:
@@ -118,8 +136,7 @@ def plot_alignment_uniformity(path: Path, points: Mapping[str, tuple[float, floa
             *points_N2.T, s=70, c=[point[2] for point in points.values()], cmap="viridis", edgecolor="0.25", zorder=3
         )
         figure.colorbar(marks, ax=axis, label="accuracy (%)")
-        axis.set(xlabel="alignment (lower: a class lies closer together)")
-        axis.set(ylabel="uniformity (lower: texts spread more evenly)")
+        axis.set(xlabel=xlabel, ylabel=ylabel)
         axis.margins(0.25)
         axis.grid(color="0.93")
         axis.set_axisbelow(True)
