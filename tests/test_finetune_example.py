@@ -1,6 +1,7 @@
 """examples/finetune_emotion.py and benchmarks/objectives.py as a user starts them; pretrain.py on a mixed corpus."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -48,13 +49,17 @@ def run(script, *arguments, expect=0):
     return done
 
 
+def finetune_flags(tiny, csv, out, *more):
+    return [
+        "--encoder", tiny, "--corpus", csv, "--text_column", "sentence", "--label_column", "emotion",
+        "--output_dir", out, "--max_steps", 6, "--learning_rate", "5e-3", "--per_device_train_batch_size", 24,
+        "--num_threads", 1, "--use_cpu", "true", "--eval_strategy", "steps", "--eval_steps", 2,
+        "--save_strategy", "steps", "--save_steps", 2, *more,
+    ]  # fmt: skip
+
+
 def finetune(tiny, csv, out, *more, expect=0):
-    return run(
-        "examples/finetune_emotion.py", "--encoder", tiny, "--corpus", csv, "--text_column", "sentence",
-        "--label_column", "emotion", "--output_dir", out, "--max_steps", 6, "--learning_rate", "5e-3",
-        "--per_device_train_batch_size", 24, "--num_threads", 1, "--use_cpu", "true", "--eval_strategy", "steps",
-        "--eval_steps", 2, "--save_strategy", "steps", "--save_steps", 2, *more, expect=expect,
-    )  # fmt: skip
+    return run("examples/finetune_emotion.py", *finetune_flags(tiny, csv, out, *more), expect=expect)
 
 
 def test_proxy_anchor_on_a_file_with_its_own_columns(tiny, csv, tmp_path):
@@ -150,10 +155,14 @@ def test_a_frozen_encoder_keeps_its_weights(tiny, csv, tmp_path, tokenizer):
         ),
     ],
 )
-def test_mistakes_are_named_before_anything_is_written(more, message, tiny, csv, tmp_path):
-    done = finetune(tiny, csv, tmp_path / "out", *more, expect=1)
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error:") and message in last
+def test_mistakes_are_named_before_anything_is_written(more, message, tiny, csv, tmp_path, monkeypatch):
+    """In this process: the script's own main, which ends with one line."""
+    script = runpy.run_path(str(ROOT / "examples" / "finetune_emotion.py"))
+    flags = finetune_flags(tiny, csv, tmp_path / "out", *more)
+    monkeypatch.setattr(sys, "argv", ["finetune_emotion.py", *map(str, flags)])
+    with pytest.raises(SystemExit) as ended:
+        script["main"]()
+    assert str(ended.value).startswith("error:") and message in str(ended.value)
     assert not (tmp_path / "out").exists()
 
 
