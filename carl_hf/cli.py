@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import logging
 import os
@@ -135,6 +136,19 @@ def available_cores() -> int:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def start_measuring_script(*, main_process: bool = True) -> None:
+    """Sets up what a script prints, and looks for the packages that its measurements and figures need.
+
+    Raises:
+        ValueError: if one of them is not installed; the message names the remedy.
+    """
+    logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for module, package in (("sklearn", "scikit-learn"), ("scipy", "scipy"), ("matplotlib", "matplotlib")):
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(f"This script measures and draws with {package}: pip install 'carl_hf[eval]'.")
 
 
 def use_all_cores(num_threads: int | None) -> None:

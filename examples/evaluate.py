@@ -7,7 +7,6 @@
 Leaves in the output folder: results.json, report.md, figures/ (PNG and SVG).
 """
 
-import importlib.util
 import logging
 import re
 import shutil
@@ -19,7 +18,13 @@ from typing import Any, Literal
 import torch
 
 from carl_hf import CarlModel
-from carl_hf.cli import environment_record, parse_script_arguments, use_all_cores, write_json
+from carl_hf.cli import (
+    environment_record,
+    parse_script_arguments,
+    start_measuring_script,
+    use_all_cores,
+    write_json,
+)
 from carl_hf.configuration_carl import CarlConfig
 from carl_hf.encoders import load_config, load_tokenizer, resolve_encoder
 from carl_hf.evaluation.comparators import read_comparators
@@ -185,11 +190,7 @@ def measure(candidate: Candidate, args: EvaluateArguments, settings: Settings, c
 def main() -> None:
     try:
         args = parse_script_arguments(EvaluateArguments)
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
-        logging.getLogger("httpx").setLevel(logging.WARNING)
-        for module, package in (("sklearn", "scikit-learn"), ("scipy", "scipy"), ("matplotlib", "matplotlib")):
-            if importlib.util.find_spec(module) is None:
-                raise ValueError(f"This script measures and draws with {package}: pip install 'carl_hf[eval]'.")
+        start_measuring_script()
         use_all_cores(args.num_threads)
         settings = Settings(
             tasks=args.tasks, data_dir=args.data_dir, seed=args.seed, va=args.va, polarity=args.polarity,

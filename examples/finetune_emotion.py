@@ -15,8 +15,6 @@ trained, results.json and figures/confusion.png; checkpoint-*/ of training.
 """
 
 import dataclasses
-import importlib.util
-import logging
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +40,7 @@ from carl_hf.cli import (
     prepare_output,
     public_command,
     remove_results,
+    start_measuring_script,
     use_all_cores,
     write_json,
 )
@@ -178,11 +177,7 @@ def main() -> None:
         script, args = parse_arguments(
             EmotionArguments, default_config=Path(__file__).parent / "configs" / "emotion.yaml"
         )
-        logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.ERROR, format="%(message)s")
-        logging.getLogger("httpx").setLevel(logging.WARNING)
-        for module, package in (("sklearn", "scikit-learn"), ("matplotlib", "matplotlib")):
-            if importlib.util.find_spec(module) is None:
-                raise ValueError(f"This script measures and draws with {package}: pip install 'carl_hf[eval]'.")
+        start_measuring_script(main_process=args.process_index == 0)
         use_all_cores(script.num_threads)
         if args.push_to_hub:
             raise ValueError("Publish what is finished: examples/push_to_hub.py --export DIR --head emotion.")

@@ -12,7 +12,6 @@ emotion/ (a classifier).
 
 import dataclasses
 import functools
-import importlib.util
 import logging
 import re
 import sys
@@ -47,6 +46,7 @@ from carl_hf.cli import (
     prepare_output,
     public_command,
     remove_results,
+    start_measuring_script,
     use_all_cores,
     write_json,
 )
@@ -302,11 +302,7 @@ def main() -> None:
         script, args = parse_arguments(
             PretrainArguments, default_config=default_config, default_config_unless=("preset", "encoder", "corpora")
         )
-        logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.ERROR, format="%(message)s")
-        logging.getLogger("httpx").setLevel(logging.WARNING)
-        for module, package in (("sklearn", "scikit-learn"), ("matplotlib", "matplotlib")):
-            if importlib.util.find_spec(module) is None:
-                raise ValueError(f"This script measures and draws with {package}: pip install 'carl_hf[eval]'.")
+        start_measuring_script(main_process=args.process_index == 0)
         use_all_cores(script.num_threads)
         resume = prepare_output(args, overwrite=script.overwrite_output_dir)
         measured = script.load_dev()

@@ -69,6 +69,22 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
     )
 
 
+@pytest.fixture(scope="session")
+def measuring_packages() -> None:
+    """For tests of scripts, which measure and draw."""
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, tokenizer) -> Path:
+    """A folder with a tiny encoder and its tokenizer."""
+    folder = tmp_path_factory.mktemp("encoder")
+    tiny_encoder().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def carl() -> CarlModel:
     model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8)

@@ -12,14 +12,9 @@ from conftest import tiny_encoder
 
 from carl_hf import CarlModel, Provenance, export_encoder
 
+pytestmark = pytest.mark.usefixtures("measuring_packages")
 ROOT = Path(__file__).parents[1]
 EVALUATE = [sys.executable, str(ROOT / "examples" / "evaluate.py"), "--num_threads", "1"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def measuring_packages():
-    pytest.importorskip("sklearn")
-    pytest.importorskip("matplotlib")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas
 import pytest
 import yaml
-from conftest import tiny_encoder, toy_dataset
+from conftest import toy_dataset
 from transformers import AutoModel, AutoTokenizer, pipeline
 
 from carl_hf import CarlModel
@@ -19,22 +19,9 @@ from carl_hf.evaluation.encoder import load_va_head
 from carl_hf.export_folder import export_files, read_record
 from carl_hf.training_args import PAPER_SETTINGS, CarlTrainingArguments
 
+pytestmark = pytest.mark.usefixtures("measuring_packages")
 ROOT = Path(__file__).parents[1]
 PRETRAIN = [sys.executable, str(ROOT / "examples" / "pretrain.py")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def measuring_packages():
-    pytest.importorskip("sklearn")
-    pytest.importorskip("matplotlib")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory, tokenizer):
-    folder = tmp_path_factory.mktemp("encoder")
-    tiny_encoder().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -8,27 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import EMOTIONS, emotions, tiny_encoder
+from conftest import EMOTIONS, emotions
 from transformers import AutoModel, pipeline
 
 from carl_hf import CarlModel, Provenance, export_encoder
 from carl_hf.export_folder import read_record
 
+pytestmark = pytest.mark.usefixtures("measuring_packages")
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def measuring_packages():
-    pytest.importorskip("sklearn")
-    pytest.importorskip("matplotlib")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory, tokenizer):
-    folder = tmp_path_factory.mktemp("encoder")
-    tiny_encoder().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
