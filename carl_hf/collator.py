@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -21,7 +20,8 @@ class CarlDataCollator:
     Args:
         tokenizer: any fast or slow tokenizer. max_length (`int`): tokens kept of a text, special ones included; at
             most those of the tokenizer.
-        slices (`int`): number of length-sorted slices of (nearly) equal numbers of texts.
+        slices (`int`): number of length-sorted slices of (nearly) equal numbers of texts, of each part.
+        parts (`int`): number of parts of (nearly) equal numbers of tokens, which are encoded one after another.
         classes: names of the classes, in the order of their numbers; any other name counts as none.
         angles: name of a class -> radians, for texts without valence and arousal.
 
@@ -30,8 +30,9 @@ class CarlDataCollator:
         `input_ids`, `attention_mask` (long, (B, L)), `eligible` (bool, (B, L); neither special nor padding),
         `va` (float32, (B, 2), in [-1, 1], NaN where a text has none), `class` (long, (B,), -1 where a text has none),
         `angle` (float32, (B,), radians: of (valence, arousal), else of the label; NaN where there is neither, and for
-        valence = arousal = 0, which has no angle) and `slices`, a tuple of (rows, width): the next `rows` rows need
-        only their first `width` columns.
+        valence = arousal = 0, which has no angle), `places` (long, (T,), row * L + column of each of T tokens),
+        `slices`, a tuple of (rows, width, tokens): the next `rows` rows need only their first `width` columns, and
+        hold so many tokens; and `parts`, a tuple of how many slices each part has.
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class CarlDataCollator:
         *,
         max_length: int = 128,
         slices: int = 8,
+        parts: int = 1,
         classes: Sequence[str] | None = None,
         angles: Mapping[str, float] | None = None,
     ):
         self.tokenizer = tokenizer
         self.max_length = min(max_length, tokenizer.model_max_length)
         self.slices = slices
+        self.parts = parts
         self.class_numbers = {name: number for number, name in enumerate(classes or ())}
         self.angles = dict(angles or {})
 
@@ -60,10 +63,13 @@ class CarlDataCollator:
         attention_mask = torch.zeros(len(rows), width, dtype=torch.long)
         eligible = torch.zeros(len(rows), width, dtype=torch.bool)
         for position, i in enumerate(order):
-            input_ids[position, : lengths[i]] = torch.tensor(encoded["input_ids"][i])
-            attention_mask[position, : lengths[i]] = 1
-            eligible[position, : lengths[i]] = torch.tensor(encoded["special_tokens_mask"][i]) == 0
-        sizes = [len(part) for part in torch.arange(len(rows)).tensor_split(min(self.slices, len(rows)))]
+            length = lengths[i]
+            input_ids[position, :length] = torch.tensor(encoded["input_ids"][i])
+            attention_mask[position, :length] = 1
+            eligible[position, :length] = torch.tensor(encoded["special_tokens_mask"][i]) == 0
+        lengths = [lengths[i] for i in order]
+        parts = [_even_sizes(texts, self.slices) for texts in _even_tokens(lengths, self.parts)]
+        sizes = [size for part in parts for size in part]
         starts = [sum(sizes[:k]) for k in range(len(sizes))]
         return {
             "input_ids": input_ids,
@@ -72,7 +78,12 @@ class CarlDataCollator:
             "va": torch.tensor([_va(rows[i]) for i in order], dtype=torch.float32),
             "class": torch.tensor([self._class(rows[i]) for i in order]),
             "angle": torch.tensor([self._angle(rows[i]) for i in order], dtype=torch.float32),
-            "slices": tuple((size, lengths[order[start]]) for size, start in zip(sizes, starts, strict=True)),
+            "places": attention_mask.flatten().nonzero().squeeze(1),
+            "slices": tuple(
+                (size, lengths[start], sum(lengths[start : start + size]))
+                for size, start in zip(sizes, starts, strict=True)
+            ),
+            "parts": tuple(len(part) for part in parts),
         }
 
     def _class(self, row: dict[str, Any]) -> int:
@@ -90,13 +101,19 @@ def _va(row: dict[str, Any]) -> tuple[float, float]:
     return (math.nan, math.nan) if valence is None or arousal is None else (valence, arousal)
 
 
-def length_slices(tensor_BL: Tensor, slices: Sequence[tuple[int, int]]) -> list[Tensor]:
+def _even_sizes(total: int, count: int) -> list[int]:
+    """`total` in `count` whole parts, none empty, as equal as can be."""
+    return [len(part) for part in torch.arange(total).tensor_split(min(count, total))]
+
+
+def _even_tokens(lengths: Sequence[int], count: int) -> list[int]:
+    """Numbers of consecutive texts of at most `count` parts with about as many tokens each, none empty."""
+    before = torch.tensor(lengths).cumsum(0) - torch.tensor(lengths)  # a text belongs where its first token falls
+    part = torch.div(before * count, sum(lengths), rounding_mode="floor")
+    return part.unique_consecutive(return_counts=True)[1].tolist()
+
+
+def length_slices(tensor_BL: Tensor, slices: Sequence[tuple[int, int, int]]) -> list[Tensor]:
     """The rows of a length-sorted batch in slices, each cut to the (rows, width) that the collator found for it."""
-    parts = tensor_BL.split([rows for rows, _ in slices])
-    return [part[:, :width] for part, (_, width) in zip(parts, slices, strict=True)]
-
-
-def join_slices(parts: Sequence[Tensor], width: int) -> Tensor:
-    """Slices (rows, their width, ...) put together again to (B, width, ...), zeros where they were cut."""
-    padded = [F.pad(part, (0, 0) * (part.ndim - 2) + (0, width - part.shape[1])) for part in parts]
-    return torch.cat(padded)
+    parts = tensor_BL.split([rows for rows, _, _ in slices])
+    return [part[:, :width] for part, (_, width, _) in zip(parts, slices, strict=True)]

@@ -14,8 +14,9 @@ class _PrecomputedGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output):
-        count = len(ctx.gradients)
-        return None, None, *([None] * count), *(g * grad_output.to(g.dtype) for g in ctx.gradients)
+        gradients, ctx.gradients = ctx.gradients, None  # given away, so scaled in place, and only once
+        torch._foreach_mul_(gradients, grad_output.to(gradients[0].dtype))
+        return None, None, *([None] * len(gradients)), *gradients
 
 
 def with_gradients(value: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """CarlModel: an encoder with what CARL trains round it.
 
-Shape suffixes: B texts, L tokens, E width of the word embeddings, H width of the encoder, D projection width,
-P proxies.
+Shape suffixes: B texts, L tokens, T tokens of all texts (packed, see packing.py), E width of the word embeddings,
+H width of the encoder, D projection width, P proxies.
 
 Source: Son, Saurez, Har, arXiv 2502.20613, section 3: online branch (encoder, pooler without its tanh, projection,
 prediction), momentum target branch (the same without prediction, no gradient), per-token detector.
@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput
 from carl_hf.configuration_carl import CarlConfig
 from carl_hf.embedding import embed_texts, pool
 from carl_hf.encoders import check_encoder, load_encoder
+from carl_hf.packing import TokenLayout, encode_tokens, use_packed_attention
 
 
 @dataclass
@@ -210,6 +211,19 @@ class CarlModel(CarlPreTrainedModel):
         """The embedding (B, H) of a text from its last hidden states, under the model's pooling."""
         return pool(hidden_BLH, attention_mask, self.config.pooling)
 
+    def use_packed_attention(self) -> None:
+        """Lets both encoders run on packed tokens where they can (see `carl_hf.packing`); else by padded slices."""
+        for branch in (self.online, self.target):
+            use_packed_attention(branch.encoder)
+
+    def encode_packed(self, embeds_TE: Tensor, layout: TokenLayout) -> Tensor:
+        """Last hidden states (T, H) of the online encoder over the word embeddings of packed texts."""
+        return encode_tokens(self.encoder, embeds_TE, layout)
+
+    def pool_packed(self, hidden_TH: Tensor, layout: TokenLayout) -> Tensor:
+        """The embeddings (B, H) of packed texts from their last hidden states, under the model's pooling."""
+        return torch.cat([self.pool(h, m) for h, m in zip(layout.pad_slices(hidden_TH), layout.masks, strict=True)])
+
     def predict(self, pooled_BH: Tensor) -> Tensor:
         """Prediction (B, D) of the online branch from pooled states."""
         return self.prediction(self.online.project(pooled_BH))
@@ -219,6 +233,15 @@ class CarlModel(CarlPreTrainedModel):
         """Projection (B, D) of the target branch, without gradient."""
         hidden_BLH = self.target.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return self.target.project(self.pool(hidden_BLH, attention_mask))
+
+    @torch.no_grad()
+    def project_target_packed(self, input_ids_T: Tensor, layout: TokenLayout) -> Tensor:
+        """The same for packed texts, part by part."""
+        words, projections = self.target.encoder.get_input_embeddings(), []
+        for part in layout.parts():
+            hidden_TH = encode_tokens(self.target.encoder, words(input_ids_T[part.tokens]), part)
+            projections.append(self.target.project(self.pool_packed(hidden_TH, part)))
+        return torch.cat(projections)
 
     def proxy_similarity(self, embedding_BH: Tensor) -> Tensor:
         """Cosine (B, P) of embeddings with every class's proxy; the nearest proxy is the predicted class."""

@@ -1,7 +1,7 @@
 """CarlTrainer: a transformers Trainer whose compute_loss is the algorithm of the paper, or of other objectives.
 
-Shape suffixes: B texts of this process, G texts of the global batch, L tokens, E width of the word embeddings,
-H width of the encoder, D projection width.
+Shape suffixes: B texts of this process, G texts of the global batch, L tokens of the longest, T tokens of all texts,
+E width of the word embeddings, H width of the encoder, D projection width.
 
 Source: Son, Saurez, Har, arXiv 2502.20613; equation numbers are the paper's.
 """
@@ -19,18 +19,20 @@ import torch
 from torch import Tensor, nn
 
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
-from carl_hf.collator import CarlDataCollator, join_slices, length_slices
+from carl_hf.collator import CarlDataCollator
 from carl_hf.evaluation.dev_probe import DevProbe
+from carl_hf.gradient_cache import Gradients
 from carl_hf.gradients import with_gradients
-from carl_hf.losses import focal_detection_loss
+from carl_hf.levels import SentenceLevel, detection_level
 from carl_hf.mixtures import check_dataset
 from carl_hf.modeling_carl import CarlModel, CarlOutput
 from carl_hf.momentum import TargetUpdateCallback, cosine_momentum
 from carl_hf.monitor import detection_auc, embedding_spread, parameter_distance
 from carl_hf.objectives import OBJECTIVES
+from carl_hf.packing import TokenLayout
 from carl_hf.provenance import Provenance
 from carl_hf.publishing import PublishingTrainer
-from carl_hf.sentence_losses import BatchLabels, sentence_losses
+from carl_hf.sentence_losses import BatchLabels
 from carl_hf.training_args import CarlTrainingArguments
 from carl_hf.training_setup import (
     HeadWarmupCallback,
@@ -103,8 +105,8 @@ class CarlTrainer(PublishingTrainer):
             if processing_class is None:
                 raise ValueError("CarlTrainer needs the encoder's tokenizer: pass processing_class=tokenizer.")
             data_collator = CarlDataCollator(
-                processing_class, max_length=args.max_length, slices=args.encode_slices, classes=classes,
-                angles=label_angles(args, train_dataset),
+                processing_class, max_length=args.max_length, slices=args.encode_slices,
+                parts=args.gradient_cache_parts, classes=classes, angles=label_angles(args, train_dataset),
             )  # fmt: skip
             positions = model.config.encoder.to_dict().get("max_position_embeddings")
             if positions is not None and data_collator.max_length > positions:
@@ -129,6 +131,7 @@ class CarlTrainer(PublishingTrainer):
         self.add_callback(TargetUpdateCallback(args.initial_momentum))
         if args.warmup_epochs_of_heads > 0:
             self.add_callback(HeadWarmupCallback(args.warmup_epochs_of_heads))
+        self.model.use_packed_attention()
         self._class_weights = class_weights(args, classes, train_dataset)
         self._records: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)  # (figure of a batch, its weight)
         self._last_embedding_BH: Tensor | None = None
@@ -150,99 +153,79 @@ class CarlTrainer(PublishingTrainer):
         before the perturbed pass.
         """
         args, weights = self.args, self.args.weights
-        input_ids_BL, attention_mask_BL, batch_eligible_BL = (
-            inputs[name] for name in ("input_ids", "attention_mask", "eligible")
-        )
         labels = BatchLabels.of(inputs, self._gather, self.accelerator.process_index)
         counts = labels.counts()
         # with PTD alone, saliency comes from MCCL, which is not trained on
         sentence_weights = {name: w for name, w in weights.items() if name != "ptd"} or {"mccl": 1.0}
         trains_sentences = set(weights) != {"ptd"}
 
-        def sliced(tensor_BL: Tensor) -> list[Tensor]:
-            return length_slices(tensor_BL, inputs["slices"])
-
         def algorithm(carl: CarlModel) -> CarlOutput:
-            masks = sliced(attention_mask_BL)
-
-            def hidden_states(embeds_BLE: Tensor) -> list[Tensor]:
-                return [carl.encode(e, m) for e, m in zip(sliced(embeds_BLE), masks, strict=True)]
-
-            def pooled(embeds_BLE: Tensor) -> Tensor:
-                hidden = hidden_states(embeds_BLE)
-                return torch.cat([carl.pool(h, m) for h, m in zip(hidden, masks, strict=True)])
-
-            def sentence_level(embeds_BLE: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-                pooled_BH = pooled(embeds_BLE)
-                view_BH = pooled(embeds_BLE) if "simcse" in sentence_weights else None
-                losses = sentence_losses(
-                    sentence_weights, carl, args, pooled_BH, view_BH, target_GD, labels, self._class_weights
-                )
-                return sum(sentence_weights[name] * loss for name, loss in losses.items()), losses, pooled_BH
-
-            # Sentence level: online against target branch (Eq 3 to 6), or another objective
+            layout = TokenLayout.of(inputs)
+            input_ids_T = layout.pack(inputs["input_ids"])
+            words_TE = carl.word_embeddings(input_ids_T)
+            table = carl.get_input_embeddings().weight  # its gradient comes through words_TE
+            trained = [p for p in carl.online_parameters() if p.requires_grad and p is not table and carl.training]
             target_GD = None
             if "mccl" in sentence_weights:
-                target = [carl.project_target(ids, m) for ids, m in zip(sliced(input_ids_BL), masks, strict=True)]
-                target_GD = self._gather(torch.cat(target))
-            embeds_BLE = carl.word_embeddings(input_ids_BL)
-            if not embeds_BLE.requires_grad:  # frozen embeddings: saliency needs their gradient all the same
-                embeds_BLE.requires_grad_()
-            l_sentence, losses, pooled_BH = sentence_level(embeds_BLE)
-            output = CarlOutput(loss=l_sentence, embedding=pooled_BH.detach())
+                target_GD = self._gather(carl.project_target_packed(input_ids_T, layout))
+
+            # Sentence level: online against target branch (Eq 3 to 6), or another objective. One backward pass gives
+            # the gradients of the parameters and of the word embeddings; its graph is freed
+            sentences = SentenceLevel(
+                carl, args, layout, sentence_weights, target_GD, labels, self._class_weights, self._loss_scale()
+            )
+            gradients = None
+            if carl.training or "ptd" in weights:
+                gradients = Gradients.zeros(words_TE, trained if trains_sentences else [])
+            l_sentence, losses, pooled_BH = sentences(words_TE, gradients)
+            output = CarlOutput(loss=l_sentence, embedding=pooled_BH)
             for name, loss in losses.items():
                 self._record(counts[OBJECTIVES[name].label], **{name: loss})
             zero_labels = (labels.va_G2 == 0).all(-1).sum()
             self._record(counts["va"], zero_label_fraction=zero_labels / counts["va"])
-            if "ptd" not in weights:
-                return output
 
-            # One backward of the sentence level: its parameter gradients, and dL / d e_t; then its graph is freed
-            parameters = []
-            if trains_sentences and carl.training:
-                parameters = [p for p in carl.online_parameters() if p.requires_grad]
-            gradient_BLE, *parameter_gradients = self._gradients(l_sentence, [embeds_BLE, *parameters])
-            l_sentence = with_gradients(l_sentence.detach(), parameters, parameter_gradients)
-            embeds_BLE = embeds_BLE.detach()
+            if "ptd" in weights:
+                # Token level: choose salient tokens, perturb them, detect them
+                saliency_BL = layout.unpack(token_saliency(gradients.of_embeds_TE))  # Eq 7
+                # a text without a label for any sentence objective has no gradient to be attacked by: it is left out
+                eligible_BL = inputs["eligible"] & (saliency_BL > 0).any(-1, keepdim=True)
+                if args.token_choice == "random":
+                    saliency_BL = torch.rand_like(saliency_BL)
+                salient_BL = select_salient_tokens(saliency_BL, eligible_BL, fraction=args.salient_fraction)
+                perturbed_BL, judged_BL = salient_BL, eligible_BL
+                if args.perturb_half:
+                    perturbed_BL, judged_BL = salient_BL & (torch.rand_like(saliency_BL) < 0.5), salient_BL
 
-            # Token level: choose salient tokens, perturb them, detect them
-            saliency_BL = token_saliency(gradient_BLE)  # Eq 7
-            # a text without a label for any sentence objective has no gradient to be attacked by: it is left out
-            eligible_BL = batch_eligible_BL & (saliency_BL > 0).any(-1, keepdim=True)
-            if args.token_choice == "random":
-                saliency_BL = torch.rand_like(saliency_BL)
-            salient_BL = select_salient_tokens(saliency_BL, eligible_BL, fraction=args.salient_fraction)
-            perturbed_BL, judged_BL = salient_BL, eligible_BL
-            if args.perturb_half:
-                perturbed_BL, judged_BL = salient_BL & (torch.rand_like(saliency_BL) < 0.5), salient_BL
-            delta_BLE = pgd_perturbation(
-                lambda moved_BLE: self._loss_scale() * sentence_level(moved_BLE)[0], embeds_BLE, perturbed_BL,
-                radius=args.perturbation_radius, relative=args.perturbation_relative, step_size=args.pgd_step_size,
-                steps=args.pgd_steps, first_gradient=gradient_BLE,
-            )  # Eq 8  # fmt: skip
-            hidden = hidden_states(carl.word_embeddings(input_ids_BL) + delta_BLE)  # Eq 9
-            logits_BL = join_slices([carl.detect(h) for h in hidden], width=input_ids_BL.shape[1])
-            judged_texts = self._gather(judged_BL.any(-1)).sum()
-            l_ptd = focal_detection_loss(logits_BL, perturbed_BL, judged_BL, gamma=args.focal_gamma)  # Eq 10
-            l_ptd = l_ptd * counts[None] / judged_texts.clamp_min(1)  # the mean over the texts that were attacked
-            output.loss = weights["ptd"] * l_ptd + (l_sentence if trains_sentences else 0)  # Eq 11
-            self._record(
-                judged_texts,
-                ptd=l_ptd,
-                detector_auc=detection_auc(logits_BL, perturbed_BL, judged_BL),
-                changed_coordinates=_changed_coordinates(embeds_BLE, delta_BLE, perturbed_BL),
-            )
+                delta_TE = pgd_perturbation(
+                    sentences.score, words_TE, layout.pack(perturbed_BL),
+                    radius=args.perturbation_radius, relative=args.perturbation_relative,
+                    step_size=args.pgd_step_size, steps=args.pgd_steps, first_gradient=gradients.of_embeds_TE,
+                )  # Eq 8  # fmt: skip
+                if not trains_sentences:
+                    gradients = Gradients.zeros(words_TE, trained)
+                judged_texts = self._gather(judged_BL.any(-1)).sum()
+                l_ptd, logits_BL = detection_level(
+                    carl, words_TE + delta_TE, layout, perturbed_BL, judged_BL, gamma=args.focal_gamma,  # Eq 9, 10
+                    factor=counts[None] / judged_texts.clamp_min(1),  # the mean over the texts that were attacked
+                    loss_scale=weights["ptd"] * self._loss_scale(), gradients=gradients if carl.training else None,
+                )  # fmt: skip
+                output.loss = weights["ptd"] * l_ptd + (l_sentence if trains_sentences else 0)  # Eq 11
+                self._record(
+                    judged_texts,
+                    ptd=l_ptd,
+                    detector_auc=detection_auc(logits_BL, perturbed_BL, judged_BL),
+                    changed_coordinates=_changed_coordinates(words_TE, delta_TE, layout.pack(perturbed_BL)),
+                )
+            if carl.training:
+                known = gradients.scaled(1 / self._loss_scale())
+                output.loss = with_gradients(
+                    output.loss, [*trained, words_TE], [*known.of_parameters, known.of_embeds_TE]
+                )
             return output
 
         output = model(inputs["input_ids"], objective=algorithm)
         self._last_embedding_BH = output.embedding
         return (output.loss, output) if return_outputs else output.loss
-
-    def _gradients(self, loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """d loss / d inputs, zero where an input has no part in the loss; frees the graph."""
-        scale = self._loss_scale()
-        gradients = torch.autograd.grad(loss * scale, inputs, allow_unused=True, materialize_grads=True)
-        return [g / scale for g in gradients] if scale != 1.0 else list(gradients)
 
     def _loss_scale(self) -> float:
         """Factor on a loss before an inner backward pass: the scaler's under fp16, where small gradients underflow."""
@@ -359,9 +342,9 @@ class CarlTrainer(PublishingTrainer):
             self.args.dataloader_drop_last = keep
 
 
-def _changed_coordinates(clean_BLE: Tensor, delta_BLE: Tensor, perturbed_BL: Tensor) -> Tensor:
+def _changed_coordinates(clean_TE: Tensor, delta_TE: Tensor, perturbed_T: Tensor) -> Tensor:
     """Share of the perturbed tokens' coordinates that change, compared in the dtype in which the encoder computes."""
-    device = clean_BLE.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else clean_BLE.dtype
-    changed_BLE = (clean_BLE + delta_BLE).to(dtype) != clean_BLE.to(dtype)
-    return (changed_BLE & perturbed_BL.unsqueeze(-1)).sum() / (perturbed_BL.sum() * clean_BLE.shape[-1])
+    device = clean_TE.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else clean_TE.dtype
+    changed_TE = (clean_TE + delta_TE).to(dtype) != clean_TE.to(dtype)
+    return (changed_TE & perturbed_T.unsqueeze(-1)).sum() / (perturbed_T.sum() * clean_TE.shape[-1])

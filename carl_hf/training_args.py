@@ -94,6 +94,13 @@ class CarlTrainingArguments(TrainingArguments):
         default=8,
         metadata={"help": "Length-sorted slices in which a batch is encoded. More slices, less padding; same loss."},
     )
+    gradient_cache_parts: int = field(
+        default=1,
+        metadata={
+            "help": "Parts in which a batch is encoded with gradient, one after another, in the memory of one; the "
+            "losses see the whole batch, the gradient is the same. More than 1 costs another forward pass."
+        },
+    )
     # What is trained
     objectives: list[str] | None = field(
         default=None,
@@ -264,7 +271,7 @@ class CarlTrainingArguments(TrainingArguments):
             require(number(name) >= 0, name, "zero or positive")
         require(self.head_warmup_epochs is None or number("head_warmup_epochs") >= 0, "head_warmup_epochs",
                 "zero or positive")  # fmt: skip
-        for name in ("pgd_steps", "encode_slices", "max_length"):
+        for name in ("pgd_steps", "encode_slices", "gradient_cache_parts", "max_length"):
             require(number(name) >= 1 and number(name) == int(number(name)), name, "a whole number, at least 1")
         for name in ("momentum", "momentum_half_life"):
             require(getattr(self, name) is None or math.isfinite(number(name)), name, "a number")

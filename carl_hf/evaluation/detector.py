@@ -13,11 +13,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
-from carl_hf.collator import CarlDataCollator, join_slices, length_slices
+from carl_hf.collator import CarlDataCollator
 from carl_hf.evaluation.bootstrap import interval
 from carl_hf.evaluation.data import VaCorpus
 from carl_hf.losses import mccl_loss
 from carl_hf.modeling_carl import CarlModel
+from carl_hf.packing import TokenLayout
 
 _BATCH = 64
 _RESAMPLES = 200
@@ -128,42 +129,42 @@ def _token_states(
 def _batch_states(
     model: CarlModel, batch: dict[str, Any], settings: Perturbation, generator: torch.Generator
 ) -> dict[str, _Tokens]:
-    slices, device = batch["slices"], model.device
-    ids_BL, mask_BL, eligible_BL, va_B2 = (
-        batch[k].to(device) for k in ("input_ids", "attention_mask", "eligible", "va")
-    )
-    masks = length_slices(mask_BL, slices)
-
-    def hidden_states(embeds_BLE: Tensor) -> Tensor:
-        parts = [model.encode(e, m) for e, m in zip(length_slices(embeds_BLE, slices), masks, strict=True)]
-        return join_slices(parts, ids_BL.shape[1])
-
-    embeds_BLE = model.word_embeddings(ids_BL).detach().requires_grad_()
-    hidden_BLH = hidden_states(embeds_BLE)
-    target_BD = model.project_target(ids_BL, mask_BL)
+    device = model.device
+    batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    ids_BL, eligible_BL, va_B2 = batch["input_ids"], batch["eligible"], batch["va"]
+    layout = TokenLayout.of(batch)
+    ids_T = layout.pack(ids_BL)
+    embeds_TE = model.word_embeddings(ids_T).detach().requires_grad_()
+    hidden_TH = model.encode_packed(embeds_TE, layout)
+    target_BD = model.project_target_packed(ids_T, layout)
     loss = mccl_loss(
-        model.predict(model.pool(hidden_BLH, mask_BL)), target_BD, va_B2, va_B2,
+        model.predict(model.pool_packed(hidden_TH, layout)), target_BD, va_B2, va_B2,
         temperature=settings.temperature, label_temperature=settings.label_temperature,
     )  # fmt: skip
-    (gradient_BLE,) = torch.autograd.grad(loss, [embeds_BLE])
-    scores = {"salient": token_saliency(gradient_BLE).cpu(), "random": torch.rand(ids_BL.shape, generator=generator)}
+    (gradient_TE,) = torch.autograd.grad(loss, [embeds_TE])
+    scores = {
+        "salient": layout.unpack(token_saliency(gradient_TE)).cpu(),
+        "random": torch.rand(ids_BL.shape, generator=generator),
+    }
     result = {}
     eligible = eligible_BL.cpu().numpy()
     text = np.broadcast_to(np.arange(len(eligible))[:, None], eligible.shape)[eligible]
     for tokens, scores_BL in scores.items():
         perturbed_BL = select_salient_tokens(scores_BL.to(device), eligible_BL, fraction=settings.fraction)
-        delta_BLE = pgd_perturbation(
-            lambda moved: moved.sum(), embeds_BLE.detach(), perturbed_BL, radius=settings.radius, relative=True,
-            step_size=settings.radius, steps=1, first_gradient=gradient_BLE,
+        delta_TE = pgd_perturbation(
+            lambda moved: moved.sum(), embeds_TE, layout.pack(perturbed_BL), radius=settings.radius, relative=True,
+            step_size=settings.radius, steps=1, first_gradient=gradient_TE,
         )  # one step from a known gradient: the score function is not called  # fmt: skip
+        chosen_T = layout.pack(eligible_BL)
         with torch.no_grad():
-            moved_BLH = hidden_states(embeds_BLE.detach() + delta_BLE)
-            for radius, states_BLH in ((0.0, hidden_BLH), (settings.radius, moved_BLH)):
+            moved_TH = model.encode_packed(embeds_TE + delta_TE, layout)
+            for radius, states_TH in ((0.0, hidden_TH), (settings.radius, moved_TH)):
+                states_TH = states_TH.detach()[chosen_T]
                 result[f"{tokens}, radius {radius:g}"] = _Tokens(
-                    states_BLH.detach()[eligible_BL].float().cpu().numpy(),
-                    perturbed_BL.cpu().numpy()[eligible],
+                    states_TH.float().cpu().numpy(),
+                    layout.pack(perturbed_BL)[chosen_T].cpu().numpy(),
                     text,
-                    model.detect(states_BLH)[eligible_BL].float().cpu().numpy(),
+                    model.detect(states_TH).float().cpu().numpy(),
                 )
     return result
 

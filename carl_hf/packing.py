@@ -1,0 +1,160 @@
+"""Texts of different lengths without padding: their tokens stand one after another, attention stays within a text.
+
+Shape suffixes: B texts, L tokens of the longest, T tokens of all texts, E width of the word embeddings, H width of the
+encoder, X any width.
+
+Layers that treat every token by itself (most of an encoder's work) run once over (T, H). Attention alone needs texts:
+it is computed in slices of similar length, padded within their slice. Encoders of other families, or with another
+attention, are called once for every padded slice; the result is the same.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+_PACKED = "carl_packed"
+_FROM_ZERO = ("bert", "electra", "distilbert")  # position of the first token: 0
+_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")  # the number after that of the padding token
+
+
+class TokenLayout:
+    """Where the tokens of a length-sorted batch stand: padded to (B, L), or packed one after another (T,).
+
+    Args:
+        attention_mask_BL: 0 on padding, which is on the right.
+        places_T: row * L + column of every token, in order.
+        slices: (texts, width, tokens) of each slice of consecutive texts. parts: slices of each part that is encoded
+            with its own graph; `None` for one part.
+        texts, tokens: which of a larger batch's these are.
+    """
+
+    def __init__(
+        self,
+        attention_mask_BL: Tensor,
+        places_T: Tensor,
+        slices: Sequence[tuple[int, int, int]],
+        parts: Sequence[int] | None = None,
+        texts: slice = slice(None),
+        tokens: slice = slice(None),
+    ):
+        self.mask_BL, self.places_T, self.slices = attention_mask_BL, places_T, tuple(slices)
+        self._parts = (len(self.slices),) if parts is None else tuple(parts)
+        self.texts, self.tokens = texts, tokens
+        width = attention_mask_BL.shape[1]
+        row_T, self.column_T = places_T // width, places_T % width
+        self.masks: list[Tensor] = []  # (texts, width) of every slice
+        self._slots: list[Tensor] = []  # place of its tokens among its texts * width
+        first_text = first_token = 0
+        for texts_of_slice, width_of_slice, tokens_of_slice in self.slices:
+            last_text, last_token = first_text + texts_of_slice, first_token + tokens_of_slice
+            inside = slice(first_token, last_token)
+            self.masks.append(attention_mask_BL[first_text:last_text, :width_of_slice])
+            self._slots.append((row_T[inside] - first_text) * width_of_slice + self.column_T[inside])
+            first_text, first_token = last_text, last_token
+
+    @classmethod
+    def of(cls, batch: dict[str, Any]) -> "TokenLayout":
+        """Of a batch of [`carl_hf.CarlDataCollator`]."""
+        return cls(batch["attention_mask"], batch["places"], batch["slices"], batch["parts"])
+
+    def parts(self) -> list["TokenLayout"]:
+        """The parts of the batch, each a layout with the `texts` and `tokens` of this one that it holds."""
+        made, first_slice, first_text, first_token = [], 0, 0, 0
+        for count in self._parts:
+            slices = self.slices[first_slice : first_slice + count]
+            texts = slice(first_text, first_text + sum(s[0] for s in slices))
+            tokens = slice(first_token, first_token + sum(s[2] for s in slices))
+            places_T = self.places_T[tokens] - first_text * self.mask_BL.shape[1]
+            made.append(TokenLayout(self.mask_BL[texts], places_T, slices, texts=texts, tokens=tokens))
+            first_slice, first_text, first_token = first_slice + count, texts.stop, tokens.stop
+        return made
+
+    def pack(self, values_BL: Tensor) -> Tensor:
+        """The values of the tokens (T, ...) from a padded tensor (B, L, ...)."""
+        return values_BL.flatten(0, 1).index_select(0, self.places_T)
+
+    def unpack(self, values_T: Tensor) -> Tensor:
+        """Padded (B, L) from the values of the tokens (T,); 0 on padding."""
+        padded = values_T.new_zeros(self.mask_BL.numel())
+        return padded.index_copy(0, self.places_T, values_T).view(self.mask_BL.shape)
+
+    def pad_slices(self, values_TX: Tensor) -> list[Tensor]:
+        """Slices (texts, width, X) of tokens (T, X), zeros on padding."""
+        padded = []
+        parts = values_TX.split([tokens for _, _, tokens in self.slices])
+        for part, slots, (texts, width, tokens) in zip(parts, self._slots, self.slices, strict=True):
+            if tokens < texts * width:
+                part = part.new_zeros(texts * width, *part.shape[1:]).index_copy(0, slots, part)
+            padded.append(part.unflatten(0, (texts, width)))
+        return padded
+
+    def pack_slices(self, slices: Sequence[Tensor]) -> Tensor:
+        """Tokens (T, X) of slices (texts, width, X): the reverse of `pad_slices`."""
+        parts = []
+        for values, slots, (texts, width, tokens) in zip(slices, self._slots, self.slices, strict=True):
+            flat = values.flatten(0, 1)
+            parts.append(flat.index_select(0, slots) if tokens < texts * width else flat)
+        return torch.cat(parts)
+
+
+def _packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    layout: TokenLayout | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Scaled dot-product attention; with a layout, of the packed tokens (1, heads, T, width) within their texts."""
+    if layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    slices = [layout.pad_slices(tensor.transpose(1, 2)[0]) for tensor in (query, key, value)]
+    found = []
+    for q, k, v, mask, (texts, width, tokens) in zip(*slices, layout.masks, layout.slices, strict=True):
+        attended = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
+            attn_mask=mask[:, None, None].bool() if tokens < texts * width else None,
+            dropout_p=options.get("dropout", 0.0), scale=options.get("scaling"),
+        )  # fmt: skip
+        found.append(attended.transpose(1, 2))
+    return layout.pack_slices(found).unsqueeze(0), None
+
+
+AttentionInterface.register(_PACKED, _packed_attention)
+AttentionMaskInterface.register(_PACKED, sdpa_mask)
+
+
+def use_packed_attention(encoder: PreTrainedModel) -> bool:
+    """Lets `encode_tokens` run an encoder on packed tokens, where its family and its attention (sdpa) allow it.
+
+    Calls on padded texts go on as before. The setting is of this object: it is not saved.
+    """
+    config = encoder.config
+    if config._attn_implementation == "sdpa" and config.model_type in _FROM_ZERO + _AFTER_PADDING:
+        encoder.set_attn_implementation(_PACKED)
+    return config._attn_implementation == _PACKED
+
+
+def _first_position(config: PreTrainedConfig) -> int:
+    return config.pad_token_id + 1 if config.model_type in _AFTER_PADDING else 0
+
+
+def encode_tokens(encoder: PreTrainedModel, embeds_TE: Tensor, layout: TokenLayout) -> Tensor:
+    """Last hidden states (T, H) of an encoder over the word embeddings (T, E) of packed texts."""
+    if encoder.config._attn_implementation == _PACKED:
+        positions_T = layout.column_T + _first_position(encoder.config)
+        output = encoder(inputs_embeds=embeds_TE.unsqueeze(0), position_ids=positions_T.unsqueeze(0), layout=layout)
+        return output.last_hidden_state[0]
+    return layout.pack_slices(
+        [
+            encoder(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
+            for embeds, mask in zip(layout.pad_slices(embeds_TE), layout.masks, strict=True)
+        ]
+    )
