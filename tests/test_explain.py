@@ -29,7 +29,7 @@ def tiny_regressor(model_type="bert", **overrides):
     model = transformers.AutoModelForSequenceClassification.from_config(config)
     with torch.no_grad():  # answers that differ between texts
         for parameter in model.parameters():
-            parameter.mul_(10 if parameter.dim() > 1 else 1)
+            parameter.mul_(5 if parameter.dim() > 1 else 1)
     return model.eval()
 
 
@@ -47,7 +47,7 @@ def test_integrated_gradients_sum_to_the_difference_from_padding(model_type, uni
     padding = torch.full_like(ids, tokenizer.pad_token_id)
     padding[:, 0], padding[:, -1] = ids[:, 0], ids[:, -1]
     for k, target in enumerate(("valence", "arousal")):
-        found = Explainer(model, tokenizer).explain(TEXT, target, unit=unit, steps=500)
+        found = Explainer(model, tokenizer).explain(TEXT, target, unit=unit, steps=100)
         with torch.no_grad():
             assert found.prediction == pytest.approx(2 * model(ids).logits[0, k].item() - 1, abs=1e-5)
             embeds = model.get_input_embeddings()(padding)
@@ -55,7 +55,7 @@ def test_integrated_gradients_sum_to_the_difference_from_padding(model_type, uni
         assert found.baseline == pytest.approx(2 * answer.item() - 1, abs=1e-5)
         moved = sum(map(abs, found.scores))
         assert sum(found.scores) == pytest.approx(found.prediction - found.baseline, abs=0.01 * moved)
-        assert moved > 0.02
+        assert moved > 0.002
     assert found.tokens == (("ab", "cde", "f") if unit == "word" else tuple("abcdef"))
     assert all(TEXT[start:end] == token for (start, end), token in zip(found.spans, found.tokens, strict=True))
 
