@@ -61,7 +61,7 @@ def circle_svg(points_N2: np.ndarray, references: Mapping[str, tuple[float, floa
     from matplotlib.figure import Figure
     from matplotlib.patches import Circle
 
-    figure = Figure(figsize=(5, 5), layout="constrained")
+    figure = Figure(figsize=(4.4, 3.8), layout="constrained")
     axis = figure.add_subplot()
     axis.add_patch(Circle((0, 0), 1, fill=False, color="0.6", gid="circle"))
     axis.axhline(0, color="0.85", lw=0.8, zorder=0)
@@ -71,7 +71,7 @@ def circle_svg(points_N2: np.ndarray, references: Mapping[str, tuple[float, floa
         side = "center" if abs(valence) < 0.1 else "left" if valence > 0 else "right"
         axis.text(1.1 * valence, 1.15 * arousal, name, ha=side, va="center", color="0.2", fontsize=11)
     for i, (valence, arousal) in enumerate(points_N2.tolist(), start=1):
-        axis.plot(valence, arousal, "o", color="#1b4f8a", markersize=15, markeredgecolor="white", gid=f"text-{i}")
+        axis.plot(valence, arousal, "o", color="#1b4f8a", markersize=14, markeredgecolor="white", gid=f"text-{i}")
         axis.annotate(
             str(i), (valence, arousal), color="white", fontsize=9, ha="center", va="center_baseline", weight="bold"
         )

@@ -47,14 +47,14 @@ CSS = """
 .circle svg { width: 100%; height: auto; max-width: 32rem; display: block; margin: 0 auto; background: white; }
 .readings { list-style: none; margin: 0; padding: 0; }
 .readings > li { border-top: 1px solid var(--border-color-primary); padding: 1rem 0; }
-.readings h3 { margin: 0 0 .3rem; font-weight: 600; }
+.readings h2 { margin: 0 0 .3rem; font-size: 1.1rem; font-weight: 600; }
 .readings .more { display: flex; flex-wrap: wrap; gap: .5rem 2.5rem; margin-top: .6rem; }
 .readings .more > div { flex: 1 1 16rem; min-width: 0; }
-.readings h4 { margin: 0 0 .2rem; font-weight: 600; }
+.readings h3 { margin: 0 0 .2rem; font-size: 1rem; font-weight: 600; }
 .readings ul { margin: 0; padding-left: 1.1rem; overflow-wrap: anywhere; }
-.readings td, .readings th { border: 0; padding: 0 .9rem 0 0; text-align: left; font-weight: 400; }
-button[role=tab].selected, .wrap .or { color: var(--primary-700); }
-.dark button[role=tab].selected, .dark .wrap .or { color: var(--primary-300); }
+.readings table, .readings tr, .readings td, .readings th { border: 0; }
+.readings td, .readings th { padding: 0 .9rem 0 0; text-align: left; font-weight: 400; }
+button[role=tab].selected, .wrap .or { color: var(--body-text-color) !important; }
 .status .error { border-left: .25rem solid #b91c1c; padding-left: .6rem; font-weight: 600; }
 """
 # a screen reader announces what changes in the element, which must have been there before
@@ -172,10 +172,10 @@ def reading_html(number: int, reading: Reading) -> str:
         for n in reading.neighbours
     )
     return (
-        f'<li id="reading-{number}"><h3>{number}. Valence {reading.valence:+.2f}, arousal {reading.arousal:+.2f}</h3>'
+        f'<li id="reading-{number}"><h2>{number}. Valence {reading.valence:+.2f}, arousal {reading.arousal:+.2f}</h2>'
         f"{reading.attribution.to_html()}"
-        f'<div class="more"><div><h4>Emotions</h4><table>{emotions}</table></div>'
-        f"<div><h4>Nearest sentences of the demo corpus</h4><ul>{neighbours}</ul></div></div></li>"
+        f'<div class="more"><div><h3>Emotions</h3><table>{emotions}</table></div>'
+        f"<div><h3>Nearest sentences of the demo corpus</h3><ul>{neighbours}</ul></div></div></li>"
     )
 
 
@@ -206,13 +206,14 @@ def build_page(models: Models) -> gr.Blocks:
                 show_progress="minimal", api_name="read",
             )  # fmt: skip
         with gr.Tab("CSV file"):
-            upload = gr.File(
-                label=f"CSV file in UTF-8 with a column named text (at most {MOST_ROWS:,} rows)", file_types=[".csv"],
-                elem_id="upload",
-            )  # fmt: skip
+            gr.Markdown(
+                f"A CSV file in UTF-8 with a column named **text** and at most {MOST_ROWS:,} rows comes back with the "
+                "columns valence, arousal and emotion."
+            )
+            upload = gr.File(label="Your CSV file", file_types=[".csv"], elem_id="upload")
             file_button = gr.Button("Read the file", variant="primary")
             file_status = gr.HTML(elem_classes="status", elem_id="file-status", js_on_load=LIVE)
-            finished = gr.File(label="The table with valence, arousal and emotion", visible=False, elem_id="finished")
+            finished = gr.File(label="Finished table", visible=False, elem_id="finished")
             file_button.click(
                 lambda path: show_file(models, path), [upload], [file_status, finished], show_progress="minimal",
                 api_name="read_file",
