@@ -150,7 +150,7 @@ class Attribution:
             return f"<span {title}>{html.escape(word)}</span>"
         sign = self._sign(score)
         red, green, blue = (round(255 + strength * (full - 255)) for full in _COLOURS[sign])
-        value = f' <small style="color:#111">{self._value(score)}</small>' if strength >= _VALUED else ""
+        value = f'&nbsp;<small style="color:#111">{self._value(score)}</small>' if strength >= _VALUED else ""
         return (
             f'<mark {title} style="background:rgb({red},{green},{blue});color:#111;border-bottom:{_LINES[sign]};'
             f'border-radius:3px;padding:1px 2px">{html.escape(word)}{value}</mark>'

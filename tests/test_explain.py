@@ -4,6 +4,7 @@ import importlib.util
 import io
 import math
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -300,9 +301,22 @@ def test_models_of_the_wrong_kind_are_refused(exports, tokenizer, tmp_path):
         Explainer.from_pretrained("nobody/nothing")
 
 
-def test_captum_is_needed_by_integrated_gradients_alone(explainer, monkeypatch):
-    import sys
+def test_the_lines_of_the_document_run(exports, capsys):
+    pytest.importorskip("captum")
+    text = (ROOT / "docs" / "explain.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    found = {}
+    exec(snippet.replace("runs/carl-demo", str(exports[0])), found)
+    assert capsys.readouterr().out.startswith("arousal ") and "<figure" in found["page"]
+    assert found["strongest"][1] in found["found"].tokens and found["one"].target == "similarity"
+    for target in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (ROOT / "docs" / target).exists(), target
+    table = (ROOT / "benchmarks" / "attributions" / "TABLE.md").read_text(encoding="utf-8")
+    for cell in re.findall(r"\d\d\.\d \[.*?\]", text):
+        assert cell in table  # the document shows what was measured
 
+
+def test_captum_is_needed_by_integrated_gradients_alone(explainer, monkeypatch):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(ImportError, match=r"carl_hf\[explain\].*gradient_norm"):
         explainer.explain(TEXT)
@@ -312,8 +326,6 @@ def test_captum_is_needed_by_integrated_gradients_alone(explainer, monkeypatch):
 def test_the_benchmark_leaves_words_out():
     spec = importlib.util.spec_from_file_location("attributions", ROOT / "benchmarks" / "attributions.py")
     script = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules["attributions"] = script
     spec.loader.exec_module(script)
 
