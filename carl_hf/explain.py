@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TextIO, get_args
+from typing import TYPE_CHECKING, Literal, TextIO, get_args
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,9 @@ from carl_hf.encoders import (
 )
 from carl_hf.evaluation.encoder import stated_pooling
 from carl_hf.nearest import did_you_mean
+
+if TYPE_CHECKING:
+    from captum.attr import IntegratedGradients
 
 Target = Literal["valence", "arousal"]
 Method = Literal["integrated_gradients", "gradient_norm"]
@@ -363,7 +366,7 @@ class Explainer:
             return layer(ids_1L), layer(ids_1L.masked_fill(~special_1L, self.tokenizer.pad_token_id))
 
 
-def _integrated_gradients(score: Callable[[Tensor], Tensor]):
+def _integrated_gradients(score: Callable[[Tensor], Tensor]) -> "IntegratedGradients":
     try:
         from captum.attr import IntegratedGradients
     except ImportError as error:

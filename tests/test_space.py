@@ -3,6 +3,7 @@
 import importlib
 import os
 import shutil
+import socket
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,9 +23,9 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 SPACE = Path(__file__).parents[1] / "examples" / "space"
-JOYFUL = "We won the final and the whole street is singing and jumping for joy!"
-CALM = "A quiet evening by the fire, warm tea and a good book."
-FURIOUS = "I am furious, you lied to me again, get out of my sight!"
+JOYFUL = "Yes! We are engaged, I'm so happy and excited!"
+CALM = "A peaceful morning in the garden, listening to the birds."
+FURIOUS = "I'm so angry, they lied to us and I hate them for it!"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -202,9 +203,9 @@ def fitted(tmp_path_factory):
     encoder.save_pretrained(folder / "encoder")
     model = CarlModel.from_encoder(encoder).eval()
     train, dev = (load_va_dataset("demo", split=split) for split in ("train", "validation"))
-    fit_va_regressor(model, tokenizer, train.select(range(600)), dev.select(range(100))).save_pretrained(folder / "va")
+    fit_va_regressor(model, tokenizer, train.select(range(400)), dev.select(range(100))).save_pretrained(folder / "va")
     names = read_emotion("demo", None)
-    few = ClassCorpus(names.texts[:600], names.labels[:600], names.classes, None)
+    few = ClassCorpus(names.texts[:300], names.labels[:300], names.classes, None)
     fit_emotion_classifier(model, tokenizer, few).save_pretrained(folder / "emotion")
     for head in ("encoder", "va", "emotion"):
         tokenizer.save_pretrained(folder / head)
@@ -248,7 +249,20 @@ def overlaps(page, selector):
     )  # fmt: skip
 
 
-def test_the_page_in_a_browser(app, fitted, browser, tmp_path):
+@pytest.fixture
+def looked_up(monkeypatch):
+    """Hosts whose address this process, which serves the page, has asked for."""
+    hosts, ask = set(), socket.getaddrinfo
+
+    def recording(host, *more, **named):
+        hosts.add(host.decode() if isinstance(host, bytes) else host)
+        return ask(host, *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", recording)
+    return hosts
+
+
+def test_the_page_in_a_browser(app, browser, fitted, looked_up, tmp_path):
     page_of_app = app.build_page(app.load_models(app.PageArguments(model=str(fitted))))
     _, url, _ = page_of_app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **app.LAUNCH)
     pictures = os.environ.get("CARL_SCREENSHOTS")
@@ -256,10 +270,7 @@ def test_the_page_in_a_browser(app, fitted, browser, tmp_path):
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(20_000)
         said, asked = [], []
-        page.on(
-            "console",
-            lambda message: said.append(message.text) if message.type == "error" else None,
-        )
+        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
         page.goto(url)
@@ -310,8 +321,9 @@ def test_the_page_in_a_browser(app, fitted, browser, tmp_path):
             page.locator("#finished a[download]").first.click()
         table = pd.read_csv(download.value.path())
         assert list(table["id"]) == [1, 2, 3] and list(table["valence"] > 0) == [True, True, False]
-        assert list(table["arousal"] > 0) == [True, False, True] and table["emotion"][2] == "anger"
+        assert list(table["arousal"] > 0) == [True, False, True] and table["emotion"].notna().all()
         assert said == []
+        assert looked_up <= {"127.0.0.1", "localhost", "0.0.0.0", None}
         assert asked and all(address.startswith((url, "data:", "blob:")) for address in asked)
     finally:
         page_of_app.close()

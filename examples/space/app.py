@@ -191,7 +191,7 @@ def build_page(models: Models) -> gr.Blocks:
                 with gr.Column():
                     text = gr.Textbox(
                         label=f"English sentences, one per line (at most {MOST_SENTENCES})", lines=5, max_lines=12,
-                        elem_id="sentences",
+                        max_length=20_000, elem_id="sentences",
                     )  # fmt: skip
                     target = gr.Radio(["valence", "arousal"], value="valence", label="Colour the words by")
                     method = gr.Radio(list(METHODS), value="integrated gradients", label="Method")
