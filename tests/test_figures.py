@@ -1,6 +1,7 @@
 """Figures: the files that are written, and what their artists show, measured by the renderer."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from matplotlib.text import Text  # noqa: E402
 
 from carl_hf.evaluation import figures  # noqa: E402
 from carl_hf.label_spaces import read_label_space  # noqa: E402
-from carl_hf.plots import COLOURS  # noqa: E402
+from carl_hf.plots import COLOURS, circle_svg  # noqa: E402
 
 SIX = ["anger", "disgust", "fear", "joy", "sadness", "surprise"]
 LONG = [
@@ -303,3 +304,20 @@ def test_equal_results_make_equal_files(tmp_path):
         figures.plot_alignment_uniformity(tmp_path / f"{name}.png", crowd(2))
     for suffix in (".png", ".svg"):
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_the_circle_of_a_page_has_every_text_where_its_numbers_say():
+    places = [(0.5, 0.5), (-1.0, 0.0), (0.0, -0.25)]
+    drawn = circle_svg(np.array(places), {"joy": (0.87, 0.5), "a < b": (-0.9, 0.1)})
+    assert drawn.startswith("<svg") and ">joy</text>" in drawn and ">a &lt; b</text>" in drawn
+
+    def at(number):
+        group = drawn[drawn.index(f'id="text-{number}"') :]
+        x, y = re.search(r'<use [^>]*?x="([\d.]+)" y="([\d.]+)"', group).groups()
+        return float(x), float(y)
+
+    (x1, y1), (x2, y2), (x3, y3) = (at(number) for number in (1, 2, 3))
+    scale = (x1 - x2) / 1.5  # pixels of 1
+    assert (y2 - y1, x3 - x2, y3 - y2) == pytest.approx((0.5 * scale, scale, 0.25 * scale), abs=0.01)
+    assert ">3</text>" in drawn and 'id="text-4"' not in drawn
+    assert 'id="text-1"' not in circle_svg(np.empty((0, 2)), {})

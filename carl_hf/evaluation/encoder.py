@@ -159,7 +159,7 @@ def load_text_encoder(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     config = load_config(name)
     if pooling == "auto":
-        stated = config.pooling if isinstance(config, CarlConfig) else _stated_pooling(resolved)
+        stated = config.pooling if isinstance(config, CarlConfig) else stated_pooling(resolved)
         if stated == "other":
             return _sentence_transformer(name, resolved, max_length, batch_size, cache_dir, device)
         if stated is None and not Path(resolved).is_dir():
@@ -218,7 +218,7 @@ def load_va_head(
     return predict
 
 
-def _stated_pooling(resolved: str) -> Literal["cls", "mean", "other"] | None:
+def stated_pooling(resolved: str) -> Literal["cls", "mean", "other"] | None:
     """Pooling of a sentence-transformers layout; "other" for one that is more than pooling and normalisation."""
     modules = _optional_json(resolved, "modules.json")
     if modules is None:

@@ -1,0 +1,236 @@
+"""A page that shows how sentences feel: on the circle of valence and arousal, word by word, beside their neighbours.
+
+    python examples/space/app.py --model runs/carl-demo
+    python examples/space/app.py --encoder NAME/carl --va NAME/carl-va --emotion NAME/carl-emotion --port 8000
+
+--model is the output folder of examples/pretrain.py. The page runs on this machine; it sends no text anywhere.
+"""
+
+import html
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+from analysis import MOST_ROWS, MOST_SENTENCES, Models, Reading, read_csv, sentences_of
+
+from carl_hf.cli import parse_script_arguments, use_all_cores
+from carl_hf.label_spaces import read_label_space
+from carl_hf.plots import circle_svg
+
+EXAMPLES = [
+    "We won the cup and danced through the streets until sunrise!\n"
+    "The lake was still, and we lay in the warm grass for hours.\n"
+    "How dare you lie to me again, get out of my house!",
+    "I miss her every single morning.",
+    "The invoice was sent on Tuesday.\nThere is somebody in the house, I can hear him on the stairs!",
+]
+METHODS = {"integrated gradients": "integrated_gradients", "gradient norm": "gradient_norm"}
+LEGENDS = {
+    "integrated_gradients": "Blue words with a solid line raise the value; orange words with a broken line lower it.",
+    "gradient_norm": "Purple words move the value most, whether up or down.",
+}
+SHOWN_EMOTIONS = 5
+CIRCLE = read_label_space("circle12").va
+
+THEME = gr.themes.Default(
+    primary_hue="indigo", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
+).set(
+    button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_dark="*primary_700", button_primary_background_fill_hover_dark="*primary_800",
+    button_primary_text_color="white",
+)  # fmt: skip
+CSS = """
+.circle svg { width: 100%; height: auto; max-width: 32rem; display: block; margin: 0 auto; background: white; }
+.readings { list-style: none; margin: 0; padding: 0; }
+.readings > li { border-top: 1px solid var(--border-color-primary); padding: 1rem 0; }
+.readings h2 { margin: 0 0 .3rem; font-size: 1.1rem; font-weight: 600; }
+.readings .more { display: flex; flex-wrap: wrap; gap: .5rem 2.5rem; margin-top: .6rem; }
+.readings .more > div { flex: 1 1 16rem; min-width: 0; }
+.readings h3 { margin: 0 0 .2rem; font-size: 1rem; font-weight: 600; }
+.readings ul { margin: 0; padding-left: 1.1rem; overflow-wrap: anywhere; }
+.readings table, .readings tr, .readings td, .readings th { border: 0; }
+.readings td, .readings th { padding: 0 .9rem 0 0; text-align: left; font-weight: 400; }
+button[role=tab].selected, .wrap .or { color: var(--body-text-color) !important; }
+.status .error { border-left: .25rem solid #b91c1c; padding-left: .6rem; font-weight: 600; }
+"""
+# a screen reader announces what changes in the element, which must have been there before
+LIVE = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite');"
+LAUNCH = {
+    "theme": THEME, "css": CSS, "footer_links": [], "run_history": False, "max_file_size": "5mb", "ssr_mode": False,
+}  # fmt: skip
+
+
+@dataclass
+class PageArguments:
+    model: str = field(
+        default_factory=lambda: os.environ.get("CARL_MODEL", "runs/carl-demo"),
+        metadata={"help": "Output folder of examples/pretrain.py, with encoder/, va/ and emotion/."},
+    )
+    encoder: str | None = field(
+        default_factory=lambda: os.environ.get("CARL_ENCODER"),
+        metadata={"help": "Folder or Hub id of the encoder, in place of encoder/."},
+    )
+    va: str | None = field(
+        default_factory=lambda: os.environ.get("CARL_VA"),
+        metadata={"help": "Folder or Hub id of the valence-arousal regressor, in place of va/."},
+    )
+    emotion: str | None = field(
+        default_factory=lambda: os.environ.get("CARL_EMOTION"),
+        metadata={"help": "Folder or Hub id of the emotion classifier, in place of emotion/."},
+    )
+    port: int | None = field(
+        default=None, metadata={"help": "Port of the page (default: 7860, or the next free one)."}
+    )
+    share: bool = field(default=False, metadata={"help": "Make a public link through Gradio's servers."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads (default: all cores)."})
+
+
+def load_models(args: PageArguments) -> Models:
+    """The three models that the arguments name.
+
+    Raises:
+        ValueError: if one is missing or of another kind.
+    """
+    named = {"encoder": args.encoder, "va": args.va, "emotion": args.emotion}
+    folder = Path(args.model)
+    if None in named.values() and not folder.is_dir():
+        raise ValueError(
+            f"--model {folder} is no folder: train one with examples/pretrain.py --output_dir {folder}, or name Hub "
+            "ids by --encoder, --va and --emotion."
+        )
+    for head, name in named.items():
+        if name is None and not (folder / head).is_dir():
+            hint = " (pretrain.py --emotion_corpus makes one)" if head == "emotion" else ""
+            raise ValueError(f"{folder} holds no {head}/: name its model by --{head}{hint}.")
+    return Models(**{head: name or str(folder / head) for head, name in named.items()})
+
+
+def show_sentences(models: Models, text: str, target: str, method: str) -> tuple[str, str, str]:
+    """HTML of the status, the circle and the readings."""
+    try:
+        readings = models.read(sentences_of(text), target, METHODS[method])
+    except ValueError as error:
+        return message_html(str(error), error=True), circle_html([]), ""
+    status = f"{count(len(readings), 'sentence')} read."
+    cut = [str(i) for i, reading in enumerate(readings, start=1) if reading.attribution.truncated]
+    if cut:
+        status += f" Too long, so that only the first {models.va.max_length} tokens were read: {', '.join(cut)}."
+    return message_html(status), circle_html(readings), readings_html(readings)
+
+
+def show_file(models: Models, path: str | None) -> tuple[str, gr.File]:
+    """HTML of the status, and the finished table to download."""
+    try:
+        if path is None:
+            raise ValueError("There is no file yet: choose a CSV file with a column named text.")
+        table = models.with_answers(read_csv(path))
+    except ValueError as error:
+        return message_html(str(error), error=True), gr.File(None, visible=False)
+    place = Path(path).with_name(f"{Path(path).stem}-feelings.csv")  # in the page's cache, which is emptied
+    table.to_csv(place, index=False)
+    empty = int(table["valence"].isna().sum())
+    status = f"{count(len(table), 'row')} read." + (f" {count(empty, 'row')} had no text." if empty else "")
+    return message_html(f"{status} The table is ready to download."), gr.File(str(place), visible=True)
+
+
+def count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def message_html(message: str, *, error: bool = False) -> str:
+    return f'<p class="{"error" if error else "done"}">{html.escape(message)}</p>'
+
+
+def circle_html(readings: Sequence[Reading]) -> str:
+    """The circle; its text for those who do not see it names every sentence's place."""
+    points = np.array([[r.valence, r.arousal] for r in readings]).reshape(-1, 2)
+    places = (
+        f"sentence {i}: valence {r.valence:+.2f}, arousal {r.arousal:+.2f}" for i, r in enumerate(readings, start=1)
+    )
+    alt = "; ".join(["Circle of valence (left to right) and arousal (bottom to top) with names of emotions", *places])
+    return f'<div class="circle" role="img" aria-label="{html.escape(alt)}">{circle_svg(points, CIRCLE)}</div>'
+
+
+def readings_html(readings: Sequence[Reading]) -> str:
+    """A list with all that is said of each sentence."""
+    items = "".join(reading_html(number, reading) for number, reading in enumerate(readings, start=1))
+    return f'<p>{LEGENDS[readings[0].attribution.method]}</p><ol class="readings">{items}</ol>'
+
+
+def reading_html(number: int, reading: Reading) -> str:
+    emotions = "".join(
+        f'<tr><th scope="row">{html.escape(name)}</th><td>{p:.0%}</td>'
+        f'<td><meter min="0" max="1" value="{p:.3f}" aria-hidden="true"></meter></td></tr>'
+        for name, p in list(reading.emotions.items())[:SHOWN_EMOTIONS]
+    )
+    neighbours = "".join(
+        f"<li>{html.escape(n.text)} <small>({html.escape(n.label)}, cosine {n.cosine:.2f})</small></li>"
+        for n in reading.neighbours
+    )
+    return (
+        f'<li id="reading-{number}"><h2>{number}. Valence {reading.valence:+.2f}, arousal {reading.arousal:+.2f}</h2>'
+        f"{reading.attribution.to_html()}"
+        f'<div class="more"><div><h3>Emotions</h3><table>{emotions}</table></div>'
+        f"<div><h3>Nearest sentences of the demo corpus</h3><ul>{neighbours}</ul></div></div></li>"
+    )
+
+
+def build_page(models: Models) -> gr.Blocks:
+    with gr.Blocks(title="How does it feel?", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        gr.Markdown(
+            "# How does it feel?\nA text encoder trained by CARL places sentences by **valence** (unpleasant to "
+            "pleasant) and **arousal** (calm to agitated). It says how annotators would read a text, not what a "
+            "person feels. Nothing you type leaves the machine that serves this page."
+        )
+        with gr.Tab("Sentences"):
+            with gr.Row():
+                with gr.Column():
+                    text = gr.Textbox(
+                        label=f"English sentences, one per line (at most {MOST_SENTENCES})", lines=5, max_lines=12,
+                        max_length=20_000, elem_id="sentences",
+                    )  # fmt: skip
+                    target = gr.Radio(["valence", "arousal"], value="valence", label="Colour the words by")
+                    method = gr.Radio(list(METHODS), value="integrated gradients", label="Method")
+                    button = gr.Button("Read the sentences", variant="primary")
+                    status = gr.HTML(elem_classes="status", elem_id="status", js_on_load=LIVE)
+                    gr.Examples([[example] for example in EXAMPLES], [text], label="Examples")
+                with gr.Column():
+                    circle = gr.HTML(circle_html([]))
+            readings = gr.HTML()
+            button.click(
+                lambda *given: show_sentences(models, *given), [text, target, method], [status, circle, readings],
+                show_progress="minimal", api_name="read",
+            )  # fmt: skip
+        with gr.Tab("CSV file"):
+            gr.Markdown(
+                f"A CSV file in UTF-8 with a column named **text** and at most {MOST_ROWS:,} rows comes back with the "
+                "columns valence, arousal and emotion."
+            )
+            upload = gr.File(label="Your CSV file", file_types=[".csv"], elem_id="upload")
+            file_button = gr.Button("Read the file", variant="primary")
+            file_status = gr.HTML(elem_classes="status", elem_id="file-status", js_on_load=LIVE)
+            finished = gr.File(label="Finished table", visible=False, elem_id="finished")
+            file_button.click(
+                lambda path: show_file(models, path), [upload], [file_status, finished], show_progress="minimal",
+                api_name="read_file",
+            )  # fmt: skip
+    return page
+
+
+def main() -> None:
+    try:
+        args = parse_script_arguments(PageArguments)
+        use_all_cores(args.num_threads)
+        page = build_page(load_models(args))
+        page.launch(server_port=args.port, share=args.share, **LAUNCH)
+    except (ValueError, ImportError, OSError) as error:  # OSError: the port is taken
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
