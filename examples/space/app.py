@@ -228,8 +228,7 @@ def main() -> None:
         page = build_page(load_models(args))
         page.launch(server_port=args.port, share=args.share, **LAUNCH)
     except (ValueError, ImportError, OSError) as error:  # OSError: the port is taken
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
