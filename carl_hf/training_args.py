@@ -101,6 +101,13 @@ class CarlTrainingArguments(TrainingArguments):
             "losses see the whole batch, the gradient is the same. More than 1 costs another forward pass."
         },
     )
+    accumulate_contrast: bool = field(
+        default=False,
+        metadata={
+            "help": "gradient_accumulation_steps enlarge the contrastive batch, in place of averaging separate ones: "
+            "so many times per_device_train_batch_size texts, in so many parts (gradient_cache_parts)."
+        },
+    )
     # What is trained
     objectives: list[str] | None = field(
         default=None,
@@ -206,6 +213,10 @@ class CarlTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         self._check_ranges()
+        if self.accumulate_contrast:
+            self.gradient_cache_parts = max(self.gradient_cache_parts, self.gradient_accumulation_steps)
+            self.per_device_train_batch_size *= self.gradient_accumulation_steps
+            self.gradient_accumulation_steps = 1
         if self.fp16 and not torch.cuda.is_available():
             raise ValueError("fp16 needs a GPU; a CPU would silently compute in float32. Use --bf16 or neither.")
         if self.bf16 is None:

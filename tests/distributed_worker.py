@@ -32,7 +32,10 @@ def main(folder: Path, processes: int, settings: dict) -> None:
     # one process sees rows 0 to 7; two see 0 to 3 and 4 to 7, the same joint batch
     trainer = CarlTrainer(
         model=model, args=args, train_dataset=toy_dataset(64, mixed=bool(args.heads)), processing_class=tokenizer,
-        data_collator=DoubleLabels(tokenizer, slices=2, classes=classes, angles={"joy": 0.5, "sadness": 3.5}),
+        data_collator=DoubleLabels(
+            tokenizer, slices=2, parts=args.gradient_cache_parts, classes=classes,
+            angles={"joy": 0.5, "sadness": 3.5},
+        ),
     )  # fmt: skip
     assert trainer.accelerator.num_processes == processes
     trainer.train()

@@ -18,7 +18,7 @@ WORKER = str(Path(__file__).with_name("distributed_worker.py"))
         {"ptd_weight": 0.0, "activation_checkpointing": True},
         # texts with numbers, with names, with both: unequally many of each on the two processes
         {"objectives": ["mccl", "ptd", "proxy_anchor", "circular", "cross_entropy", "supcon", "regression=2"],
-         "head_warmup_epochs": 0.25, "proxy_learning_rate": 0.3},
+         "head_warmup_epochs": 0.25, "proxy_learning_rate": 0.3, "gradient_cache_parts": 2},
     ],
     ids=["accumulation", "checkpointing", "all-objectives"],
 )  # fmt: skip

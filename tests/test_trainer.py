@@ -107,7 +107,7 @@ class Scaler:
 
 
 @pytest.mark.parametrize("scaler", [None, Scaler()], ids=["", "scaled"])
-@pytest.mark.parametrize("slices", [1, 3, 8])
+@pytest.mark.parametrize(("slices", "parts"), [(1, 1), (3, 1), (8, 1), (2, 3)])
 @pytest.mark.parametrize(
     "settings",
     [{}, {"pgd_steps": 3, "pgd_step_size": 0.2}, {"preset": "paper"}, {"label_kernel": "distance"},
@@ -115,12 +115,12 @@ class Scaler:
      {"objectives": EVERYTHING, "label_space": "circle12", "pgd_steps": 2}],
     ids=["default", "three-pgd-steps", "paper", "distance", "without-ptd", "without-mccl", "everything"],
 )  # fmt: skip
-def test_step_equals_the_plain_one(settings, slices, scaler, tmp_path, tokenizer):
+def test_step_equals_the_plain_one(settings, slices, parts, scaler, tmp_path, tokenizer):
     mixed = "objectives" in settings
     model = double_model(everything=mixed)
     trainer = make_trainer(
         tmp_path, tokenizer, model=model, encode_slices=slices, salient_fraction=0.3, data=toy_dataset(mixed=mixed),
-        head_warmup_epochs=0.0, **settings,
+        head_warmup_epochs=0.0, gradient_cache_parts=parts, **settings,
     )  # fmt: skip
     trainer.accelerator.scaler = scaler
     batch = trainer.data_collator(list(toy_dataset(8, seed=3, mixed=mixed)))
@@ -170,7 +170,8 @@ def used(name: str, settings: dict) -> bool:
     [
         {}, {"preset": "paper"}, {"ptd_weight": 0.0}, {"mccl_weight": 0.0}, {"token_choice": "random"},
         {"perturb_half": True}, {"pgd_steps": 2}, {"label_kernel": "distance"}, {"activation_checkpointing": True},
-        {"bf16": True}, {"gradient_accumulation_steps": 2}, {"momentum": 0.0}, {"momentum": 1.0},
+        {"bf16": True}, {"gradient_accumulation_steps": 2}, {"gradient_cache_parts": 3, "pgd_steps": 2},
+        {"gradient_cache_parts": 3, "bf16": True}, {"momentum": 0.0}, {"momentum": 1.0},
     ],
     ids=str,
 )  # fmt: skip
