@@ -1,6 +1,6 @@
 """Texts to vectors by any encoder: pooling, and batches of texts of similar length."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -9,7 +9,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from carl_hf.packing import TokenLayout, encode_tokens, use_packed_attention
+
 Pooling = Literal["cls", "mean", "pooler"]
+
+_TOKENS_OF_A_TEXT = 32  # a batch holds so many tokens for each of its nominal texts
+_TEXTS_OF_A_SLICE = 16  # whose attention is computed together
 
 
 def pool(hidden_BLH: Tensor, attention_mask_BL: Tensor, pooling: Literal["cls", "mean"]) -> Tensor:
@@ -34,7 +39,7 @@ def embed_texts(
     """Embeddings of texts, dropout off.
 
     Args:
-        texts: any number of texts. batch_size: texts encoded together, of similar length.
+        texts: any number of texts. batch_size: texts of 32 tokens that are encoded together; of shorter ones more.
         pooling: `"cls"`, `"mean"`, or `"pooler"` (the encoder's own pooler output, tanh included).
         max_length: tokens kept of a text, at most those of the tokenizer. normalize: scale every vector to length 1.
 
@@ -75,23 +80,61 @@ def embed_poolings(
         )  # longest first: memory fails at once or never
         results = {pooling: torch.empty(len(tokens), encoder.config.hidden_size) for pooling in poolings}
         disable = None if progress else True  # None: only where the output is a terminal
+        packed = use_packed_attention(encoder) and "pooler" not in poolings
         with tqdm(total=sum(map(len, tokens)), desc=progress, unit="tok", unit_scale=True, disable=disable) as bar:
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                batch = tokenizer.pad(
-                    {"input_ids": [tokens[i] for i in rows]}, padding_side="right", return_tensors="pt"
-                ).to(encoder.device)
-                output = encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-                for pooling, result in results.items():
-                    if pooling == "pooler":
-                        vectors = output.pooler_output
-                    else:
-                        vectors = pool(output.last_hidden_state, batch["attention_mask"], pooling)
-                    result[rows] = vectors.float().cpu()
-                bar.update(sum(len(tokens[i]) for i in rows))
+            for rows in _batches(order, tokens, batch_size * _TOKENS_OF_A_TEXT):
+                ids = [tokens[i] for i in rows]
+                if packed:
+                    found = _encode_packed(encoder, ids, poolings)
+                else:
+                    found = _encode_padded(encoder, ids, tokenizer, poolings)
+                for pooling, vectors in found.items():
+                    results[pooling][rows] = vectors.float().cpu()
+                bar.update(sum(map(len, ids)))
     finally:
         encoder.train(was_training)
     return results
+
+
+def _batches(order: Sequence[int], tokens: Sequence[Sequence[int]], most: int) -> Iterator[list[int]]:
+    """Numbers of consecutive texts with at most so many tokens together, or of one text."""
+    rows, count = [], 0
+    for i in order:
+        if rows and count + len(tokens[i]) > most:
+            yield rows
+            rows, count = [], 0
+        rows.append(i)
+        count += len(tokens[i])
+    if rows:
+        yield rows
+
+
+def _encode_packed(
+    encoder: PreTrainedModel, ids: Sequence[Sequence[int]], poolings: Sequence[Pooling]
+) -> dict[Pooling, Tensor]:
+    layout = TokenLayout.of_lengths(
+        [len(text) for text in ids], texts_of_slice=_TEXTS_OF_A_SLICE, device=encoder.device
+    )
+    ids_T = torch.tensor([number for text in ids for number in text], device=encoder.device)
+    hidden_TH = encode_tokens(encoder, encoder.get_input_embeddings()(ids_T), layout)
+    slices = list(zip(layout.pad_slices(hidden_TH), layout.masks, strict=True))
+    return {pooling: torch.cat([pool(hidden, mask, pooling) for hidden, mask in slices]) for pooling in poolings}
+
+
+def _encode_padded(
+    encoder: PreTrainedModel,
+    ids: Sequence[Sequence[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    poolings: Sequence[Pooling],
+) -> dict[Pooling, Tensor]:
+    batch = tokenizer.pad({"input_ids": list(ids)}, padding_side="right", return_tensors="pt").to(encoder.device)
+    output = encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    return {
+        pooling: output.pooler_output
+        if pooling == "pooler"
+        else pool(output.last_hidden_state, batch["attention_mask"], pooling)
+        for pooling in poolings
+    }
 
 
 @torch.no_grad()

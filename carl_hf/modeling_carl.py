@@ -293,7 +293,7 @@ class CarlModel(CarlPreTrainedModel):
         """Embeddings of texts by the online encoder under the model's pooling, dropout off.
 
         Args:
-            texts: any number of texts. batch_size: texts encoded together, of similar length.
+            texts: any number of texts. batch_size: texts of 32 tokens that are encoded together; of shorter ones more.
             max_length: tokens kept of a text, at most those of the tokenizer. normalize: scale every vector to length
                 1.
 

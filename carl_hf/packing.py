@@ -63,6 +63,17 @@ class TokenLayout:
         """Of a batch of [`carl_hf.CarlDataCollator`]."""
         return cls(batch["attention_mask"], batch["places"], batch["slices"], batch["parts"])
 
+    @classmethod
+    def of_lengths(cls, lengths: Sequence[int], *, texts_of_slice: int, device: torch.device) -> "TokenLayout":
+        """Of texts with so many tokens each, longest first, in slices of so many texts."""
+        lengths_B = torch.tensor(lengths)
+        mask_BL = (torch.arange(int(lengths_B[0])) < lengths_B.unsqueeze(1)).long()
+        starts = range(0, len(lengths), texts_of_slice)
+        slices = [
+            (len(part), part[0], sum(part)) for part in (lengths[start : start + texts_of_slice] for start in starts)
+        ]
+        return cls(mask_BL.to(device), mask_BL.flatten().nonzero().squeeze(1).to(device), slices)
+
     def parts(self) -> list["TokenLayout"]:
         """The parts of the batch, each a layout with the `texts` and `tokens` of this one that it holds."""
         made, first_slice, first_text, first_token = [], 0, 0, 0
@@ -134,7 +145,8 @@ AttentionMaskInterface.register(_PACKED, sdpa_mask)
 def use_packed_attention(encoder: PreTrainedModel) -> bool:
     """Lets `encode_tokens` run an encoder on packed tokens, where its family and its attention (sdpa) allow it.
 
-    Calls on padded texts go on as before. The setting is of this object: it is not saved.
+    Calls on padded texts go on as before. The setting is of this object, stays with it (another thread may be at
+    work on it), and is not saved.
     """
     config = encoder.config
     if config._attn_implementation == "sdpa" and config.model_type in _FROM_ZERO + _AFTER_PADDING:

@@ -6,6 +6,7 @@ from conftest import tiny_encoder, toy_dataset
 from test_modeling import FAMILIES
 
 from carl_hf import CarlDataCollator, CarlModel
+from carl_hf.embedding import embed_texts
 from carl_hf.packing import TokenLayout, encode_tokens, use_packed_attention
 
 PACKED = {"bert", "roberta", "xlm-roberta", "electra", "distilbert", "camembert"}
@@ -82,6 +83,23 @@ def test_another_attention_is_left_alone_and_nothing_is_saved(tmp_path):
     for file in tmp_path.rglob("config.json"):
         assert "packed" not in file.read_text(encoding="utf-8")
     assert CarlModel.from_pretrained(tmp_path).encoder.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "pooler"])
+@pytest.mark.parametrize("family", ["roberta", "mpnet"])
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_embedding_equals_that_of_each_text_alone(family, pooling, batch_size, tokenizer):
+    encoder = tiny_encoder(family).double().train()
+    texts = list(toy_dataset(20)["text"])
+    found = embed_texts(encoder, texts, tokenizer, pooling=pooling, batch_size=batch_size)
+    assert encoder.training
+    encoder.eval()
+    for text, vector in zip(texts, found, strict=True):
+        with torch.no_grad():
+            output = encoder(**tokenizer(text, return_tensors="pt").to(encoder.device))
+        states = output.last_hidden_state[0]
+        alone = {"cls": states[0], "mean": states.mean(0), "pooler": output.pooler_output[0]}[pooling]
+        torch.testing.assert_close(vector, alone.float(), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("texts", "slices", "parts"), [(1, 8, 1), (7, 3, 1), (24, 2, 3), (5, 8, 9)])

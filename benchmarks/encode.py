@@ -1,0 +1,95 @@
+"""How many texts a second an exported encoder embeds: this package against SentenceTransformer.encode.
+
+    python benchmarks/encode.py --data_dir DIR
+
+Same encoder, texts, pooling, batch size, dtype and threads, in turn; medians of the ratios. Two sets of texts: the
+corpus's own, and short ones of mixed length (their first one to twelve words).
+"""
+
+import functools
+import statistics
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from step_cost import seconds
+from training_steps import BenchArguments
+
+from carl_hf import load_va_dataset
+from carl_hf.cli import environment_record, parse_script_arguments, use_all_cores, write_json
+from carl_hf.embedding import embed_texts
+from carl_hf.encoders import load_encoder, load_tokenizer, resolve_encoder
+from carl_hf.evaluation.markdown import table
+
+
+@dataclass
+class EncodeArguments(BenchArguments):
+    batch_size: int = field(default=32, metadata={"help": "Texts that are encoded together (that library's default)."})
+    texts: int = field(default=1000, metadata={"help": "Texts of each set."})
+    rounds: int = field(default=7, metadata={"help": "Rounds, after one that is not counted."})
+
+
+def measure(args: EncodeArguments) -> dict[str, Any]:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer, encoder = load_tokenizer(args.encoder), load_encoder(args.encoder).to(device)
+    word = Transformer(resolve_encoder(args.encoder), max_seq_length=128)
+    peer = SentenceTransformer(modules=[word, Pooling(word.get_word_embedding_dimension(), "cls")], device=str(device))
+    long = load_va_dataset(args.corpus, split="train", data_dir=args.data_dir).shuffle(seed=0)["text"][: args.texts]
+    lengths = np.random.default_rng(0).integers(1, 13, len(long))
+    sets = {
+        args.corpus: list(long),
+        "short": [" ".join(text.split()[:n]) for text, n in zip(long, lengths, strict=True)],
+    }
+    rows = []
+    for name, texts in sets.items():
+        ours = functools.partial(
+            embed_texts, encoder, texts, tokenizer, pooling="cls", batch_size=args.batch_size, max_length=128
+        )
+        theirs = functools.partial(peer.encode, texts, batch_size=args.batch_size, show_progress_bar=False)
+        difference = np.abs(ours().numpy() - theirs()).max()
+        pairs = []
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
+            for _ in range(args.rounds):
+                pairs.append((seconds(ours), seconds(theirs)))
+        ratios = [other / own for own, other in pairs]
+        rows.append(
+            {"texts": name, "number": len(texts), "seconds": statistics.median(own for own, _ in pairs),
+             "sentence_transformers_seconds": statistics.median(other for _, other in pairs),
+             "throughput_over_sentence_transformers": statistics.median(ratios), "all_ratios": ratios,
+             "largest_difference": float(difference)}
+        )  # fmt: skip
+    settings = {name: getattr(args, name) for name in ("corpus", "encoder", "batch_size", "bf16")}
+    return {"settings": settings, "rows": rows, **environment_record()}
+
+
+def render(result: dict[str, Any]) -> str:
+    rows = [
+        [row["texts"], f"{row['number'] / row['seconds']:.0f}",
+         f"{row['number'] / row['sentence_transformers_seconds']:.0f}",
+         f"{row['throughput_over_sentence_transformers']:.2f} ({min(row['all_ratios']):.2f} to "
+         f"{max(row['all_ratios']):.2f})", f"{row['largest_difference']:.0e}"]
+        for row in result["rows"]
+    ]  # fmt: skip
+    return table(["texts", "texts a second", "SentenceTransformer", "ratio (range)", "largest difference"], rows)
+
+
+def main() -> None:
+    try:
+        args = parse_script_arguments(EncodeArguments)
+        use_all_cores(args.num_threads)
+        result = measure(args)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print(render(result))
+    if args.output is not None:
+        write_json(Path(args.output), result)
+
+
+if __name__ == "__main__":
+    main()
