@@ -30,9 +30,9 @@ class CarlDataCollator:
         `input_ids`, `attention_mask` (long, (B, L)), `eligible` (bool, (B, L); neither special nor padding),
         `va` (float32, (B, 2), in [-1, 1], NaN where a text has none), `class` (long, (B,), -1 where a text has none),
         `angle` (float32, (B,), radians: of (valence, arousal), else of the label; NaN where there is neither, and for
-        valence = arousal = 0, which has no angle), `places` (long, (T,), row * L + column of each of T tokens),
-        `slices`, a tuple of (rows, width, tokens): the next `rows` rows need only their first `width` columns, and
-        hold so many tokens; and `parts`, a tuple of how many slices each part has.
+        valence = arousal = 0, which has no angle), `slices`, a tuple of (rows, width, tokens): the next `rows` rows
+        need only their first `width` columns, and hold so many tokens; and `parts`, a tuple of how many slices each
+        part has.
     """
 
     def __init__(
@@ -78,7 +78,6 @@ class CarlDataCollator:
             "va": torch.tensor([_va(rows[i]) for i in order], dtype=torch.float32),
             "class": torch.tensor([self._class(rows[i]) for i in order]),
             "angle": torch.tensor([self._angle(rows[i]) for i in order], dtype=torch.float32),
-            "places": attention_mask.flatten().nonzero().squeeze(1),
             "slices": tuple(
                 (size, lengths[start], sum(lengths[start : start + size]))
                 for size, start in zip(sizes, starts, strict=True)

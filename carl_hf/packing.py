@@ -28,7 +28,6 @@ class TokenLayout:
 
     Args:
         attention_mask_BL: 0 on padding, which is on the right.
-        places_T: row * L + column of every token, in order.
         slices: (texts, width, tokens) of each slice of consecutive texts. parts: slices of each part that is encoded
             with its own graph; `None` for one part.
         texts, tokens: which of a larger batch's these are.
@@ -37,17 +36,21 @@ class TokenLayout:
     def __init__(
         self,
         attention_mask_BL: Tensor,
-        places_T: Tensor,
         slices: Sequence[tuple[int, int, int]],
         parts: Sequence[int] | None = None,
         texts: slice = slice(None),
         tokens: slice = slice(None),
     ):
-        self.mask_BL, self.places_T, self.slices = attention_mask_BL, places_T, tuple(slices)
+        self.mask_BL, self.slices = attention_mask_BL, tuple(slices)
         self._parts = (len(self.slices),) if parts is None else tuple(parts)
         self.texts, self.tokens = texts, tokens
-        width = attention_mask_BL.shape[1]
-        row_T, self.column_T = places_T // width, places_T % width
+        device, (rows, width) = attention_mask_BL.device, attention_mask_BL.shape
+        total = sum(tokens_of_slice for _, _, tokens_of_slice in self.slices)
+        lengths_B = attention_mask_BL.sum(1)
+        first_B = lengths_B.cumsum(0) - lengths_B
+        row_T = torch.repeat_interleave(torch.arange(rows, device=device), lengths_B, output_size=total)
+        self.column_T = torch.arange(total, device=device) - first_B[row_T]  # a token's position in its text
+        self._places_T = row_T * width + self.column_T
         self.masks: list[Tensor] = []  # (texts, width) of every slice
         self._slots: list[Tensor] = []  # place of its tokens among its texts * width
         first_text = first_token = 0
@@ -61,7 +64,7 @@ class TokenLayout:
     @classmethod
     def of(cls, batch: dict[str, Any]) -> "TokenLayout":
         """Of a batch of [`carl_hf.CarlDataCollator`]."""
-        return cls(batch["attention_mask"], batch["places"], batch["slices"], batch["parts"])
+        return cls(batch["attention_mask"], batch["slices"], batch["parts"])
 
     @classmethod
     def of_lengths(cls, lengths: Sequence[int], *, texts_of_slice: int, device: torch.device) -> "TokenLayout":
@@ -72,7 +75,7 @@ class TokenLayout:
         slices = [
             (len(part), part[0], sum(part)) for part in (lengths[start : start + texts_of_slice] for start in starts)
         ]
-        return cls(mask_BL.to(device), mask_BL.flatten().nonzero().squeeze(1).to(device), slices)
+        return cls(mask_BL.to(device), slices)
 
     def parts(self) -> list["TokenLayout"]:
         """The parts of the batch, each a layout with the `texts` and `tokens` of this one that it holds."""
@@ -81,19 +84,18 @@ class TokenLayout:
             slices = self.slices[first_slice : first_slice + count]
             texts = slice(first_text, first_text + sum(s[0] for s in slices))
             tokens = slice(first_token, first_token + sum(s[2] for s in slices))
-            places_T = self.places_T[tokens] - first_text * self.mask_BL.shape[1]
-            made.append(TokenLayout(self.mask_BL[texts], places_T, slices, texts=texts, tokens=tokens))
+            made.append(TokenLayout(self.mask_BL[texts], slices, texts=texts, tokens=tokens))
             first_slice, first_text, first_token = first_slice + count, texts.stop, tokens.stop
         return made
 
     def pack(self, values_BL: Tensor) -> Tensor:
         """The values of the tokens (T, ...) from a padded tensor (B, L, ...)."""
-        return values_BL.flatten(0, 1).index_select(0, self.places_T)
+        return values_BL.flatten(0, 1).index_select(0, self._places_T)
 
     def unpack(self, values_T: Tensor) -> Tensor:
         """Padded (B, L) from the values of the tokens (T,); 0 on padding."""
         padded = values_T.new_zeros(self.mask_BL.numel())
-        return padded.index_copy(0, self.places_T, values_T).view(self.mask_BL.shape)
+        return padded.index_copy(0, self._places_T, values_T).view(self.mask_BL.shape)
 
     def pad_slices(self, values_TX: Tensor) -> list[Tensor]:
         """Slices (texts, width, X) of tokens (T, X), zeros on padding."""

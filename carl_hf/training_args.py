@@ -78,6 +78,9 @@ class CarlTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "bfloat16 autocast. Unset: on where CUDA supports it, off on a CPU."}
     )
     logging_steps: float = field(default=10, metadata={"help": "Optimizer steps between two log entries."})
+    eval_steps: float | None = field(
+        default=100, metadata={"help": "Optimizer steps between two evaluations, with --eval_strategy steps."}
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay off: the collator needs the columns of text and labels."}
     )

@@ -1,0 +1,230 @@
+"""How the cost of a training step grows: with the texts of a batch, their length, the corpus, and the processes; and
+what an evaluation in training costs.
+
+    python benchmarks/scaling.py --data_dir DIR
+    python benchmarks/scaling.py --data_dir DIR --sections corpus processes
+
+"batch" and "length" time CARL's steps on the encoder; "corpus" trains a tiny encoder on synthetic texts, streamed and
+held, so that what a row costs shows beside the arithmetic; "processes" compares two gloo processes of one core each
+with one process of one core (weak scaling: as many texts for each process); "evaluation" compares one evaluation at
+the default interval with the training between two.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import transformers
+from step_cost import seconds
+from training_steps import OURS, Bench, BenchArguments
+from transformers import TrainerCallback
+
+from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
+from carl_hf.cli import environment_record, leave_at_once, parse_script_arguments, use_all_cores, write_json
+from carl_hf.encoders import load_tokenizer
+from carl_hf.evaluation.markdown import table
+
+SECTIONS = ("batch", "length", "corpus", "processes", "evaluation")
+
+
+@dataclass
+class ScalingArguments(BenchArguments):
+    sections: list[str] = field(default_factory=lambda: list(SECTIONS), metadata={"help": "Any of these."})
+    rounds: int = field(default=5, metadata={"help": "Steps of each row, after one that is not counted."})
+    batch_sizes: list[int] = field(default_factory=lambda: [32, 64, 128, 256], metadata={"help": 'Of "batch".'})
+    lengths: list[int] = field(default_factory=lambda: [16, 32, 64, 128], metadata={"help": 'Tokens, of "length".'})
+    corpus_sizes: list[int] = field(
+        default_factory=lambda: [10_000, 100_000, 1_000_000], metadata={"help": 'Rows, of "corpus".'}
+    )
+    process_only: bool = field(default=False, metadata={"help": "Used by this script for its own processes."})
+
+    def __post_init__(self):
+        unknown = [name for name in self.sections if name not in SECTIONS]
+        if unknown:
+            raise ValueError(f"Unknown section {unknown[0]!r}: choose from {', '.join(SECTIONS)}.")
+
+
+def step_seconds(bench: Bench, rounds: int) -> float:
+    (step,) = bench.steps([OURS]).values()
+    step(bench.batch(0))
+    return statistics.median(seconds(lambda n=n: step(bench.batch(n))) for n in range(1, rounds + 1))
+
+
+def measure_batch(args: ScalingArguments) -> list[dict[str, Any]]:
+    found = []
+    for size in args.batch_sizes:
+        took = step_seconds(Bench(replace(args, batch_size=size)), args.rounds)
+        found.append({"texts": size, "seconds": took, "milliseconds_a_text": 1000 * took / size})
+    return found
+
+
+def measure_length(args: ScalingArguments) -> list[dict[str, Any]]:
+    """Texts of exactly so many tokens: the corpus's words, joined and cut."""
+    bench = Bench(args)
+    words = " ".join(bench.texts["text"][:4000]).split()
+    found = []
+    for length in args.lengths:
+        bench.trainer.data_collator.max_length = length
+        texts = [" ".join(words[i * length : (i + 1) * length]) for i in range(args.batch_size)]
+        bench.texts = datasets.Dataset.from_dict(
+            {"text": texts, **{k: bench.texts[k][: args.batch_size] for k in ("valence", "arousal")}}
+        )
+        took = step_seconds(bench, args.rounds)
+        tokens = int(bench.batch(0)["attention_mask"].sum())
+        found.append({"tokens_of_a_text": length, "seconds": took, "milliseconds_a_token": 1000 * took / tokens})
+    return found
+
+
+class _StepTimes(TrainerCallback):
+    def __init__(self):
+        self.starts: list[float] = []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.starts.append(time.perf_counter())
+
+
+def _synthetic(rows: int) -> Iterator[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    for number in range(rows):
+        valence, arousal = rng.uniform(-1, 1, 2).tolist()
+        yield {"text": f"text number {number} of many " * (1 + number % 4), "valence": valence, "arousal": arousal}
+
+
+def measure_corpus(args: ScalingArguments) -> list[dict[str, Any]]:
+    tokenizer = load_tokenizer(args.encoder)
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    found = []
+    for streamed in (True, False):
+        for rows in args.corpus_sizes:
+            with tempfile.TemporaryDirectory() as folder:
+                start = time.perf_counter()
+                if streamed:
+                    data = datasets.IterableDataset.from_generator(_synthetic, gen_kwargs={"rows": rows})
+                    data = data.shuffle(seed=0, buffer_size=1000)
+                else:
+                    data = datasets.Dataset.from_generator(
+                        _synthetic, gen_kwargs={"rows": rows}, cache_dir=folder, split="train"
+                    )
+                made = time.perf_counter() - start
+                settings = CarlTrainingArguments(
+                    folder, max_steps=min(rows // args.batch_size, 1000), use_cpu=True, report_to="none",
+                    save_strategy="no", disable_tqdm=True, logging_steps=1e9,
+                    per_device_train_batch_size=args.batch_size,
+                )  # fmt: skip
+                times = _StepTimes()
+                start = time.perf_counter()
+                trainer = CarlTrainer(
+                    model=CarlModel.from_encoder(transformers.BertModel(config), projection_dim=8), args=settings,
+                    train_dataset=data, processing_class=tokenizer, callbacks=[times],
+                )  # fmt: skip
+                trainer.train()
+                steps = np.diff(times.starts)
+                found.append(
+                    {"rows": rows, "streamed": streamed, "steps": len(times.starts),
+                     "milliseconds_a_step": 1000 * float(np.median(steps)),
+                     "milliseconds_a_step_of_the_last_tenth": 1000 * float(np.median(steps[-len(steps) // 10 :])),
+                     "seconds_before_the_first_step": times.starts[0] - start, "seconds_to_make_the_data": made,
+                     "resident_mib_at_the_end": _resident_mib(),
+                     "peak_mib_so_far": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+                )  # fmt: skip
+                del trainer, data
+    return found
+
+
+def _resident_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def measure_processes(args: ScalingArguments) -> list[dict[str, Any]]:
+    """Median step of one process and of two, one thread each."""
+    found = []
+    for processes in (1, 2):
+        with tempfile.TemporaryDirectory() as folder:
+            launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+            flags = ["--process_only", "true", "--num_threads", "1", "--rounds", str(args.rounds), "--output",
+                     f"{folder}/found.json", "--batch_size", str(args.batch_size // 2), "--corpus", args.corpus,
+                     "--encoder", args.encoder, *(["--data_dir", args.data_dir] if args.data_dir else [])]  # fmt: skip
+            done = subprocess.run([sys.executable, *launch, __file__, *flags], capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(done.stdout + done.stderr)
+            found.append({"processes": processes, **json.loads(Path(folder, "found.json").read_text())})
+    for row in found:
+        row["throughput_of_a_process_over_one_alone"] = found[0]["seconds"] / row["seconds"]
+    return found
+
+
+def run_process(args: ScalingArguments) -> None:
+    """A training of one of the processes; the first writes the median step."""
+    times = _StepTimes()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = CarlTrainingArguments(
+            folder, max_steps=args.rounds + 3, per_device_train_batch_size=args.batch_size, use_cpu=True,
+            report_to="none", save_strategy="no", disable_tqdm=True, logging_steps=1e9,
+        )  # fmt: skip
+        CarlTrainer(
+            model=CarlModel.from_encoder(args.encoder), args=settings, processing_class=load_tokenizer(args.encoder),
+            train_dataset=load_va_dataset(args.corpus, split="train", data_dir=args.data_dir), callbacks=[times],
+        ).train()  # fmt: skip
+    if int(os.environ.get("RANK", "0")) == 0:
+        write_json(Path(args.output), {"texts_of_a_process": args.batch_size,
+                                       "seconds": float(np.median(np.diff(times.starts)[1:]))})  # fmt: skip
+    leave_at_once()
+
+
+def measure_evaluation(args: ScalingArguments) -> list[dict[str, Any]]:
+    """One evaluation on the corpus's validation texts, over the steps of the default interval."""
+    bench = Bench(args)
+    step = step_seconds(bench, args.rounds)
+    trainer, dev = bench.trainer, load_va_dataset(args.corpus, split="validation", data_dir=args.data_dir)
+    trainer.evaluate(dev)
+    took = statistics.median(seconds(lambda: trainer.evaluate(dev)) for _ in range(3))
+    interval = CarlTrainingArguments("unused", eval_strategy="steps", use_cpu=True).eval_steps
+    return [
+        {"validation_texts": len(dev), "probe_texts": trainer.args.probe_texts, "evaluation_seconds": took,
+         "step_seconds": step, "default_interval_in_steps": interval, "share_of_training": took / (interval * step)}
+    ]  # fmt: skip
+
+
+def render(result: dict[str, Any]) -> str:
+    parts = []
+    for name, rows in result["sections"].items():
+        header = [key.replace("_", " ") for key in rows[0]]
+        cells = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+        parts.append(f"{name}\n\n{table(header, cells)}")
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    try:
+        args = parse_script_arguments(ScalingArguments)
+        use_all_cores(args.num_threads)
+        datasets.disable_progress_bars()
+        if args.process_only:
+            run_process(args)
+        measures = {"batch": measure_batch, "length": measure_length, "corpus": measure_corpus,
+                    "processes": measure_processes, "evaluation": measure_evaluation}  # fmt: skip
+        sections = {name: measures[name](args) for name in args.sections}
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    settings = {name: getattr(args, name) for name in ("corpus", "encoder", "batch_size", "bf16")}
+    result = {"settings": settings, "sections": sections, **environment_record()}
+    print(render(result))
+    if args.output is not None:
+        write_json(Path(args.output), result)
+
+
+if __name__ == "__main__":
+    main()
