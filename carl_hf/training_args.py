@@ -235,6 +235,10 @@ class CarlTrainingArguments(TrainingArguments):
             elif "class" in self.label_kinds:
                 self.metric_for_best_model = "label_accuracy"  # else transformers takes the loss
         super().__post_init__()
+        # a contrastive batch is collated as a whole: each process makes its own, none is cut up and dealt out
+        if self.accelerator_config.dispatch_batches:
+            raise ValueError("accelerator_config: dispatch_batches must be off; each process reads its own texts.")
+        self.accelerator_config.dispatch_batches = False
 
     @property
     def weights(self) -> dict[str, float]:

@@ -19,6 +19,7 @@ class DoubleLabels(CarlDataCollator):
 
 
 def main(folder: Path, processes: int, settings: dict) -> None:
+    streamed = settings.pop("streamed", False)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     set_seed(0)
     encoder = tiny_encoder(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
@@ -29,9 +30,11 @@ def main(folder: Path, processes: int, settings: dict) -> None:
     )  # fmt: skip
     classes = sorted(TOY_NAMES.values())
     model = CarlModel.from_encoder(encoder, projection_dim=8, heads=args.heads, classes=classes).double()
+    data = toy_dataset(64, mixed=bool(args.heads))
     # one process sees rows 0 to 7; two see 0 to 3 and 4 to 7, the same joint batch
     trainer = CarlTrainer(
-        model=model, args=args, train_dataset=toy_dataset(64, mixed=bool(args.heads)), processing_class=tokenizer,
+        model=model, args=args, train_dataset=data.to_iterable_dataset() if streamed else data,
+        processing_class=tokenizer,
         data_collator=DoubleLabels(
             tokenizer, slices=2, parts=args.gradient_cache_parts, classes=classes,
             angles={"joy": 0.5, "sadness": 3.5},

@@ -16,11 +16,12 @@ WORKER = str(Path(__file__).with_name("distributed_worker.py"))
     [
         {"gradient_accumulation_steps": 2},
         {"ptd_weight": 0.0, "activation_checkpointing": True},
+        {"streamed": True},
         # texts with numbers, with names, with both: unequally many of each on the two processes
         {"objectives": ["mccl", "ptd", "proxy_anchor", "circular", "cross_entropy", "supcon", "regression=2"],
          "head_warmup_epochs": 0.25, "proxy_learning_rate": 0.3, "gradient_cache_parts": 2},
     ],
-    ids=["accumulation", "checkpointing", "all-objectives"],
+    ids=["accumulation", "checkpointing", "streamed", "all-objectives"],
 )  # fmt: skip
 def test_two_processes_train_the_model_of_one(settings, tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path / "tokenizer")

@@ -100,3 +100,8 @@ def test_arguments_survive_a_copy(tmp_path):
 def test_bad_settings_are_refused(settings, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         CarlTrainingArguments(str(tmp_path), **settings)
+
+
+def test_batches_are_not_dealt_out_between_processes(tmp_path):
+    with pytest.raises(ValueError, match="dispatch_batches must be off"):
+        CarlTrainingArguments(str(tmp_path), use_cpu=True, accelerator_config={"dispatch_batches": True})
