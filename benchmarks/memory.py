@@ -2,14 +2,14 @@
 
     python benchmarks/memory.py --data_dir DIR
 
-Every row runs in a process of its own: two steps, the second on the batch whose longest text is longer. "Step" is the
-peak less what the process held before its first step (the models and what was loaded); on a CPU the peak is the
-process's resident memory, on a GPU that of torch's allocator. One contrastive batch is encoded in parts
-(`gradient_cache_parts`) of as many texts as the first batch's.
+Every row runs in a process of its own, which first takes a step on eight texts (the optimizer's states are there from
+then on), then one on a whole batch, the longer of two. "Step" is the peak of that step less what was in use before it;
+on a CPU (Linux) resident memory, on a GPU that of torch's allocator. A batch larger than the first is encoded in parts
+(`gradient_cache_parts`) of as many texts as the first has.
 """
 
+import gc
 import multiprocessing
-import resource
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,24 +35,34 @@ def peak(args: MemoryArguments, name: str, parts: int) -> dict[str, Any]:
     """MiB of a step, in this process."""
     use_all_cores(args.num_threads)
     bench = Bench(args)
-    if parts > 1:
-        bench.trainer = bench.carl_trainer(gradient_cache_parts=parts)
-    (step,) = bench.steps([name]).values()
-    batches = [bench.batch(number) for number in range(2)]
-    batches.sort(key=lambda batch: batch["input_ids"].numel())
-    before = _memory(bench.device)
-    for batch in batches:
-        step(batch)
-    after = _memory(bench.device, peak=True)
+    step = bench.ours(gradient_cache_parts=parts) if name == OURS else bench.plain()
+    batches = sorted((bench.batch(number) for number in range(2)), key=lambda batch: batch["input_ids"].shape[1])
+    small = Bench(replace(args, batch_size=8)).batch(0)
+    step.run(step.prepare(small))  # the optimizer's states and the gradients' memory are there from now on
+    given = step.prepare(batches[-1])
+    before = _reset_peak(bench.device)
+    step.run(given)
+    after = _peak(bench.device)
     return {"peak_mib": after, "step_mib": after - before, "texts": args.batch_size, "parts": parts, "step": name}
 
 
-def _memory(device: torch.device, *, peak: bool = False) -> float:
+def _reset_peak(device: torch.device) -> float:
+    """MiB in use now, from where the peak is taken."""
+    gc.collect()
     if device.type == "cuda":
-        return (torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()) / _MIB
-    if peak:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else _MIB)
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / _MIB
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / _MIB
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is reset to what is resident
+    return _status("VmRSS")
+
+
+def _peak(device: torch.device) -> float:
+    return torch.cuda.max_memory_allocated() / _MIB if device.type == "cuda" else _status("VmHWM")
+
+
+def _status(name: str) -> float:
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[name].split()[0]) / 1024
 
 
 def measure(args: MemoryArguments) -> dict[str, Any]:

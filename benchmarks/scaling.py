@@ -10,6 +10,7 @@ with one process of one core (weak scaling: as many texts for each process); "ev
 the default interval with the training between two.
 """
 
+import functools
 import json
 import os
 import resource
@@ -27,7 +28,7 @@ import datasets
 import numpy as np
 import transformers
 from step_cost import seconds
-from training_steps import OURS, Bench, BenchArguments
+from training_steps import Bench, BenchArguments
 from transformers import TrainerCallback
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
@@ -56,9 +57,9 @@ class ScalingArguments(BenchArguments):
 
 
 def step_seconds(bench: Bench, rounds: int) -> float:
-    (step,) = bench.steps([OURS]).values()
-    step(bench.batch(0))
-    return statistics.median(seconds(lambda n=n: step(bench.batch(n))) for n in range(1, rounds + 1))
+    step = bench.ours()
+    batches = [bench.batch(number) for number in range(rounds + 1)]
+    return statistics.median([seconds(functools.partial(step.run, batch)) for batch in batches][1:])
 
 
 def measure_batch(args: ScalingArguments) -> list[dict[str, Any]]:
@@ -75,7 +76,7 @@ def measure_length(args: ScalingArguments) -> list[dict[str, Any]]:
     words = " ".join(bench.texts["text"][:4000]).split()
     found = []
     for length in args.lengths:
-        bench.trainer.data_collator.max_length = length
+        bench.collator.max_length = length
         texts = [" ".join(words[i * length : (i + 1) * length]) for i in range(args.batch_size)]
         bench.texts = datasets.Dataset.from_dict(
             {"text": texts, **{k: bench.texts[k][: args.batch_size] for k in ("valence", "arousal")}}
@@ -188,7 +189,7 @@ def measure_evaluation(args: ScalingArguments) -> list[dict[str, Any]]:
     """One evaluation on the corpus's validation texts, over the steps of the default interval."""
     bench = Bench(args)
     step = step_seconds(bench, args.rounds)
-    trainer, dev = bench.trainer, load_va_dataset(args.corpus, split="validation", data_dir=args.data_dir)
+    trainer, dev = bench.trainer(), load_va_dataset(args.corpus, split="validation", data_dir=args.data_dir)
     trainer.evaluate(dev)
     took = statistics.median(seconds(lambda: trainer.evaluate(dev)) for _ in range(3))
     interval = CarlTrainingArguments("unused", eval_strategy="steps", use_cpu=True).eval_steps

@@ -5,7 +5,9 @@
 
 All steps run in turn in one process, on the same texts, encoder, dtype and threads: forward, backward, clipping, AdamW
 and, for CARL, the target's update. Every round takes a new batch; ratios are taken within a round, and their medians
-reported. Other work on the machine can spoil the figures: the spread of the ratios shows it.
+reported. "Sliced" encodes a batch in padded slices of similar length, "packed" without padding, as this trainer does.
+The share of the machine's rate is that of the first round, whose matrix products are counted; those of attention are
+not where torch does not count them (on a CPU). Other work on the machine can spoil the figures: the spread shows it.
 """
 
 import functools
@@ -58,21 +60,22 @@ def measure(args: StepCostArguments) -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in steps}
     operations: dict[str, int] = {}
     for number in range(args.rounds + 1):
-        batch = bench.batch(number)
+        batch = bench.batch(max(number, 1))
         for name, step in steps.items():
+            given = step.prepare(batch)
             if number == 0:  # warms up: allocations, optimizer states
                 with FlopCounterMode(display=False) as counter:
-                    step(batch)
+                    step.run(given)
                 operations[name] = counter.get_total_flops()
                 continue
-            times[name].append(seconds(functools.partial(step, batch)))
+            times[name].append(seconds(functools.partial(step.run, given)))
         print(f"round {number} of {args.rounds}", file=sys.stderr, flush=True)
     rate = multiplication_rate(args.bf16, bench.device)
     rows = {
         name: {
             "seconds": statistics.median(found),
             "all_seconds": found,
-            "operations_of_the_first_batch": operations[name],
+            "operations_of_the_first_round": operations[name],
             **({"ours_over_it": _ratio(times[OURS], found)} if OURS in times and name != OURS else {}),
         }
         for name, found in times.items()
@@ -97,9 +100,10 @@ def render(result: dict[str, Any]) -> str:
 
     rows = []
     for name, row in result["steps"].items():
-        share = row["operations_of_the_first_batch"] / row["seconds"] / result["matrix_products_per_second"]
+        rate = row["operations_of_the_first_round"] / row["all_seconds"][0]
+        share = rate / result["matrix_products_per_second"]
         rows.append([name, f"{row['seconds']:.3f}", quartiles(row.get("ours_over_it")), f"{share:.0%}"])
-    return table(["step", "seconds", "this trainer's step over it (quartiles)", "share of the product rate"], rows)
+    return table(["step", "seconds", "CARL's step over it (quartiles)", "share of the machine's rate"], rows)
 
 
 def main() -> None:

@@ -11,17 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
+from carl_hf import CarlDataCollator, CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
-from carl_hf.collator import length_slices
+from carl_hf.collator import slices_of
 from carl_hf.encoders import load_encoder, load_tokenizer, resolve_encoder
 from carl_hf.losses import focal_detection_loss, mccl_loss, simcse_loss
 from carl_hf.momentum import update_target
+from carl_hf.packing import TokenLayout, encode_tokens, use_packed_attention
 
 OURS = "CARL, this trainer"
 PLAIN = "CARL, plain, padded"
-FORWARD = "one forward, no gradient, sliced"
 
 
 @dataclass
@@ -50,6 +51,14 @@ class Update:
         self.optimizer.zero_grad()
 
 
+@dataclass
+class Step:
+    """A training step: `run` on what `prepare`, which is not timed, makes of a batch."""
+
+    run: Callable[[Any], None]
+    prepare: Callable[[dict[str, Any]], Any] = lambda batch: batch
+
+
 class Bench:
     """The steps that are compared, each on a model of its own."""
 
@@ -60,9 +69,10 @@ class Bench:
         self.texts = load_va_dataset(args.corpus, split="train", data_dir=args.data_dir).shuffle(seed=0)
         if len(self.texts) < args.batch_size:
             raise ValueError(f"{args.corpus} has {len(self.texts)} training texts: lower --batch_size.")
-        self.trainer = self.carl_trainer()
+        self.collator = CarlDataCollator(self.tokenizer)
+        self.recipe = CarlTrainingArguments("unused", use_cpu=True)
 
-    def carl_trainer(self, **settings: Any) -> CarlTrainer:
+    def trainer(self, **settings: Any) -> CarlTrainer:
         args = CarlTrainingArguments(
             "unused", per_device_train_batch_size=self.args.batch_size, bf16=self.args.bf16, report_to="none",
             use_cpu=self.device.type == "cpu", save_strategy="no", **settings,
@@ -76,22 +86,24 @@ class Bench:
         """The batch of this number; after the last text the first follows."""
         first = number * self.args.batch_size
         rows = self.texts.select([i % len(self.texts) for i in range(first, first + self.args.batch_size)])
-        batch = self.trainer.data_collator(list(rows))
+        batch = self.collator(list(rows))
         return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16)
 
-    def steps(self, only: Sequence[str] | None = None) -> dict[str, Callable[[dict[str, Any]], None]]:
+    def steps(self, only: Sequence[str] | None = None) -> dict[str, Step]:
         """Name -> a step on a batch; those named in `only`, or all.
 
         Raises:
             ValueError: if there is no step of a name.
         """
         made = {
-            FORWARD: self.forward,
-            "SimCSE, padded": functools.partial(self.simcse, sliced=False),
-            "SimCSE, sliced": functools.partial(self.simcse, sliced=True),
+            "one forward, no gradient, sliced": functools.partial(self.forward, _sliced),
+            "one forward, no gradient, packed": functools.partial(self.forward, _packed),
+            "SimCSE, padded": functools.partial(self.simcse, _padded),
+            "SimCSE, sliced": functools.partial(self.simcse, _sliced),
+            "SimCSE, packed": functools.partial(self.simcse, _packed),
             "SimCSE, sentence-transformers' trainer": self.sentence_transformers,
             PLAIN: self.plain,
             OURS: self.ours,
@@ -101,40 +113,47 @@ class Bench:
             raise ValueError(f"There is no step {unknown[0]!r}: choose from {', '.join(map(repr, made))}.")
         return {name: make() for name, make in made.items() if only is None or name in only}
 
-    def ours(self) -> Callable[[dict[str, Any]], None]:
-        trainer, model = self.trainer, self.trainer.model
+    def ours(self, **settings: Any) -> Step:
+        trainer = self.trainer(**settings)
+        model = trainer.model
         update = Update(list(model.online_parameters()))
 
         def step(batch: dict[str, Any]) -> None:
-            trainer.training_step(model, dict(batch))
+            with self.autocast():  # as the prepared model's own
+                trainer.training_step(model, dict(batch))
             update()
             update_target(model.target, model.online, 0.99)
 
-        return step
+        parts = trainer.args.gradient_cache_parts
+        return Step(step, lambda batch: batch if parts == 1 else self._in_parts(batch, parts))
 
-    def forward(self) -> Callable[[dict[str, Any]], None]:
+    def _in_parts(self, batch: dict[str, Any], parts: int) -> dict[str, Any]:
+        """The same batch with the slices of `parts` parts."""
+        lengths = batch["attention_mask"].sum(1).tolist()
+        slices, numbers = slices_of(lengths, slices=self.collator.slices, parts=parts)
+        return {**batch, "slices": slices, "parts": numbers}
+
+    def forward(self, encode: "Encode") -> Step:
         encoder = load_encoder(self.args.encoder).to(self.device)
+        use_packed_attention(encoder)
 
         def step(batch: dict[str, Any]) -> None:
             with torch.no_grad(), self.autocast():
-                for ids, mask in _slices(batch):
-                    encoder(input_ids=ids, attention_mask=mask)
+                encode(encoder, batch)
 
-        return step
+        return Step(step)
 
-    def simcse(self, *, sliced: bool) -> Callable[[dict[str, Any]], None]:
+    def simcse(self, encode: "Encode") -> Step:
         """Two views of every text by dropout, in-batch negatives; padded: both views as one batch."""
         encoder = load_encoder(self.args.encoder).to(self.device).train()
+        use_packed_attention(encoder)
         update = Update(list(encoder.parameters()))
 
-        def embed(ids: Tensor, mask: Tensor) -> Tensor:
-            return encoder(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
-
-        def views(batch: dict[str, Any]) -> list[Tensor]:
-            if sliced:
-                return [torch.cat([embed(ids, mask) for ids, mask in _slices(batch)]) for _ in range(2)]
-            ids, mask = batch["input_ids"], batch["attention_mask"]
-            return list(embed(torch.cat([ids, ids]), torch.cat([mask, mask])).chunk(2))
+        def views(batch: dict[str, Any]) -> Sequence[Tensor]:
+            if encode is not _padded:
+                return [encode(encoder, batch) for _ in range(2)]
+            twice = {name: batch[name].repeat(2, 1) for name in ("input_ids", "attention_mask")}
+            return encode(encoder, twice).chunk(2)
 
         def step(batch: dict[str, Any]) -> None:
             with self.autocast():
@@ -142,9 +161,9 @@ class Bench:
             loss.backward()
             update()
 
-        return step
+        return Step(step)
 
-    def sentence_transformers(self) -> Callable[[dict[str, Any]], None]:
+    def sentence_transformers(self) -> Step:
         """The same loss by that library's trainer: pairs of a text with itself, its collator's batches."""
         from datasets import Dataset
         from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
@@ -167,19 +186,23 @@ class Bench:
         trainer.current_gradient_accumulation_steps = 1
         update = Update(list(model.parameters()))
 
-        def step(batch: dict[str, Any]) -> None:
-            model.train()
+        model.train()
+
+        def collate(batch: dict[str, Any]) -> dict[str, Any]:
             texts = self.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
-            collated = trainer.data_collator([{"anchor": text, "positive": text} for text in texts])
-            trainer.training_step(model, collated)
+            return trainer.data_collator([{"anchor": text, "positive": text} for text in texts])
+
+        def step(collated: dict[str, Any]) -> None:
+            with self.autocast():  # as the prepared model's own
+                trainer.training_step(model, dict(collated))
             update()
 
-        return step
+        return Step(step, collate)
 
-    def plain(self) -> Callable[[dict[str, Any]], None]:
+    def plain(self) -> Step:
         """CARL as one would first write it: a padded batch; passes of their own for the target, the attack, the clean
         and the perturbed texts."""
-        args = self.trainer.args
+        args = self.recipe
         model = CarlModel.from_encoder(self.args.encoder).to(self.device).train()
         update = Update(list(model.online_parameters()))
 
@@ -209,9 +232,30 @@ class Bench:
             update()
             update_target(model.target, model.online, 0.99)
 
-        return step
+        return Step(step)
 
 
-def _slices(batch: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+Encode = Callable[[PreTrainedModel, dict[str, Any]], Tensor]
+
+
+def length_slices(tensor_BL: Tensor, slices: Sequence[tuple[int, int, int]]) -> list[Tensor]:
+    """The rows of a length-sorted batch in slices, each cut to the (rows, width) that the collator found for it."""
+    parts = tensor_BL.split([rows for rows, _, _ in slices])
+    return [part[:, :width] for part, (_, width, _) in zip(parts, slices, strict=True)]
+
+
+def _padded(encoder: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    return encoder(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
+
+
+def _sliced(encoder: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
     ids, masks = (length_slices(batch[name], batch["slices"]) for name in ("input_ids", "attention_mask"))
-    return list(zip(ids, masks, strict=True))
+    pairs = zip(ids, masks, strict=True)
+    return torch.cat([encoder(input_ids=i, attention_mask=m).last_hidden_state[:, 0] for i, m in pairs])
+
+
+def _packed(encoder: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
+    layout = TokenLayout.of(batch)
+    words_TE = encoder.get_input_embeddings()(layout.pack(batch["input_ids"]))
+    return encode_tokens(encoder, words_TE, layout)[layout.first_B]

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from training_steps import length_slices
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments, set_seed
 
 from carl_hf import CarlDataCollator, Provenance, export_va_regressor, load_va_dataset
 from carl_hf.cli import parse_script_arguments, use_all_cores
-from carl_hf.collator import length_slices
 from carl_hf.encoders import load_tokenizer, resolve_encoder
 from carl_hf.mixtures import mix_datasets
 
@@ -44,7 +44,7 @@ class RegressionArguments:
 
 
 class RegressionTrainer(Trainer):
-    """Squared error of the head's outputs; the batch is encoded in length-sorted slices, as CarlTrainer does."""
+    """Squared error of the head's outputs; the batch is encoded in length-sorted slices."""
 
     loss_is_scaled_for_ga = False
 

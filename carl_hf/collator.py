@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from carl_hf.losses import NO_CLASS
@@ -67,10 +66,7 @@ class CarlDataCollator:
             input_ids[position, :length] = torch.tensor(encoded["input_ids"][i])
             attention_mask[position, :length] = 1
             eligible[position, :length] = torch.tensor(encoded["special_tokens_mask"][i]) == 0
-        lengths = [lengths[i] for i in order]
-        parts = [_even_sizes(texts, self.slices) for texts in _even_tokens(lengths, self.parts)]
-        sizes = [size for part in parts for size in part]
-        starts = [sum(sizes[:k]) for k in range(len(sizes))]
+        slices, parts = slices_of([lengths[i] for i in order], slices=self.slices, parts=self.parts)
         return {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -78,11 +74,8 @@ class CarlDataCollator:
             "va": torch.tensor([_va(rows[i]) for i in order], dtype=torch.float32),
             "class": torch.tensor([self._class(rows[i]) for i in order]),
             "angle": torch.tensor([self._angle(rows[i]) for i in order], dtype=torch.float32),
-            "slices": tuple(
-                (size, lengths[start], sum(lengths[start : start + size]))
-                for size, start in zip(sizes, starts, strict=True)
-            ),
-            "parts": tuple(len(part) for part in parts),
+            "slices": slices,
+            "parts": parts,
         }
 
     def _class(self, row: dict[str, Any]) -> int:
@@ -100,6 +93,19 @@ def _va(row: dict[str, Any]) -> tuple[float, float]:
     return (math.nan, math.nan) if valence is None or arousal is None else (valence, arousal)
 
 
+def slices_of(
+    lengths: Sequence[int], *, slices: int, parts: int
+) -> tuple[tuple[tuple[int, int, int], ...], tuple[int, ...]]:
+    """(rows, width, tokens) of the slices of texts with so many tokens each, longest first, and how many slices each
+    part has: at most `parts` parts of about as many tokens, at most `slices` slices of about as many texts in each."""
+    sizes_of_parts = [_even_sizes(texts, slices) for texts in _even_tokens(lengths, parts)]
+    found, start = [], 0
+    for size in (size for sizes in sizes_of_parts for size in sizes):
+        found.append((size, lengths[start], sum(lengths[start : start + size])))
+        start += size
+    return tuple(found), tuple(len(sizes) for sizes in sizes_of_parts)
+
+
 def _even_sizes(total: int, count: int) -> list[int]:
     """`total` in `count` whole parts, none empty, as equal as can be."""
     return [len(part) for part in torch.arange(total).tensor_split(min(count, total))]
@@ -110,9 +116,3 @@ def _even_tokens(lengths: Sequence[int], count: int) -> list[int]:
     before = torch.tensor(lengths).cumsum(0) - torch.tensor(lengths)  # a text belongs where its first token falls
     part = torch.div(before * count, sum(lengths), rounding_mode="floor")
     return part.unique_consecutive(return_counts=True)[1].tolist()
-
-
-def length_slices(tensor_BL: Tensor, slices: Sequence[tuple[int, int, int]]) -> list[Tensor]:
-    """The rows of a length-sorted batch in slices, each cut to the (rows, width) that the collator found for it."""
-    parts = tensor_BL.split([rows for rows, _, _ in slices])
-    return [part[:, :width] for part, (_, width, _) in zip(parts, slices, strict=True)]

@@ -40,6 +40,7 @@ def embed_texts(
 
     Args:
         texts: any number of texts. batch_size: texts of 32 tokens that are encoded together; of shorter ones more.
+            The encoder goes on computing attention by `carl_hf.packing` (the same result).
         pooling: `"cls"`, `"mean"`, or `"pooler"` (the encoder's own pooler output, tanh included).
         max_length: tokens kept of a text, at most those of the tokenizer. normalize: scale every vector to length 1.
 
@@ -82,7 +83,7 @@ def embed_poolings(
         disable = None if progress else True  # None: only where the output is a terminal
         packed = use_packed_attention(encoder) and "pooler" not in poolings
         with tqdm(total=sum(map(len, tokens)), desc=progress, unit="tok", unit_scale=True, disable=disable) as bar:
-            for rows in _batches(order, tokens, batch_size * _TOKENS_OF_A_TEXT):
+            for rows in _batches(order, tokens, batch_size * _TOKENS_OF_A_TEXT, padded=not packed):
                 ids = [tokens[i] for i in rows]
                 if packed:
                     found = _encode_packed(encoder, ids, poolings)
@@ -96,15 +97,17 @@ def embed_poolings(
     return results
 
 
-def _batches(order: Sequence[int], tokens: Sequence[Sequence[int]], most: int) -> Iterator[list[int]]:
-    """Numbers of consecutive texts with at most so many tokens together, or of one text."""
+def _batches(order: Sequence[int], tokens: Sequence[Sequence[int]], most: int, *, padded: bool) -> Iterator[list[int]]:
+    """Numbers of consecutive texts, longest first, with at most so many tokens together, padding counted if there is
+    any; or of one text."""
     rows, count = [], 0
     for i in order:
-        if rows and count + len(tokens[i]) > most:
+        length = len(tokens[rows[0] if padded and rows else i])
+        if rows and count + length > most:
             yield rows
-            rows, count = [], 0
+            rows, count, length = [], 0, len(tokens[i])
         rows.append(i)
-        count += len(tokens[i])
+        count += length
     if rows:
         yield rows
 

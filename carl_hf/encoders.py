@@ -108,6 +108,10 @@ def check_encoder(encoder: PreTrainedModel) -> None:
         raise ValueError(
             f"{type(encoder).__name__} ({family}) is no bidirectional text encoder such as BERT or RoBERTa."
         )
+    if encoder.config.to_dict().get("is_decoder"):
+        raise ValueError(
+            f"{type(encoder).__name__} is configured as a decoder (is_decoder), which reads one way only."
+        )
     if encoder._hf_peft_config_loaded:
         raise ValueError(
             "The encoder carries PEFT adapters, which would not be saved with the model: merge them first."

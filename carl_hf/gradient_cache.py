@@ -66,7 +66,7 @@ class CachedPass:
                 self._states.append(_RandomState(embeds_TE.device))
                 with torch.no_grad():
                     pooled.append(encode(self.embeds_TE[part.tokens], part))
-            torch.clear_autocast_cache()  # it holds weights cast without a graph, which would lose their gradients
+            torch.clear_autocast_cache()  # no cast made without a graph may serve where there is one
             pooled_BH = torch.cat(pooled)
         self.pooled_BH = pooled_BH.detach().requires_grad_()
 
@@ -89,18 +89,16 @@ class Gradients:
 
     Args:
         of_embeds_TE: word embeddings (T, E). parameters: what is differentiated by. of_parameters: their gradients,
-            one for each.
+            one for each; None where no loss has reached it.
     """
 
     of_embeds_TE: Tensor
     parameters: Sequence[Tensor]
-    of_parameters: list[Tensor]
+    of_parameters: list[Tensor | None]
 
     @classmethod
-    def zeros(cls, embeds_TE: Tensor, parameters: Sequence[Tensor]) -> "Gradients":
-        return cls(
-            torch.zeros_like(embeds_TE, requires_grad=False), parameters, [torch.zeros_like(p) for p in parameters]
-        )
+    def none_yet(cls, embeds_TE: Tensor, parameters: Sequence[Tensor]) -> "Gradients":
+        return cls(torch.zeros_like(embeds_TE, requires_grad=False), parameters, [None] * len(parameters))
 
     def add(self, output: Tensor, leaf_TE: Tensor, part: TokenLayout, gradient: Tensor | None = None) -> None:
         """Adds those of `output`, a scalar or a tensor with its own `gradient`, and frees its graph."""
@@ -112,14 +110,26 @@ class Gradients:
         self.add_of_parameters(found)
 
     def add_of_parameters(self, found: Sequence[Tensor | None]) -> None:
-        pairs = [(total, new) for total, new in zip(self.of_parameters, found, strict=True) if new is not None]
-        if pairs:
-            torch._foreach_add_(*(list(column) for column in zip(*pairs, strict=True)))
+        """Adds gradients that nothing else uses, one for each parameter: the first of a parameter is kept itself."""
+        totals, news, kept = [], [], set()
+        for number, (total, new) in enumerate(zip(self.of_parameters, found, strict=True)):
+            if new is None:
+                continue
+            if total is not None:
+                totals.append(total)
+                news.append(new)
+                continue
+            # two parameters may have been given one tensor, or one may be an expanded number
+            alone = new.is_contiguous() and new.data_ptr() not in kept
+            kept.add(new.data_ptr())
+            self.of_parameters[number] = new if alone else new.clone(memory_format=torch.contiguous_format)
+        if totals:
+            torch._foreach_add_(totals, news)
 
     def scaled(self, factor: float) -> "Gradients":
         """Multiplied by a number, in place."""
         if factor != 1.0:
-            torch._foreach_mul_([self.of_embeds_TE, *self.of_parameters], factor)
+            torch._foreach_mul_([self.of_embeds_TE, *(g for g in self.of_parameters if g is not None)], factor)
         return self
 
 

@@ -19,6 +19,14 @@ class _PrecomputedGradients(torch.autograd.Function):
         return None, None, *([None] * len(gradients)), *gradients
 
 
-def with_gradients(value: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
-    """`value` as a function of `parameters` whose gradients are already known: its backward costs no pass."""
-    return _PrecomputedGradients.apply(value, len(gradients), *gradients, *parameters) if parameters else value
+def with_gradients(value: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Tensor:
+    """`value` as a function of `parameters` whose gradients are already known: its backward costs no pass.
+
+    The gradients are given away: the backward pass scales them in place. A parameter with the gradient None has no
+    part in `value`.
+    """
+    known = [(parameter, g) for parameter, g in zip(parameters, gradients, strict=True) if g is not None]
+    if not known:
+        return value
+    parameters, gradients = zip(*known, strict=True)
+    return _PrecomputedGradients.apply(value, len(gradients), *gradients, *parameters)

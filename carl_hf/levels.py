@@ -68,7 +68,7 @@ class SentenceLevel:
 
     def score(self, embeds_TE: Tensor) -> Tensor:
         """The loss as a function of the word embeddings alone, with its gradient: what PGD raises."""
-        gradients = Gradients.zeros(embeds_TE.detach(), [])
+        gradients = Gradients.none_yet(embeds_TE, [])
         loss, _, _ = self(embeds_TE, gradients)
         return with_gradients(loss, [embeds_TE], [gradients.of_embeds_TE])
 

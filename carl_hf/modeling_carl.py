@@ -222,6 +222,8 @@ class CarlModel(CarlPreTrainedModel):
 
     def pool_packed(self, hidden_TH: Tensor, layout: TokenLayout) -> Tensor:
         """The embeddings (B, H) of packed texts from their last hidden states, under the model's pooling."""
+        if self.config.pooling == "cls":
+            return hidden_TH[layout.first_B]
         return torch.cat([self.pool(h, m) for h, m in zip(layout.pad_slices(hidden_TH), layout.masks, strict=True)])
 
     def predict(self, pooled_BH: Tensor) -> Tensor:

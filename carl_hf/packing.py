@@ -47,9 +47,9 @@ class TokenLayout:
         device, (rows, width) = attention_mask_BL.device, attention_mask_BL.shape
         total = sum(tokens_of_slice for _, _, tokens_of_slice in self.slices)
         lengths_B = attention_mask_BL.sum(1)
-        first_B = lengths_B.cumsum(0) - lengths_B
+        self.first_B = lengths_B.cumsum(0) - lengths_B  # a text's first token
         row_T = torch.repeat_interleave(torch.arange(rows, device=device), lengths_B, output_size=total)
-        self.column_T = torch.arange(total, device=device) - first_B[row_T]  # a token's position in its text
+        self.column_T = torch.arange(total, device=device) - self.first_B[row_T]  # a token's position in its text
         self._places_T = row_T * width + self.column_T
         self.masks: list[Tensor] = []  # (texts, width) of every slice
         self._slots: list[Tensor] = []  # place of its tokens among its texts * width
@@ -151,7 +151,8 @@ def use_packed_attention(encoder: PreTrainedModel) -> bool:
     work on it), and is not saved.
     """
     config = encoder.config
-    if config._attn_implementation == "sdpa" and config.model_type in _FROM_ZERO + _AFTER_PADDING:
+    can = config.model_type in _FROM_ZERO + _AFTER_PADDING and not config.to_dict().get("is_decoder")
+    if can and config._attn_implementation == "sdpa":
         encoder.set_attn_implementation(_PACKED)
     return config._attn_implementation == _PACKED
 

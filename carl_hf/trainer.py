@@ -158,6 +158,7 @@ class CarlTrainer(PublishingTrainer):
         # with PTD alone, saliency comes from MCCL, which is not trained on
         sentence_weights = {name: w for name, w in weights.items() if name != "ptd"} or {"mccl": 1.0}
         trains_sentences = set(weights) != {"ptd"}
+        loss_scale = self._loss_scale()
 
         def algorithm(carl: CarlModel) -> CarlOutput:
             layout = TokenLayout.of(inputs)
@@ -172,11 +173,11 @@ class CarlTrainer(PublishingTrainer):
             # Sentence level: online against target branch (Eq 3 to 6), or another objective. One backward pass gives
             # the gradients of the parameters and of the word embeddings; its graph is freed
             sentences = SentenceLevel(
-                carl, args, layout, sentence_weights, target_GD, labels, self._class_weights, self._loss_scale()
+                carl, args, layout, sentence_weights, target_GD, labels, self._class_weights, loss_scale
             )
             gradients = None
             if carl.training or "ptd" in weights:
-                gradients = Gradients.zeros(words_TE, trained if trains_sentences else [])
+                gradients = Gradients.none_yet(words_TE, trained if trains_sentences else [])
             l_sentence, losses, pooled_BH = sentences(words_TE, gradients)
             output = CarlOutput(loss=l_sentence, embedding=pooled_BH)
             for name, loss in losses.items():
@@ -202,12 +203,12 @@ class CarlTrainer(PublishingTrainer):
                     step_size=args.pgd_step_size, steps=args.pgd_steps, first_gradient=gradients.of_embeds_TE,
                 )  # Eq 8  # fmt: skip
                 if not trains_sentences:
-                    gradients = Gradients.zeros(words_TE, trained)
+                    gradients = Gradients.none_yet(words_TE, trained)
                 judged_texts = self._gather(judged_BL.any(-1)).sum()
                 l_ptd, logits_BL = detection_level(
                     carl, words_TE + delta_TE, layout, perturbed_BL, judged_BL, gamma=args.focal_gamma,  # Eq 9, 10
                     factor=counts[None] / judged_texts.clamp_min(1),  # the mean over the texts that were attacked
-                    loss_scale=weights["ptd"] * self._loss_scale(), gradients=gradients if carl.training else None,
+                    loss_scale=weights["ptd"] * loss_scale, gradients=gradients if carl.training else None,
                 )  # fmt: skip
                 output.loss = weights["ptd"] * l_ptd + (l_sentence if trains_sentences else 0)  # Eq 11
                 self._record(
@@ -217,7 +218,7 @@ class CarlTrainer(PublishingTrainer):
                     changed_coordinates=_changed_coordinates(words_TE, delta_TE, layout.pack(perturbed_BL)),
                 )
             if carl.training:
-                known = gradients.scaled(1 / self._loss_scale())
+                known = gradients.scaled(1 / loss_scale)
                 output.loss = with_gradients(
                     output.loss, [*trained, words_TE], [*known.of_parameters, known.of_embeds_TE]
                 )

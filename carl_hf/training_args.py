@@ -95,7 +95,9 @@ class CarlTrainingArguments(TrainingArguments):
     max_length: int = field(default=128, metadata={"help": "Tokens kept of a text; the rest is cut off."})
     encode_slices: int = field(
         default=8,
-        metadata={"help": "Length-sorted slices in which a batch is encoded. More slices, less padding; same loss."},
+        metadata={
+            "help": "Length-sorted slices in which attention pads a batch. More slices, less padding; same loss."
+        },
     )
     gradient_cache_parts: int = field(
         default=1,
@@ -218,8 +220,15 @@ class CarlTrainingArguments(TrainingArguments):
         self._check_ranges()
         if self.accumulate_contrast:
             self.gradient_cache_parts = max(self.gradient_cache_parts, self.gradient_accumulation_steps)
+            if self.per_device_eval_batch_size == self.per_device_train_batch_size:
+                self.per_device_eval_batch_size *= self.gradient_accumulation_steps
             self.per_device_train_batch_size *= self.gradient_accumulation_steps
             self.gradient_accumulation_steps = 1
+        if self.torch_compile:
+            raise ValueError(
+                "torch_compile must be off: every batch of packed texts has a new shape, for which torch compiles "
+                "anew (tried on a CPU: minutes a step)."
+            )
         if self.fp16 and not torch.cuda.is_available():
             raise ValueError("fp16 needs a GPU; a CPU would silently compute in float32. Use --bf16 or neither.")
         if self.bf16 is None:

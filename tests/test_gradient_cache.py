@@ -3,11 +3,14 @@
 import pytest
 import torch
 from conftest import tiny_encoder, toy_dataset
-from test_trainer import make_trainer
+from test_trainer import double_model, make_trainer
 
 from carl_hf import CarlDataCollator, CarlModel, CarlTrainingArguments
 from carl_hf.gradient_cache import CachedPass, Gradients, cached_backward
+from carl_hf.levels import SentenceLevel
+from carl_hf.losses import simcse_loss
 from carl_hf.packing import TokenLayout
+from carl_hf.sentence_losses import BatchLabels
 
 
 @pytest.fixture
@@ -36,13 +39,15 @@ def test_dropout_is_repeated_and_gradients_are_those_of_the_whole_graph(batch):
     seen.clear()
     torch.manual_seed(3)
     view = CachedPass(embed, words, layout, keeps_graph=True)
-    gradients = Gradients.zeros(words, parameters)
+    gradients = Gradients.none_yet(words, parameters)
     cached_backward(view.pooled_BH.cos().sum(), [view], gradients)
     assert torch.equal(torch.rand(3), following)  # the second encoding left no trace in the random state
     assert len(seen) == 6 and all(torch.equal(seen[i], seen[i + 3]) for i in range(3))
     assert torch.equal(view.pooled_BH, whole)
     for found, wish in zip([gradients.of_embeds_TE, *gradients.of_parameters], expected, strict=True):
-        torch.testing.assert_close(found, torch.zeros_like(found) if wish is None else wish, atol=1e-12, rtol=1e-9)
+        assert (found is None) == (wish is None)
+        if wish is not None:
+            torch.testing.assert_close(found, wish, atol=1e-12, rtol=1e-9)
 
 
 def test_without_a_backward_pass_nothing_keeps_a_graph(batch):
@@ -60,21 +65,33 @@ def test_without_a_backward_pass_nothing_keeps_a_graph(batch):
     assert graphs == [None] * 3
 
 
+def step_gradients(tmp_path, tokenizer, parts, *, bf16=False, seed=0, model=None, **settings):
+    """Gradients of one step by name, the loss, and the dtypes that a linear layer computed in."""
+    trainer = make_trainer(
+        tmp_path, tokenizer, model=model or double_model().float(), gradient_cache_parts=parts, **settings
+    )
+    seen = set()
+    layer = trainer.model.encoder.encoder.layer[0].intermediate.dense
+    layer.register_forward_hook(lambda module, given, output: seen.add(output.dtype))
+    batch = trainer.data_collator(list(toy_dataset(8, seed=3)))
+    batch["va"] = batch["va"].to(trainer.model.dtype)
+    torch.manual_seed(seed)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    return {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}, loss.item(), seen
+
+
 def test_cached_gradients_in_bfloat16_are_whole(tmp_path, tokenizer):
-    """autocast keeps casts of the weights: those made without a graph must not be used with one."""
-    found = []
-    for parts in (1, 3):
-        trainer = make_trainer(
-            tmp_path, tokenizer, bf16=True, gradient_cache_parts=parts, ptd_weight=0.0,
-            model=CarlModel.from_encoder(
-                tiny_encoder(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), projection_dim=8
-            ),
-        )  # fmt: skip
-        trainer.model.train()
-        trainer.current_gradient_accumulation_steps = 1
-        trainer.training_step(trainer.model, trainer.data_collator(list(toy_dataset(8, seed=3))))
-        found.append(torch.cat([p.grad.flatten() for p in trainer.model.online_parameters() if p.grad is not None]))
-    assert len(found[0]) == len(found[1]) and (found[0] - found[1]).norm() < 0.02 * found[0].norm()
+    """autocast may keep casts of the weights: those made without a graph must not be used with one."""
+    whole, _, seen = step_gradients(tmp_path, tokenizer, 1, bf16=True, ptd_weight=0.0)
+    cached, _, seen_cached = step_gradients(tmp_path, tokenizer, 3, bf16=True, ptd_weight=0.0)
+    assert seen == seen_cached == {torch.bfloat16} and set(whole) == set(cached)
+    matrices = [n for n in whole if n.startswith("online.encoder.encoder") and whole[n].ndim == 2]
+    total = sum(whole[n].square().sum() for n in matrices).sqrt()
+    difference = sum((whole[n] - cached[n]).square().sum() for n in matrices).sqrt()
+    assert len(matrices) == 12 and total > 1e-3 and difference < 0.1 * total
+    assert all(cached[n].norm() > 0 for n in matrices)
 
 
 def test_accumulation_can_enlarge_the_contrastive_batch(tmp_path, tokenizer):
@@ -93,7 +110,34 @@ def test_accumulation_can_enlarge_the_contrastive_batch(tmp_path, tokenizer):
 
 
 def test_simcse_contrasts_two_cached_views(tmp_path, tokenizer):
-    trainer = make_trainer(tmp_path, tokenizer, objectives=["simcse"], gradient_cache_parts=2, max_steps=2)
-    before = {n: p.detach().clone() for n, p in trainer.model.encoder.named_parameters() if "layer.1.output" in n}
-    trainer.train()
-    assert all(not torch.equal(p, trainer.model.encoder.get_parameter(n)) for n, p in before.items())
+    model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8).double().train()
+    model.use_packed_attention()
+    batch = CarlDataCollator(tokenizer, slices=2, parts=2)(list(toy_dataset(8, seed=3)))
+    layout = TokenLayout.of(batch)
+    words = model.word_embeddings(layout.pack(batch["input_ids"])).detach()
+    parameters = [p for n, p in model.encoder.named_parameters() if "pooler" not in n and "embeddings" not in n]
+
+    def embed(embeds, part):
+        return model.pool_packed(model.encode_packed(embeds, part), part)
+
+    torch.manual_seed(3)
+    views = [torch.cat([embed(words[part.tokens], part) for part in layout.parts()]) for _ in range(2)]
+    expected = torch.autograd.grad(simcse_loss(*views, temperature=0.05), parameters)
+
+    args = CarlTrainingArguments(str(tmp_path), use_cpu=True, objectives=["simcse"])
+    torch.manual_seed(3)
+    gradients = Gradients.none_yet(words, parameters)
+    SentenceLevel(model, args, layout, {"simcse": 1.0}, None, BatchLabels.of(batch, lambda rows: rows, 0), None, 1.0)(
+        words, gradients
+    )
+    for found, wish in zip(gradients.of_parameters, expected, strict=True):
+        torch.testing.assert_close(found, wish, atol=1e-12, rtol=1e-9)
+
+
+def test_a_parameter_that_no_loss_reaches_gets_no_gradient(tmp_path, tokenizer):
+    """so that weight decay does not move it"""
+    gradients, _, _ = step_gradients(
+        tmp_path, tokenizer, 2, objectives=["regression"], model=double_model(everything=True).float()
+    )
+    assert "regressor.weight" in gradients
+    assert not [name for name in gradients if "pooler" in name or name.startswith(("prediction", "detector"))]

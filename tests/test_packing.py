@@ -72,6 +72,20 @@ def test_packed_texts_train_under_activation_checkpointing(tokenizer):
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-12, rtol=0)
 
 
+def test_a_causal_encoder_is_refused_and_not_packed():
+    decoder = tiny_encoder(is_decoder=True)
+    assert not use_packed_attention(decoder)
+    with pytest.raises(ValueError, match="is_decoder"):
+        CarlModel.from_encoder(decoder)
+
+
+def test_padded_batches_of_unequal_texts_stay_small(tokenizer):
+    encoder, seen = tiny_encoder("mpnet"), []
+    encoder.register_forward_pre_hook(lambda m, a, given: seen.append(given["input_ids"].numel()), with_kwargs=True)
+    embed_texts(encoder, ["x" * 50, *["y"] * 40], tokenizer, pooling="cls", batch_size=4)
+    assert max(seen) <= 4 * 32 and len(seen) > 1
+
+
 def test_another_attention_is_left_alone_and_nothing_is_saved(tmp_path):
     encoder = tiny_encoder()
     encoder.set_attn_implementation("eager")

@@ -105,3 +105,8 @@ def test_bad_settings_are_refused(settings, message, tmp_path):
 def test_batches_are_not_dealt_out_between_processes(tmp_path):
     with pytest.raises(ValueError, match="dispatch_batches must be off"):
         CarlTrainingArguments(str(tmp_path), use_cpu=True, accelerator_config={"dispatch_batches": True})
+
+
+def test_compiling_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="torch_compile must be off"):
+        CarlTrainingArguments(str(tmp_path), use_cpu=True, torch_compile=True)
