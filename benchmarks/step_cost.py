@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 from training_steps import OURS, Bench, BenchArguments
 
 from carl_hf.cli import environment_record, parse_script_arguments, use_all_cores, write_json
@@ -32,6 +33,20 @@ from carl_hf.evaluation.markdown import table
 class StepCostArguments(BenchArguments):
     rounds: int = field(default=7, metadata={"help": "Rounds, after one that is not counted."})
     only: list[str] | None = field(default=None, metadata={"help": "Steps to measure, by name."})
+
+
+class Operations(TorchDispatchMode):
+    """Counts floating-point operations of matrix products. (torch's own counter cannot look into autograd.grad.)"""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -64,9 +79,9 @@ def measure(args: StepCostArguments) -> dict[str, Any]:
         for name, step in steps.items():
             given = step.prepare(batch)
             if number == 0:  # warms up: allocations, optimizer states
-                with FlopCounterMode(display=False) as counter:
+                with Operations() as counter:
                     step.run(given)
-                operations[name] = counter.get_total_flops()
+                operations[name] = counter.total
                 continue
             times[name].append(seconds(functools.partial(step.run, given)))
         print(f"round {number} of {args.rounds}", file=sys.stderr, flush=True)
