@@ -58,6 +58,7 @@ class _ExplicitParser(HfArgumentParser):
     def __init__(self, classes: Sequence[type], **options: Any):
         self._group_of: dict[str, argparse._ArgumentGroup] = {}
         super().__init__([], usage="%(prog)s [--config FILE] [--NAME VALUE ...]", **options)
+        self.dataclass_types = list(classes)
         groups = {key: self.add_argument_group(title) for key, title in _GROUPS.items()}
         for dataclass in classes:
             for field in dataclasses.fields(dataclass):
