@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib.util
+import inspect
 import json
 import logging
 import os
@@ -149,8 +150,8 @@ def _flags_and_file(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What was given as flags, and what the YAML file holds."""
     bars_only_in_a_terminal()
-    description = sys.modules[classes[0].__module__].__doc__  # of the script
-    parser = _ExplicitParser(classes, description=description, formatter_class=_HelpFormatter)
+    script = inspect.getmodule(classes[0])  # None where it was started by runpy
+    parser = _ExplicitParser(classes, description=script and script.__doc__, formatter_class=_HelpFormatter)
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of these arguments; flags win over it.")
     flags = vars(parser.parse_args(argv))
     config = flags.pop("config", None)
