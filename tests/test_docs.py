@@ -20,6 +20,12 @@ import yaml
 from carl_hf import CarlTrainingArguments, __version__, encoders, load_va_dataset
 
 ROOT = Path(__file__).parents[1]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
 GUIDES = [
     ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "model_cards" / "README.md", *sorted((ROOT / "benchmarks").glob("*/*.md")),
@@ -27,17 +33,12 @@ GUIDES = [
     ROOT / "carl_hf" / "resources" / "DATASHEET.md", ROOT / "carl_hf" / "label_spaces" / "SOURCES.md",
 ]  # fmt: skip
 SCRIPTS = sorted(
-    str(path.relative_to(ROOT))
-    for path in [
-        *(ROOT / "examples").glob("*.py"), *(ROOT / "benchmarks").glob("*.py"), ROOT / "examples" / "space" / "app.py",
-        ROOT / "model_cards" / "collect.py",
-    ]
-)  # fmt: skip
+    name_of(path)
+    for folder in ("examples", "benchmarks", "model_cards")
+    for path in (ROOT / folder).rglob("*.py")
+    if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+)
 PACKAGES = {"examples/mteb_task.py": "mteb", "examples/space/app.py": "gradio"}
-
-
-def name_of(path: Path) -> str:
-    return str(path.relative_to(ROOT))
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -130,6 +131,21 @@ def test_the_shown_answers_have_the_form_that_the_snippet_prints(workplace, tmp_
     assert re.sub(r"[-+]\d\.\d\d", "#", printed) == re.sub(r"[-+]\d\.\d\d", "#", shown)
 
 
+def test_the_shown_report_is_what_the_script_prints(capsys):
+    """The README's figures, read from its report and printed anew by examples/pretrain.py."""
+    shown = next(block for block in blocks(ROOT / "README.md", "text") if "held-out texts" in block)
+    results = {"run": {"method": "CARL"}, "verdict": shown.strip().splitlines()[-1]}
+    for key, pooling in (("before", "mean"), ("after", "cls"), ("gain", "")):
+        line = re.search(rf"^{key} .*$", shown, re.M)[0]
+        numbers = [float(number) for number in re.findall(r"[-+]?\d\.\d{3}", line)]
+        results[key] = {"demo": {"pooling": pooling}}
+        for dimension, (r, low, high) in zip(("valence", "arousal"), (numbers[:3], numbers[3:]), strict=True):
+            results[key]["demo"][dimension] = {"pearson": r, "pearson_interval": [low, high]}
+    with loaded("examples/pretrain.py") as script:
+        script.print_report(script.PretrainArguments(), results, {"demo": 512})
+    assert capsys.readouterr().out.strip() == shown.strip()
+
+
 # ---- commands
 
 
@@ -187,8 +203,7 @@ def test_commands_name_scripts_flags_and_files_that_exist(line, capsys):
 
 def test_every_script_is_in_a_guide():
     text = "".join(path.read_text(encoding="utf-8") for path in GUIDES)
-    # step_cost.py has no guide yet
-    assert [script for script in SCRIPTS if script not in text and script != "benchmarks/step_cost.py"] == []
+    assert [script for script in SCRIPTS if script not in text and not script.startswith("benchmarks/")] == []
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
