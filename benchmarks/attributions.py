@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from tqdm import tqdm
 
 from carl_hf import load_va_dataset
 from carl_hf.cli import environment_record, parse_script_arguments, use_all_cores, write_json
@@ -64,7 +65,7 @@ def main() -> None:
     right: dict[str, dict[str, list[float]]] = {
         row: {dimension: [] for dimension in DIMENSIONS} for row in (*get_args(Method), "any word")
     }
-    for text in texts:
+    for text in tqdm(texts, desc="texts", disable=None):  # None: only in a terminal
         effects = word_effects(predict, text)
         for k, dimension in enumerate(DIMENSIONS):
             better = beats_the_others(effects[:, k])

@@ -24,6 +24,7 @@ from carl_hf import CarlDataCollator, Provenance, export_va_regressor, load_va_d
 from carl_hf.cli import parse_script_arguments, use_all_cores
 from carl_hf.encoders import load_tokenizer, resolve_encoder
 from carl_hf.mixtures import mix_datasets
+from carl_hf.progress import show_progress
 
 
 @dataclass
@@ -83,11 +84,14 @@ def main() -> None:
         args.output_dir, num_train_epochs=args.num_train_epochs, max_steps=args.max_steps, seed=args.seed,
         per_device_train_batch_size=args.batch_size, learning_rate=args.learning_rate, warmup_steps=0.1,
         lr_scheduler_type="cosine", save_strategy="no", report_to="none", logging_steps=10,
-        remove_unused_columns=False, dataloader_drop_last=True,
+        remove_unused_columns=False, dataloader_drop_last=True, disable_tqdm=not sys.stderr.isatty(),
+        dataloader_pin_memory=torch.cuda.is_available(),
         bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False),
     )  # fmt: skip
     collator = CarlDataCollator(tokenizer, max_length=args.max_length)
-    RegressionTrainer(model=model, args=training, train_dataset=train, data_collator=collator).train()
+    trainer = RegressionTrainer(model=model, args=training, train_dataset=train, data_collator=collator)
+    show_progress(trainer)
+    trainer.train()
     origin = Provenance(base_model=args.encoder, corpora=args.corpora, method="regression of valence and arousal")
     export_va_regressor(model, tokenizer, args.output_dir, max_length=args.max_length, provenance=origin)
     print(f"{len(train)} texts; the model is in {args.output_dir}")

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib.util
+import inspect
 import json
 import logging
 import os
@@ -17,24 +18,75 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import transformers
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 from carl_hf.nearest import did_you_mean
+from carl_hf.progress import bars_only_in_a_terminal
 from carl_hf.training_args import CarlTrainingArguments
 from carl_hf.version import __version__
 
 Script = TypeVar("Script")
 
 
+_RECIPE = set(CarlTrainingArguments.__annotations__)
+_TRAINER = {f.name for f in dataclasses.fields(TrainingArguments)}
+_GROUPS = {
+    "script": "this script",
+    "carl": "CARL (carl_hf.CarlTrainingArguments)",
+    "recipe": "training (transformers.TrainingArguments, with the defaults of this recipe)",
+    "trainer": "training, the rest (transformers.TrainingArguments)",
+}
+_METAVARS = {int: "N", float: "X", str: "TEXT", string_to_bool: "true|false"}
+_WIDTH = 110
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help of one flag each: its name once, no wider than `_WIDTH`."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=32, width=min(_WIDTH, shutil.get_terminal_size().columns - 2))
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if action.nargs == 0:
+            return max(action.option_strings, key=len)
+        return f"{action.option_strings[0]} {self._format_args(action, action.dest.upper())}"
+
+
 class _ExplicitParser(HfArgumentParser):
     """An HfArgumentParser that returns only the flags that were given: what else holds comes from a file or preset."""
 
+    def __init__(self, classes: Sequence[type], **options: Any):
+        self._group_of: dict[str, argparse._ArgumentGroup] = {}
+        super().__init__([], usage="%(prog)s [--config FILE] [--NAME VALUE ...]", **options)
+        self.dataclass_types = list(classes)
+        groups = {key: self.add_argument_group(title) for key, title in _GROUPS.items()}
+        for dataclass in classes:
+            for field in dataclasses.fields(dataclass):
+                self._group_of[field.name] = groups[_group_key(dataclass, field.name)]
+            self._add_dataclass_arguments(dataclass)
+
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:
-        default = options.get("default")
+        name = options.get("dest") or names[0].lstrip("-")
+        default, choices = options.get("default"), ", ".join(map(str, options.get("choices") or ()))
         help_text = re.sub(r"%(?!\()", "%%", (options.get("help") or "").replace("%%", "%"))
-        if default not in (None, argparse.SUPPRESS):
-            help_text += f" (default: {str(default).replace('%', '%%')})"
-        return super().add_argument(*names, **{**options, "help": help_text, "default": argparse.SUPPRESS})
+        if options.get("action") == "store_false":
+            help_text = f"The same as --{name} false."
+        elif default not in (None, argparse.SUPPRESS):
+            shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+            help_text += f" (default: {shown.replace('%', '%%')})" if shown else ""
+        if len(choices) > 50:
+            options["metavar"], help_text = "NAME", f"{help_text} One of: {choices}."
+        elif not choices and options.get("type") in _METAVARS:
+            options.setdefault("metavar", _METAVARS[options["type"]])
+        add = self._group_of[name].add_argument if name in self._group_of else super().add_argument
+        return add(*names, **{**options, "help": help_text, "default": argparse.SUPPRESS})
+
+
+def _group_key(dataclass: type, name: str) -> str:
+    if dataclass is not CarlTrainingArguments:
+        return "script"
+    return ("recipe" if name in _RECIPE else "trainer") if name in _TRAINER else "carl"
 
 
 class _FileParser(_ExplicitParser):
@@ -54,6 +106,8 @@ def parse_arguments(
     """Reads a script's own arguments and CarlTrainingArguments from flags and a YAML file.
 
     `--config FILE` names the file; flags win over the file, the file over the preset, the preset over the defaults.
+    Where stderr is no terminal, progress bars are off unless `--disable_tqdm false`. `--help` begins with the
+    docstring of the script's module.
 
     Args:
         script_class: a dataclass with the script's own arguments. argv: the command line without the program's name.
@@ -73,6 +127,9 @@ def parse_arguments(
         if one in flags and other not in flags:
             settings.pop(other, None)
     settings.update(flags)
+    settings.setdefault("disable_tqdm", not sys.stderr.isatty())
+    if not torch.accelerator.is_available():
+        settings.setdefault("dataloader_pin_memory", False)  # torch warns of what it cannot do
     script_names = {f.name for f in dataclasses.fields(script_class)}
     script = script_class(**{k: v for k, v in settings.items() if k in script_names})
     return script, CarlTrainingArguments(**{k: v for k, v in settings.items() if k not in script_names})
@@ -92,8 +149,10 @@ def _flags_and_file(
     classes: Sequence[type], argv: Sequence[str] | None, default_config: Path | None, default_unless: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What was given as flags, and what the YAML file holds."""
-    parser = _ExplicitParser(classes, formatter_class=argparse.HelpFormatter)
-    parser.add_argument("--config", help="YAML file with any of these arguments; flags win over it.")
+    bars_only_in_a_terminal()
+    script = inspect.getmodule(classes[0])  # None where it was started by runpy
+    parser = _ExplicitParser(classes, description=script and script.__doc__, formatter_class=_HelpFormatter)
+    parser.add_argument("--config", metavar="FILE", help="YAML file with any of these arguments; flags win over it.")
     flags = vars(parser.parse_args(argv))
     config = flags.pop("config", None)
     if config is None and not any(name in flags for name in default_unless):

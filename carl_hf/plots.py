@@ -28,7 +28,7 @@ def plot_circumplex(
     from matplotlib import pyplot as plt
 
     panels = {"labels": truth, **panels}
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.6), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 5.2), layout="constrained", squeeze=False)
     if labels is not None:
         labels = [label if isinstance(label, str) and label else "unlabelled" for label in labels]
     names = sorted(set(labels)) if labels is not None else [None]
@@ -39,11 +39,16 @@ def plot_circumplex(
         for name in names:
             chosen = np.array([label == name for label in labels]) if labels is not None else slice(None)
             axis.scatter(*points[chosen].T, s=11, alpha=0.75, lw=0, color=COLOURS.get(name), label=name)
-        axis.set_title(title, parse_math=False)
-        axis.set(xlabel="valence", ylabel="arousal", xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
+        axis.set_title(title, parse_math=False, fontsize=13)
+        axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+        axis.set_xlabel("valence: unpleasant to pleasant", fontsize=12)
+        axis.set_ylabel("arousal: calm to agitated", fontsize=12)
     if labels is not None:
         handles, texts = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, texts, loc="outside lower center", ncols=len(texts), frameon=False, markerscale=2)
+        columns = min(len(texts), 3 * len(panels))
+        figure.legend(
+            handles, texts, loc="outside lower center", ncols=columns, frameon=False, markerscale=2, fontsize=12
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)

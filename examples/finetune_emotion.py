@@ -58,6 +58,7 @@ from carl_hf.heads import check_classes
 from carl_hf.label_spaces import read_label_space
 from carl_hf.mixtures import label_names
 from carl_hf.objectives import describe_objectives
+from carl_hf.progress import show_progress
 
 
 @dataclass
@@ -195,6 +196,7 @@ def main() -> None:
     if main_process and not resume:
         remove_results(args.output_dir)
     if trainer is not None:
+        show_progress(trainer)
         if main_process:
             print(f"Training {script.encoder} on {len(trainer.train_dataset)} texts: {', '.join(args.weights)} ...")
         trainer.train(resume_from_checkpoint=resume)

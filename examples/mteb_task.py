@@ -105,10 +105,12 @@ def _number(value: float) -> float | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=110)
+    )
     parser.add_argument("--model", required=True, help="Folder or Hub id that SentenceTransformer loads.")
     parser.add_argument("--data_dir", help="Folder with local copies of the corpora (without: EmoBank is fetched).")
-    parser.add_argument("--output", default="mteb_emobank.json", help="JSON file for the scores.")
+    parser.add_argument("--output", default="mteb_emobank.json", help="JSON file for scores (default: %(default)s).")
     parser.add_argument("--max_texts", type=int, help="Texts of each split at most (default: all).")
     args = parser.parse_args()
     task = EmoBankRegression(args.data_dir, args.max_texts)

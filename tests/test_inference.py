@@ -5,15 +5,12 @@ import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import emotions, tiny_encoder
+from conftest import emotions
 from huggingface_hub import InferenceClient, constants
 from transformers import pipeline
-
-from carl_hf.export_folder import export_files
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
 
@@ -101,24 +98,6 @@ def test_the_lines_of_the_card_run(kind, exports, monkeypatch):
                 assert np.shape(names["arousal"]) in ((), (2,))
             if "probabilities" in names:
                 assert names["probabilities"].shape == (2, 6)
-
-
-def test_the_lines_of_readme_and_docs_run(exports, tmp_path, monkeypatch, tokenizer):
-    (score,) = [s for s in snippets_of("README.md") if "runs/carl-demo/va" in s]
-    found: dict = {}
-    exec(score.replace("runs/carl-demo/va", str(exports[0] / "va")), found)
-    assert [{a["label"] for a in answer} for answer in found["answers"]] == [{"valence", "arousal"}] * 2
-    (export,) = snippets_of("docs/publishing.md")
-    tiny_encoder().save_pretrained(tmp_path / "tiny")
-    tokenizer.save_pretrained(tmp_path / "tiny")
-    monkeypatch.chdir(tmp_path)
-    exec(export.replace('"minilm-l6"', repr(str(tmp_path / "tiny"))), {})
-    assert all(export_files(tmp_path / "out" / kind) for kind in ("encoder", "va", "emotion"))
-
-
-def snippets_of(document):
-    text = (Path(__file__).parents[1] / document).read_text(encoding="utf-8")
-    return re.findall(r"```python\n(.*?)```", text, re.S)
 
 
 def test_a_pipeline_cuts_a_text_that_is_too_long(exports):

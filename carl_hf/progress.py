@@ -1,0 +1,64 @@
+"""What long jobs show: bars with the time left in a terminal, plain lines in a log file."""
+
+import logging
+import sys
+import time
+from typing import Any
+
+import datasets
+import transformers
+from tqdm import tqdm
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+logger = logging.getLogger(__name__)
+
+
+def bars_only_in_a_terminal() -> None:
+    """Switches the bars of transformers, datasets and the Hub client off where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+
+
+def figures_line(logs: dict[str, Any]) -> str:
+    """The figures of a log entry, `name value` each, but for the Trainer's rates and counts of operations."""
+    shown = {k: v for k, v in logs.items() if k not in ("epoch", "total_flos") and not k.endswith("_per_second")}
+    return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
+
+
+class ProgressLines(TrainerCallback):
+    """A line for every log entry: the step, the time that is left, the figures."""
+
+    def __init__(self):
+        self._start: tuple[float, int] | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._start = time.monotonic(), state.global_step
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._start = None
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        place = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
+        if self._start is not None and self._start[1] < state.global_step < state.max_steps:
+            seconds, first = time.monotonic() - self._start[0], self._start[1]
+            left = seconds / (state.global_step - first) * (state.max_steps - state.global_step)
+            place += f", {tqdm.format_interval(left)} left"
+        logger.info("%s: %s", place, figures_line(logs or {}))
+
+
+class ProgressBar(ProgressCallback):
+    """The Trainer's bar, with the figures as [`ProgressLines`] writes them."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and self.training_bar is not None:
+            self.training_bar.write(f"step {state.global_step}: {figures_line(logs or {})}", file=sys.stderr)
+
+
+def show_progress(trainer: Trainer) -> None:
+    """Lines, or a bar unless `disable_tqdm`, in place of what the Trainer prints."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(ProgressLines() if trainer.args.disable_tqdm else ProgressBar())

@@ -1,0 +1,312 @@
+"""What README and guides show runs: their Python, the flags and files of their commands, their links."""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from carl_hf import CarlTrainingArguments, __version__, encoders, load_va_dataset
+
+ROOT = Path(__file__).parents[1]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+GUIDES = [
+    ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "model_cards" / "README.md", *sorted((ROOT / "benchmarks").glob("*/*.md")),
+    ROOT / "examples" / "space" / "README.md", *sorted((ROOT / "carl_hf" / "evaluation" / "metrics").glob("*/*.md")),
+    ROOT / "carl_hf" / "resources" / "DATASHEET.md", ROOT / "carl_hf" / "label_spaces" / "SOURCES.md",
+]  # fmt: skip
+SCRIPTS = sorted(
+    name_of(path)
+    for folder in ("examples", "benchmarks", "model_cards")
+    for path in (ROOT / folder).rglob("*.py")
+    if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+)
+PACKAGES = {"examples/mteb_task.py": "mteb", "examples/space/app.py": "gradio"}
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.S | re.M)
+
+
+NEEDED = {
+    "sentence_transformers": "sentence_transformers", "carl_hf.explain": "captum", "onnx_export": "onnxscript",
+    "load_metric": "evaluate",
+}  # fmt: skip
+SNIPPETS = [
+    pytest.param(code, id=f"{name_of(path)}-{number}")
+    for path in GUIDES
+    for number, code in enumerate(blocks(path, "python"), 1)
+]
+COMMANDS = [
+    pytest.param(line, id=f"{name_of(path)}: {line[:60]}")
+    for path in GUIDES
+    for block in blocks(path, "bash")
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.strip()
+]
+
+
+# ---- Python
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory, exports, tiny) -> Path:
+    """A folder with what the snippets name: exports of a tiny model, a CSV file, and a tiny encoder as minilm-l6."""
+    folder = tmp_path_factory.mktemp("docs")
+    shutil.copytree(exports[0], folder / "runs" / "carl-demo")
+    frame = load_va_dataset("demo", split="test").to_pandas().head(40)
+    frame[["valence", "arousal"]] = 5 + 4 * frame[["valence", "arousal"]]
+    frame.to_csv(folder / "my.csv", index=False)
+    shutil.copytree(tiny, folder / "tiny_minilm" / "model")
+    (folder / "tiny_minilm" / "__init__.py").touch()
+    return folder
+
+
+@pytest.mark.parametrize("code", SNIPPETS)
+def test_python_runs(code, workplace, tmp_path, monkeypatch, measuring_packages):
+    """As it stands, on tiny models; training makes one step."""
+    for word, package in NEEDED.items():
+        if word in code:
+            pytest.importorskip(package)
+    weights = workplace / "tiny_minilm" / "model" / "model.safetensors"
+    monkeypatch.syspath_prepend(str(workplace))
+    monkeypatch.setattr(encoders, "_PACKAGED_MODULE", "tiny_minilm")
+    monkeypatch.setattr(encoders, "_PACKAGED_SHA256", hashlib.sha256(weights.read_bytes()).hexdigest())
+    prepare = CarlTrainingArguments.__init__
+
+    def one_step(self, output_dir=None, **settings):
+        prepare(self, output_dir, **{**settings, "max_steps": 1, "head_warmup_epochs": 0, "disable_tqdm": True})
+
+    monkeypatch.setattr(CarlTrainingArguments, "__init__", one_step)
+    monkeypatch.setenv("NO_COLOR", "1")
+    for name in ("my.csv", "runs"):  # what a snippet writes stays its own
+        (shutil.copytree if (workplace / name).is_dir() else shutil.copy)(workplace / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(code, "snippet", "exec"), names)
+    check(names, code, tmp_path)
+
+
+def check(names: dict, code: str, folder: Path) -> None:
+    """Where a comment or the text says what comes out, that it does."""
+    if "# (2, 384)" in code:
+        assert names["embeddings"].shape == (2, 16)  # the tiny model's width
+    if '"runs/mine/encoder")' in code:
+        assert (folder / "runs" / "mine" / "encoder" / "model.safetensors").is_file()
+    if "to_html" in code:
+        assert "<figure" in names["page"] and names["one"].target == "similarity"
+    if "out/emotion" in code:
+        assert all((folder / "out" / kind / "carl_export.json").is_file() for kind in ("encoder", "va", "emotion"))
+    if "predicted_valence" in code:
+        assert names["table"][["predicted_valence", "predicted_arousal"]].notna().all(axis=None)
+    if "objectives=" in code:
+        assert (folder / "runs" / "mine" / "checkpoint-1" / "model.safetensors").is_file()
+
+
+def test_the_shown_answers_have_the_form_that_the_snippet_prints(workplace, tmp_path, monkeypatch, capsys):
+    """The numbers are the demo run's; the tiny model here gives others."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code, shown = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.S).groups()
+    assert len(code.splitlines()) <= 10
+    monkeypatch.chdir(workplace)
+    exec(code, {})
+    printed = capsys.readouterr().out
+    assert re.sub(r"[-+]\d\.\d\d", "#", printed) == re.sub(r"[-+]\d\.\d\d", "#", shown)
+
+
+def test_the_shown_report_is_what_the_script_prints(capsys):
+    """The README's figures, read from its report and printed anew by examples/pretrain.py."""
+    shown = next(block for block in blocks(ROOT / "README.md", "text") if "held-out texts" in block)
+    results = {"run": {"method": "CARL"}, "verdict": shown.strip().splitlines()[-1]}
+    for key, pooling in (("before", "mean"), ("after", "cls"), ("gain", "")):
+        line = re.search(rf"^{key} .*$", shown, re.M)[0]
+        numbers = [float(number) for number in re.findall(r"[-+]?\d\.\d{3}", line)]
+        results[key] = {"demo": {"pooling": pooling}}
+        for dimension, (r, low, high) in zip(("valence", "arousal"), (numbers[:3], numbers[3:]), strict=True):
+            results[key]["demo"][dimension] = {"pearson": r, "pearson_interval": [low, high]}
+    with loaded("examples/pretrain.py") as script:
+        script.print_report(script.PretrainArguments(), results, {"demo": 512})
+    assert capsys.readouterr().out.strip() == shown.strip()
+
+
+# ---- commands
+
+
+class Found(Exception):
+    """Carries the parser that a script would have parsed its command line with."""
+
+
+@functools.cache
+def parser_of(script: str) -> argparse.ArgumentParser:
+    """The script's parser, from its `main` in this process."""
+    if script in PACKAGES:
+        pytest.importorskip(PACKAGES[script])
+
+    def stop(self, *arguments, **named):
+        raise Found(self)
+
+    with loaded(script) as module, pytest.MonkeyPatch.context() as patch, pytest.raises(Found) as found:
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        module.main()
+    return found.value.args[0]
+
+
+@contextlib.contextmanager
+def loaded(script: str) -> Iterator[ModuleType]:
+    """The script as a module, as long as it is needed."""
+    path, name = ROOT / script, Path(script).stem
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(path.parent))
+        for module in (name, "analysis"):  # the latter stands beside app.py
+            patch.delitem(sys.modules, module, raising=False)
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        yield module
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_name_scripts_flags_and_files_that_exist(line, capsys):
+    for command in re.split(r" && | \| ", line):
+        words = shlex.split(command, comments=True)
+        script = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
+        for word in words:
+            if re.match(r"(examples|benchmarks|model_cards|carl_hf|tests)/", word) and "{" not in word:
+                assert (ROOT / word).exists(), word
+        if script is None:
+            assert not words or words[0] in ("python3", ".", "pip", "ruff", "python", "hf", "git"), command
+            continue
+        assert words[:script] in (["python"], ["accelerate", "launch"]) or words[script - 1].isdigit(), command
+        try:
+            parser_of(words[script]).parse_args(words[script + 1 :])
+        except SystemExit:
+            pytest.fail(f"{command}: {capsys.readouterr().err}")
+
+
+def test_every_script_is_in_a_guide():
+    text = "".join(path.read_text(encoding="utf-8") for path in GUIDES)
+    assert [script for script in SCRIPTS if script not in text and not script.startswith("benchmarks/")] == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help(script, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    parser = parser_of(script)
+    with pytest.raises(SystemExit) as stop:
+        argparse.ArgumentParser.parse_args(parser, ["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 119
+    assert parser.description.strip().splitlines()[0] in text  # what the script is for
+    bare = [action.dest for action in parser._actions if not action.help or action.help.startswith(" (default")]
+    assert bare == [], "without help"
+    if "--config" not in text:
+        return  # a script with a handful of flags
+    helps = {action.dest: action.help for action in parser._actions if action.nargs != 0}
+    for field in (field for dataclass in parser.dataclass_types for field in dataclasses.fields(dataclass)):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if field.init and default not in (None, "", []):
+            assert "(default: " in helps[field.name], field.name
+    groups = {group.title: [a.dest for a in group._group_actions] for group in parser._action_groups}
+    assert groups["options"] == ["help", "config"] and groups["this script"]
+    carl = next(found for title, found in groups.items() if title.startswith("CARL"))
+    if carl:
+        assert {"temperature", "objectives", "preset"} <= set(carl) and "learning_rate" not in carl
+        recipe, rest = (found for title, found in groups.items() if title.startswith("training"))
+        assert "learning_rate" in recipe and "output_dir" in rest and "(default: 0.0001)" in text
+
+
+@pytest.mark.parametrize(
+    "script", [s for s in SCRIPTS if s not in ("examples/mteb_task.py", "model_cards/collect.py")]
+)
+def test_exit_codes(script, monkeypatch, capsys, tmp_path):
+    """2 from argparse for an unknown flag, 1 with one clear line for a mistake."""
+    parser_of(script)  # skips what is not installed
+    monkeypatch.chdir(tmp_path)
+    codes = []
+    with loaded(script) as module:
+        for flags in (["--no_such_flag"], ["--config", "none.yaml"]):
+            monkeypatch.setattr(sys, "argv", [script, *flags])
+            with pytest.raises(SystemExit) as stop:
+                module.main()
+            codes.append(stop.value.code)
+    assert codes[0] == 2 and codes[1].startswith(
+        "error: Cannot read the configuration none.yaml"
+    )  # which exits with 1
+    assert "unrecognized arguments: --no_such_flag" in capsys.readouterr().err
+
+
+# ---- links
+
+
+def anchors_of(path: Path) -> set[str]:
+    """The anchors that GitHub gives to a file's headings."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.S | re.M)
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.*)$", text, re.M):
+        anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        number = next(n for n in range(100) if (f"{anchor}-{n}" if n else anchor) not in found)
+        found.add(f"{anchor}-{number}" if number else anchor)
+    return found
+
+
+@pytest.mark.parametrize("path", [*GUIDES, *sorted((ROOT / "model_cards").glob("*/README.md"))], ids=name_of)
+def test_links_lead_somewhere(path):
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.S | re.M)
+    assert "@@" not in text and "TODO" not in text
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?://|mailto:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        goal = (path.parent / file).resolve() if file else path
+        assert goal.exists() and goal.is_relative_to(ROOT), target
+        assert not anchor or anchor in anchors_of(goal), target
+    for target in re.findall(r"(?<![\w/])(?:examples|benchmarks|docs|tests|carl_hf|model_cards)/[\w/.-]+\.\w+", text):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_guides_are_listed():
+    listed = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for guide in (ROOT / "docs").glob("*.md"):
+        assert guide.name == "README.md" or f"({guide.name})" in listed, guide.name
+
+
+def test_reproduction_names_figures_that_stand_in_their_records():
+    """The figures of the model cards, in README and docs/reproduction.md as in carl_export.json."""
+    readme, table = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/reproduction.md"))
+    for model in ("carl-demo", "carl-minilm"):
+        record = yaml.safe_load((ROOT / "model_cards" / model / "carl_export.json").read_text(encoding="utf-8"))
+        for row in record["results"]:
+            if row["metric"] == "pearson":
+                for value in (row["value"], row["baseline"]):
+                    figure = f"{value:.3f}".removeprefix("0")
+                    assert figure in readme and figure in table, (model, row["name"], figure)
+
+
+def test_citation_file():
+    """The keys and types of the Citation File Format 1.2.0 that the file uses."""
+    content = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert content["cff-version"] == "1.2.0" and content["type"] == "software" and content["message"]
+    assert content["version"] == __version__ and content["license"] == "Apache-2.0"
+    assert content["authors"] == [{"name": "carl_hf developers"}]
+    (paper,) = content["references"]
+    assert set(paper) >= {"type", "title", "authors", "year"} and "2502.20613" in paper["url"]
+    assert all(set(author) == {"family-names"} for author in paper["authors"])
