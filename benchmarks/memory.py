@@ -37,7 +37,7 @@ def peak(args: MemoryArguments, name: str, parts: int) -> dict[str, Any]:
     bench = Bench(args)
     step = bench.ours(gradient_cache_parts=parts) if name == OURS else bench.plain()
     batches = sorted((bench.batch(number) for number in range(2)), key=lambda batch: batch["input_ids"].shape[1])
-    small = Bench(replace(args, batch_size=8)).batch(0)
+    small = bench.batch(0, texts=8)
     step.run(step.prepare(small))  # the optimizer's states and the gradients' memory are there from now on
     given = step.prepare(batches[-1])
     before = _reset_peak(bench.device)

@@ -82,10 +82,10 @@ class Bench:
         trainer.current_gradient_accumulation_steps = 1
         return trainer
 
-    def batch(self, number: int) -> dict[str, Any]:
-        """The batch of this number; after the last text the first follows."""
+    def batch(self, number: int, *, texts: int | None = None) -> dict[str, Any]:
+        """The batch of this number, or its first texts; after the corpus's last text the first follows."""
         first = number * self.args.batch_size
-        rows = self.texts.select([i % len(self.texts) for i in range(first, first + self.args.batch_size)])
+        rows = self.texts.select([i % len(self.texts) for i in range(first, first + (texts or self.args.batch_size))])
         batch = self.collator(list(rows))
         return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
 

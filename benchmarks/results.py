@@ -1,0 +1,46 @@
+"""Renders RESULTS.md, the tables of what was measured about time and memory, from the JSON files in results/.
+
+python benchmarks/results.py
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import encode
+import memory
+import scaling
+import step_cost
+
+FOLDER = Path(__file__).parent
+RENDERED = {
+    "step_cost": ("A training step, float32", step_cost.render),
+    "step_cost_bf16": ("A training step, bfloat16", step_cost.render),
+    "memory": ("Memory of a training step", memory.render),
+    "scaling": ("How cost grows", scaling.render),
+    "encode": ("Embedding texts", encode.render),
+}
+
+
+def settings_line(result: dict[str, Any]) -> str:
+    settings = ", ".join(f"{name} {value}" for name, value in result["settings"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return f"{settings}; {result['machine']}, {result['threads']} threads; {versions}."
+
+
+def render(folder: Path) -> str:
+    parts = [
+        "# Time and memory, measured",
+        "Rendered by `python benchmarks/results.py` from the files in [results/](results); "
+        "[docs/performance.md](../docs/performance.md) explains them.",
+    ]
+    for name, (title, render_one) in RENDERED.items():
+        path = folder / f"{name}.json"
+        if path.is_file():
+            result = json.loads(path.read_text(encoding="utf-8"))
+            parts += [f"## {title}", settings_line(result), render_one(result)]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    (FOLDER / "RESULTS.md").write_text(render(FOLDER / "results"), encoding="utf-8")
