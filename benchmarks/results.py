@@ -4,6 +4,8 @@ python benchmarks/results.py
 """
 
 import json
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import memory
 import scaling
 import step_cost
 
-FOLDER = Path(__file__).parent
+from carl_hf.cli import parse_script_arguments
+
 RENDERED = {
     "step_cost": ("A training step, float32", step_cost.render),
     "step_cost_bf16": ("A training step, bfloat16", step_cost.render),
@@ -20,6 +23,12 @@ RENDERED = {
     "scaling": ("How cost grows", scaling.render),
     "encode": ("Embedding texts", encode.render),
 }
+
+
+@dataclass
+class ResultsArguments:
+    results: str = field(default="benchmarks/results", metadata={"help": "Folder with the records."})
+    output: str = field(default="benchmarks/RESULTS.md", metadata={"help": "The rendered file."})
 
 
 def settings_line(result: dict[str, Any]) -> str:
@@ -42,5 +51,15 @@ def render(folder: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def main() -> None:
+    try:
+        args = parse_script_arguments(ResultsArguments)
+        if not list(Path(args.results).glob("*.json")):
+            raise ValueError(f"{args.results} holds no records: run the benchmarks with --output.")
+        Path(args.output).write_text(render(Path(args.results)), encoding="utf-8")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
 if __name__ == "__main__":
-    (FOLDER / "RESULTS.md").write_text(render(FOLDER / "results"), encoding="utf-8")
+    main()

@@ -171,7 +171,7 @@ class Bench:
         from sentence_transformers.losses import MultipleNegativesRankingLoss
         from sentence_transformers.models import Pooling, Transformer
 
-        word = Transformer(resolve_encoder(self.args.encoder), max_seq_length=128)
+        word = Transformer(resolve_encoder(self.args.encoder), max_seq_length=self.collator.max_length)
         model = SentenceTransformer(
             modules=[word, Pooling(word.get_word_embedding_dimension(), "cls")], device=str(self.device)
         )
