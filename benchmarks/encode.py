@@ -9,20 +9,18 @@ Two sets of texts: the corpus's own, and short ones of mixed length (their first
 
 import functools
 import statistics
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from step_cost import seconds
-from training_steps import BenchArguments
+from training_steps import BenchArguments, peer_model, run_benchmark
 
 from carl_hf import load_va_dataset
-from carl_hf.cli import environment_record, parse_script_arguments, use_all_cores, write_json
+from carl_hf.cli import environment_record
 from carl_hf.embedding import embed_texts
-from carl_hf.encoders import load_encoder, load_tokenizer, resolve_encoder
+from carl_hf.encoders import load_encoder, load_tokenizer
 from carl_hf.evaluation.markdown import table
 
 
@@ -35,13 +33,9 @@ class EncodeArguments(BenchArguments):
 
 
 def measure(args: EncodeArguments) -> dict[str, Any]:
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer, encoder = load_tokenizer(args.encoder), load_encoder(args.encoder).to(device)
-    word = Transformer(resolve_encoder(args.encoder), max_seq_length=128)
-    peer = SentenceTransformer(modules=[word, Pooling(word.get_word_embedding_dimension(), "cls")], device=str(device))
+    peer = peer_model(args.encoder, max_length=128, device=device)
     long = load_va_dataset(args.corpus, split="train", data_dir=args.data_dir).shuffle(seed=0)["text"][: args.texts]
     lengths = np.random.default_rng(0).integers(1, 13, len(long))
     sets = {
@@ -82,15 +76,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    try:
-        args = parse_script_arguments(EncodeArguments)
-        use_all_cores(args.num_threads)
-        result = measure(args)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    print(render(result))
-    if args.output is not None:
-        write_json(Path(args.output), result)
+    run_benchmark(EncodeArguments, measure, render)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from training_steps import OURS, PLAIN, Bench, BenchArguments
+from training_steps import OURS, PLAIN, Bench, BenchArguments, run_benchmark
 
-from carl_hf.cli import environment_record, parse_script_arguments, use_all_cores, write_json
+from carl_hf.cli import environment_record, use_all_cores
 from carl_hf.evaluation.markdown import table
 
 _MIB = 2**20
@@ -53,14 +53,15 @@ def _reset_peak(device: torch.device) -> float:
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / _MIB
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is reset to what is resident
-    return _status("VmRSS")
+    return process_mib("VmRSS")
 
 
 def _peak(device: torch.device) -> float:
-    return torch.cuda.max_memory_allocated() / _MIB if device.type == "cuda" else _status("VmHWM")
+    return torch.cuda.max_memory_allocated() / _MIB if device.type == "cuda" else process_mib("VmHWM")
 
 
-def _status(name: str) -> float:
+def process_mib(name: str) -> float:
+    """What Linux says of this process: "VmRSS", MiB that are resident; "VmHWM", their peak."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[name].split()[0]) / 1024
 
@@ -91,14 +92,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    try:
-        args = parse_script_arguments(MemoryArguments)
-        result = measure(args)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    print(render(result))
-    if args.output is not None:
-        write_json(Path(args.output), result)
+    run_benchmark(MemoryArguments, measure, render)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ the default interval with the training between two.
 import functools
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,12 +26,13 @@ from typing import Any
 import datasets
 import numpy as np
 import transformers
+from memory import process_mib
 from step_cost import seconds
-from training_steps import Bench, BenchArguments
+from training_steps import Bench, BenchArguments, run_benchmark
 from transformers import TrainerCallback
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
-from carl_hf.cli import environment_record, leave_at_once, parse_script_arguments, use_all_cores, write_json
+from carl_hf.cli import environment_record, leave_at_once, write_json
 from carl_hf.encoders import load_tokenizer
 from carl_hf.evaluation.markdown import table
 
@@ -138,15 +138,11 @@ def measure_corpus(args: ScalingArguments) -> list[dict[str, Any]]:
                      "milliseconds_a_step": 1000 * float(np.median(steps)),
                      "milliseconds_a_step_of_the_last_tenth": 1000 * float(np.median(steps[-len(steps) // 10 :])),
                      "seconds_before_the_first_step": times.starts[0] - start, "seconds_to_make_the_data": made,
-                     "resident_mib_at_the_end": _resident_mib(),
-                     "peak_mib_so_far": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+                     "resident_mib_at_the_end": process_mib("VmRSS"),
+                     "peak_mib_so_far": process_mib("VmHWM")}
                 )  # fmt: skip
                 del trainer, data
     return found
-
-
-def _resident_mib() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def measure_processes(args: ScalingArguments) -> list[dict[str, Any]]:
@@ -199,6 +195,17 @@ def measure_evaluation(args: ScalingArguments) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def measure(args: ScalingArguments) -> dict[str, Any]:
+    datasets.disable_progress_bars()
+    if args.process_only:
+        run_process(args)
+    measures = {"batch": measure_batch, "length": measure_length, "corpus": measure_corpus,
+                "processes": measure_processes, "evaluation": measure_evaluation}  # fmt: skip
+    settings = {name: getattr(args, name) for name in ("corpus", "encoder", "batch_size", "bf16")}
+    sections = {name: measures[name](args) for name in args.sections}
+    return {"settings": settings, "sections": sections, **environment_record()}
+
+
 def render(result: dict[str, Any]) -> str:
     parts = []
     for name, rows in result["sections"].items():
@@ -209,22 +216,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    try:
-        args = parse_script_arguments(ScalingArguments)
-        use_all_cores(args.num_threads)
-        datasets.disable_progress_bars()
-        if args.process_only:
-            run_process(args)
-        measures = {"batch": measure_batch, "length": measure_length, "corpus": measure_corpus,
-                    "processes": measure_processes, "evaluation": measure_evaluation}  # fmt: skip
-        sections = {name: measures[name](args) for name in args.sections}
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    settings = {name: getattr(args, name) for name in ("corpus", "encoder", "batch_size", "bf16")}
-    result = {"settings": settings, "sections": sections, **environment_record()}
-    print(render(result))
-    if args.output is not None:
-        write_json(Path(args.output), result)
+    run_benchmark(ScalingArguments, measure, render)
 
 
 if __name__ == "__main__":

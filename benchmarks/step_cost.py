@@ -16,16 +16,15 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-from training_steps import OURS, Bench, BenchArguments
+from training_steps import OURS, Bench, BenchArguments, run_benchmark
 
-from carl_hf.cli import environment_record, parse_script_arguments, use_all_cores, write_json
+from carl_hf.cli import environment_record
 from carl_hf.evaluation.markdown import table
 
 
@@ -122,15 +121,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    try:
-        args = parse_script_arguments(StepCostArguments)
-        use_all_cores(args.num_threads)
-        result = measure(args)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    print(render(result))
-    if args.output is not None:
-        write_json(Path(args.output), result)
+    run_benchmark(StepCostArguments, measure, render)
 
 
 if __name__ == "__main__":

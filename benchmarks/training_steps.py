@@ -5,9 +5,11 @@ projection width.
 """
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +17,15 @@ from transformers import PreTrainedModel
 
 from carl_hf import CarlDataCollator, CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
+from carl_hf.cli import parse_script_arguments, use_all_cores, write_json
 from carl_hf.collator import slices_of
 from carl_hf.encoders import load_encoder, load_tokenizer, resolve_encoder
 from carl_hf.losses import focal_detection_loss, mccl_loss, simcse_loss
 from carl_hf.momentum import update_target
 from carl_hf.packing import TokenLayout, encode_tokens, use_packed_attention
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 OURS = "CARL, this trainer"
 PLAIN = "CARL, plain, padded"
@@ -36,6 +42,32 @@ class BenchArguments:
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads (default: all cores)."})
     output: str | None = field(default=None, metadata={"help": "JSON file for the figures."})
+
+
+def run_benchmark(
+    arguments: type[BenchArguments],
+    measure: Callable[[Any], dict[str, Any]],
+    render: Callable[[dict[str, Any]], str],
+) -> None:
+    """A benchmark's main: arguments from the command line, tables to standard output, the record to --output."""
+    try:
+        args = parse_script_arguments(arguments)
+        use_all_cores(args.num_threads)
+        result = measure(args)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print(render(result))
+    if args.output is not None:
+        write_json(Path(args.output), result)
+
+
+def peer_model(encoder: str, *, max_length: int, device: torch.device) -> "SentenceTransformer":
+    """The encoder with CLS pooling in sentence-transformers."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+
+    word = Transformer(resolve_encoder(encoder), max_seq_length=max_length)
+    return SentenceTransformer(modules=[word, Pooling(word.get_word_embedding_dimension(), "cls")], device=str(device))
 
 
 class Update:
@@ -166,15 +198,11 @@ class Bench:
     def sentence_transformers(self) -> Step:
         """The same loss by that library's trainer: pairs of a text with itself, its collator's batches."""
         from datasets import Dataset
-        from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+        from sentence_transformers import SentenceTransformerTrainer
         from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
         from sentence_transformers.losses import MultipleNegativesRankingLoss
-        from sentence_transformers.models import Pooling, Transformer
 
-        word = Transformer(resolve_encoder(self.args.encoder), max_seq_length=self.collator.max_length)
-        model = SentenceTransformer(
-            modules=[word, Pooling(word.get_word_embedding_dimension(), "cls")], device=str(self.device)
-        )
+        model = peer_model(self.args.encoder, max_length=self.collator.max_length, device=self.device)
         args = Arguments(
             "unused", bf16=self.args.bf16, use_cpu=self.device.type == "cpu", report_to="none", save_strategy="no",
             per_device_train_batch_size=self.args.batch_size,

@@ -25,6 +25,14 @@ def pool(hidden_BLH: Tensor, attention_mask_BL: Tensor, pooling: Literal["cls", 
     return (hidden_BLH * weight_BL1).sum(1) / weight_BL1.sum(1).clamp_min(1)
 
 
+def pool_packed(hidden_TH: Tensor, layout: TokenLayout, pooling: Literal["cls", "mean"]) -> Tensor:
+    """The same vectors (B, H) from the states of packed texts."""
+    if pooling == "cls":
+        return hidden_TH[layout.first_B]
+    padded = zip(layout.pad_slices(hidden_TH), layout.masks, strict=True)
+    return torch.cat([pool(hidden, mask, pooling) for hidden, mask in padded])
+
+
 @torch.no_grad()
 def embed_texts(
     encoder: PreTrainedModel,
@@ -120,8 +128,7 @@ def _encode_packed(
     )
     ids_T = torch.tensor([number for text in ids for number in text], device=encoder.device)
     hidden_TH = encode_tokens(encoder, encoder.get_input_embeddings()(ids_T), layout)
-    slices = list(zip(layout.pad_slices(hidden_TH), layout.masks, strict=True))
-    return {pooling: torch.cat([pool(hidden, mask, pooling) for hidden, mask in slices]) for pooling in poolings}
+    return {pooling: pool_packed(hidden_TH, layout, pooling) for pooling in poolings}
 
 
 def _encode_padded(

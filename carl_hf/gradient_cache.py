@@ -53,7 +53,7 @@ class CachedPass:
     """
 
     def __init__(self, encode: Encode, embeds_TE: Tensor, layout: TokenLayout, *, keeps_graph: bool):
-        self.encode, self.embeds_TE, self.parts = encode, embeds_TE.detach(), layout.parts()
+        self.encode, self.embeds_TE, self.parts = encode, embeds_TE.detach(), layout.parts
         self._graph: tuple[Tensor, Tensor] | None = None  # of a single part
         self._states: list[_RandomState] = []
         if keeps_graph and len(self.parts) == 1:

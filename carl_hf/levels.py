@@ -97,7 +97,7 @@ def detection_level(
     """
     loss, logits = torch.zeros((), device=embeds_TE.device), []
     with torch.set_grad_enabled(gradients is not None):
-        for part in layout.parts():
+        for part in layout.parts:
             leaf_TE = embeds_TE[part.tokens].detach().requires_grad_()
             logits_BL = part.unpack(model.detect(model.encode_packed(leaf_TE, part)))
             of_part = focal_detection_loss(logits_BL, perturbed_BL[part.texts], judged_BL[part.texts], gamma=gamma)

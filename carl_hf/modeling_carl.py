@@ -19,7 +19,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, in
 from transformers.utils import ModelOutput
 
 from carl_hf.configuration_carl import CarlConfig
-from carl_hf.embedding import embed_texts, pool
+from carl_hf.embedding import embed_texts, pool, pool_packed
 from carl_hf.encoders import check_encoder, load_encoder
 from carl_hf.packing import TokenLayout, encode_tokens, use_packed_attention
 
@@ -222,9 +222,7 @@ class CarlModel(CarlPreTrainedModel):
 
     def pool_packed(self, hidden_TH: Tensor, layout: TokenLayout) -> Tensor:
         """The embeddings (B, H) of packed texts from their last hidden states, under the model's pooling."""
-        if self.config.pooling == "cls":
-            return hidden_TH[layout.first_B]
-        return torch.cat([self.pool(h, m) for h, m in zip(layout.pad_slices(hidden_TH), layout.masks, strict=True)])
+        return pool_packed(hidden_TH, layout, self.config.pooling)
 
     def predict(self, pooled_BH: Tensor) -> Tensor:
         """Prediction (B, D) of the online branch from pooled states."""
@@ -240,7 +238,7 @@ class CarlModel(CarlPreTrainedModel):
     def project_target_packed(self, input_ids_T: Tensor, layout: TokenLayout) -> Tensor:
         """The same for packed texts, part by part."""
         words, projections = self.target.encoder.get_input_embeddings(), []
-        for part in layout.parts():
+        for part in layout.parts:
             hidden_TH = encode_tokens(self.target.encoder, words(input_ids_T[part.tokens]), part)
             projections.append(self.target.project(self.pool_packed(hidden_TH, part)))
         return torch.cat(projections)

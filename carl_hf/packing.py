@@ -8,6 +8,7 @@ it is computed in slices of similar length, padded within their slice. Encoders 
 attention, are called once for every padded slice; the result is the same.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ class TokenLayout:
         tokens: slice = slice(None),
     ):
         self.mask_BL, self.slices = attention_mask_BL, tuple(slices)
-        self._parts = (len(self.slices),) if parts is None else tuple(parts)
+        self._slices_of_parts = (len(self.slices),) if parts is None else tuple(parts)
         self.texts, self.tokens = texts, tokens
         device, (rows, width) = attention_mask_BL.device, attention_mask_BL.shape
         total = sum(tokens_of_slice for _, _, tokens_of_slice in self.slices)
@@ -77,10 +78,11 @@ class TokenLayout:
         ]
         return cls(mask_BL.to(device), slices)
 
+    @functools.cached_property
     def parts(self) -> list["TokenLayout"]:
         """The parts of the batch, each a layout with the `texts` and `tokens` of this one that it holds."""
         made, first_slice, first_text, first_token = [], 0, 0, 0
-        for count in self._parts:
+        for count in self._slices_of_parts:
             slices = self.slices[first_slice : first_slice + count]
             texts = slice(first_text, first_text + sum(s[0] for s in slices))
             tokens = slice(first_token, first_token + sum(s[2] for s in slices))

@@ -32,7 +32,7 @@ def test_dropout_is_repeated_and_gradients_are_those_of_the_whole_graph(batch):
 
     torch.manual_seed(3)
     whole_words = words.clone().requires_grad_()
-    whole = torch.cat([embed(whole_words[part.tokens], part) for part in layout.parts()])
+    whole = torch.cat([embed(whole_words[part.tokens], part) for part in layout.parts])
     expected = torch.autograd.grad(whole.cos().sum(), [whole_words, *parameters], allow_unused=True)
     following = torch.rand(3)
 
@@ -121,7 +121,7 @@ def test_simcse_contrasts_two_cached_views(tmp_path, tokenizer):
         return model.pool_packed(model.encode_packed(embeds, part), part)
 
     torch.manual_seed(3)
-    views = [torch.cat([embed(words[part.tokens], part) for part in layout.parts()]) for _ in range(2)]
+    views = [torch.cat([embed(words[part.tokens], part) for part in layout.parts]) for _ in range(2)]
     expected = torch.autograd.grad(simcse_loss(*views, temperature=0.05), parameters)
 
     args = CarlTrainingArguments(str(tmp_path), use_cpu=True, objectives=["simcse"])

@@ -41,7 +41,7 @@ def test_packed_texts_have_the_states_and_gradients_of_padded_ones(family, token
             torch.testing.assert_close(gradient, other, atol=1e-11, rtol=0, msg=name)
     # part by part, and calls on padded texts as before
     words = encoder.get_input_embeddings()(layout.pack(ids))
-    parts = [encode_tokens(encoder, words[part.tokens], part) for part in layout.parts()]
+    parts = [encode_tokens(encoder, words[part.tokens], part) for part in layout.parts]
     torch.testing.assert_close(torch.cat(parts), expected, atol=1e-12, rtol=0)
     again = encoder(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
     torch.testing.assert_close(again, expected, atol=1e-12, rtol=0)
@@ -126,7 +126,7 @@ def test_the_layout_holds_every_token_once(texts, slices, parts, tokenizer):
     assert layout.unpack(tokens).equal(batch["input_ids"] * mask)
     assert layout.pack_slices(layout.pad_slices(tokens)).equal(tokens)
     assert sum(rows for rows, _, _ in batch["slices"]) == texts and sum(batch["parts"]) == len(batch["slices"])
-    made = layout.parts()
+    made = layout.parts
     assert len(made) <= parts and made[0].texts.start == 0 and made[-1].texts.stop == texts
     for part, following in zip(made, made[1:], strict=False):
         assert (part.texts.stop, part.tokens.stop) == (following.texts.start, following.tokens.start)
@@ -138,5 +138,5 @@ def test_the_layout_holds_every_token_once(texts, slices, parts, tokenizer):
 def test_parts_hold_about_as_many_tokens(tokenizer):
     layout = TokenLayout.of(batch_of(tokenizer, 200, parts=4))
     longest = layout.mask_BL.shape[1]
-    counts = [part.tokens.stop - part.tokens.start for part in layout.parts()]
+    counts = [part.tokens.stop - part.tokens.start for part in layout.parts]
     assert len(counts) == 4 and max(counts) - min(counts) <= longest
