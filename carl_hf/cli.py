@@ -18,9 +18,11 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import transformers
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser, Trainer, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+from carl_hf.checkpoints import last_checkpoint, read_seal
+from carl_hf.faults import SKIPPED_STEPS
 from carl_hf.nearest import did_you_mean
 from carl_hf.progress import bars_only_in_a_terminal
 from carl_hf.training_args import CarlTrainingArguments
@@ -257,7 +259,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-_RESULTS = ("results.json", "encoder", "va", "emotion", "hub", "figures")
+_RESULTS = ("results.json", SKIPPED_STEPS, "encoder", "va", "emotion", "hub", "figures")
 
 
 def results_of_a_run(folder: str | Path) -> list[Path]:
@@ -287,16 +289,27 @@ def prepare_output(args: CarlTrainingArguments, *, overwrite: bool) -> str | Non
     """Checks where a run may write, and finds the checkpoint that it resumes from, if it does.
 
     Raises:
-        ValueError: if the folder holds another run, or there is no such checkpoint.
+        ValueError: if the folder holds another run, or there is no such checkpoint, or it is torn.
     """
     resume = args.resume_from_checkpoint
     if args.process_index == 0:
         check_output_dir(args.output_dir, resume=bool(resume), overwrite=overwrite)
     if resume == "last":
         return last_checkpoint(args.output_dir)
-    if resume and not (Path(resume) / "trainer_state.json").is_file():
+    if resume and not Path(resume).is_dir():
         raise ValueError(f"--resume_from_checkpoint {resume} is no checkpoint folder; 'last' finds the newest one.")
+    if resume:
+        read_seal(resume)
     return resume
+
+
+def train_or_exit(trainer: Trainer, resume: str | None) -> None:
+    """Trains; what a user can remedy (a full disk, a diverged loss, a text that cannot be used) ends the program with
+    one line."""
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
 
 
 def public_command(script: str) -> str:
@@ -308,21 +321,3 @@ def remove_results(folder: str | Path) -> None:
     """Removes what an earlier run has left in a folder, and nothing else."""
     for path in results_of_a_run(folder):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def last_checkpoint(folder: str | Path) -> str:
-    """The newest whole checkpoint of a run. One that a kill has left unfinished (the Trainer's state comes last) is
-    passed over.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    checkpoints = [path for path in Path(folder).glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
-    for path in sorted(checkpoints, key=lambda path: -int(path.name.split("-")[-1])):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            print(f"{path} is unfinished: passed over.", file=sys.stderr)
-            continue
-        return str(path)
-    raise ValueError(f"There is no whole checkpoint in {folder} to resume from.")

@@ -32,6 +32,9 @@ class CarlDataCollator:
         valence = arousal = 0, which has no angle), `slices`, a tuple of (rows, width, tokens): the next `rows` rows
         need only their first `width` columns, and hold so many tokens; and `parts`, a tuple of how many slices each
         part has.
+
+    Raises (when called):
+        ValueError: for valence or arousal outside [-1, 1]; it names the text.
     """
 
     def __init__(
@@ -90,7 +93,14 @@ class CarlDataCollator:
 
 def _va(row: dict[str, Any]) -> tuple[float, float]:
     valence, arousal = row.get("valence"), row.get("arousal")
-    return (math.nan, math.nan) if valence is None or arousal is None else (valence, arousal)
+    if valence is None or arousal is None or math.isnan(valence) or math.isnan(arousal):
+        return math.nan, math.nan
+    if not (-1 <= valence <= 1 and -1 <= arousal <= 1):
+        raise ValueError(
+            f"Valence {valence} and arousal {arousal} of the text {row['text'][:80]!r} do not lie in [-1, 1]: load it "
+            "with load_va_dataset(..., scale=(least, greatest)), which normalises."
+        )
+    return valence, arousal
 
 
 def slices_of(

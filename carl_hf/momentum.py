@@ -4,6 +4,7 @@ Source: Son, Saurez, Har, arXiv 2502.20613, Eq 1 and 2; the schedule is BYOL's (
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -56,13 +57,16 @@ class TargetUpdateCallback(TrainerCallback):
     """Updates `model.target` from `model.online` after every optimizer step that was taken.
 
     The momentum depends on `global_step / max_steps` alone, so that a resumed run continues exactly.
+
+    Args:
+        initial_momentum (`float`): m_0 in [0, 1]. skipped: tells whether the present step changed nothing.
     """
 
-    def __init__(self, initial_momentum: float):
-        self.initial_momentum = initial_momentum
+    def __init__(self, initial_momentum: float, skipped: Callable[[], bool]):
+        self.initial_momentum, self.skipped = initial_momentum, skipped
 
     def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
-        if optimizer.step_was_skipped:  # fp16: gradients overflowed, the online branch did not move
+        if self.skipped() or optimizer.step_was_skipped:  # the latter under fp16, where gradients overflowed
             return
         update_target(
             model.target, model.online, cosine_momentum(state.global_step, state.max_steps, self.initial_momentum)

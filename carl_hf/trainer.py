@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
+from carl_hf.checkpoints import ResumableTrainer
 from carl_hf.collator import CarlDataCollator
 from carl_hf.evaluation.dev_probe import DevProbe
+from carl_hf.faults import SkipNonFiniteSteps
 from carl_hf.gradient_cache import Gradients
 from carl_hf.gradients import with_gradients
 from carl_hf.levels import SentenceLevel, detection_level
@@ -46,7 +48,7 @@ from carl_hf.training_setup import (
 logger = logging.getLogger(__name__)
 
 
-class CarlTrainer(PublishingTrainer):
+class CarlTrainer(PublishingTrainer, ResumableTrainer):
     """Trains a [`CarlModel`] on texts with valence and arousal, or with names of emotions, or a mixture.
 
     Args:
@@ -61,7 +63,8 @@ class CarlTrainer(PublishingTrainer):
     Logs, besides the Trainer's own: every objective's loss under its name, such as `mccl` and `ptd`; `detector_auc`,
     `momentum`, `zero_label_fraction` (share of the texts with numbers whose label is (0, 0)), `changed_coordinates`
     (share of the perturbed tokens' coordinates that differ from the clean ones in the dtype the encoder computes in),
-    `embedding_std`, `effective_rank` and `target_distance` (see `carl_hf.monitor`). An evaluation logs the same losses
+    `embedding_std`, `effective_rank` and `target_distance` (see `carl_hf.monitor`); and `skipped_steps`, how many so
+    far, when the loss or gradient of a step is not finite (see `carl_hf.faults`). An evaluation logs the same losses
     on `eval_dataset`, and `eval_valence_pearson`, `eval_arousal_pearson` and their mean `eval_va_pearson` from a ridge
     probe, `eval_label_accuracy` (percent) from a logistic one, each where the texts carry such labels (see
     `probe_texts`), with the cost of both, `eval_probe_seconds`.
@@ -128,7 +131,9 @@ class CarlTrainer(PublishingTrainer):
         if args.probe_texts and self._can_probe():
             self.dev_probe = DevProbe(train_dataset, texts=args.probe_texts, seed=args.seed)
         check_metric(self.args, self.dev_probe, eval_dataset)
-        self.add_callback(TargetUpdateCallback(args.initial_momentum))
+        self.faults = SkipNonFiniteSteps(self.accelerator, processing_class, args.max_skipped_steps, self.log)
+        self.add_callback(self.faults)
+        self.add_callback(TargetUpdateCallback(args.initial_momentum, lambda: self.faults.skipped))
         if args.warmup_epochs_of_heads > 0:
             self.add_callback(HeadWarmupCallback(args.warmup_epochs_of_heads))
         self.model.use_packed_attention()
@@ -228,6 +233,14 @@ class CarlTrainer(PublishingTrainer):
         self._last_embedding_BH = output.embedding
         return (output.loss, output) if return_outputs else output.loss
 
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        return self.faults.watch(inputs, self._last_embedding_BH, loss)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor:
+        self.faults.grad_norm = super()._get_grad_norm(model, grad_norm)
+        return self.faults.grad_norm
+
     def _loss_scale(self) -> float:
         """Factor on a loss before an inner backward pass: the scaler's under fp16, where small gradients underflow."""
         return self.accelerator.scaler.get_scale() if self.accelerator.scaler is not None else 1.0
@@ -250,10 +263,8 @@ class CarlTrainer(PublishingTrainer):
         means = {}
         for name in names:
             values, weights = (torch.stack(column) for column in zip(*self._records.pop(name), strict=True))
-            weights = weights * ~values.isnan()
-            total = self._gather(torch.stack([(values.nan_to_num() * weights).sum(), weights.sum()]).unsqueeze(0)).sum(
-                0
-            )
+            weights, values = weights * values.isfinite(), values.nan_to_num(posinf=0, neginf=0)
+            total = self._gather(torch.stack([(values * weights).sum(), weights.sum()]).unsqueeze(0)).sum(0)
             if total[1] > 0:
                 means[name.removeprefix("eval_")] = (total[0] / total[1]).item()
         return means

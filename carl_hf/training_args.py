@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 
+from carl_hf.engines import check_engine
 from carl_hf.label_spaces import read_label_space
 from carl_hf.losses import LabelKernel
 from carl_hf.momentum import momentum_from_half_life
@@ -111,6 +112,17 @@ class CarlTrainingArguments(TrainingArguments):
         metadata={
             "help": "gradient_accumulation_steps enlarge the contrastive batch, in place of averaging separate ones: "
             "so many times per_device_train_batch_size texts, in so many parts (gradient_cache_parts)."
+        },
+    )
+    # Faults
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Not needed: a step whose loss is not finite is skipped (max_skipped_steps)."}
+    )
+    max_skipped_steps: int = field(
+        default=10,
+        metadata={
+            "help": "Training stops after so many steps in a row whose loss or gradient was not finite. Each is "
+            "skipped and counted, and its texts are named."
         },
     )
     # What is trained
@@ -224,11 +236,7 @@ class CarlTrainingArguments(TrainingArguments):
                 self.per_device_eval_batch_size *= self.gradient_accumulation_steps
             self.per_device_train_batch_size *= self.gradient_accumulation_steps
             self.gradient_accumulation_steps = 1
-        if self.torch_compile:
-            raise ValueError(
-                "torch_compile must be off: every batch of packed texts has a new shape, for which torch compiles "
-                "anew (tried on a CPU: minutes a step)."
-            )
+        check_engine(self)
         if self.fp16 and not torch.cuda.is_available():
             raise ValueError("fp16 needs a GPU; a CPU would silently compute in float32. Use --bf16 or neither.")
         if self.bf16 is None:
@@ -298,7 +306,7 @@ class CarlTrainingArguments(TrainingArguments):
             require(number(name) >= 0, name, "zero or positive")
         require(self.head_warmup_epochs is None or number("head_warmup_epochs") >= 0, "head_warmup_epochs",
                 "zero or positive")  # fmt: skip
-        for name in ("pgd_steps", "encode_slices", "gradient_cache_parts", "max_length"):
+        for name in ("pgd_steps", "encode_slices", "gradient_cache_parts", "max_skipped_steps", "max_length"):
             require(number(name) >= 1 and number(name) == int(number(name)), name, "a whole number, at least 1")
         for name in ("momentum", "momentum_half_life"):
             require(getattr(self, name) is None or math.isfinite(number(name)), name, "a number")

@@ -41,6 +41,7 @@ from carl_hf.cli import (
     public_command,
     remove_results,
     start_measuring_script,
+    train_or_exit,
     use_all_cores,
     write_json,
 )
@@ -199,7 +200,7 @@ def main() -> None:
         show_progress(trainer)
         if main_process:
             print(f"Training {script.encoder} on {len(trainer.train_dataset)} texts: {', '.join(args.weights)} ...")
-        trainer.train(resume_from_checkpoint=resume)
+        train_or_exit(trainer, resume)
     if not main_process:
         leave_at_once()
     if trainer is not None:

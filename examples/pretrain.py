@@ -47,6 +47,7 @@ from carl_hf.cli import (
     public_command,
     remove_results,
     start_measuring_script,
+    train_or_exit,
     use_all_cores,
     write_json,
 )
@@ -345,7 +346,7 @@ def main() -> None:
         remove_results(args.output_dir)
     if main_process:
         print(f"Training {script.encoder} on {len(train)} texts ...")
-    trainer.train(resume_from_checkpoint=resume)
+    train_or_exit(trainer, resume)
     if not main_process:
         leave_at_once()
 

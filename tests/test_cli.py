@@ -7,7 +7,6 @@ import torch
 from carl_hf.cli import (
     available_cores,
     check_output_dir,
-    last_checkpoint,
     parse_arguments,
     remove_results,
     use_all_cores,
@@ -112,18 +111,6 @@ def test_a_folder_that_holds_a_run_is_refused_resumed_or_replaced(tmp_path):
     assert [path.name for path in out.iterdir()] == ["notes.txt"]  # what is not a run's stays
     with pytest.raises(ValueError, match="is a file"):
         check_output_dir(out / "notes.txt", resume=False, overwrite=True)
-
-
-def test_the_newest_whole_checkpoint_is_taken(tmp_path, capsys):
-    with pytest.raises(ValueError, match="no whole checkpoint"):
-        last_checkpoint(tmp_path)
-    for step, state in ((9, "{}"), (10, "{}"), (11, '{"torn'), (12, None)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if state is not None:
-            write(folder / "trainer_state.json", state)
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-    assert "checkpoint-12 is unfinished" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+from accelerate.parallelism_config import ParallelismConfig
 
 from carl_hf import CarlTrainingArguments
 from carl_hf.training_args import PAPER_SETTINGS
@@ -108,5 +109,26 @@ def test_batches_are_not_dealt_out_between_processes(tmp_path):
 
 
 def test_compiling_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="torch_compile must be off"):
+    with pytest.raises(ValueError, match="must be off"):
         CarlTrainingArguments(str(tmp_path), use_cpu=True, torch_compile=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "engine"),
+    [
+        ({"fsdp": True}, {}, "FSDP"),
+        ({"deepspeed": "zero.json"}, {}, "DeepSpeed"),
+        ({"parallelism_config": ParallelismConfig(tp_size=2)}, {}, "tensor"),
+        ({}, {"ACCELERATE_USE_FSDP": "true"}, "FSDP"),  # what accelerate launch sets
+        ({}, {"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed"),
+        ({}, {"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM"),
+        ({}, {"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "tensor"),
+        ({}, {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "dynamo"),
+    ],
+    ids=str,
+)
+def test_engines_that_do_not_work_are_refused_before_training(settings, environment, engine, tmp_path, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=engine):
+        CarlTrainingArguments(str(tmp_path), use_cpu=True, **settings)

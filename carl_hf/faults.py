@@ -1,0 +1,135 @@
+"""Steps whose loss or gradient is not finite: skipped, counted, and the texts behind them named.
+
+Shape suffixes: B texts of this process, L tokens of the longest, H width of the encoder.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from transformers import TrainerCallback
+
+logger = logging.getLogger(__name__)
+
+SKIPPED_STEPS = "skipped_steps.jsonl"
+_SHOWN_TEXTS, _SHOWN_CHARACTERS = 3, 100
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What a batch has left behind until the optimizer's step."""
+
+    input_ids_BL: Tensor
+    attention_mask_BL: Tensor
+    embedding_BH: Tensor
+    loss: Tensor
+
+    def suspects(self) -> Tensor:
+        """(B,) booleans: texts whose embedding is not finite; none if they all are so, which is not the texts'
+        fault."""
+        found_B = ~self.embedding_BH.isfinite().all(-1)
+        return found_B & ~found_B.all()
+
+
+class SkipNonFiniteSteps(TrainerCallback):
+    """Drops the gradients of a step whose loss or gradient is not finite, on any process: the optimizer then changes
+    nothing, and its own state stays as it was; the schedule goes on. The step is counted, a warning names the texts,
+    and a line of `skipped_steps.jsonl` in the output folder holds them all.
+
+    Under fp16 an infinite gradient is the scaler's business, which skips the step and lowers its scale; only a loss
+    that is not finite counts.
+
+    Args:
+        accelerator: of the trainer. tokenizer: decodes the texts; None names them by their token ids.
+        limit (`int`): skipped steps in a row after which training stops.
+        log: takes an entry for the trainer's log, from which a resumed training takes the count.
+
+    Attributes:
+        total (`int`): steps skipped since training began, also before it was resumed.
+        skipped (`bool`): whether the present step is.
+
+    Raises (in training):
+        FloatingPointError: after `limit` skipped steps in a row.
+    """
+
+    def __init__(self, accelerator: Accelerator, tokenizer: Any, limit: int, log: Callable[[dict[str, float]], None]):
+        self.accelerator, self.tokenizer, self.limit, self.log = accelerator, tokenizer, limit, log
+        self.total, self.in_a_row, self.skipped = 0, 0, False
+        self.grad_norm: Tensor | None = None
+        self._batches: list[_Batch] = []
+        self._last_loss: Tensor | None = None
+
+    def watch(self, inputs: dict[str, Any], embedding_BH: Tensor, loss: Tensor) -> Tensor:
+        """Keeps what is needed to judge this batch. Returns the loss to be logged: the last finite one in place of one
+        that is not, 0 before there was any."""
+        self._batches.append(_Batch(inputs["input_ids"], inputs["attention_mask"], embedding_BH.detach(), loss))
+        last = torch.zeros_like(loss) if self._last_loss is None else self._last_loss
+        self._last_loss = torch.where(loss.isfinite(), loss, last)
+        return self._last_loss
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.total = max((entry.get("skipped_steps", 0) for entry in state.log_history), default=0)
+        self.in_a_row, self._batches = 0, []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        batches, self._batches = self._batches, []
+        faulty = ~torch.stack([batch.loss.isfinite() for batch in batches]).all()
+        if self.accelerator.scaler is None:
+            faulty = faulty | ~torch.as_tensor(self.grad_norm, device=faulty.device).isfinite()
+        if self.accelerator.num_processes > 1:
+            faulty = self.accelerator.reduce(faulty.float())
+        self.skipped = bool(faulty)  # the one value of a step that the host waits for
+        if not self.skipped:
+            self.in_a_row = 0
+            return
+        for parameter in model.parameters():
+            parameter.grad = None
+        self.total, self.in_a_row = self.total + 1, self.in_a_row + 1
+        self.log({"skipped_steps": self.total})
+        self._report(batches, state.global_step + 1, Path(args.output_dir))
+        if self.in_a_row >= self.limit:
+            raise FloatingPointError(
+                f"Training stopped at step {state.global_step + 1}: the loss or gradient of the last {self.in_a_row} "
+                f"steps was not finite. {SKIPPED_STEPS} in {args.output_dir} holds their texts; the last checkpoint "
+                "is untouched. A lower --learning_rate, or --bf16 in place of --fp16, is the usual remedy."
+            )
+
+    def _report(self, batches: Sequence[_Batch], step: int, folder: Path) -> None:
+        own_fault = gather_object([text for batch in batches for text in self._texts(batch, batch.suspects())])
+        texts = own_fault or gather_object(
+            [text for batch in batches for text in self._texts(batch, torch.ones_like(batch.suspects()))]
+        )
+        losses = gather_object([batch.loss.item() for batch in batches])
+        if not self.accelerator.is_main_process:
+            return
+        shown = "; ".join(repr(text[:_SHOWN_CHARACTERS]) for text in texts[:_SHOWN_TEXTS])
+        logger.warning(
+            "Step %d was skipped: its %s not finite (skipped so far: %d). %s: %s%s.",
+            step,
+            "gradient is" if torch.tensor(losses).isfinite().all() else "loss is",
+            self.total,
+            "Caused by" if own_fault else "No text is to blame alone; the step's texts",
+            shown,
+            f" and {len(texts) - _SHOWN_TEXTS} more, see {folder / SKIPPED_STEPS}"
+            if len(texts) > _SHOWN_TEXTS
+            else "",
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / SKIPPED_STEPS).open("a", encoding="utf-8") as file:
+            entry = {"step": step, "losses": [str(x) for x in losses], "blamed": bool(own_fault), "texts": texts}
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+    def _texts(self, batch: _Batch, chosen_B: Tensor) -> list[str]:
+        """The chosen texts, as far as the encoder has seen them."""
+        found = []
+        for row in chosen_B.nonzero().flatten().tolist():
+            ids = batch.input_ids_BL[row][batch.attention_mask_BL[row].bool()].tolist()
+            found.append(str(ids) if self.tokenizer is None else self.tokenizer.decode(ids, skip_special_tokens=True))
+        return found

@@ -1,0 +1,128 @@
+"""Steps that are not finite are skipped, counted and explained, and nothing learns from them."""
+
+import copy
+import json
+import logging
+import math
+
+import pytest
+import torch
+from conftest import tiny_encoder, toy_dataset
+from datasets import concatenate_datasets
+from test_trainer import make_trainer
+from transformers import TrainerCallback
+
+from carl_hf import CarlModel
+from carl_hf.checkpoints import last_checkpoint
+from carl_hf.faults import SKIPPED_STEPS
+
+BAD = "qqq"
+
+
+def poisoned(tokenizer) -> CarlModel:
+    """Its embedding of any text with the letter q is not finite."""
+    model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8)
+    with torch.no_grad():
+        for branch in (model.online.encoder, model.target.encoder):
+            branch.embeddings.word_embeddings.weight[tokenizer.convert_tokens_to_ids("q")] = math.nan
+    return model
+
+
+def texts_with_a_bad_one(size: int, row: int):
+    data = toy_dataset(size)
+    bad = data.select([row]).map(lambda _: {"text": BAD}, load_from_cache_file=False)
+    return concatenate_datasets([data.select(range(row)), bad, data.select(range(row + 1, size))])
+
+
+def state_of(trainer) -> dict[str, torch.Tensor]:
+    """Weights and the optimizer's moments and counts."""
+    state = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    for number, moments in trainer.optimizer.state_dict()["state"].items():
+        state |= {f"optimizer.{number}.{name}": copy.deepcopy(value) for name, value in moments.items()}
+    return state
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name].nan_to_num(), b[name].nan_to_num()) for name in a)
+
+
+class Watch(TrainerCallback):
+    """The state after every step, with that before the first."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.states = [state_of(self.trainer)]
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.states.append(state_of(self.trainer))
+
+
+def watched(tmp_path, tokenizer, **settings):
+    trainer = make_trainer(tmp_path, tokenizer, train_sampling_strategy="sequential", **settings)
+    watch = Watch()
+    watch.trainer = trainer
+    trainer.add_callback(watch)
+    return trainer, watch
+
+
+def test_a_step_with_a_text_that_is_not_finite_changes_nothing_and_names_it(tmp_path, tokenizer, caplog):
+    trainer, watch = watched(
+        tmp_path, tokenizer, model=poisoned(tokenizer), data=texts_with_a_bad_one(32, row=19), max_steps=4
+    )
+    with caplog.at_level(logging.WARNING, logger="carl_hf.faults"):
+        trainer.train()
+    changed = [not same(a, b) for a, b in zip(watch.states, watch.states[1:], strict=False)]
+    assert changed == [True, True, False, True]
+    log = trainer.state.log_history
+    assert [h["step"] for h in log if "skipped_steps" in h] == [2] and trainer.faults.total == 1
+    assert all(math.isfinite(h["loss"]) for h in log if "loss" in h)
+    (entry,) = [json.loads(line) for line in (tmp_path / SKIPPED_STEPS).read_text().splitlines()]
+    assert entry["step"] == 3 and entry["blamed"] and entry["losses"] == ["nan"]
+    assert [text.replace(" ", "") for text in entry["texts"]] == [BAD]
+    assert "Step 3 was skipped: its loss is not finite (skipped so far: 1). Caused by: 'q q q'" in caplog.text
+
+
+def test_one_bad_batch_of_several_accumulated_ones_skips_the_step(tmp_path, tokenizer):
+    trainer, watch = watched(
+        tmp_path, tokenizer, model=poisoned(tokenizer), data=texts_with_a_bad_one(32, row=9), max_steps=2,
+        gradient_accumulation_steps=2,
+    )  # fmt: skip
+    trainer.train()
+    assert same(watch.states[0], watch.states[1]) and not same(watch.states[1], watch.states[2])
+
+
+def test_a_gradient_that_is_not_finite_is_told_from_a_loss_that_is_not(tmp_path, tokenizer, caplog):
+    trainer, watch = watched(tmp_path, tokenizer, max_steps=2)
+    trainer.model.online.projection[0].weight.register_hook(
+        lambda gradient: gradient * (math.inf if trainer.state.global_step == 1 else 1.0)
+    )
+    with caplog.at_level(logging.WARNING, logger="carl_hf.faults"):
+        trainer.train()
+    assert not same(watch.states[0], watch.states[1]) and same(watch.states[1], watch.states[2])
+    assert "Step 2 was skipped: its gradient is not finite (skipped so far: 1). No text is to blame" in caplog.text
+    assert len(json.loads((tmp_path / SKIPPED_STEPS).read_text())["texts"]) == 8  # all of the step
+
+
+def test_training_stops_after_so_many_in_a_row_and_goes_on_from_its_checkpoint(tmp_path, tokenizer):
+    settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "max_skipped_steps": 3}
+    broken = make_trainer(tmp_path, tokenizer, **settings)
+    faulty_steps = (2, 4, 5, 6)  # one alone, and three in a row
+
+    def overflow(gradient):
+        return gradient * (math.inf if broken.state.global_step + 1 in faulty_steps else 1.0)
+
+    broken.model.online.projection[0].weight.register_hook(overflow)
+    with pytest.raises(FloatingPointError, match="stopped at step 6: .* last 3 steps was not finite.*untouched"):
+        broken.train()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+    resumed = make_trainer(tmp_path, tokenizer, **settings)
+    resumed.train(resume_from_checkpoint="last")
+    assert resumed.state.global_step == 6
+    assert resumed.faults.total == 2  # steps 2 and 4; what came after the checkpoint is done again
+
+
+@pytest.mark.parametrize("label", [math.inf, 1.5])
+def test_labels_out_of_range_are_refused_in_a_stream_too(label, tmp_path, tokenizer):
+    data = toy_dataset(16).map(lambda row, i: {"valence": label} if i == 3 else row, with_indices=True)
+    trainer = make_trainer(tmp_path, tokenizer, data=data.to_iterable_dataset(), max_steps=2)  # checked by no one
+    with pytest.raises(ValueError, match=f"Valence {label} .* of the text '{data[3]['text']}' do not lie in"):
+        trainer.train()
