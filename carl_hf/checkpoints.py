@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import Trainer
+from transformers import Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,13 @@ def last_checkpoint(folder: str | Path) -> str:
 
 
 class ResumableTrainer(Trainer):
-    """A Trainer whose checkpoints are sealed when they are whole. An older one is only deleted after that."""
+    """A Trainer whose checkpoints are sealed when they are whole. An older one is only deleted after that.
+
+    Attributes:
+        start_step (`int`): optimizer steps made before the present training.
+    """
+
+    start_step = 0
 
     @property
     def batch_texts(self) -> int:
@@ -98,6 +105,7 @@ class ResumableTrainer(Trainer):
         """
         if resume_from_checkpoint in (True, "last"):
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        self.start_step = 0
         if resume_from_checkpoint:
             trained = read_seal(resume_from_checkpoint)["batch_texts"]
             if trained != self.batch_texts:
@@ -106,6 +114,9 @@ class ResumableTrainer(Trainer):
                     f"{self.batch_texts}. Keep the product of processes, --per_device_train_batch_size and "
                     "--gradient_accumulation_steps, or start anew from its model."
                 )
+            self.start_step = TrainerState.load_from_json(
+                str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME)
+            ).global_step
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

@@ -17,6 +17,7 @@ import datasets
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
 from carl_hf.checkpoints import ResumableTrainer
@@ -35,6 +36,7 @@ from carl_hf.packing import TokenLayout
 from carl_hf.provenance import Provenance
 from carl_hf.publishing import PublishingTrainer
 from carl_hf.sentence_losses import BatchLabels
+from carl_hf.streams import EndlessRows, StreamEpochCallback, is_stream
 from carl_hf.training_args import CarlTrainingArguments
 from carl_hf.training_setup import (
     HeadWarmupCallback,
@@ -43,6 +45,7 @@ from carl_hf.training_setup import (
     class_weights,
     classes_of,
     label_angles,
+    steps_per_epoch,
 )
 
 logger = logging.getLogger(__name__)
@@ -53,7 +56,8 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
 
     Args:
         model ([`CarlModel`]): the model. args ([`CarlTrainingArguments`]): the recipe.
-        train_dataset, eval_dataset (`datasets.Dataset`): columns `text`, and `valence` and `arousal` (in [-1, 1]) or
+        train_dataset, eval_dataset (`datasets.Dataset`; for training also a `datasets.IterableDataset`, see
+            [`carl_hf.streams.EndlessRows`]): columns `text`, and `valence` and `arousal` (in [-1, 1]) or
             `label` (a name) or all of them; a text without one has None there. Every objective uses the texts that
             carry what it needs.
         processing_class: the tokenizer; needed unless a `data_collator` is given.
@@ -135,7 +139,10 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
         self.add_callback(self.faults)
         self.add_callback(TargetUpdateCallback(args.initial_momentum, lambda: self.faults.skipped))
         if args.warmup_epochs_of_heads > 0:
-            self.add_callback(HeadWarmupCallback(args.warmup_epochs_of_heads))
+            self.add_callback(HeadWarmupCallback(args.warmup_epochs_of_heads * steps_per_epoch(args, train_dataset)))
+        if is_stream(train_dataset):
+            args.ignore_data_skip = True  # the stream begins where the checkpoint stands
+            self.add_callback(StreamEpochCallback())
         self.model.use_packed_attention()
         self._class_weights = class_weights(args, classes, train_dataset)
         self._records: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)  # (figure of a batch, its weight)
@@ -346,6 +353,17 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
         return optimizer
 
     def get_train_dataloader(self) -> Any:
+        if is_stream(self.train_dataset):
+            rows = EndlessRows(
+                self.train_dataset, batch=self.args.train_batch_size, process=self.args.process_index,
+                processes=self.args.world_size, start=self.start_step * self.batch_texts,
+            )  # fmt: skip
+            return DataLoader(
+                rows, batch_size=rows.batch, collate_fn=self.data_collator,
+                num_workers=self.args.dataloader_num_workers, pin_memory=self.args.dataloader_pin_memory,
+                prefetch_factor=self.args.dataloader_prefetch_factor,
+                generator=torch.Generator(),  # that of training, which a resumed run has restored, is left alone
+            )  # fmt: skip
         # a partial last batch would be a contrast of another size, and accelerate would fill it with repeated texts
         keep, self.args.dataloader_drop_last = self.args.dataloader_drop_last, True
         try:

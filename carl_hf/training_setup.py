@@ -1,5 +1,6 @@
 """What a training needs before its first step: classes, angles and weights of labels, and checks that it can work."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from carl_hf.evaluation.dev_probe import DevProbe
 from carl_hf.label_spaces import read_label_space
 from carl_hf.mixtures import label_names, numbered_rows
 from carl_hf.modeling_carl import CarlModel
+from carl_hf.streams import is_stream
 from carl_hf.training_args import CarlTrainingArguments
 
 
@@ -88,20 +90,33 @@ def check_batches(args: CarlTrainingArguments, train: Any) -> None:
     joint = args.train_batch_size * args.world_size
     if joint < 2:
         raise ValueError("A contrastive batch needs at least 2 texts: raise per_device_train_batch_size.")
-    if not isinstance(train, datasets.Dataset):
+    if train is None:  # nothing is to be trained
         return
-    if len(train) < joint:
+    if isinstance(train, datasets.Dataset) and len(train) < joint:
         raise ValueError(
             f"{len(train)} training texts do not fill one batch of {joint}: lower --per_device_train_batch_size or "
             "bring more texts (a partial batch is never trained on)."
         )
-    steps_per_epoch = max(1, len(train) // joint // args.gradient_accumulation_steps)
-    epochs = args.max_steps / steps_per_epoch if args.max_steps > 0 else args.num_train_epochs
-    if args.warmup_epochs_of_heads >= epochs:
+    if is_stream(train) and args.dataloader_num_workers > 1:
         raise ValueError(
-            f"The encoder would learn nothing: training is {epochs:g} epochs, and in the first "
-            f"{args.warmup_epochs_of_heads:g} only the heads learn. Train longer, or pass --head_warmup_epochs 0."
+            "A stream is read by at most one worker of each process, or its rows would be dealt out twice: "
+            "--dataloader_num_workers 0 or 1."
         )
+    epochs = args.max_steps / steps_per_epoch(args, train) if args.max_steps > 0 else args.num_train_epochs
+    if args.warmup_epochs_of_heads >= epochs:
+        span = "a stream is one epoch" if is_stream(train) else f"training is {epochs:g} epochs"
+        raise ValueError(
+            f"The encoder would learn nothing: {span}, and in the first {args.warmup_epochs_of_heads:g} only heads "
+            f"learn. Train longer, or pass --head_warmup_epochs {0.1 if is_stream(train) else 0}."
+        )
+
+
+def steps_per_epoch(args: CarlTrainingArguments, train: Any) -> int:
+    """Optimizer steps of a pass over the training texts; all steps of a training on a stream count as one pass."""
+    if not hasattr(train, "__len__"):
+        return args.max_steps
+    batches = len(train) // (args.train_batch_size * args.world_size)
+    return max(1, math.ceil(batches / args.gradient_accumulation_steps))
 
 
 def check_metric(args: CarlTrainingArguments, probe: DevProbe | None, dev: Any) -> None:
@@ -124,12 +139,12 @@ def check_metric(args: CarlTrainingArguments, probe: DevProbe | None, dev: Any) 
 
 
 class HeadWarmupCallback(TrainerCallback):
-    """Leaves the encoder as it is for the first `epochs`: its gradients are dropped before the optimizer's step."""
+    """Leaves the encoder as it is for the first `steps`: its gradients are dropped before the optimizer's step."""
 
-    def __init__(self, epochs: float):
-        self.epochs = epochs
+    def __init__(self, steps: float):
+        self.steps = steps
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        if (state.epoch or 0) < self.epochs:
+        if state.global_step < self.steps:
             for parameter in model.encoder.parameters():
                 parameter.grad = None

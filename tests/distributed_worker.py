@@ -1,15 +1,21 @@
-"""Run by test_distributed.py, alone or under torchrun: a few float64 training steps, the final weights to a file."""
+"""Run by test_distributed.py, alone or under torchrun: trains every case of a file in float64, one after another, and
+writes what became of each."""
 
+import copy
 import json
+import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from conftest import TOY_NAMES, tiny_encoder, toy_dataset
-from transformers import PreTrainedTokenizerFast, set_seed
+from transformers import PreTrainedTokenizerFast, TrainerCallback, set_seed
 
 from carl_hf import CarlDataCollator, CarlModel, CarlTrainer, CarlTrainingArguments
 from carl_hf.cli import leave_at_once
+
+TEXTS_OF_A_STEP = 8
 
 
 class DoubleLabels(CarlDataCollator):
@@ -18,35 +24,75 @@ class DoubleLabels(CarlDataCollator):
         return {**batch, "va": batch["va"].double(), "angle": batch["angle"].double()}
 
 
-def main(folder: Path, processes: int, settings: dict) -> None:
-    streamed = settings.pop("streamed", False)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+class Observer(TrainerCallback):
+    """Keeps the gradient of the first step, and stops at a step."""
+
+    def __init__(self, stop_at: int | None):
+        self.stop_at = stop_at
+        self.gradient: dict[str, torch.Tensor] = {}
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 0:
+            self.gradient = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop |= state.global_step == self.stop_at
+
+
+def run(folder: Path, tokenizer: Any, processes: int, name: str, case: dict[str, Any]) -> dict[str, Any]:
+    """Trains one case. Two processes see the joint batches of one, for the texts come in their own order: one sees
+    rows 0 to 7, two see rows 0 to 3 and 4 to 7."""
+    settings = copy.deepcopy(case)
+    streamed, poisoned, resume = (settings.pop(key, None) for key in ("streamed", "poisoned", "resume"))
+    stop_at = settings.pop("stop_at", {}).get(str(processes))
     set_seed(0)
     encoder = tiny_encoder(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     args = CarlTrainingArguments(
-        str(folder / f"out-{processes}"), max_steps=4, per_device_train_batch_size=8 // processes, optim="sgd",
-        learning_rate=0.5, max_grad_norm=0.0, weight_decay=0.0, save_strategy="no", disable_tqdm=True, logging_steps=1,
-        use_cpu=True, dataloader_pin_memory=False, train_sampling_strategy="sequential", **settings,
+        str(folder / f"{name}-{processes}"), per_device_train_batch_size=TEXTS_OF_A_STEP // processes, optim="sgd",
+        max_grad_norm=0.0, weight_decay=0.0, disable_tqdm=True, logging_steps=1, use_cpu=True,
+        dataloader_pin_memory=False, train_sampling_strategy="sequential",
+        **{"max_steps": 20, "learning_rate": 0.05, "save_strategy": "no", **settings},
     )  # fmt: skip
     classes = sorted(TOY_NAMES.values())
     model = CarlModel.from_encoder(encoder, projection_dim=8, heads=args.heads, classes=classes).double()
     data = toy_dataset(64, mixed=bool(args.heads))
-    # one process sees rows 0 to 7; two see 0 to 3 and 4 to 7, the same joint batch
+    if poisoned is not None:
+        with torch.no_grad():
+            for branch in (model.online.encoder, model.target.encoder):
+                branch.embeddings.word_embeddings.weight[tokenizer.convert_tokens_to_ids("q")] = math.nan
+        data = data.map(lambda row, i: {"text": "qqq"} if i == poisoned else row, with_indices=True)
+    observer = Observer(stop_at)
     trainer = CarlTrainer(
         model=model, args=args, train_dataset=data.to_iterable_dataset() if streamed else data,
-        processing_class=tokenizer,
+        processing_class=tokenizer, callbacks=[observer],
         data_collator=DoubleLabels(
             tokenizer, slices=2, parts=args.gradient_cache_parts, classes=classes,
             angles={"joy": 0.5, "sadness": 3.5},
         ),
     )  # fmt: skip
     assert trainer.accelerator.num_processes == processes
-    trainer.train()
-    if trainer.is_world_process_zero():
-        logs = [{name: h[name] for name in args.weights} for h in trainer.state.log_history if "mccl" in h]
-        torch.save({"model": model.state_dict(), "logs": logs}, folder / f"weights-{processes}.pt")
+    losses: list[torch.Tensor] = []
+    step = trainer.training_step
+    trainer.training_step = lambda *given: losses.append(step(*given)) or losses[-1]
+    trainer.train(resume_from_checkpoint=resume and str(folder / resume))
+    joint = trainer.accelerator.reduce(torch.stack(losses), "mean")  # a process's loss is that of its own rows
+    logs = [{k: h[k] for k in args.weights if k in h} for h in trainer.state.log_history if "loss" in h]
+    return {
+        "model": model.state_dict(), "gradient": observer.gradient, "losses": joint, "logs": logs,
+        "skipped": trainer.faults.total, "steps": trainer.state.global_step,
+    }  # fmt: skip
+
+
+def main(folder: Path, processes: int) -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+    main_process = True
+    for name, case in json.loads((folder / "cases.json").read_text()).items():
+        found = run(folder, tokenizer, processes, name, case)
+        main_process = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+        if main_process:
+            torch.save(found, folder / f"{name}-{processes}.pt")
     leave_at_once()  # before anything of it is torn down
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,94 @@
+"""Streams: every row once a pass, whoever reads it and wherever it begins; resumed bit for bit."""
+
+import itertools
+
+import datasets
+import pytest
+import torch
+from conftest import toy_dataset
+from test_trainer import StopAt, make_trainer
+
+from carl_hf.streams import EndlessRows
+
+
+def rows(count: int, buffer: int = 4) -> datasets.IterableDataset:
+    return datasets.Dataset.from_dict({"n": list(range(count))}).to_iterable_dataset().shuffle(3, buffer_size=buffer)
+
+
+def take(stream, count: int) -> list[int]:
+    return [row["n"] for row in itertools.islice(stream, count)]
+
+
+def test_every_pass_holds_every_row_once_in_another_order():
+    found = take(EndlessRows(rows(10), batch=4), 30)
+    passes = [found[i : i + 10] for i in (0, 10, 20)]
+    assert all(sorted(p) == list(range(10)) for p in passes)
+    assert len({tuple(p) for p in passes}) == 3
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_joint_batches_are_those_of_one_process(processes):
+    one = take(EndlessRows(rows(10), batch=6), 60)
+    own = 6 // processes
+    each = [take(EndlessRows(rows(10), batch=own, process=i, processes=processes), 60 // processes)
+            for i in range(processes)]  # fmt: skip
+    joint = [n for step in range(10) for part in each for n in part[step * own : (step + 1) * own]]
+    assert joint == one
+
+
+@pytest.mark.parametrize("start", [0, 7, 10, 11, 20, 35, 99])
+def test_a_position_is_reached_without_reading_whole_passes(start):
+    all_rows = take(EndlessRows(rows(10), batch=1), 130)
+    asked = []
+
+    class Counted:
+        def __init__(self):
+            self.inner = rows(10)
+
+        def set_epoch(self, epoch):
+            asked.append(epoch)
+            self.inner.set_epoch(epoch)
+
+        def __iter__(self):
+            return iter(self.inner)
+
+    assert take(EndlessRows(Counted(), batch=1, start=start), 30) == all_rows[start : start + 30]
+    assert asked[:2] == ([0, max(1, start // 10)])
+
+
+def test_a_stream_without_rows_ends_with_an_error():
+    empty = datasets.IterableDataset.from_generator(lambda: iter(()))
+    with pytest.raises(ValueError, match="holds no rows"):
+        next(iter(EndlessRows(empty, batch=2)))
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2}, {"dataloader_num_workers": 1}], ids=str)
+def test_a_resumed_stream_goes_on_bit_for_bit(settings, tmp_path, tokenizer):
+    """24 texts, 8 of them a batch: the runs pass them more than once, and are stopped within a pass."""
+    common = {"max_steps": 10, "save_strategy": "steps", "save_steps": 4, "learning_rate": 1e-2, **settings}
+
+    def stream():
+        return toy_dataset(28).to_iterable_dataset().shuffle(1, buffer_size=8)
+
+    whole = make_trainer(tmp_path / "whole", tokenizer, data=stream(), **common)
+    whole.train()
+    make_trainer(tmp_path / "half", tokenizer, data=stream(), callbacks=[StopAt(4)], **common).train()
+    resumed = make_trainer(tmp_path / "half", tokenizer, data=stream(), **common)
+    resumed.train(resume_from_checkpoint="last")
+    for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    logs = [[(h["step"], h["loss"], h["epoch"]) for h in t.state.log_history if "loss" in h] for t in (whole, resumed)]
+    assert logs[0] == logs[1] and logs[0][-1][2] == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_steps": -1}, "max_steps has to be specified"),
+        ({"dataloader_num_workers": 2}, "--dataloader_num_workers 0 or 1"),
+        ({"head_warmup_epochs": 1.0}, "a stream is one epoch.*--head_warmup_epochs 0.1"),
+    ],
+)
+def test_what_a_stream_cannot_do_is_refused(settings, message, tmp_path, tokenizer):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, tokenizer, data=toy_dataset().to_iterable_dataset(), **settings)
