@@ -221,10 +221,12 @@ def check_table(
     """The table of a known corpus with `columns` as numbers.
 
     Raises:
-        ValueError: for an empty text, a label that is no number or lies outside the scale (unless the corpus is known
-            to leave it and is clipped); it names the row and the column.
+        ValueError: for a table without rows, an empty text, a label that is no number or lies outside the scale
+            (unless the corpus is known to leave it and is clipped); it names the row and the column.
     """
     _check_scale(scale)
+    if len(frame) == 0:
+        raise ValueError(f"{name} has no rows.")
     frame = frame.set_axis(range(1, len(frame) + 1))
     faults = {number: fault for number, cell in frame["text"].items() if (fault := text_fault("text", cell))}
     for column in columns:

@@ -16,6 +16,7 @@ from carl_hf.losses import LabelKernel
 from carl_hf.momentum import momentum_from_half_life
 from carl_hf.nearest import did_you_mean
 from carl_hf.objectives import OBJECTIVES, parse_objectives
+from carl_hf.setting_types import check_setting_types
 
 PAPER_SETTINGS: dict[str, Any] = {
     "num_train_epochs": 2.0,
@@ -186,15 +187,16 @@ class CarlTrainingArguments(TrainingArguments):
     )
 
     def __init__(self, output_dir: str | None = None, *, preset: str = "default", **settings: Any):
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise ValueError(
-                f"Unknown preset {preset!r}{did_you_mean(preset, PRESETS)} Presets: {', '.join(PRESETS)}."
+                f"Unknown preset {preset!r}{did_you_mean(str(preset), PRESETS)} Presets: {', '.join(PRESETS)}."
             )
         fields = [f for f in dataclasses.fields(self) if f.init]
         known = {f.name for f in fields}
         for name in settings:
             if name not in known:
                 raise ValueError(f"Unknown training argument {name!r}{did_you_mean(name, known)}")
+        check_setting_types(settings, type(self))
         if settings.get("momentum") is not None and settings.get("momentum_half_life") is not None:
             raise ValueError("Give momentum or momentum_half_life, not both: the half-life is another form of m_0.")
         if settings.get("objectives") is not None and {"mccl_weight", "ptd_weight"} & set(settings):
