@@ -298,7 +298,8 @@ def prepare_output(args: CarlTrainingArguments, *, overwrite: bool) -> str | Non
 
 def public_command(script: str) -> str:
     """The command of this process without its tokens."""
-    return re.sub(r"(--\w*token[ =])\S+", r"\1***", " ".join([script, *sys.argv[1:]]))
+    # argparse takes --hub-token for --hub_token, and --hub_t, too
+    return re.sub(r"(--(?:hub[_-]t[\w-]*|[\w-]*token)[ =])\S+", r"\1***", " ".join([script, *sys.argv[1:]]))
 
 
 def remove_results(folder: str | Path) -> None:

@@ -13,7 +13,7 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 def check_setting_types(settings: Mapping[str, Any], owner: type) -> None:
     """Checks the values of settings against the annotations of the class that declares them: numbers, texts, choices
-    and lists of these. A setting that may be a mapping is its owner's to check.
+    and lists of these. What a mapping holds is its owner's to check.
 
     Raises:
         ValueError: for the first that does not fit; it names the setting and what it must be.
@@ -21,13 +21,14 @@ def check_setting_types(settings: Mapping[str, Any], owner: type) -> None:
     hints = get_type_hints(owner)
     for name, value in settings.items():
         if not _fits(value, hints[name]):
-            raise ValueError(f"{name} must be {_described(hints[name])}, got {reprlib.repr(value)}.")
+            shown = "" if name.endswith("token") else f", got {reprlib.repr(value)}"
+            raise ValueError(f"{name} must be {_described(hints[name])}{shown}.")
 
 
 def _fits(value: Any, hint: Any) -> bool:
     origin, options = get_origin(hint), get_args(hint)
-    if hint is dict or origin is dict:
-        return True
+    if hint is dict or origin is dict:  # or what its owner makes of it
+        return not isinstance(value, (str, list, tuple, numbers.Real))
     if origin in (Union, types.UnionType):
         return any(_fits(value, option) for option in options)
     if origin is Literal:

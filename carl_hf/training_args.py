@@ -49,7 +49,7 @@ PAPER_SETTINGS: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER_SETTINGS}
 
 
-@dataclass(init=False)
+@dataclass(init=False, repr=False)  # TrainingArguments' own repr masks tokens
 class CarlTrainingArguments(TrainingArguments):
     """Arguments of a [`CarlTrainer`]: all of `TrainingArguments`, with the defaults of this recipe, and those of CARL.
 
@@ -218,6 +218,10 @@ class CarlTrainingArguments(TrainingArguments):
             setattr(self, f.name, values.get(f.name, default))
         self.__post_init__()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the token: the Trainer pickles its arguments into every checkpoint."""
+        return {**self.__dict__, "hub_token": None}
+
     def __post_init__(self):
         self._check_ranges()
         if self.accumulate_contrast:
@@ -245,7 +249,10 @@ class CarlTrainingArguments(TrainingArguments):
                 self.metric_for_best_model = "va_pearson"
             elif "class" in self.label_kinds:
                 self.metric_for_best_model = "label_accuracy"  # else transformers takes the loss
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except (OSError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"The Trainer cannot take these settings: {type(error).__name__}: {error}") from error
         # a contrastive batch is collated as a whole: each process makes its own, none is cut up and dealt out
         if self.accelerator_config.dispatch_batches:
             raise ValueError("accelerator_config: dispatch_batches must be off; each process reads its own texts.")
