@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from training_steps import length_slices
-from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
 
 from carl_hf import CarlDataCollator, Provenance, export_va_regressor, load_va_dataset
 from carl_hf.cli import parse_script_arguments, use_all_cores
-from carl_hf.encoders import load_tokenizer, resolve_encoder
+from carl_hf.encoders import load_classifier, load_tokenizer
 from carl_hf.mixtures import mix_datasets
 from carl_hf.progress import show_progress
 
@@ -70,11 +70,11 @@ def main() -> None:
         )
         tokenizer = load_tokenizer(args.encoder)
         set_seed(args.seed)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            resolve_encoder(args.encoder), problem_type="regression", dtype="float32",
-            id2label={0: "valence", 1: "arousal"}, label2id={"valence": 0, "arousal": 1},
+        model = load_classifier(
+            args.encoder, problem_type="regression", id2label={0: "valence", 1: "arousal"},
+            label2id={"valence": 0, "arousal": 1},
         )  # fmt: skip
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         sys.exit(f"error: {error}")
     if args.dropout is not None:
         for module in model.modules():

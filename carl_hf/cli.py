@@ -17,7 +17,6 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 import transformers
-import yaml
 from transformers import HfArgumentParser, Trainer, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
@@ -27,6 +26,7 @@ from carl_hf.nearest import did_you_mean
 from carl_hf.progress import bars_only_in_a_terminal
 from carl_hf.training_args import CarlTrainingArguments
 from carl_hf.version import __version__
+from carl_hf.yaml_files import read_yaml
 
 Script = TypeVar("Script")
 
@@ -166,12 +166,7 @@ def _flags_and_file(
 
 
 def _read_yaml(path: Path, known: set[str], parser: _FileParser) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"Cannot read the configuration {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    content = read_yaml(path, "the configuration")
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -183,6 +178,8 @@ def _read_yaml(path: Path, known: set[str], parser: _FileParser) -> dict[str, An
         if value is None or isinstance(value, dict) or name == "preset":
             settings[name] = value
             continue
+        if isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
+            raise ValueError(f"{path}: {name} must be a value or a list of values, not a list of lists or mappings.")
         # read as the flag of that name would be, so that a value has the same type and the same checks from both
         words = [str(v) for v in value] if isinstance(value, list) else [str(value)]
         try:
@@ -314,7 +311,8 @@ def train_or_exit(trainer: Trainer, resume: str | None) -> None:
 
 def public_command(script: str) -> str:
     """The command of this process without its tokens."""
-    return re.sub(r"(--\w*token[ =])\S+", r"\1***", " ".join([script, *sys.argv[1:]]))
+    # argparse takes --hub-token for --hub_token, and --hub_t, too
+    return re.sub(r"(--(?:hub[_-]t[\w-]*|[\w-]*token)[ =])\S+", r"\1***", " ".join([script, *sys.argv[1:]]))
 
 
 def remove_results(folder: str | Path) -> None:

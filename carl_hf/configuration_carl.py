@@ -38,8 +38,12 @@ class CarlConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if self.pooling not in ("cls", "mean"):
             raise ValueError(f"Unknown pooling {self.pooling!r}: choose 'cls' or 'mean'.")
-        if self.projection_dim < 1:
-            raise ValueError(f"projection_dim must be positive, got {self.projection_dim}.")
+        if not isinstance(self.projection_dim, int) or self.projection_dim < 1:
+            raise ValueError(f"projection_dim must be a positive whole number, got {self.projection_dim!r}.")
+        for name in ("heads", "classes"):
+            names = getattr(self, name)
+            if names is not None and not (isinstance(names, (list, tuple)) and all(isinstance(n, str) for n in names)):
+                raise ValueError(f"{name} must be a list of names, got {names!r}.")
         self.heads, self.classes = sorted(set(self.heads or ())), list(self.classes or ())
         unknown = [name for name in self.heads if name not in HEADS]
         if unknown:

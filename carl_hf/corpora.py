@@ -11,16 +11,20 @@ import importlib.resources
 import logging
 import os
 import re
+import reprlib
 import tempfile
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from huggingface_hub.constants import HF_HOME
+
+from carl_hf.bad_rows import number_of
+from carl_hf.tables import read_table
 
 logger = logging.getLogger(__name__)
 
@@ -136,30 +140,26 @@ def _cache_dir() -> Path:
     return Path(HF_HOME) / "carl_hf"
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, keep_default_na=False, encoding="utf-8")
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is empty or cannot be read: {error}") from error
-
-
 def _need_columns(frame: pd.DataFrame, texts: tuple[str, ...], numbers: tuple[str, ...], path: Path) -> None:
     missing = [column for column in (*texts, *numbers) if column not in frame]
     if missing:
         raise ValueError(f"{path} has no column {', '.join(missing)}; it has {', '.join(map(str, frame))}.")
+    if frame.columns.has_duplicates:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise ValueError(f"{path} has two columns that stand for {twice!r}: remove one.")
     for column in numbers:
-        values = pd.to_numeric(frame[column], errors="coerce")
-        if values.isna().any():
-            row = int(values.isna().to_numpy().argmax())
-            raise ValueError(
-                f"{path}, row {row + 1}: column {column!r} holds {frame[column].iloc[row]!r}, not a number."
-            )
+        values = np.array([number_of(cell) for cell in frame[column]])
+        bad = ~np.isfinite(values)
+        if bad.any():
+            row = int(bad.argmax())
+            held = reprlib.repr(frame[column].iloc[row])
+            raise ValueError(f"{path}, row {row + 1}: column {column!r} holds {held}, not a number.")
         frame[column] = values
 
 
 def _read_emobank(path: Path) -> pd.DataFrame:
     """corpus/emobank.csv as published (id, split, V, A, D, text), or with the label columns spelled out."""
-    frame = _read_csv(path).rename(columns={"V": "valence", "A": "arousal", "D": "dominance"})
+    frame = read_table(path).rename(columns={"V": "valence", "A": "arousal", "D": "dominance"})
     _need_columns(frame, ("split", "text"), ("valence", "arousal"), path)
     return frame
 
@@ -170,7 +170,7 @@ def _read_facebook(path: Path) -> pd.DataFrame:
     The label is the mean of the two raters. The one row without text is left out; texts that were encoded twice are
     repaired.
     """
-    frame = _read_csv(path)
+    frame = read_table(path)
     frame = frame.rename(columns={"Anonymized Message": "text"}).rename(columns=str.lower)
     _need_columns(frame, ("text",), ("valence1", "valence2", "arousal1", "arousal2"), path)
     frame["text"] = [" ".join(_undo_double_encoding(text).splitlines()).strip() for text in frame["text"]]
@@ -189,7 +189,7 @@ def _undo_double_encoding(text: str) -> str:
     return text
 
 
-_IEMOCAP_LABEL = re.compile(r"^\[[\d.]+ - [\d.]+\]\t(\S+)\t(\w+)\t\[([\d.]+), ([\d.]+), ([\d.]+)\]")
+_IEMOCAP_LABEL = re.compile(r"^\[[\d.]+ - [\d.]+\]\t(\S+)\t(\w+)\t\[(\d+\.\d+), (\d+\.\d+), (\d+\.\d+)\]")
 _IEMOCAP_TEXT = re.compile(r"^(Ses\S+) \[[\d.]+-[\d.]+\]:\s*(.*)$")
 
 
@@ -228,8 +228,8 @@ def _read_emotales(path: Path) -> pd.DataFrame:
         sheets = pd.read_excel(path, sheet_name=None, header=None, skiprows=2)
     except ImportError as error:
         raise ValueError("Reading EmoTales' workbook needs openpyxl: pip install openpyxl.") from error
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as an Excel workbook: {error}") from error
+    except Exception as error:  # of a damaged workbook openpyxl, zipfile and the XML parser raise a dozen kinds
+        raise ValueError(f"{path} cannot be read as an Excel workbook ({error}): fetch it again.") from error
     rows = []
     for sheet in sheets.values():
         raters = (sheet.shape[1] - 1) // 3
@@ -250,7 +250,7 @@ CORPORA = {
         CorpusSpec(
             name="demo",
             folder=(),
-            read=_read_csv,
+            read=read_table,
             scale=(-1, 1),
             licence="Apache-2.0",
             source="Written for this project; see carl_hf/resources/DATASHEET.md.",

@@ -1,4 +1,4 @@
-"""Texts with valence and arousal: corpora, files, normalisation to [-1, 1].
+"""Texts with valence and arousal: corpora, files, bad rows, normalisation to [-1, 1].
 
 Datasets leave this module with the columns `text`, `valence`, `arousal` (in [-1, 1]) and, where the source has one,
 `label`.
@@ -6,6 +6,7 @@ Datasets leave this module with the columns `text`, `valence`, `arousal` (in [-1
 
 import logging
 import math
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,8 +16,10 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+from carl_hf.bad_rows import BadRow, Fault, is_blank, name_fault, number_of, refuse, report_skipped, text_fault
 from carl_hf.corpora import CORPORA, CorpusSpec, read_corpus
 from carl_hf.mixtures import COLUMNS, text_key, with_columns
+from carl_hf.tables import REMEDY, SUFFIXES, Table, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +28,7 @@ class NoSplitError(ValueError):
     """A source has no such part."""
 
 
+VA = ("valence", "arousal")
 Split = Literal["train", "validation", "test", "all"]
 _SPLIT_NAMES = {"dev": "validation", "val": "validation", "valid": "validation"}
 
@@ -37,6 +41,7 @@ def load_va_dataset(
     scale: tuple[float, float] | None = None,
     columns: Mapping[str, str] | None = None,
     normalization: Literal["scale", "observed"] = "scale",
+    skip_bad_rows: bool = False,
 ) -> Dataset:
     """Loads texts with valence and arousal, normalised to [-1, 1] by Eq 12: x = 2 (x - min) / (max - min) - 1.
 
@@ -50,14 +55,17 @@ def load_va_dataset(
         columns: names of the columns in the source, such as `{"text": "sentence", "valence": "V"}`.
         normalization: min and max of Eq 12 are those of the `"scale"`, or those `"observed"` in all rows of the
             source.
+        skip_bad_rows: leave out the rows of a file or Hub dataset that [`find_bad_rows`] names, and log their number,
+            in place of refusing it. A corpus known by name has none: a copy with bad rows is damaged.
 
     Returns:
         `datasets.Dataset` with `text`, `valence`, `arousal` and, where the source has it, `label`: a name, None where
         the cell is empty.
 
     Raises:
-        ValueError: for an unknown source, an unreadable or empty file, a missing column, an empty text, a label that
-            is no number or lies outside the scale, or an unknown split; it names the column, the row and the remedy.
+        ValueError: for an unknown source, an unreadable or empty file, a missing column, a bad row (see
+            [`find_bad_rows`]) or, if they are skipped, no good one, or an unknown split; it names the column, the row
+            and the remedy.
     """
     if split not in ("train", "validation", "test", "all"):
         raise ValueError(f"Unknown split {split!r}: choose 'train', 'validation', 'test' or 'all'.")
@@ -66,30 +74,83 @@ def load_va_dataset(
     name = str(source)
     spec = CORPORA.get(name)
     if spec is not None:
-        frame, scale = read_corpus(spec, data_dir), scale or spec.scale
+        scale = scale or spec.scale
+        frame = check_table(read_corpus(spec, data_dir), VA, scale, name, spec)
     else:
-        frame = read_source(source)
-        if scale is None:
-            raise ValueError(f"{name}: state the scale of its labels, such as scale=(1, 9) (--scale 1 9).")
-    frame = check_table(_renamed(frame, columns or {}, name), ("valence", "arousal"), scale, name, spec)
-    frame = normalized(frame, ("valence", "arousal"), scale, normalization)
-    frame = _take_split(frame, split, name)
-    dataset = Dataset.from_pandas(frame, preserve_index=False)
-    return with_columns(dataset, [column for column in COLUMNS if column in frame])
+        scale, table = _checked_rows(source, scale, columns)
+        frame = good_rows(table, name, skip_bad_rows)
+    frame = _take_split(normalized(frame, VA, scale, normalization), split, name).copy()
+    kept = [column for column in COLUMNS if column in frame]
+    if "label" in frame:
+        frame["label"] = [None if is_blank(label) else str(label) for label in frame["label"]]
+    return with_columns(Dataset.from_pandas(frame[kept], preserve_index=False), kept)
 
 
-_TABLES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
+def find_bad_rows(
+    source: str | Path, *, scale: tuple[float, float] | None = None, columns: Mapping[str, str] | None = None
+) -> list[BadRow]:
+    """The rows of a file or Hub dataset that [`load_va_dataset`] refuses, or leaves out under `skip_bad_rows`.
+
+    A bad row cannot be read (not UTF-8, no CSV, a wrong number of cells, no JSON object), is empty, or has an empty
+    `text` or `split`, a text that is none or has more than `MAX_CHARACTERS`, a `label` that is no name, or a valence
+    or arousal that is no number or lies outside the scale.
+
+    Raises:
+        ValueError: as [`load_va_dataset`], for what is no matter of single rows.
+    """
+    return _checked_rows(source, scale, columns)[1].bad
 
 
-def read_source(source: str | Path) -> pd.DataFrame:
-    """The table of a file or of a Hub data set, the latter with a column `split`.
+def _checked_rows(
+    source: str | Path, scale: tuple[float, float] | None, columns: Mapping[str, str] | None
+) -> tuple[tuple[float, float], Table]:
+    """The scale, checked, and the table in which what no cell may hold is among the bad rows."""
+    table = read_source(source)
+    if scale is None:
+        raise ValueError(f"{source}: state the scale of its labels, such as scale=(1, 9) (--scale 1 9).")
+    _check_scale(scale)
+    frame = renamed(table, columns or {}, str(source), ("text", *VA)).copy()
+    bad = list(table.bad)
+    faults: dict[int, Fault] = {}
+    for column, check in (("text", text_fault), ("split", name_fault), ("label", _label_fault)):
+        for number, cell in frame[column].items() if column in frame else ():
+            fault = check(column, cell)
+            if fault is not None:
+                faults.setdefault(number, fault)
+    for column in VA:
+        for number, fault in number_faults(frame, column, scale).items():
+            faults.setdefault(number, fault)
+    bad += [BadRow(number, *fault) for number, fault in faults.items()]
+    return scale, Table(frame.drop(index=list(faults)), sorted(bad, key=lambda row: row.number))
+
+
+def _label_fault(column: str, cell: object) -> Fault | None:
+    return None if is_blank(cell) else name_fault(column, cell)
+
+
+def good_rows(table: Table, name: str, skip_bad_rows: bool) -> pd.DataFrame:
+    """The rows of a table under a plain index, if there are no bad ones, or they are to be skipped.
+
+    Raises:
+        ValueError: for the first bad row unless they are skipped, or if there is no good one.
+    """
+    if table.bad and not skip_bad_rows:
+        refuse(name, table.bad, f"{REMEDY}, or leave bad rows out with --skip_bad_rows true (skip_bad_rows=True)")
+    if table.bad and not len(table.frame):
+        refuse(name, table.bad, "no row is good, so that there is nothing to skip to")
+    report_skipped(name, table.bad)
+    return table.frame.reset_index(drop=True)
+
+
+def read_source(source: str | Path) -> Table:
+    """The rows of a file or of a Hub data set, the latter with a column `split`.
 
     Raises:
         ValueError: for what is neither, or cannot be read.
     """
     path = Path(source)
-    if path.suffix.lower() in _TABLES or path.exists():
-        return read_table(path)
+    if path.suffix.lower() in SUFFIXES or path.exists():
+        return read_rows(path)
     if str(source).count("/") == 1:
         return _read_hub_dataset(str(source))
     raise ValueError(
@@ -98,31 +159,7 @@ def read_source(source: str | Path) -> pd.DataFrame:
     )
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Reads a .csv, .tsv, .parquet, .json or .jsonl file in UTF-8; cells of text files stay text.
-
-    Raises:
-        ValueError: if the file is not there, of another kind, empty or damaged.
-    """
-    if path.suffix.lower() not in _TABLES:
-        raise ValueError(f"{path}: cannot read this kind of file; give a {', '.join(_TABLES[:-1])} or .jsonl file.")
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}.")
-    try:
-        if path.suffix.lower() == ".parquet":
-            return pd.read_parquet(path)
-        if path.suffix.lower() in (".json", ".jsonl"):
-            is_array = path.read_text(encoding="utf-8").lstrip().startswith("[")
-            return pd.read_json(path, lines=not is_array, dtype=False, encoding="utf-8")
-        separator = "\t" if path.suffix.lower() == ".tsv" else ","
-        return pd.read_csv(path, sep=separator, keep_default_na=False, dtype=str, encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); convert it.") from error
-    except (ValueError, OSError) as error:  # pandas' and pyarrow's errors are ValueErrors
-        raise ValueError(f"{path} is empty or cannot be read: {error}") from error
-
-
-def _read_hub_dataset(name: str) -> pd.DataFrame:
+def _read_hub_dataset(name: str) -> Table:
     try:
         parts = datasets.load_dataset(name)
     except Exception as error:  # whatever the Hub client raises
@@ -138,64 +175,87 @@ def _read_hub_dataset(name: str) -> pd.DataFrame:
                 known = frame[column].fillna(-1).astype(int)
                 frame[column] = [feature.int2str(number) if number >= 0 else None for number in known]
         frames.append(frame.assign(split=split))
-    return pd.concat(frames, ignore_index=True)
+    frame = pd.concat(frames, ignore_index=True)
+    frame.index += 1
+    return Table(frame, [])
 
 
-def _renamed(frame: pd.DataFrame, columns: Mapping[str, str], name: str) -> pd.DataFrame:
+def renamed(table: Table, columns: Mapping[str, str], name: str, needed: Sequence[str]) -> pd.DataFrame:
+    """The table's rows with our names of the columns.
+
+    Raises:
+        ValueError: if there are no rows, or one of the columns `needed` or named is not there.
+    """
+    frame = table.frame
     if len(frame) == 0:
+        refuse(name, table.bad, REMEDY)
         raise ValueError(f"{name} has no rows.")
     for ours, theirs in columns.items():
         if theirs not in frame:
-            raise ValueError(f"{name} has no column {theirs!r} for {ours!r}; it has {', '.join(map(str, frame))}.")
+            raise ValueError(f"{name} has no column {theirs!r} for {ours!r}; it has {_names(frame)}.")
     shadowed = [ours for ours, theirs in columns.items() if ours != theirs and ours in frame]
     frame = frame.drop(columns=shadowed).rename(columns={theirs: ours for ours, theirs in columns.items()})
-    for column in ("text", "valence", "arousal"):
+    for column in needed:
         if column not in frame:
             raise ValueError(
-                f"{name} has no column {column!r}; it has {', '.join(map(str, frame))}. Name the right one: "
+                f"{name} has no column {column!r}; it has {_names(frame)}. Name the right one: "
                 f"columns={{{column!r}: ...}} (--{column}_column)."
             )
-    return frame.reset_index(drop=True)
+    return frame
+
+
+def _names(frame: pd.DataFrame) -> str:
+    names = ", ".join(map(str, frame))
+    return names if len(names) <= 500 else f"{names[:500]} ..."
+
+
+def _check_scale(scale: tuple[float, float]) -> None:
+    least, greatest = scale
+    if not (math.isfinite(greatest - least) and least < greatest):
+        raise ValueError(f"The scale must be (least, greatest), two numbers, got {scale}.")
 
 
 def check_table(
-    frame: pd.DataFrame, columns: Sequence[str], scale: tuple[float, float], name: str, spec: CorpusSpec | None
+    frame: pd.DataFrame, columns: Sequence[str], scale: tuple[float, float], name: str, spec: CorpusSpec
 ) -> pd.DataFrame:
-    """The table with `columns` as numbers.
+    """The table of a known corpus with `columns` as numbers.
 
     Raises:
-        ValueError: for an empty text, a label that is no number or lies outside the scale (unless the corpus is known
-            to leave it and is clipped); it names the row and the column.
+        ValueError: for a table without rows, an empty text, a label that is no number or lies outside the scale
+            (unless the corpus is known to leave it and is clipped); it names the row and the column.
     """
-    least, greatest = scale
-    if not (math.isfinite(least) and math.isfinite(greatest) and least < greatest):
-        raise ValueError(f"The scale must be (least, greatest), two numbers, got {scale}.")
-    for row, text in enumerate(frame["text"], 1):
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{name}, row {row}: column 'text' is empty; remove the row.")
+    _check_scale(scale)
+    if len(frame) == 0:
+        raise ValueError(f"{name} has no rows.")
+    frame = frame.set_axis(range(1, len(frame) + 1))
+    faults = {number: fault for number, cell in frame["text"].items() if (fault := text_fault("text", cell))}
     for column in columns:
-        numbers = pd.to_numeric(frame[column], errors="coerce")
-        bad = ~np.isfinite(numbers.to_numpy(dtype=float))
-        if bad.any():
-            row = int(bad.argmax())
-            raise ValueError(
-                f"{name}, row {row + 1}: column {column!r} holds {frame[column].iloc[row]!r}, not a number; "
-                "correct or remove the row."
-            )
-        outside = (numbers < least) | (numbers > greatest)
-        if spec is not None and spec.clips_to_scale and outside.any():
-            logger.warning(
-                "%s: %d values of %s outside [%g, %g] were clipped.", name, outside.sum(), column, least, greatest
-            )
-            numbers = numbers.clip(least, greatest)
-        elif outside.any():
-            row = int(outside.to_numpy().argmax())
-            raise ValueError(
-                f"{name}, row {row + 1}: {column} is {numbers.iloc[row]:g}, outside the stated scale [{least:g}, "
-                f"{greatest:g}]; correct the row or the scale."
-            )
-        frame[column] = numbers.astype(float)
-    return frame
+        clipped = scale if spec.clips_to_scale else None
+        for number, fault in number_faults(frame, column, scale if clipped is None else (-math.inf, math.inf)).items():
+            faults.setdefault(number, fault)
+        if clipped is not None:
+            inside = frame[column].clip(*clipped)
+            if (outside := int((inside != frame[column]).sum())) > 0:
+                logger.warning("%s: %d values of %s outside [%g, %g] were clipped.", name, outside, column, *clipped)
+            frame[column] = inside
+    refuse(name, [BadRow(number, *fault) for number, fault in faults.items()], "correct or remove the row")
+    return frame.reset_index(drop=True)
+
+
+def number_faults(frame: pd.DataFrame, column: str, scale: tuple[float, float]) -> dict[int, Fault]:
+    """Makes a column one of numbers, and says in which rows it held none, or one outside the scale."""
+    least, greatest = scale
+    cells, values = frame[column], np.array([number_of(cell) for cell in frame[column]], dtype=float)
+    faults: dict[int, Fault] = {}
+    for number, cell, value in zip(frame.index, cells, values, strict=True):
+        if not math.isfinite(value):
+            detail = f"column {column!r} holds {reprlib.repr(cell)}, not a number"
+            faults[number] = (f"{column} is no number", detail)
+        elif not least <= value <= greatest:
+            detail = f"{column} is {value:g}, outside the stated scale [{least:g}, {greatest:g}]"
+            faults[number] = (f"{column} is outside the scale", detail)
+    frame[column] = values
+    return faults
 
 
 def normalized(

@@ -3,11 +3,14 @@
 import functools
 import hashlib
 import importlib.util
+import re
 from pathlib import Path
+from typing import Any
 
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -83,14 +86,39 @@ def load_measured_encoder(name: str) -> PreTrainedModel:
     return encoder
 
 
+def load_classifier(name: str, **settings: Any) -> PreTrainedModel:
+    """Loads a sequence-classification model in float32, in eval mode.
+
+    Args:
+        settings: of its configuration, in place of its own.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    return _from_pretrained(AutoModelForSequenceClassification, name, **settings)[0]
+
+
 def _load(name: str) -> tuple[PreTrainedModel, list[str]]:
     """The encoder, and the names of its weights that were not there."""
+    encoder, info = _from_pretrained(AutoModel, name)
+    return encoder, list(info["missing_keys"])
+
+
+def _from_pretrained(auto: type, name: str, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """From safetensors alone: other files of weights are pickles, and opening those can run what they hold."""
     resolved = resolve_encoder(name)
     try:
-        encoder, info = AutoModel.from_pretrained(resolved, dtype="float32", output_loading_info=True)
+        return auto.from_pretrained(
+            resolved, dtype="float32", use_safetensors=True, output_loading_info=True, **settings
+        )
     except (OSError, ValueError) as error:
+        if re.search(r"no(t appear to have a)? file named model\.safetensors", str(error)):
+            raise ValueError(
+                f"Cannot load the encoder {name!r}: it has no weights in safetensors, and others are not opened, "
+                "because a pickle can run code. If you trust its source, convert it once: "
+                "AutoModel.from_pretrained(NAME).save_pretrained(FOLDER), and its tokenizer."
+            ) from error
         raise ValueError(f"Cannot load the encoder {name!r}: {_why_not(resolved, error)}") from error
-    return encoder, list(info["missing_keys"])
 
 
 def check_encoder(encoder: PreTrainedModel) -> None:

@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import (
-    AutoModelForSequenceClassification,
     BatchEncoding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -33,6 +32,7 @@ from carl_hf.embedding import pool
 from carl_hf.encoders import (
     check_encoder,
     is_va_regressor,
+    load_classifier,
     load_config,
     load_encoder,
     load_tokenizer,
@@ -221,7 +221,7 @@ class Explainer:
         config, tokenizer = load_config(name), load_tokenizer(name)
         pooling = "cls"
         if any(a.endswith("ForSequenceClassification") for a in config.architectures or ()):
-            model = AutoModelForSequenceClassification.from_pretrained(resolve_encoder(name), dtype="float32")
+            model = load_classifier(name)
         else:
             model = load_encoder(name)
             pooling = stated_pooling(resolve_encoder(name)) or "cls"

@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 from datasets import Dataset
 
+from carl_hf.bad_rows import is_blank
 from carl_hf.label_spaces import LabelSpace
 
 logger = logging.getLogger(__name__)
@@ -140,13 +141,9 @@ def with_columns(dataset: Dataset, columns: Sequence[str]) -> Dataset:
     """`dataset` with these columns and no other, None where it has none; labels as text."""
     values = {c: list(dataset[c]) if c in dataset.column_names else [None] * len(dataset) for c in columns}
     if "label" in values:
-        values["label"] = [None if _is_blank(label) else str(label) for label in values["label"]]
+        values["label"] = [None if is_blank(label) else str(label) for label in values["label"]]
     features = datasets.Features({column: datasets.Value(COLUMNS[column]) for column in columns})
     return Dataset.from_dict(values, features=features)
-
-
-def _is_blank(cell: object) -> bool:
-    return cell is None or cell != cell or not str(cell).strip()
 
 
 def text_key(text: str) -> str:

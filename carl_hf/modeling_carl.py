@@ -169,8 +169,8 @@ class CarlModel(CarlPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """As `PreTrainedModel.from_pretrained`; the target comes back as it was saved, frozen."""
-        loaded = super().from_pretrained(*args, **kwargs)
+        """As `PreTrainedModel.from_pretrained`, from safetensors; the target comes back as it was saved, frozen."""
+        loaded = super().from_pretrained(*args, **{"use_safetensors": True, **kwargs})
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info=True gives a pair
         model.target.requires_grad_(False)
         return loaded

@@ -17,6 +17,7 @@ from carl_hf.losses import LabelKernel
 from carl_hf.momentum import momentum_from_half_life
 from carl_hf.nearest import did_you_mean
 from carl_hf.objectives import OBJECTIVES, parse_objectives
+from carl_hf.setting_types import check_setting_types
 
 PAPER_SETTINGS: dict[str, Any] = {
     "num_train_epochs": 2.0,
@@ -49,7 +50,7 @@ PAPER_SETTINGS: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER_SETTINGS}
 
 
-@dataclass(init=False)
+@dataclass(init=False, repr=False)  # TrainingArguments' own repr masks tokens
 class CarlTrainingArguments(TrainingArguments):
     """Arguments of a [`CarlTrainer`]: all of `TrainingArguments`, with the defaults of this recipe, and those of CARL.
 
@@ -198,15 +199,16 @@ class CarlTrainingArguments(TrainingArguments):
     )
 
     def __init__(self, output_dir: str | None = None, *, preset: str = "default", **settings: Any):
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise ValueError(
-                f"Unknown preset {preset!r}{did_you_mean(preset, PRESETS)} Presets: {', '.join(PRESETS)}."
+                f"Unknown preset {preset!r}{did_you_mean(str(preset), PRESETS)} Presets: {', '.join(PRESETS)}."
             )
         fields = [f for f in dataclasses.fields(self) if f.init]
         known = {f.name for f in fields}
         for name in settings:
             if name not in known:
                 raise ValueError(f"Unknown training argument {name!r}{did_you_mean(name, known)}")
+        check_setting_types(settings, type(self))
         if settings.get("momentum") is not None and settings.get("momentum_half_life") is not None:
             raise ValueError("Give momentum or momentum_half_life, not both: the half-life is another form of m_0.")
         if settings.get("objectives") is not None and {"mccl_weight", "ptd_weight"} & set(settings):
@@ -227,6 +229,10 @@ class CarlTrainingArguments(TrainingArguments):
             default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
             setattr(self, f.name, values.get(f.name, default))
         self.__post_init__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the token: the Trainer pickles its arguments into every checkpoint."""
+        return {**self.__dict__, "hub_token": None}
 
     def __post_init__(self):
         self._check_ranges()
@@ -251,7 +257,10 @@ class CarlTrainingArguments(TrainingArguments):
                 self.metric_for_best_model = "va_pearson"
             elif "class" in self.label_kinds:
                 self.metric_for_best_model = "label_accuracy"  # else transformers takes the loss
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except (OSError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"The Trainer cannot take these settings: {type(error).__name__}: {error}") from error
         # a contrastive batch is collated as a whole: each process makes its own, none is cut up and dealt out
         if self.accelerator_config.dispatch_batches:
             raise ValueError("accelerator_config: dispatch_batches must be off; each process reads its own texts.")

@@ -33,6 +33,7 @@ from carl_hf import (
     export_emotion_classifier,
     export_encoder,
 )
+from carl_hf.bad_rows import skipped_record
 from carl_hf.cli import (
     environment_record,
     leave_at_once,
@@ -78,6 +79,13 @@ class EmotionArguments:
     text_column: str = field(default="text", metadata={"help": "Its name in a file or Hub data set."})
     label_column: str = field(default="label", metadata={"help": "Its name in a file or Hub data set."})
     data_dir: str | None = field(default=None, metadata={"help": "Folder with local copies of the corpora."})
+    skip_bad_rows: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave out the rows of a file or Hub data set that cannot be read or have no text or label, and "
+            "record how many, in place of refusing it."
+        },
+    )
     frozen: bool = field(default=False, metadata={"help": "Fit the linear head alone; the encoder stays as it is."})
     patience: int = field(
         default=2,
@@ -97,7 +105,8 @@ class EmotionArguments:
             raise ValueError(f"--text_column and --label_column are for files and Hub data sets, not {self.corpus}.")
 
     def read(self) -> ClassCorpus:
-        corpus = read_emotion(self.corpus, self.data_dir, {"text": self.text_column, "label": self.label_column})
+        columns = {"text": self.text_column, "label": self.label_column}
+        corpus = read_emotion(self.corpus, self.data_dir, columns, skip_bad_rows=self.skip_bad_rows)
         check_classes(corpus)
         return corpus
 
@@ -229,6 +238,8 @@ def main() -> None:
         "best_step": None if trainer is None else trainer.state.best_global_step,
         "class_weights": args.class_weights, **environment_record(),
     }  # fmt: skip
+    if corpus.skipped:
+        results["run"]["skipped_rows"] = {script.corpus: skipped_record(corpus.skipped)}
     folder = Path(args.output_dir)
     write_json(folder / "results.json", results)  # kept whatever comes
     figures = []

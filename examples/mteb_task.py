@@ -118,7 +118,7 @@ def main() -> None:
         task.load_data()
         if not Path(args.model).is_dir() and args.model.count("/") != 1:
             raise ValueError(f"--model {args.model}: there is no such folder, and it is no Hub id (owner/name).")
-        model = SentenceTransformer(args.model)
+        model = SentenceTransformer(args.model, model_kwargs={"use_safetensors": True})
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     done = mteb.evaluate(model, task, cache=None, show_progress_bar=False).task_results[0]

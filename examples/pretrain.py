@@ -38,6 +38,7 @@ from carl_hf import (
     load_va_dataset,
     push_export,
 )
+from carl_hf.bad_rows import skipped_record
 from carl_hf.cards import va_results
 from carl_hf.cli import (
     environment_record,
@@ -51,7 +52,7 @@ from carl_hf.cli import (
     use_all_cores,
     write_json,
 )
-from carl_hf.data import NoSplitError
+from carl_hf.data import NoSplitError, find_bad_rows
 from carl_hf.embedding import Pooling, embed_poolings
 from carl_hf.encoders import load_encoder, load_tokenizer
 from carl_hf.evaluation.agreement import pearson
@@ -106,6 +107,13 @@ class PretrainArguments:
     normalization: Literal["scale", "observed"] = field(
         default="scale", metadata={"help": "Min and max of Eq 12: of the stated scale, or observed in the data."}
     )
+    skip_bad_rows: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave out the rows of files and Hub datasets that cannot be read or trained on, and record how "
+            "many, in place of refusing the file."
+        },
+    )
     measure: list[str] | None = field(
         default=None,
         metadata={"help": "Corpora measured before and after (default: the training corpora with a test part)."},
@@ -142,7 +150,7 @@ class PretrainArguments:
             if "demo" not in self.corpora:
                 return None
             self.emotion_corpus = "demo"
-        corpus = _emotion_corpus(self.emotion_corpus, self.data_dir)
+        corpus = _emotion_corpus(self.emotion_corpus, self.data_dir, self.skip_bad_rows)
         check_classes(corpus)
         return corpus
 
@@ -163,18 +171,31 @@ class PretrainArguments:
             return self.load_names(corpus, split)
         if corpus in carl_hf.corpora.CORPORA:
             return load_va_dataset(corpus, split=split, data_dir=self.data_dir, normalization=self.normalization)
-        named = {"text": self.text_column, "valence": self.valence_column, "arousal": self.arousal_column}
         return load_va_dataset(
-            corpus,
-            split=split,
-            scale=tuple(self.scale) if self.scale else None,
-            columns={ours: theirs for ours, theirs in named.items() if theirs},
-            normalization=self.normalization,
+            corpus, split=split, normalization=self.normalization, skip_bad_rows=self.skip_bad_rows, **self.form()
         )
+
+    def form(self) -> dict[str, Any]:
+        """Scale and columns of files and Hub datasets."""
+        named = {"text": self.text_column, "valence": self.valence_column, "arousal": self.arousal_column}
+        return {
+            "scale": tuple(self.scale) if self.scale else None,
+            "columns": {ours: theirs for ours, theirs in named.items() if theirs},
+        }
+
+    def skipped_rows(self, emotions: ClassCorpus | None) -> dict[str, dict[str, Any]]:
+        """Corpus -> the rows of it that were left out, by reason."""
+        if not self.skip_bad_rows:
+            return {}
+        known = (*EMOTION, *carl_hf.corpora.CORPORA)
+        bad = {corpus: find_bad_rows(corpus, **self.form()) for corpus in self.corpora if corpus not in known}
+        if emotions is not None and self.emotion_corpus not in bad:
+            bad[self.emotion_corpus] = emotions.skipped
+        return {corpus: skipped_record(rows) for corpus, rows in bad.items() if rows}
 
     def load_names(self, corpus: str, split: str) -> datasets.Dataset:
         """Texts of an emotion corpus with their names; its parts as in the evaluation."""
-        whole = _emotion_corpus(corpus, self.data_dir)
+        whole = _emotion_corpus(corpus, self.data_dir, self.skip_bad_rows)
         parts = dict(zip(("train", "validation", "test"), split_rows(whole), strict=True))
         texts = class_dataset(whole, np.concatenate(list(parts.values())) if split == "all" else parts[split])
         if self.va_from_names is None or split == "validation":  # what is measured has no made-up numbers
@@ -208,8 +229,8 @@ class PretrainArguments:
 
 
 @functools.lru_cache(maxsize=2)
-def _emotion_corpus(name: str, data_dir: str | None) -> ClassCorpus:
-    return read_emotion(name, data_dir)
+def _emotion_corpus(name: str, data_dir: str | None, skip_bad_rows: bool) -> ClassCorpus:
+    return read_emotion(name, data_dir, skip_bad_rows=skip_bad_rows)
 
 
 def embed_parts(
@@ -314,6 +335,7 @@ def main() -> None:
         resume = prepare_output(args, overwrite=script.overwrite_output_dir)
         measured = script.load_dev()
         emotions = script.load_emotions()
+        skipped = script.skipped_rows(emotions)
         part = "all" if script.include_eval_rows else "train"
         weights = script.weights or [1.0] * len(script.corpora)
         train = mix_datasets(
@@ -371,6 +393,8 @@ def main() -> None:
     results["verdict"] = verdict(results["gain"], marks)
     results["trained_on_test_rows"] = script.include_eval_rows
     results["run"] = run_record(script, args, len(train), trainer.state.global_step)
+    if skipped:
+        results["run"]["skipped_rows"] = skipped
     path = Path(args.output_dir) / "results.json"
     write_json(path, results)
     trained = _short(results["run"]["method"])

@@ -159,7 +159,7 @@ BAD_FILES = {
     "an empty text": ("text,valence,arousal\na,1,1\n  ,1,1\n", "row 2: column 'text' is empty"),
     "no rows": ("text,valence,arousal\n", "has no rows"),
     "an empty file": ("", "is empty or cannot be read"),
-    "ragged rows": ("text,valence,arousal\na,1,1\nb,1,1,1,1\n", "is empty or cannot be read"),
+    "ragged rows": ("text,valence,arousal\na,1,1\nb,1,1,1,1\n", "row 2: has 5 cells, the header 3"),
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
+from carl_hf.yaml_files import read_yaml
 
 ComparatorPooling = Literal["cls", "mean", "pooler"]
 _KEYS = ("model", "pooling", "note")
@@ -35,12 +35,7 @@ def read_comparators(path: str | Path) -> dict[str, Comparator]:
             key `model`; it names file and entry.
     """
     path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"Cannot read the comparators {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    content = read_yaml(path, "the comparators")
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} must hold entries such as 'BERT: {{model: google-bert/bert-base-uncased}}'.")
     return {str(name): _comparator(f"{path}, entry {name!r}", str(name), entry) for name, entry in content.items()}

@@ -4,15 +4,17 @@ Every file is UTF-8; docs/evaluation.md says where each comes from and which col
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from carl_hf.bad_rows import BadRow, name_fault, number_of, refuse, text_fault
 from carl_hf.corpora import CORPORA, read_corpus
-from carl_hf.data import check_table, normalized, read_source, read_table, split_names, without_overlap
+from carl_hf.data import check_table, good_rows, normalized, read_source, renamed, split_names, without_overlap
 from carl_hf.mixtures import text_key
+from carl_hf.tables import REMEDY, Table, read_table
 
 EKMAN_SIX = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
 
@@ -38,12 +40,13 @@ class VaCorpus:
 @dataclass(frozen=True)
 class ClassCorpus:
     """Texts with classes: `labels` (N,) numbers, or (N, C) booleans where a text may have several; `split` (N,) or
-    None."""
+    None; the rows of its file that were skipped."""
 
     texts: list[str]
     labels: np.ndarray
     classes: list[str]
     split: np.ndarray | None
+    skipped: Sequence[BadRow] = ()
 
     def part(self, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
         return [self.texts[i] for i in rows], self.labels[rows]
@@ -95,14 +98,14 @@ def read_polarity(name: str, data_dir: str | Path | None) -> ClassCorpus:
     file, classes = _POLARITY[name]
     path = _find(file, data_dir)
     frame = _table(path, ("text", "label", "split") if name in ("sst5", "imdb") else ("text", "label"))
-    labels = pd.to_numeric(frame["label"], errors="coerce")
-    bad = ~labels.isin(range(len(classes)))
+    labels = np.array([number_of(cell) for cell in frame["label"]])
+    bad = ~np.isin(labels, range(len(classes)))
     if bad.any():
-        row = int(bad.to_numpy().argmax())
+        row = int(bad.argmax())
         raise ValueError(
             f"{path}, row {row + 1}: label {frame['label'].iloc[row]!r} is none of 0 to {len(classes) - 1}."
         )
-    return _class_corpus(frame, labels.to_numpy(dtype=int), list(classes), path)
+    return _class_corpus(frame, labels.astype(int), list(classes), path)
 
 
 EMOTION = {
@@ -114,16 +117,21 @@ EMOTION = {
 }
 
 
-def read_emotion(name: str, data_dir: str | Path | None, columns: Mapping[str, str] | None = None) -> ClassCorpus:
+def read_emotion(
+    name: str, data_dir: str | Path | None, columns: Mapping[str, str] | None = None, *, skip_bad_rows: bool = False
+) -> ClassCorpus:
     """GoEmotions (six raw labels, texts with one label; Ekman's six and neutral, or all 28 labels, several a text),
     ISEAR, EmoLit-12, the demo corpus, or a file of one's own or a Hub data set with the columns `text`, `label` and
     maybe `split`.
 
     Args:
         columns: names of the columns in a file or Hub data set, such as `{"text": "sentence", "label": "emotion"}`.
+        skip_bad_rows: leave out the rows of a file or Hub data set that cannot be read, or whose text, label or split
+            is empty or of a wrong type, log their number and keep them as `skipped`, in place of refusing the file.
 
     Raises:
-        MissingCorpus: if a corpus's file is not there. ValueError: for an unknown source or missing columns.
+        MissingCorpus: if a corpus's file is not there. ValueError: for an unknown source, missing columns, a bad row,
+            or a class with too few texts.
     """
     if name == "demo":
         return _single_label(read_corpus(CORPORA["demo"], None), "demo")
@@ -134,13 +142,10 @@ def read_emotion(name: str, data_dir: str | Path | None, columns: Mapping[str, s
                 f"Unknown emotion corpus {name!r}: choose demo, {', '.join(EMOTION)}, a file with the columns text "
                 "and label, or the id of a Hub data set (owner/name)."
             )
-        frame = read_source(name)
-        for ours, theirs in (columns or {}).items():
-            if theirs not in frame:
-                raise ValueError(f"{name} has no column {theirs!r} for {ours!r}; it has {', '.join(map(str, frame))}.")
-            if ours != theirs:
-                frame = frame.drop(columns=ours, errors="ignore").rename(columns={theirs: ours})
-        return _single_label(_checked(frame, ("text", "label"), path), path)
+        table = read_source(name)
+        table = _checked(Table(renamed(table, columns or {}, name, ("text", "label")), table.bad))
+        corpus = _single_label(good_rows(table, name, skip_bad_rows), path)
+        return replace(corpus, skipped=table.bad)
     path = _find(EMOTION[name], data_dir)
     if not name.startswith("goemotions"):
         return _single_label(_table(path, ("text", "label")), path)
@@ -166,7 +171,7 @@ def read_sts(data_dir: str | Path | None) -> tuple[list[str], list[str], np.ndar
     """
     path = _find("stsb/stsb_test.csv", data_dir)
     frame = _table(path, ("text1", "text2", "score"))
-    scores = pd.to_numeric(frame["score"], errors="coerce").to_numpy(dtype=float)
+    scores = np.array([number_of(cell) for cell in frame["score"]])
     if not np.isfinite(scores).all():
         raise ValueError(f"{path}, row {int((~np.isfinite(scores)).argmax()) + 1}: the score is no number.")
     return frame["text1"].tolist(), frame["text2"].tolist(), scores
@@ -182,23 +187,34 @@ def _find(file: str, data_dir: str | Path | None) -> Path:
 
 
 def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    return _checked(read_table(path), columns, path)
-
-
-def _checked(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> pd.DataFrame:
-    """The table, its texts and names as strings, none of them empty."""
+    """The table of a known corpus, its texts and names as strings, none of them empty."""
+    frame = read_table(path)
     missing = [column for column in columns if column not in frame]
     if missing:
         raise ValueError(f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, frame))}.")
     if len(frame) == 0:
         raise ValueError(f"{path} has no rows.")
-    for column in set(columns) - {"score", "split"}:
-        values = frame[column]
-        empty = values.isna() | (values.astype(str).str.strip() == "")
-        if empty.any():
-            raise ValueError(f"{path}, row {int(empty.to_numpy().argmax()) + 1}: column {column!r} is empty.")
-        frame[column] = values.astype(str)
-    return frame
+    frame.index += 1
+    table = _checked(Table(frame, []))
+    refuse(path, table.bad, REMEDY)
+    return table.frame.reset_index(drop=True)
+
+
+_CHECKS = {"text": text_fault, "text1": text_fault, "text2": text_fault, "label": name_fault, "ekman": name_fault,
+           "split": name_fault}  # fmt: skip
+
+
+def _checked(table: Table) -> Table:
+    """The table, its texts and names as strings; rows in which one is empty or of a wrong type are bad ones."""
+    frame, faults = table.frame.copy(), {}
+    for column in (c for c in _CHECKS if c in frame):
+        for number, cell in frame[column].items():
+            fault = _CHECKS[column](column, cell)
+            if fault is not None:
+                faults.setdefault(number, BadRow(number, *fault))
+        frame[column] = frame[column].astype(str)
+    bad = sorted([*table.bad, *faults.values()], key=lambda row: row.number)
+    return Table(frame.drop(index=list(faults)), bad)
 
 
 def _single_label(frame: pd.DataFrame, path: Path | str, classes: Sequence[str] = ()) -> ClassCorpus:

@@ -15,12 +15,19 @@ from huggingface_hub.constants import HF_HOME
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from carl_hf.configuration_carl import CarlConfig
 from carl_hf.embedding import classifier_outputs, embed_poolings
-from carl_hf.encoders import is_va_regressor, load_config, load_measured_encoder, load_tokenizer, resolve_encoder
+from carl_hf.encoders import (
+    is_va_regressor,
+    load_classifier,
+    load_config,
+    load_measured_encoder,
+    load_tokenizer,
+    resolve_encoder,
+)
 from carl_hf.modeling_carl import CarlModel
 
 logger = logging.getLogger(__name__)
@@ -208,7 +215,7 @@ def load_va_head(
         return None
     tokenizer = load_tokenizer(name)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = AutoModelForSequenceClassification.from_pretrained(resolve_encoder(name), dtype="float32")
+    model = load_classifier(name)
     model.to(device).eval()
 
     def predict(texts: Sequence[str]) -> np.ndarray:
@@ -256,7 +263,7 @@ def _sentence_transformer(
             f"{name} is a sentence-transformers model with modules of its own: pip install sentence-transformers, or "
             "choose --pooling cls or mean."
         ) from error
-    model = SentenceTransformer(resolved, device=str(device))
+    model = SentenceTransformer(resolved, device=str(device), model_kwargs={"use_safetensors": True})
     pooling = "sentence-transformers"
     model.max_seq_length = min(max_length, model.max_seq_length or max_length)
 

@@ -10,7 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
+
+from carl_hf.bad_rows import number_of
+from carl_hf.tables import read_table
 
 LABEL_SPACES = ("circle12", "russell1980", "ekman6", "goemotions28")
 
@@ -84,7 +87,7 @@ def read_label_space(source: str | Path) -> LabelSpace:
 
 
 def _read(path: Path, name: str) -> LabelSpace:
-    frame = pd.read_csv(path, comment="#", encoding="utf-8", dtype=str, keep_default_na=False)
+    frame = read_table(path, comment="#")
     columns = ["angle"] if "angle" in frame else ["valence", "arousal"]
     for column in ("name", *columns):
         if column not in frame:
@@ -92,17 +95,19 @@ def _read(path: Path, name: str) -> LabelSpace:
                 f"{path} has no column {column!r}; a label space has name, and valence and arousal, or angle."
             )
     keys = [_key(entry) for entry in frame["name"]]
+    if not all(keys):
+        raise ValueError(f"{path}, row {keys.index('') + 1}: column 'name' is empty; name the emotion.")
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"{path}: the name {twice!r} stands there twice.")
     for column in columns:
-        numbers = pd.to_numeric(frame[column], errors="coerce")
-        bad = ~(numbers.abs() <= (360 if column == "angle" else 1))
+        numbers = np.array([number_of(cell) for cell in frame[column]])
+        bad = ~(np.abs(numbers) <= (360 if column == "angle" else 1))  # NaN fails the comparison
         if bad.any():
-            row = int(bad.to_numpy().argmax())
+            row = int(bad.argmax())
             what = "degrees from 0 to 360" if column == "angle" else "a number in [-1, 1]"
             raise ValueError(f"{path}, row {row + 1}: {column} is {frame[column].iloc[row]!r}, not {what}.")
-        frame[column] = numbers.astype(float)
+        frame[column] = numbers
     if columns == ["angle"]:
         radians = [math.radians(angle) for angle in frame["angle"]]
         points = [(math.cos(angle), math.sin(angle)) for angle in radians]

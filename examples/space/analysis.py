@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from transformers import AutoModelForSequenceClassification
 
 from carl_hf import load_va_dataset
 from carl_hf.embedding import classifier_outputs, embed_texts
-from carl_hf.encoders import is_va_regressor, load_config, load_tokenizer, resolve_encoder
+from carl_hf.encoders import is_va_regressor, load_classifier, load_config, load_tokenizer
 from carl_hf.explain import Attribution, Explainer, Method, Target
 from carl_hf.heads import class_probabilities
 
@@ -58,7 +57,7 @@ class Models:
             raise ValueError(f"{emotion} is no emotion classifier: name the folder emotion/ of an export.")
         self.va, self.encoder = Explainer.from_pretrained(va), Explainer.from_pretrained(encoder)
         self._emotion_tokenizer = load_tokenizer(emotion)
-        self._emotion = AutoModelForSequenceClassification.from_pretrained(resolve_encoder(emotion), dtype="float32")
+        self._emotion = load_classifier(emotion)
         self._several = config.problem_type == "multi_label_classification"
         corpus = load_va_dataset("demo", split="test")
         self._texts, self._labels = list(corpus["text"]), list(corpus["label"])

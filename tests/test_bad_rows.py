@@ -1,0 +1,213 @@
+"""Rows with planted faults: refused with their number, or left out and counted."""
+
+import csv
+import json
+import logging
+import math
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from carl_hf import load_va_dataset
+from carl_hf.bad_rows import MAX_CHARACTERS, skipped_record
+from carl_hf.data import find_bad_rows
+from carl_hf.evaluation.data import read_emotion
+from carl_hf.tables import read_table
+
+GOOD = {"text": "a quiet morning", "valence": 4, "arousal": 2}
+SURROGATE = b"caf\xe9"  # Latin-1
+
+# fault -> (cells that differ from a good row, what the message says, reason)
+CELLS = {
+    "no text": ({"text": "  "}, "column 'text' is empty", "text is empty"),
+    "a text of 1 MB": ({"text": "z" * 2**20}, "holds 1,048,576 characters, more than 100,000", "text is too long"),
+    "an unknown number": ({"valence": "nan"}, "column 'valence' holds 'nan', not a number", "valence is no number"),
+    "a word": ({"arousal": "high"}, "column 'arousal' holds 'high', not a number", "arousal is no number"),
+    "no number": ({"arousal": ""}, "column 'arousal' holds '', not a number", "arousal is no number"),
+    "off the scale": ({"valence": 9}, r"valence is 9, outside the stated scale", "valence is outside the scale"),
+}  # fmt: skip
+TYPED = {
+    "a number for a text": ({"text": 12}, "column 'text' holds 12, not a text", "text is no text"),
+    "a list for a text": ({"text": ["a"]}, r"column 'text' holds \['a'\], not a text", "text is no text"),
+    "an object for a number": ({"valence": {"v": 1}}, "column 'valence' holds {'v': 1}", "valence is no number"),
+    "a list for a name": ({"label": ["joy"]}, r"column 'label' holds \['joy'\], not a name", "label is no name"),
+    "null": ({"valence": None}, "column 'valence' holds None, not a number", "valence is no number"),
+    "true": ({"valence": True}, "column 'valence' holds True, not a number", "valence is no number"),
+    "NaN": ({"valence": math.nan}, "column 'valence' holds nan, not a number", "valence is no number"),
+}
+LINES = {  # fault -> (a line in the place of a row, message, reason)
+    "csv": {
+        "an empty line": (b"", "is empty", "empty row"),
+        "empty cells": (b",,", "is empty", "empty row"),
+        "too few cells": (b"a,1", "has 2 cells, the header 3", "wrong number of cells"),
+        "too many cells": (b"a,1,1,1", "has 4 cells, the header 3", "wrong number of cells"),
+        "Latin-1": (SURROGATE + b",1,1", "column 'text' is not UTF-8", "not UTF-8"),
+        "a stray quotation mark": (b'"a"b,1,1', "is not CSV", "not CSV"),
+    },
+    "jsonl": {
+        "an empty line": (b"", "is empty", "empty row"),
+        "half a line": (b'{"text": "a", "val', "is no valid JSON", "not JSON"),
+        "an array": (b'["a", 1, 1]', "holds an array, not an object", "no JSON object"),
+        "deep brackets": (b"[" * 100_000, "is no valid JSON", "not JSON"),
+        "Latin-1": (b'{"text": "' + SURROGATE + b'", "valence": 1, "arousal": 1}', "is not UTF-8", "not UTF-8"),
+        "half a character": (rb'{"text": "\ud83d", "valence": 1, "arousal": 1}', "is not UTF-8", "not UTF-8"),
+        "a missing cell": (b'{"text": "a", "valence": 1}', "column 'arousal' holds None", "arousal is no number"),
+    },
+}
+
+
+def line_of(kind, row):
+    if kind == "jsonl":
+        return json.dumps(row).encode()
+    return (b"," if kind == "csv" else b"\t").join(str(cell).encode() for cell in row.values())
+
+
+def write(path, lines):
+    """A file of three good rows, and the given lines behind the first."""
+    kind = path.suffix[1:]
+    header = [] if kind == "jsonl" else [line_of(kind, {name: name for name in GOOD})]
+    good = line_of(kind, GOOD)
+    path.write_bytes(b"\n".join([*header, good, *lines, good, good]) + b"\n\n")  # blank lines at the end are none
+    return path
+
+
+def faults_of(kind):
+    cells = CELLS | (TYPED if kind in ("json", "jsonl") else {})
+    found = {name: (line_of("jsonl" if kind == "json" else kind, {**GOOD, **change}), message, reason)
+             for name, (change, message, reason) in cells.items()}  # fmt: skip
+    special = {name: (line.replace(b",", b"\t") if kind == "tsv" else line, message, reason)
+               for name, (line, message, reason) in LINES["csv" if kind in ("csv", "tsv") else "jsonl"].items()
+               if kind != "json" or name in ("an array", "half a character", "Latin-1", "a missing cell")}  # fmt: skip
+    return found | special
+
+
+def write_any(path, lines):
+    if path.suffix == ".json":
+        good = json.dumps(GOOD).encode()
+        path.write_bytes(b"[" + b",\n".join([good, *lines, good, good]) + b"]")
+        return path
+    return write(path, lines)
+
+
+def load(path, **settings):
+    return load_va_dataset(path, scale=(1, 5), **settings)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json"])
+def test_each_fault_alone_is_refused_with_its_row_and_all_are_skipped_and_counted(kind, tmp_path, caplog):
+    faults = faults_of(kind)
+    for name, (line, message, reason) in faults.items():
+        path = write_any(tmp_path / f"one.{kind}", [line])
+        remedy = "(; correct or remove the row, or leave bad rows out with --skip_bad_rows true)"
+        with pytest.raises(ValueError, match=rf"one\.{kind}, row 2: .*{message}.*{remedy}"):
+            load(path)
+        assert [row.reason for row in find_bad_rows(path, scale=(1, 5))] == [reason], name
+        assert load(path, skip_bad_rows=True)["text"] == [GOOD["text"]] * 3
+    path = write_any(tmp_path / f"all.{kind}", [line for line, _, _ in faults.values()])
+    with pytest.raises(ValueError, match=rf"row 2: .*\({len(faults) - 1} more bad rows follow\)"):
+        load(path)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        for split in ("train", "all"):
+            own = load(path, skip_bad_rows=True, split=split)
+    assert own["text"] == [GOOD["text"]] * 3 and own["valence"] == [0.5] * 3
+    assert caplog.text.count(f"{len(faults)} bad rows left out") == 1  # said once
+    record = skipped_record(find_bad_rows(path, scale=(1, 5)))
+    assert record["rows"] == sum(kind["rows"] for kind in record["reasons"].values()) == len(faults)
+    assert min(kind["first"][0] for kind in record["reasons"].values()) == 2
+    assert str(tmp_path) in caplog.text and "valence is no number: " in caplog.text
+
+
+def test_parquet(tmp_path):
+    good = {"text": "calm", "valence": 4.0, "arousal": 2.0, "label": "joy"}
+    rows = [good, {**good, "valence": math.nan}, {**good, "text": None}, {**good, "arousal": None},
+            {**good, "text": "z" * (MAX_CHARACTERS + 1)}, {**good, "valence": 0.0}, good]  # fmt: skip
+    table = pa.Table.from_pylist(rows)
+    texts = [SURROGATE if i == 6 else row["text"] and row["text"].encode() for i, row in enumerate(rows)]
+    invalid = pa.Array.from_buffers(pa.string(), len(texts), pa.array(texts, pa.binary()).buffers())
+    path = tmp_path / "own.parquet"
+    pyarrow.parquet.write_table(table.set_column(0, "text", invalid), path)
+    assert [(row.number, row.reason) for row in find_bad_rows(path, scale=(1, 5))] == [
+        (2, "valence is no number"), (3, "text is empty"), (4, "arousal is no number"), (5, "text is too long"),
+        (6, "valence is outside the scale"), (7, "not UTF-8"),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"own.parquet, row 2: column 'valence' holds nan"):
+        load(path)
+    assert load(path, skip_bad_rows=True)["label"] == ["joy"]
+    for column, values, message in (
+        ("text", [1, 2], "column 'text' holds 1, not a text"),
+        ("text", [["a"], ["b"]], "column 'text' holds"),
+        ("valence", ["1", "high"], "row 2: column 'valence' holds 'high'"),
+        ("valence", [True, False], "column 'valence' holds True"),
+    ):
+        pd.DataFrame({"text": ["a", "b"], "valence": [1, 2], "arousal": [1, 2], column: values}).to_parquet(path)
+        with pytest.raises(ValueError, match=message):
+            load(path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="own.parquet is empty or cannot be read"):
+        load(path, skip_bad_rows=True)
+
+
+def test_cells_of_many_lines_and_characters_are_read(tmp_path):
+    path = tmp_path / "own.csv"
+    long = "b" * MAX_CHARACTERS
+    limit = csv.field_size_limit()
+    path.write_bytes(
+        f'\ufefftext,valence,arousal,notes\r\n"one\r\ntwo, ""three""",1,1,\r\n{long},2,2,{"n" * 200_000}\r\n'.encode()
+    )
+    assert load(path)["text"] == ['one\r\ntwo, "three"', long]
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('text,valence,arousal\na,1,1\n"b,1,1\nc,1,1\n', r"row 2 \(line 3\): a quoted cell goes over several lines"),
+        ('text,valence,arousal\n"b,1,1\nc,"d",1\n', r"row 1 \(line 2\).*close its quotation mark"),
+        ("text,valence,arousal\n,1,1\nb,1\n", "row 1: .*no row is good|row 1: has|row 1: column 'text' is empty"),
+        ("text,valence,arousal\nb,1\n", "row 1: has 2 cells"),
+        ("text,text,valence,arousal\na,a,1,1\n", "has two columns 'text'"),
+        ("\n\n", "its first line names no column"),
+        ("te\udce9xt,valence,arousal\n", "header is not UTF-8"),
+    ],
+)
+def test_what_is_wrong_with_more_than_single_rows_is_always_refused(content, message, skip, tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text(content, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(ValueError, match=message):
+        load(path, skip_bad_rows=skip)
+
+
+def test_a_damaged_array_is_refused_with_its_line(tmp_path):
+    (tmp_path / "own.json").write_text('[{"text": "a", "valence": 1, "arousal": 1},\n {"text" "b"}]')
+    with pytest.raises(ValueError, match="no valid JSON .*line 2"):
+        load(tmp_path / "own.json", skip_bad_rows=True)
+
+
+def test_a_missing_part_is_a_bad_row(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("text,valence,arousal,split\na,1,1,train\nb,1,1,\nc,1,1,test\n")
+    with pytest.raises(ValueError, match="row 2: column 'split' is empty"):
+        load(path)
+    assert load(path, skip_bad_rows=True, split="train")["text"] == ["a"]
+
+
+def test_texts_with_names(tmp_path, caplog):
+    path = tmp_path / "own.jsonl"
+    rows = [{"text": letter, "label": "xy"[i % 2]} for i, letter in enumerate("abcdef")]
+    bad = [{"text": "g"}, {"text": 7, "label": "x"}, {"text": "h", "label": ["x"]}, 5, {"text": "", "label": "x"}]
+    path.write_text("\n".join(map(json.dumps, rows[:3] + bad + rows[3:])))
+    with pytest.raises(ValueError, match="row 4: column 'label' is empty.*4 more.*--skip_bad_rows true"):
+        read_emotion(str(path), None)
+    corpus = read_emotion(str(path), None, skip_bad_rows=True)
+    assert corpus.texts == list("abcdef") and [row.number for row in corpus.skipped] == [4, 5, 6, 7, 8]
+    assert "5 bad rows left out. label is empty: 1 (row 4)" in caplog.text
+
+
+def test_a_plain_table_has_no_bad_rows(tmp_path):
+    path = write(tmp_path / "own.csv", [b"a,1"])
+    with pytest.raises(ValueError, match="row 2: has 2 cells, the header 3; correct or remove the row"):
+        read_table(path)

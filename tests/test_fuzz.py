@@ -1,0 +1,423 @@
+"""Every reader of files and settings on random and damaged input: a ValueError, or what it promises.
+
+100 examples each, always the same; `pytest -m slow` takes 1,000 new ones.
+"""
+
+import io
+import json
+import math
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import yaml
+from safetensors.numpy import save_file
+
+pytest.importorskip("hypothesis")
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from carl_hf import CarlConfig, CarlTrainingArguments, load_va_dataset
+from carl_hf.bad_rows import MAX_CHARACTERS
+from carl_hf.cli import last_checkpoint, parse_script_arguments
+from carl_hf.data import find_bad_rows
+from carl_hf.evaluation.comparators import read_comparators
+from carl_hf.evaluation.data import read_emotion, read_polarity, read_sts, read_va
+from carl_hf.evaluation.encoder import EmbeddingCache
+from carl_hf.label_spaces import read_label_space
+from carl_hf.objectives import OBJECTIVES, parse_objectives
+from carl_hf.tables import SUFFIXES, read_rows, read_table
+
+pytestmark = pytest.mark.parametrize("examples", [100, pytest.param(1000, marks=pytest.mark.slow)])
+
+
+def fuzz(examples: int, property_holds: Callable[..., None], *strategies: st.SearchStrategy) -> None:
+    chosen = settings(
+        max_examples=examples, derandomize=examples == 100, database=None, deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    chosen(given(st.tuples(*strategies))(lambda drawn: property_holds(*drawn)))()
+
+
+def outcome(read: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    """What a reader gives, or None where it refuses as documented; any other exception is a bug."""
+    try:
+        return read(*arguments, **settings)
+    except ValueError as error:
+        assert str(error) and len(str(error)) < 3000, "a message that nobody reads"
+        return None
+
+
+# Files: random bytes, valid files with damage, and tables of cells of any kind
+
+PLANTED = [
+    b"", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\xe9", "é€😀".encode(), b"\xed\xa0\x80", "\u2028".encode(), b"\r\n",
+    b"\r", b"\n", b"\n\n", b'"', b'""', b",", b",,,,", b"\t", b"#", b"[", b"]", b"{", b"}", b"[[[[[[", b"null",
+    b"true", b"nan", b"inf", b"-inf", b"1e999", b"9" * 400, b"-1", b"0", b"1_0", b"\\ud800", b"text", b"label",
+    b"split",
+    b"&", b"*", b"!!int", b"z" * 150_000,
+]  # fmt: skip
+ENCODINGS = ("utf-8-sig", "utf-16", "utf-32", "latin-1", "cp500")
+
+
+@st.composite
+def damaged(draw: st.DrawFn, valid: bytes) -> bytes:
+    """The file `valid` with up to four things done to it."""
+    content = valid
+    for _ in range(draw(st.integers(0, 4))):
+        start, end = sorted(draw(st.integers(0, len(content))) for _ in range(2))
+        lines = content.split(b"\n")
+        one, other = (draw(st.integers(0, len(lines) - 1)) for _ in range(2))
+        match draw(st.sampled_from(["put", "put", "cut", "end", "again", "swap", "encode", "crlf", "head", "flip"])):
+            case "put":
+                content = content[:start] + draw(st.sampled_from(PLANTED)) + content[start:]
+            case "cut":
+                content = content[:start] + content[end:]
+            case "end":
+                content = content[:start]
+            case "again":
+                content = content[:end] + content[start:]
+            case "swap":
+                lines[one], lines[other] = lines[other], lines[one]
+                content = b"\n".join(lines)
+            case "encode":
+                content = content.decode("utf-8", "replace").encode(draw(st.sampled_from(ENCODINGS)), "replace")
+            case "crlf":
+                content = content.replace(b"\n", b"\r\n")
+            case "head":
+                content = lines[0] + b"\n"
+            case "flip" if content:
+                place = min(start, len(content) - 1)
+                content = (
+                    content[:place] + bytes([content[place] ^ 1 << draw(st.integers(0, 7))]) + content[place + 1 :]
+                )
+    return content
+
+
+def cells(*usual: Any) -> st.SearchStrategy:
+    """Mostly what belongs there, else anything that JSON can hold."""
+    odd = st.one_of(
+        st.text(max_size=8), st.floats(), st.integers(-(10**400), 10**400), st.none(), st.booleans(),
+        st.lists(st.integers(), max_size=2), st.dictionaries(st.text(max_size=2), st.integers(), max_size=1),
+        st.sampled_from(["nan", "1e400", " ", "\ud800", "x" * (MAX_CHARACTERS + 1), "a\nb", 'say "x"']),
+    )  # fmt: skip
+    return st.one_of(*[st.sampled_from(usual)] * 6, odd)
+
+
+def file_of(kind: str, frame: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    if kind == ".parquet":
+        frame.to_parquet(buffer)
+    elif kind in (".csv", ".tsv"):
+        text = frame.to_csv(index=False, sep="," if kind == ".csv" else "\t")
+        return text.encode("utf-8", "surrogatepass")
+    else:
+        rows = frame.to_dict("records")
+        text = json.dumps(rows) if kind == ".json" else "\n".join(map(json.dumps, rows))
+        return text.encode("utf-8", "surrogatepass")
+    return buffer.getvalue()
+
+
+@st.composite
+def tables(draw: st.DrawFn, kind: str, columns: dict[str, tuple]) -> bytes:
+    """A file with these columns, in any order, now and then without one, and any number of rows."""
+    names = draw(st.permutations(list(columns)))
+    if draw(st.integers(0, 9)) == 0:
+        names = names[1:]
+    height = draw(st.integers(0, 8))
+    frame = pd.DataFrame({n: [draw(cells(*columns[n])) for _ in range(height)] for n in names}, dtype=object)
+    try:
+        return file_of(kind, frame)
+    except (ValueError, TypeError, OverflowError, pa.ArrowException):  # what Parquet has no one type for
+        return file_of(kind, frame.map(lambda cell: repr(cell)))
+
+
+def files(kind: str, columns: dict[str, tuple], rows: int = 12) -> st.SearchStrategy[bytes]:
+    whole = pd.DataFrame({name: [usual[i % len(usual)] for i in range(rows)] for name, usual in columns.items()})
+    return st.one_of(st.binary(max_size=200), damaged(file_of(kind, whole)), tables(kind, columns))
+
+
+VA = {"text": ("calm", "a wild night", "naïve 😀", "d, e"), "valence": (1, 2.5, 5), "arousal": (5, 1, 3.0),
+      "split": ("train", "train", "dev", "test"), "label": ("joy", "fear")}  # fmt: skip
+NAMES = {"text": tuple("abcdefghijkl"), "label": ("joy", "fear"), "split": ("train", "train", "test", "dev")}
+
+
+def is_text(text: Any) -> bool:
+    return isinstance(text, str) and bool(text.strip()) and len(text) <= MAX_CHARACTERS and bool(text.encode())
+
+
+@pytest.mark.parametrize("kind", SUFFIXES)
+def test_rows_of_a_file(kind, examples, tmp_path):
+    path = tmp_path / f"own{kind}"
+
+    def holds(content: bytes) -> None:
+        path.write_bytes(content)
+        table, plain = outcome(read_rows, path), outcome(read_table, path)
+        assert (plain is None) == (table is None or bool(table.bad))
+        if table is not None:
+            numbers = sorted([*table.frame.index, *(row.number for row in table.bad)])
+            assert numbers == list(range(1, len(numbers) + 1))  # each row is one or the other
+
+    fuzz(examples, holds, files(kind, VA))
+
+
+@pytest.mark.parametrize("kind", SUFFIXES)
+def test_texts_with_numbers(kind, examples, tmp_path):
+    path = tmp_path / f"own{kind}"
+
+    def holds(content: bytes, split: str, normalization: str) -> None:
+        path.write_bytes(content)
+        arguments = {"split": split, "normalization": normalization, "scale": (1, 5)}
+        own = outcome(load_va_dataset, path, **arguments)
+        some = outcome(load_va_dataset, path, **arguments, skip_bad_rows=True)
+        bad = outcome(find_bad_rows, path, scale=(1, 5))
+        for dataset in (own, some):
+            if dataset is not None:
+                assert len(dataset) and all(map(is_text, dataset["text"]))
+                assert all(-1 <= x <= 1 for x in [*dataset["valence"], *dataset["arousal"]])
+        if own is not None:
+            assert bad == [] and own.to_dict() == some.to_dict()
+        if some is not None and split == "all":
+            table = read_rows(path)
+            assert len(some) + len(bad) == len(table.frame) + len(table.bad)
+
+    parts = st.sampled_from(["train", "validation", "test", "all", "all"])
+    fuzz(examples, holds, files(kind, VA), parts, st.sampled_from(["scale", "scale", "observed"]))
+
+
+@pytest.mark.parametrize("kind", SUFFIXES)
+def test_texts_with_names(kind, examples, tmp_path):
+    path = tmp_path / f"own{kind}"
+
+    def holds(content: bytes, skip: bool) -> None:
+        path.write_bytes(content)
+        check_classes(outcome(read_emotion, str(path), None, skip_bad_rows=skip))
+
+    fuzz(examples, holds, files(kind, NAMES), st.booleans())
+
+
+def check_classes(corpus: Any) -> None:
+    if corpus is not None:
+        assert len(corpus.texts) == len(corpus.labels) and all(map(is_text, corpus.texts))
+        assert len(corpus.classes) >= 2 and all(corpus.classes) and corpus.labels.max() < len(corpus.classes)
+        assert corpus.split is None or {"train", "test"} <= set(corpus.split)
+
+
+RATED = {"text": VA["text"], "V": (1, 3, 5), "A": (2, 3, 4), "D": (3,), "split": VA["split"]}
+POSTS = {"Anonymized Message": VA["text"], "Valence1": (1, 9), "Valence2": (2, 8), "Arousal1": (3,), "Arousal2": (4,)}
+MANY = {"text": NAMES["text"], "split": NAMES["split"], "label": ("joy", "joy,fear"), "ekman": ("joy", "fear")}
+
+
+@pytest.mark.parametrize(
+    "file, columns, read",
+    [
+        ("emobank/emobank.csv", RATED, lambda folder: read_va("emobank", folder)),
+        ("facebook_va/facebook_va.csv", POSTS, lambda folder: read_va("facebook", folder)),
+        ("mr/mr.csv", {"text": NAMES["text"], "label": (0, 1)}, lambda folder: read_polarity("mr", folder)),
+        ("imdb/imdb.parquet", {**NAMES, "label": (0, 1)}, lambda folder: read_polarity("imdb", folder)),
+        ("isear/isear.csv", NAMES, lambda folder: read_emotion("isear", folder)),
+        ("goemotions/goemotions.parquet", MANY, lambda folder: read_emotion("goemotions-28", folder)),
+        ("goemotions/goemotions.parquet", MANY, lambda folder: read_emotion("goemotions-six", folder)),
+        ("stsb/stsb_test.csv", {"text1": ("a",), "text2": ("b",), "score": (0, 5)}, read_sts),
+    ],
+)  # fmt: skip
+def test_known_corpora(file, columns, read, examples, tmp_path):
+    path = tmp_path / file
+    path.parent.mkdir()
+
+    def holds(content: bytes) -> None:
+        path.write_bytes(content)
+        found = outcome(read, tmp_path)
+        if hasattr(found, "dimensions"):
+            assert all(map(is_text, found.texts)) and np.abs(found.labels).max() <= 1
+        elif hasattr(found, "classes"):
+            check_classes(found)
+        elif found is not None:
+            assert all(map(is_text, found[0] + found[1])) and np.isfinite(found[2]).all()
+
+    fuzz(examples, holds, files(path.suffix, columns, rows=24))
+
+
+def test_transcripts_of_iemocap(examples, tmp_path):
+    base = tmp_path / "iemocap" / "Session1" / "dialog"
+    for name in ("EmoEvaluation", "transcriptions"):
+        (base / name).mkdir(parents=True)
+
+    def holds(labels: bytes, texts: bytes) -> None:
+        (base / "EmoEvaluation" / "Ses01.txt").write_bytes(labels)
+        (base / "transcriptions" / "Ses01.txt").write_bytes(texts)
+        turns = outcome(load_va_dataset, "iemocap", data_dir=tmp_path)
+        assert turns is None or all(map(is_text, turns["text"]))
+
+    labels = b"[6.29 - 8.23]\tSes01F_000\tneu\t[2.5000, 3.0000, 2.5000]\nC-E2:\tNeutral;\t()\n"
+    fuzz(examples, holds, damaged(labels), damaged(b"Ses01F_000 [006.29-008.23]: Words.\nM: aside\n"))
+
+
+def test_the_workbook_of_emotales(examples, tmp_path):
+    pytest.importorskip("openpyxl")
+    path = tmp_path / "emotales" / "View#1_dimensions.xlsx"
+    path.parent.mkdir()
+    rows = [
+        ["", "Annotator 1", "", ""],
+        ["Sentence", "EVA", "ACT", "POW"],
+        ["It is late.", 1, 9, 5],
+        ["End.", 2, 3, 4],
+    ]
+    pd.DataFrame(rows).to_excel(path, header=False, index=False)
+    whole = path.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(whole)) as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+
+    def with_part(name: str, content: bytes) -> bytes:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as book:
+            for other, part in parts.items():
+                book.writestr(other, content if other == name else part)
+        return buffer.getvalue()
+
+    def holds(content: bytes) -> None:
+        path.write_bytes(content)
+        tales = outcome(load_va_dataset, "emotales", data_dir=tmp_path)
+        assert tales is None or all(map(is_text, tales["text"]))
+
+    inside = [damaged(part).map(lambda content, name=name: with_part(name, content)) for name, part in parts.items()]
+    fuzz(examples, holds, st.one_of(damaged(whole), *inside))
+
+
+def test_label_spaces(examples, tmp_path):
+    path = tmp_path / "own.csv"
+
+    def holds(content: bytes) -> None:
+        path.write_bytes(content)
+        space = outcome(read_label_space, path)
+        if space is not None:
+            assert all(-1 <= x <= 1 for point in space.va.values() for x in point) and all(space.va)
+            assert all(0 <= angle < 360 for angle in space.angles.values())
+
+    points = {"name": ("joy", "fear", "awe"), "valence": (0.1, -0.5, 0), "arousal": (1, 0.2, 0)}
+    angles = {"name": ("joy", "fear", "awe"), "angle": (0, 359.5, -10)}
+    fuzz(examples, holds, st.one_of(files(".csv", points, rows=3), files(".csv", angles, rows=3)))
+
+
+# Settings
+
+SETTINGS = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6),
+              st.sampled_from(["mccl", "ptd=0.2", "1e-3", "nan", "auto", "paper", "no", "steps", "\x00"])),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=2)),
+    max_leaves=4,
+)  # fmt: skip
+OWN = [
+    *CarlTrainingArguments.__annotations__, "max_steps", "seed", "optim", "weight_decay", "save_steps", "label_names",
+    "save_strategy", "eval_strategy", "gradient_accumulation_steps", "lr_scheduler_kwargs", "load_best_model_at_end",
+    "report_to", "max_grad_norm", "fp16", "optim_args", "accelerator_config", "hub_strategy", "logging_strategy",
+]  # fmt: skip
+
+
+def check_arguments(args: CarlTrainingArguments | None) -> None:
+    if args is not None:
+        assert args.weights and all(weight > 0 and math.isfinite(weight) for weight in args.weights.values())
+        assert 0 < args.salient_fraction <= 1 and args.temperature > 0 and args.max_length >= 3
+
+
+def test_training_arguments(examples, tmp_path):
+    def holds(chosen: dict[str, Any]) -> None:
+        check_arguments(outcome(CarlTrainingArguments, str(tmp_path), **{"use_cpu": True, **chosen}))
+
+    fuzz(examples, holds, st.dictionaries(st.sampled_from(OWN), SETTINGS, max_size=3))
+
+
+@dataclass
+class Plain:
+    """A script's own arguments; those of the Trainer, of which there are 150, would take a second each time."""
+
+    corpora: list[str] = field(default_factory=list)
+    weights: list[float] | None = None
+    temperature: float = 0.1
+    seed: int = 1
+    bf16: bool = False
+    pooling: Literal["cls", "mean"] = "cls"
+    data_dir: str | None = None
+
+
+def test_configuration_files(examples, tmp_path):
+    path = tmp_path / "own.yaml"
+
+    def holds(content: bytes) -> None:
+        path.write_bytes(content)
+        outcome(parse_script_arguments, Plain, ["--config", str(path)])
+
+    valid = b"corpora: [a.csv, b]\ntemperature: 0.1\nweights: [1, 2]\nseed: 1\nbf16: false\npooling: mean\n"
+    keys = st.one_of(st.sampled_from([f.name for f in fields(Plain)]), st.text(max_size=4))
+    random = st.dictionaries(keys, SETTINGS, max_size=3).map(lambda d: yaml.safe_dump(d).encode())
+    odd = [b"!!int", b"!!float", b"!!bool x", b"!!timestamp x", b"2024-13-45", b"&a [*a]", b"[" * 1000]
+    tagged = st.sampled_from(odd).map(lambda value: b"temperature: " + value)
+    fuzz(examples, holds, st.one_of(st.binary(max_size=100), damaged(valid), random, tagged))
+
+
+def test_comparators(examples, tmp_path):
+    path = tmp_path / "own.yaml"
+
+    def holds(content: bytes) -> None:
+        path.write_bytes(content)
+        found = outcome(read_comparators, path)
+        assert found is None or all(c.pooling in ("cls", "mean", "pooler") for c in found.values())
+
+    valid = b"BERT: {model: google-bert/bert-base-uncased, pooling: mean}\nOther:\n  model: null\n  note: not public\n"
+    entries = st.dictionaries(
+        st.text(max_size=3), st.dictionaries(st.sampled_from(["model", "pooling", "note", "x"]), SETTINGS)
+    )
+    random = st.one_of(entries, SETTINGS).map(lambda d: yaml.safe_dump(d).encode())
+    fuzz(examples, holds, st.one_of(st.binary(max_size=100), damaged(valid), random))
+
+
+def test_objectives(examples):
+    def holds(words: list[str]) -> None:
+        weights = outcome(parse_objectives, words)
+        assert weights is None or (len(weights) == len(words) and all(0 < w < math.inf for w in weights.values()))
+
+    names = st.one_of(st.sampled_from([*OBJECTIVES]), st.text(max_size=5))
+    weights = st.one_of(st.sampled_from(["", "="]), st.floats().map("={}".format), st.text(max_size=4))
+    word = st.builds("{}{}".format, names, weights)
+    fuzz(examples, holds, st.lists(word, max_size=3))
+
+
+def test_model_configurations(examples):
+    def holds(chosen: dict[str, Any]) -> None:
+        config = outcome(CarlConfig, **chosen)
+        if config is not None:
+            assert config.pooling in ("cls", "mean") and config.projection_dim >= 1
+            assert CarlConfig.from_dict(json.loads(config.to_json_string())).heads == config.heads
+
+    names = st.sampled_from(["pooling", "projection_dim", "heads", "classes", "encoder_has_pooler"])
+    fuzz(examples, holds, st.dictionaries(names, SETTINGS, max_size=3))
+
+
+# What a run has left
+
+
+def test_checkpoints(examples, tmp_path):
+    (tmp_path / "checkpoint-3").mkdir()
+
+    def holds(content: bytes) -> None:
+        (tmp_path / "checkpoint-3" / "trainer_state.json").write_bytes(content)
+        assert outcome(last_checkpoint, tmp_path) in (None, str(tmp_path / "checkpoint-3"))
+
+    fuzz(examples, holds, st.one_of(st.binary(max_size=50), damaged(b'{"global_step": 3}')))
+
+
+def test_cached_embeddings(examples, tmp_path):
+    path = tmp_path / "a.safetensors"
+    tensors = {"keys": np.zeros((2, 16), np.uint8), "vectors": np.ones((2, 3), np.float32)}
+    save_file(tensors, path, metadata={"format": "1"})
+
+    def holds(content: bytes) -> None:
+        path.write_bytes(content)
+        EmbeddingCache(tmp_path)  # passes over what is damaged
+
+    fuzz(examples, holds, st.one_of(st.binary(max_size=50), damaged(path.read_bytes())))

@@ -1,0 +1,152 @@
+"""What is loaded, written and sent: docs/security.md."""
+
+import ast
+import configparser
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_config, tiny_encoder, toy_dataset
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+from carl_hf import CarlModel, CarlTrainingArguments
+from carl_hf.cli import public_command
+from carl_hf.encoders import load_classifier, load_encoder
+from carl_hf.evaluation.encoder import load_text_encoder
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("carl_hf", "examples", "benchmarks", "model_cards")
+CODE = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+TOKEN = "hf_canaryCANARYcanaryCANARY"
+NEVER = {
+    "trust_remote_code",
+    "allow_pickle",
+    "read_pickle",
+    "pickle",
+    "joblib",
+    "dill",
+    "eval",
+    "exec",
+    "shell",
+    "verify",
+}
+NEVER_CALLED = {"torch.load", "yaml.load", "yaml.full_load", "yaml.unsafe_load", "os.system"}
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_code_runs_what_it_reads(path):
+    """No pickles, no code from models or data sets, no shell; weights from safetensors."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = {alias.name for alias in node.names} if isinstance(node, (ast.Import, ast.ImportFrom)) else set()
+        names |= {node.id} if isinstance(node, ast.Name) else {node.arg} if isinstance(node, ast.keyword) else set()
+        assert not names & NEVER
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in NEVER_CALLED
+            if called.endswith(".from_pretrained") and called.startswith(("AutoModel", "auto.")):
+                assert "use_safetensors" in {keyword.arg for keyword in node.keywords}, ast.unparse(node)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (Path.touch, (Path("exploded"),))
+
+
+@pytest.mark.parametrize("kind", ["encoder", "carl", "classifier"])
+def test_pickled_weights_are_not_opened(kind, tmp_path, monkeypatch, tokenizer):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "model"
+    if kind == "classifier":
+        model = AutoModelForSequenceClassification.from_config(tiny_config())
+    else:
+        model = tiny_encoder() if kind == "encoder" else CarlModel.from_encoder(tiny_encoder(), projection_dim=8)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
+    if kind == "encoder":
+        for load in (load_encoder, load_text_encoder, CarlModel.from_encoder):
+            with pytest.raises(ValueError, match="no weights in safetensors.*convert it once.*save_pretrained"):
+                load(str(folder))
+    elif kind == "classifier":
+        with pytest.raises(ValueError, match="no weights in safetensors"):
+            load_classifier(str(folder))
+    else:
+        for load in (CarlModel.from_pretrained, AutoModel.from_pretrained):
+            with pytest.raises(OSError, match="no file named model.safetensors"):
+                load(str(folder))
+    assert not Path("exploded").exists()
+
+
+def test_arguments_show_and_keep_no_token(tmp_path):
+    args = CarlTrainingArguments(str(tmp_path / "out"), hub_token=TOKEN, use_cpu=True)
+    torch.save(args, tmp_path / "training_args.bin")
+    assert args.hub_token == TOKEN
+    for shown in (repr(args), str(args), args.to_json_string(), str(args.to_sanitized_dict())):
+        assert TOKEN not in shown
+    assert TOKEN.encode() not in (tmp_path / "training_args.bin").read_bytes()
+    with pytest.raises(ValueError, match="hub_token must be a text") as refused:
+        CarlTrainingArguments(str(tmp_path / "out"), hub_token=[TOKEN])
+    assert TOKEN not in str(refused.value)
+
+
+@pytest.mark.parametrize("flag", ["--hub_token", "--hub-token", "--hub_t", "--hub-tok"])
+@pytest.mark.parametrize("sign", [" ", "="])
+def test_a_command_is_recorded_without_its_token(flag, sign, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", *f"{flag}{sign}{TOKEN}".split(" "), "--seed", "3"])
+    assert public_command("pretrain.py") == f"pretrain.py {flag}{sign}*** --seed 3"
+
+
+@pytest.mark.usefixtures("measuring_packages")
+def test_a_run_keeps_no_token_and_writes_into_its_folder_alone(tiny, tmp_path):
+    """A corpus named like a way out of the folder, tokens in the environment and on the command line."""
+    (tmp_path / "data").mkdir()
+    corpus = tmp_path / "data" / "..%2f.. ..\\..\\own.csv"
+    frame = toy_dataset(120).to_pandas()
+    frame["split"] = ["train"] * 60 + ["dev"] * 30 + ["test"] * 30
+    frame["text"] = frame["text"] + [f" {i}" for i in range(120)]
+    frame.to_csv(corpus, index=False)
+    with corpus.open("a") as file:
+        file.write("short\n")
+    before = set(tmp_path.rglob("*"))
+    command = [
+        sys.executable, str(ROOT / "examples" / "pretrain.py"), "--encoder", str(tiny), "--scale", "-1", "1",
+        "--corpora", f"data/../data/{corpus.name}", "--skip_bad_rows", "true", "--output_dir", "out",
+        "--max_steps", "2", "--per_device_train_batch_size", "16", "--num_threads", "1",
+        "--use_cpu", "true", "--hub-token", TOKEN, "--run_name", "../../run", "--hub_model_id", "../../model",
+    ]  # fmt: skip
+    home = str(tmp_path / "home")
+    environment = {
+        "HF_TOKEN": TOKEN, "HF_HOME": home, "HF_HUB_OFFLINE": "1", "HOME": home, "MPLCONFIGDIR": home,
+        "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+    written = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
+    outside = [path for path in written if not path.is_relative_to(tmp_path / "out")]
+    assert not [path for path in outside if not path.is_relative_to(tmp_path / "home")]
+    assert {path.name for path in written} >= {"results.json", "training_args.bin", "circumplex-own-csv.png"}
+    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
+    assert '"skipped_rows"' in (tmp_path / "out" / "results.json").read_text()
+    assert "1 bad rows left out. wrong number of cells: 1 (row 121)" in done.stderr
+
+
+def test_floors_of_the_packages_exclude_known_vulnerabilities():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = setup["options.extras_require"]
+    floors = dict(re.findall(r"^([\w-]+)>=([\d.]+)", setup["options"]["install_requires"] + extras["space"], re.M))
+    for package, floor in {
+        "torch": (2, 6),  # CVE-2025-32434: weights_only=True was not safe
+        "transformers": (4, 53),  # regular expressions without end, pickles of old models
+        "datasets": (4, 0),  # before, a data set could bring a script
+        "pyarrow": (14, 0, 1),  # CVE-2023-47248: code from a file
+        "pyyaml": (5, 4),  # CVE-2020-14343
+        "gradio": (6, 0),
+    }.items():
+        assert tuple(map(int, floors[package].split("."))) >= floor, package
