@@ -75,8 +75,7 @@ def _open_file(path: Path, columns: Sequence[str]) -> Table:
         raise ValueError(f"{path}: only {', '.join(SUFFIXES)} files can be read piece by piece.{hint}")
     with _readable(path):
         if kind == ".parquet":
-            file = pq.ParquetFile(path)
-            _check_columns(str(path), columns, file.schema_arrow.names)
+            _check_columns(str(path), columns, pq.read_schema(path).names)
             return Table(str(path), lambda wanted: _parquet_pieces(path, columns, wanted))
         if kind == ".jsonl":
             first = next(_json_rows(path), (1, {}))[1]

@@ -9,10 +9,12 @@ folder part-00000.parquet, part-00001.parquet, ... with the columns row, text, e
 and _manifest.json. The same command again embeds what is missing, on as many processes as you like.
 """
 
+import contextlib
 import errno
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -100,6 +102,19 @@ def embed_shards(
     progress.close()
 
 
+@contextlib.contextmanager
+def writable(folder: str) -> Iterator[None]:
+    """A full disk and the like as a ValueError with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "make room" if error.errno == errno.ENOSPC else "see to that"
+        raise ValueError(
+            f"--output_dir {folder} cannot be written ({error.strerror}). The finished shards are whole: {remedy} and "
+            "start the same command again."
+        ) from error
+
+
 def main() -> None:
     rank, world, local_rank = (int(os.environ.get(name, n)) for name, n in _PLACE.items())
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(message)s")
@@ -118,21 +133,16 @@ def main() -> None:
         settings = {
             "pooling": encoder.pooling,
             **{name: getattr(args, name) for name in _SETTINGS},
-            "model_fingerprint": encoder.fingerprint,
-            "texts_sha256": found.sha256,
+            "checksum_of_model": encoder.fingerprint,
+            "checksum_of_texts": found.sha256,
         }
         shards = Shards(Path(args.output_dir), settings, found.total, args.shard_rows, rank, world)
         about = {"model": args.model, "texts": args.texts, "versions": environment_record()["versions"]}
-        shards.prepare(about, overwrite=args.overwrite_output_dir)
-        embed_shards(args, encoder, tables, found, shards, device)
+        with writable(args.output_dir):
+            shards.prepare(about, overwrite=args.overwrite_output_dir)
+            embed_shards(args, encoder, tables, found, shards, device)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    except OSError as error:
-        remedy = "make room" if error.errno == errno.ENOSPC else "see to that"
-        sys.exit(
-            f"error: {args.output_dir} cannot be written ({error.strerror}). The finished shards are whole: "
-            f"{remedy} and start the same command again."
-        )
     logging.info("%s: %s rows in %d shards.", args.output_dir, f"{found.total:,}", len(shards))
 
 

@@ -186,7 +186,7 @@ def test_other_arguments_are_refused_unless_they_replace(run_here, tiny, parquet
         (parquet, ["--max_length", "16"], "another max length (32, now 16)"),
         (parquet, ["--keep_columns", "id"], "another keep columns"),
         (parquet, ["--model", f"{tiny}@cls"], "another pooling ('mean', now 'cls')"),
-        (other, [], "another texts sha256"),
+        (other, [], "another checksum of texts"),
     ):
         error = run_here(tiny, [texts], out, *more)
         assert what in error and "--overwrite_output_dir true" in error
