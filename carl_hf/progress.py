@@ -57,6 +57,33 @@ class ProgressBar(ProgressCallback):
             self.training_bar.write(f"step {state.global_step}: {figures_line(logs or {})}", file=sys.stderr)
 
 
+class RowProgress:
+    """Rows done, their rate and the time that is left: a bar in a terminal, elsewhere the lines that are asked for.
+
+    Args:
+        total: rows to do. shown: whether this process shows anything.
+    """
+
+    def __init__(self, total: int, *, shown: bool = True):
+        self._total, self._done, self._start, self._shown = total, 0, time.monotonic(), shown
+        self._bar = tqdm(total=total, unit="rows", unit_scale=True, disable=None if shown else True)
+
+    def update(self, rows: int) -> None:
+        self._done += rows
+        self._bar.update(rows)
+
+    def line(self, what: str) -> None:
+        """A line on how far it is, unless there is a bar."""
+        if not self._shown or not self._bar.disable:
+            return
+        rate = self._done / max(time.monotonic() - self._start, 1e-9)
+        left = tqdm.format_interval((self._total - self._done) / rate) if rate else "?"
+        logger.info("%s: %s/%s rows, %.0f rows/s, %s left", what, f"{self._done:,}", f"{self._total:,}", rate, left)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
 def show_progress(trainer: Trainer) -> None:
     """Lines, or a bar unless `disable_tqdm`, in place of what the Trainer prints."""
     trainer.remove_callback(PrinterCallback)

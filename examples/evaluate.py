@@ -29,14 +29,12 @@ from carl_hf.configuration_carl import CarlConfig
 from carl_hf.encoders import load_config, load_tokenizer, resolve_encoder
 from carl_hf.evaluation.comparators import read_comparators
 from carl_hf.evaluation.comparison import compare, spread
-from carl_hf.evaluation.encoder import default_cache_dir, load_text_encoder, load_va_head
+from carl_hf.evaluation.encoder import Pooling, default_cache_dir, load_text_encoder, load_va_head, split_pooling
 from carl_hf.evaluation.pictures import draw_pictures
 from carl_hf.evaluation.plan import TASKS, Corpora, Settings
 from carl_hf.evaluation.report import print_summary, write_report
 from carl_hf.evaluation.suite import Evaluation, run_tasks
 from carl_hf.export_folder import read_record
-
-POOLINGS = ("auto", "cls", "mean", "pooler")
 
 
 @dataclass
@@ -54,7 +52,7 @@ class EvaluateArguments:
     )
     output_dir: str = field(default="runs/evaluation", metadata={"help": "Folder for results, report and figures."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the results that the folder holds."})
-    pooling: Literal["auto", "cls", "mean", "pooler"] = field(
+    pooling: Pooling = field(
         default="auto",
         metadata={"help": "What stands for a text; 'auto': what the model's folder states, else cls."},
     )
@@ -93,7 +91,7 @@ class Candidate:
 
     name: str
     model: str
-    pooling: Literal["auto", "cls", "mean", "pooler"]
+    pooling: Pooling
 
 
 def candidates_of(args: EvaluateArguments) -> tuple[list[Candidate], dict[str, list[str]]]:
@@ -101,9 +99,7 @@ def candidates_of(args: EvaluateArguments) -> tuple[list[Candidate], dict[str, l
     found: list[Candidate] = []
     patterns: dict[str, list[str]] = {}
     for name in args.model:
-        model, _, pooling = name.rpartition("@")
-        if pooling not in POOLINGS:
-            model, pooling = name, args.pooling
+        model, pooling = split_pooling(name, args.pooling)
         runs = _runs_of(model, args.seeds) if "{seed}" in model else [model]
         names = [name] if runs == [model] else [run + name[len(model) :] for run in runs]
         found += [Candidate(n, run, pooling) for n, run in zip(names, runs, strict=True)]

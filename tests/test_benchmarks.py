@@ -1,9 +1,11 @@
 """The speed benchmarks: what is compared computes in one dtype, and the published tables are those of the records."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModel
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -46,6 +48,42 @@ def test_the_tables_of_time_and_memory_are_those_of_the_records(benchmarks):
     import results
 
     assert (BENCHMARKS / "RESULTS.md").read_text(encoding="utf-8") == results.render(BENCHMARKS / "results")
+
+
+def test_the_estimate_in_the_guide_is_the_scripts(benchmarks, monkeypatch):
+    import estimate
+
+    monkeypatch.chdir(BENCHMARKS.parent)
+    guide = (BENCHMARKS.parent / "docs" / "cluster.md").read_text(encoding="utf-8")
+    assert estimate.render(estimate.EstimateArguments()) in guide
+
+
+def test_the_estimate_gives_what_was_measured_where_that_was(benchmarks):
+    """Operations, and with them time and memory, of the encoder whose records it starts from."""
+    import estimate
+
+    encoder = estimate.MEASURED
+    model = torch.nn.ModuleList(AutoModel.from_config(encoder).encoder.layer)
+    matrices = sum(weight.numel() for weight in model.parameters() if weight.dim() == 2)
+    assert 2 * matrices == encoder.num_hidden_layers * estimate.matrix_operations(encoder)
+    costs = estimate.Costs.read(BENCHMARKS / "results")
+    memory, step = (
+        json.loads((BENCHMARKS / "results" / f"{name}.json").read_text()) for name in ("memory", "step_cost")
+    )
+    tokens = 2858  # of the batch in both records
+    bytes_of_a_token = costs.activation_bytes * encoder.num_hidden_layers * encoder.hidden_size
+    held = tokens * bytes_of_a_token + 4 * estimate.MEASURED_PARAMETERS
+    assert held / 2**20 == pytest.approx(memory["rows"][1]["step_mib"], rel=1e-4)
+    operations = tokens * encoder.num_hidden_layers * estimate.matrix_operations(encoder)
+    seconds = costs.step_over_forward * operations / costs.cpu_rate
+    assert seconds == pytest.approx(step["steps"]["CARL, this trainer"]["seconds"], rel=0.1)
+
+
+@pytest.mark.parametrize("seconds, shown", [(0.5776, "0.58 seconds"), (7205, "2 hours"), (2541 * 86400, "2,541 days")])
+def test_durations(seconds, shown, benchmarks):
+    import estimate
+
+    assert estimate.duration(seconds) == shown
 
 
 def test_an_unknown_step_is_refused(benchmarks, tiny):

@@ -16,6 +16,9 @@ from types import ModuleType
 
 import pytest
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from torch.distributed.run import get_args_parser
 
 from carl_hf import CarlTrainingArguments, __version__, encoders, load_va_dataset
 
@@ -183,6 +186,19 @@ def loaded(script: str) -> Iterator[ModuleType]:
         yield module
 
 
+def check_launcher(words: list[str], script: int) -> None:
+    """Python, or a launcher that takes the words before the script."""
+    if words[:script] == ["python"]:
+        return
+    if words[:2] == ["accelerate", "launch"]:
+        found = launch_command_parser().parse_args(words[2:])
+        assert found.config_file is None or load_config_from_file(str(ROOT / found.config_file))
+    else:
+        assert words[0] == "torchrun", words
+        found = get_args_parser().parse_args(words[1:])
+    assert [found.training_script, *found.training_script_args] == words[script:]
+
+
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_name_scripts_flags_and_files_that_exist(line, capsys):
     for command in re.split(r" && | \| ", line):
@@ -194,7 +210,7 @@ def test_commands_name_scripts_flags_and_files_that_exist(line, capsys):
         if script is None:
             assert not words or words[0] in ("python3", ".", "pip", "ruff", "python", "hf", "git"), command
             continue
-        assert words[:script] in (["python"], ["accelerate", "launch"]) or words[script - 1].isdigit(), command
+        check_launcher(words, script)
         try:
             parser_of(words[script]).parse_args(words[script + 1 :])
         except SystemExit:

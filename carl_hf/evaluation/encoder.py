@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -118,9 +118,7 @@ class TextEncoder:
         missing = [text for text in dict.fromkeys(texts) if text not in known]
         for start in range(0, len(missing), _CHUNK):
             chunk = missing[start : start + _CHUNK]
-            vectors = {pooling: tensor.numpy() for pooling, tensor in self._embed(chunk).items()}
-            if not all(np.isfinite(values).all() for values in vectors.values()):
-                raise ValueError(f"{self.name} gives vectors that are not finite: its weights are damaged.")
+            vectors = self._vectors(chunk)
             if self._cache is None:
                 self._memory.update(zip(chunk, vectors[self.pooling], strict=True))
                 continue
@@ -133,6 +131,25 @@ class TextEncoder:
             return np.zeros((0, self.width), dtype=np.float32)
         return np.stack([known[text] for text in texts])
 
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 (N, H), computed anew; nothing is kept, neither in memory nor on disk."""
+        return self._vectors(list(texts))[self.pooling]
+
+    def _vectors(self, texts: list[str]) -> dict[str, np.ndarray]:
+        vectors = {pooling: tensor.numpy() for pooling, tensor in self._embed(texts).items()}
+        if not all(np.isfinite(values).all() for values in vectors.values()):
+            raise ValueError(f"{self.name} gives vectors that are not finite: its weights are damaged.")
+        return vectors
+
+
+Pooling = Literal["auto", "cls", "mean", "pooler"]
+
+
+def split_pooling(name: str, default: Pooling = "auto") -> tuple[str, Pooling]:
+    """The model and its pooling from "MODEL" or "MODEL@POOLING"."""
+    model, _, pooling = name.rpartition("@")
+    return (model, pooling) if pooling in get_args(Pooling) else (name, default)
+
 
 def default_cache_dir() -> Path:
     return Path(HF_HOME) / "carl_hf" / "embeddings"
@@ -141,11 +158,12 @@ def default_cache_dir() -> Path:
 def load_text_encoder(
     name: str,
     *,
-    pooling: Literal["auto", "cls", "mean", "pooler"] = "auto",
+    pooling: Pooling = "auto",
     max_length: int = 128,
     batch_size: int = 64,
     cache_dir: str | Path | None = None,
     device: str | torch.device | None = None,
+    show_progress: bool = True,
 ) -> TextEncoder:
     """An encoder from a Hub id, a folder (of a plain encoder, a CARL checkpoint or a sentence-transformers model) or
     `"minilm-l6"`.
@@ -157,6 +175,7 @@ def load_text_encoder(
             Vectors are not normalised.
         max_length: tokens kept of a text, at most those of the tokenizer.
         device: where it runs; CUDA where there is one, by default.
+        show_progress: a bar for every call, where stderr is a terminal.
 
     Raises:
         ValueError: if there is no such model or no tokenizer with it, or `"pooler"` is asked of an encoder that has
@@ -168,7 +187,7 @@ def load_text_encoder(
     if pooling == "auto":
         stated = config.pooling if isinstance(config, CarlConfig) else stated_pooling(resolved)
         if stated == "other":
-            return _sentence_transformer(name, resolved, max_length, batch_size, cache_dir, device)
+            return _sentence_transformer(name, resolved, max_length, batch_size, cache_dir, device, show_progress)
         if stated is None and not Path(resolved).is_dir():
             logger.warning("%s states no pooling: its first token is taken. Choose another with --pooling.", name)
         pooling = stated or "cls"
@@ -188,7 +207,7 @@ def load_text_encoder(
     def embed(texts: list[str]) -> dict[str, Tensor]:
         return embed_poolings(
             encoder, texts, tokenizer, poolings=sorted({"cls", "mean", pooling}), batch_size=batch_size,
-            max_length=max_length, progress=f"{Path(name).name}: {len(texts):,} texts",
+            max_length=max_length, progress=f"{Path(name).name}: {len(texts):,} texts" if show_progress else None,
         )  # fmt: skip
 
     return TextEncoder(
@@ -254,8 +273,9 @@ def _optional_json(resolved: str, file: str) -> Any:
 
 
 def _sentence_transformer(
-    name: str, resolved: str, max_length: int, batch_size: int, cache_dir: str | Path | None, device: torch.device
-) -> TextEncoder:
+    name: str, resolved: str, max_length: int, batch_size: int, cache_dir: str | Path | None, device: torch.device,
+    show_progress: bool,
+) -> TextEncoder:  # fmt: skip
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
@@ -268,7 +288,9 @@ def _sentence_transformer(
     model.max_seq_length = min(max_length, model.max_seq_length or max_length)
 
     def embed(texts: list[str]) -> dict[str, Tensor]:
-        return {pooling: model.encode(texts, batch_size=batch_size, convert_to_tensor=True).float().cpu()}
+        bar = None if show_progress else False  # None: as its logger's level says
+        found = model.encode(texts, batch_size=batch_size, convert_to_tensor=True, show_progress_bar=bar)
+        return {pooling: found.float().cpu()}
 
     return TextEncoder(
         name,
