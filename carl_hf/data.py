@@ -29,6 +29,7 @@ class NoSplitError(ValueError):
 
 
 VA = ("valence", "arousal")
+SKIP_REMEDY = f"{REMEDY}, or leave bad rows out with --skip_bad_rows true (skip_bad_rows=True)"
 Split = Literal["train", "validation", "test", "all"]
 _SPLIT_NAMES = {"dev": "validation", "val": "validation", "valid": "validation"}
 
@@ -108,9 +109,14 @@ def _checked_rows(
     table = read_source(source)
     if scale is None:
         raise ValueError(f"{source}: state the scale of its labels, such as scale=(1, 9) (--scale 1 9).")
-    _check_scale(scale)
+    check_scale(scale)
     frame = renamed(table, columns or {}, str(source), ("text", *VA)).copy()
-    bad = list(table.bad)
+    frame, bad = sorted_out(frame, scale)
+    return scale, Table(frame, sorted([*table.bad, *bad], key=lambda row: row.number))
+
+
+def sorted_out(frame: pd.DataFrame, scale: tuple[float, float]) -> tuple[pd.DataFrame, list[BadRow]]:
+    """The rows with a text and numbers on the scale, and the bad ones; numbers of rows are the index."""
     faults: dict[int, Fault] = {}
     for column, check in (("text", text_fault), ("split", name_fault), ("label", _label_fault)):
         for number, cell in frame[column].items() if column in frame else ():
@@ -120,8 +126,7 @@ def _checked_rows(
     for column in VA:
         for number, fault in number_faults(frame, column, scale).items():
             faults.setdefault(number, fault)
-    bad += [BadRow(number, *fault) for number, fault in faults.items()]
-    return scale, Table(frame.drop(index=list(faults)), sorted(bad, key=lambda row: row.number))
+    return frame.drop(index=list(faults)), [BadRow(number, *fault) for number, fault in faults.items()]
 
 
 def _label_fault(column: str, cell: object) -> Fault | None:
@@ -135,7 +140,7 @@ def good_rows(table: Table, name: str, skip_bad_rows: bool) -> pd.DataFrame:
         ValueError: for the first bad row unless they are skipped, or if there is no good one.
     """
     if table.bad and not skip_bad_rows:
-        refuse(name, table.bad, f"{REMEDY}, or leave bad rows out with --skip_bad_rows true (skip_bad_rows=True)")
+        refuse(name, table.bad, SKIP_REMEDY)
     if table.bad and not len(table.frame):
         refuse(name, table.bad, "no row is good, so that there is nothing to skip to")
     report_skipped(name, table.bad)
@@ -209,7 +214,7 @@ def _names(frame: pd.DataFrame) -> str:
     return names if len(names) <= 500 else f"{names[:500]} ..."
 
 
-def _check_scale(scale: tuple[float, float]) -> None:
+def check_scale(scale: tuple[float, float]) -> None:
     least, greatest = scale
     if not (math.isfinite(greatest - least) and least < greatest):
         raise ValueError(f"The scale must be (least, greatest), two numbers, got {scale}.")
@@ -224,7 +229,7 @@ def check_table(
         ValueError: for a table without rows, an empty text, a label that is no number or lies outside the scale
             (unless the corpus is known to leave it and is clipped); it names the row and the column.
     """
-    _check_scale(scale)
+    check_scale(scale)
     if len(frame) == 0:
         raise ValueError(f"{name} has no rows.")
     frame = frame.set_axis(range(1, len(frame) + 1))

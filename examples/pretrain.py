@@ -67,8 +67,11 @@ from carl_hf.mixtures import label_names, mix_datasets, numbered_rows, numbers_f
 from carl_hf.objectives import describe_objectives
 from carl_hf.progress import show_progress
 from carl_hf.provenance import public_corpus_name
+from carl_hf.streamed_corpora import stream_va_dataset
 
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
+STREAMED_TEXTS_OF_HEAD = 10_000
+"""Texts of a stream on which the valence-arousal head is fitted, where no measured corpus is named."""
 
 
 @dataclass
@@ -114,6 +117,13 @@ class PretrainArguments:
             "many, in place of refusing the file."
         },
     )
+    shuffle_buffer: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stream the training corpora, in place of loading them, by a shuffle buffer of so many texts: "
+            "files, folders and patterns with numbers, of any size. Needs --max_steps."
+        },
+    )
     measure: list[str] | None = field(
         default=None,
         metadata={"help": "Corpora measured before and after (default: the training corpora with a test part)."},
@@ -140,6 +150,10 @@ class PretrainArguments:
         if self.weights is not None and len(self.weights) != len(self.corpora):
             raise ValueError(
                 f"--weights needs {len(self.corpora)} numbers, one for each corpus, got {len(self.weights)}."
+            )
+        if self.shuffle_buffer is not None and (self.weights, self.normalization) != (None, "scale"):
+            raise ValueError(
+                "--shuffle_buffer streams each text once a pass, by its scale: no --weights, no observed range."
             )
         if self.scale is not None and len(self.scale) != 2:
             raise ValueError(f"--scale needs two numbers, the least and the greatest label, got {self.scale}.")
@@ -183,9 +197,27 @@ class PretrainArguments:
             "columns": {ours: theirs for ours, theirs in named.items() if theirs},
         }
 
+    def stream(self, held_out: Sequence[str], seed: int) -> datasets.IterableDataset:
+        """The training corpora, read as they are needed."""
+        known = [corpus for corpus in self.corpora if corpus in (*EMOTION, *carl_hf.corpora.CORPORA)]
+        if known:
+            raise ValueError(f"--shuffle_buffer streams files; {known[0]} is a corpus that fits into memory.")
+        return stream_va_dataset(
+            self.corpora, held_out=held_out, skip_bad_rows=self.skip_bad_rows, shuffle_buffer=self.shuffle_buffer,
+            seed=seed, **self.form(),
+        )  # fmt: skip
+
+    def load_all(self, args: CarlTrainingArguments, held_out: Sequence[str]) -> datasets.Dataset:
+        """The training corpora, mixed."""
+        part = "all" if self.include_eval_rows else "train"
+        weights = self.weights or [1.0] * len(self.corpora)
+        parts = [(self.load(corpus, part), weight) for corpus, weight in zip(self.corpora, weights, strict=True)]
+        mixed = mix_datasets(parts, seed=args.seed)
+        return mixed if self.include_eval_rows else remove_overlap(mixed, [held_out])
+
     def skipped_rows(self, emotions: ClassCorpus | None) -> dict[str, dict[str, Any]]:
         """Corpus -> the rows of it that were left out, by reason."""
-        if not self.skip_bad_rows:
+        if not self.skip_bad_rows or self.shuffle_buffer is not None:  # a stream tells of them in the log
             return {}
         known = (*EMOTION, *carl_hf.corpora.CORPORA)
         bad = {corpus: find_bad_rows(corpus, **self.form()) for corpus in self.corpora if corpus not in known}
@@ -206,7 +238,8 @@ class PretrainArguments:
         """Corpus -> its training and validation part, for the corpora to be measured on. That they have a test part
         is checked too; it is read for the final report alone."""
         measured = {}
-        for corpus in self.corpora if self.measure is None else self.measure:
+        trained = self.corpora if self.shuffle_buffer is None else []
+        for corpus in trained if self.measure is None else self.measure:
             if corpus in EMOTION:
                 if self.measure is not None:
                     raise ValueError(f"--measure takes corpora with valence and arousal; {corpus} has names.")
@@ -336,15 +369,12 @@ def main() -> None:
         measured = script.load_dev()
         emotions = script.load_emotions()
         skipped = script.skipped_rows(emotions)
-        part = "all" if script.include_eval_rows else "train"
-        weights = script.weights or [1.0] * len(script.corpora)
-        train = mix_datasets(
-            [(script.load(corpus, part), weight) for corpus, weight in zip(script.corpora, weights, strict=True)],
-            seed=args.seed,
-        )
         named = [corpus for corpus in script.corpora if corpus in EMOTION]
-        if not script.include_eval_rows:
-            train = remove_overlap(train, [script.held_out_texts(corpus) for corpus in (*measured, *named)])
+        held_out = [text for corpus in (*measured, *named) for text in script.held_out_texts(corpus)]
+        if script.shuffle_buffer is None:
+            train = script.load_all(args, held_out)
+        else:
+            train = script.stream(held_out, args.seed)
         validation = [parts["validation"] for parts in measured.values()]
         validation += [script.load(corpus, "validation") for corpus in named]
         dev = mix_datasets([(part, 1.0) for part in validation], seed=args.seed) if validation else None
@@ -352,7 +382,7 @@ def main() -> None:
         set_seed(args.seed)
         model = CarlModel.from_encoder(
             script.encoder, pooling=script.pooling, dropout=script.dropout, heads=args.heads,
-            classes=label_names(train) if args.heads else (),
+            classes=label_names(train) if args.heads and script.shuffle_buffer is None else (),
         )  # fmt: skip
         tokenizer = load_tokenizer(script.encoder)
         trainer = CarlTrainer(
@@ -367,7 +397,8 @@ def main() -> None:
     if main_process and not resume:
         remove_results(args.output_dir)
     if main_process:
-        print(f"Training {script.encoder} on {len(train)} texts ...")
+        texts = f"{len(train)} texts" if script.shuffle_buffer is None else "a stream of texts"
+        print(f"Training {script.encoder} on {texts} ...")
     train_or_exit(trainer, resume)
     if not main_process:
         leave_at_once()
@@ -392,7 +423,7 @@ def main() -> None:
         predictions[corpus] = (old_pooling, old, new)
     results["verdict"] = verdict(results["gain"], marks)
     results["trained_on_test_rows"] = script.include_eval_rows
-    results["run"] = run_record(script, args, len(train), trainer.state.global_step)
+    results["run"] = run_record(script, args, train, trainer.state.global_step)
     if skipped:
         results["run"]["skipped_rows"] = skipped
     path = Path(args.output_dir) / "results.json"
@@ -440,7 +471,12 @@ def write_exports(
     # A head is fitted on the measured corpora alone: what raters of different corpora call excited differs, and on
     # EmoBank and the Facebook posts together its arousal on EmoBank falls to r = .18.
     fitted = [(remove_overlap(part["train"], [script.held_out_texts(c)]), 1.0) for c, part in measured.items()]
-    train = mix_datasets(fitted, seed=args.seed) if fitted else numbered_rows(trainer.train_dataset)
+    if fitted:
+        train = mix_datasets(fitted, seed=args.seed)
+    elif script.shuffle_buffer is None:
+        train = numbered_rows(trainer.train_dataset)
+    else:  # the beginning of the stream
+        train = datasets.Dataset.from_list(list(trainer.train_dataset.take(STREAMED_TEXTS_OF_HEAD)))
     if len(train) < FEWEST_TEXTS:
         logging.info("%d texts with numbers are too few for a valence-arousal head: no va/.", len(train))
         train = None
@@ -469,8 +505,8 @@ def write_exports(
         )  # fmt: skip
 
 
-def run_record(script: PretrainArguments, args: CarlTrainingArguments, texts: int, steps: int) -> dict[str, Any]:
-    """What is needed to repeat a run."""
+def run_record(script: PretrainArguments, args: CarlTrainingArguments, train: Any, steps: int) -> dict[str, Any]:
+    """What is needed to repeat a run. Nobody has counted the texts of a stream."""
     return {
         "command": public_command("examples/pretrain.py"),
         "seed": args.seed,
@@ -479,7 +515,7 @@ def run_record(script: PretrainArguments, args: CarlTrainingArguments, texts: in
         "method": describe_objectives(args.weights),
         "encoder": script.encoder,
         "corpora": script.corpora,
-        "training_texts": texts,
+        "training_texts": len(train) if script.shuffle_buffer is None else None,
         "steps": steps,
         "batch_size": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
         "device": str(args.device),

@@ -160,6 +160,22 @@ def test_a_killed_run_leaves_a_checkpoint_that_is_resumed(tiny, csv, tmp_path):
     assert json.loads((out / "results.json").read_text())["run"]["steps"] == 80
 
 
+def test_streamed_files_train_what_they_hold_and_are_measured_elsewhere(tiny, csv, tmp_path):
+    frame = pandas.read_csv(csv)
+    texts = frame[frame["split"] == "train"].drop(columns="split")
+    for part in range(3):
+        texts.iloc[part::3].to_parquet(tmp_path / f"part-{part}.parquet")
+    out = tmp_path / "out"
+    arguments = flags(tiny, str(tmp_path / "*.parquet"), out, "--shuffle_buffer", "20", "--max_steps", "6")
+    done = run(*arguments, "--measure", str(csv))
+    assert "on a stream of texts" in done.stdout
+    results = json.loads((out / "results.json").read_text())
+    assert results["run"]["training_texts"] is None and results["run"]["steps"] == 6
+    assert list(results["after"]) == [str(csv)] and (out / "va" / "config.json").exists()
+    run(*flags(tiny, str(tmp_path / "*.parquet"), tmp_path / "b", "--shuffle_buffer", "20", "--max_steps", "6"))
+    assert (tmp_path / "b" / "va" / "config.json").exists()  # its head is fitted on the beginning of the stream
+
+
 def test_training_on_test_rows_is_marked(tiny, csv, tmp_path):
     done = run(*flags(tiny, csv, tmp_path, "--include_eval_rows", "true"))
     results = json.loads((tmp_path / "results.json").read_text())
@@ -186,6 +202,8 @@ def test_a_file_without_splits_trains_without_a_verdict(tiny, tmp_path):
         (["--temperature", "0"], "temperature must be positive"),
         (["--weights", "1", "2"], "--weights needs 1 numbers"),
         (["--per_device_train_batch_size", "100000"], "do not fill one batch"),
+        (["--shuffle_buffer", "10"], "demo is a corpus that fits into memory"),
+        (["--shuffle_buffer", "10", "--weights", "2"], "streams each text once a pass"),
         (["--resume_from_checkpoint", "last"], "no whole checkpoint"),
         (["--resume_from_checkpoint", "nowhere"], "is no checkpoint folder"),
     ],
