@@ -4,13 +4,15 @@ what an evaluation in training costs.
     python benchmarks/scaling.py --data_dir DIR
     python benchmarks/scaling.py --data_dir DIR --sections corpus processes
 
-"batch" and "length" time CARL's steps on the encoder; "corpus" trains a tiny encoder on synthetic texts, streamed and
-held, so that what a row costs shows beside the arithmetic; "processes" compares two gloo processes of one core each
+"batch" and "length" time CARL's steps on the encoder; "corpus" trains a tiny encoder on synthetic texts, once through
+Parquet files that are streamed and 1,000 steps of a data set that is held, so that what a row costs shows beside the
+arithmetic; "processes" compares two gloo processes of one core each
 with one process of one core (weak scaling: as many texts for each process); "evaluation" compares one evaluation at
 the default interval with the training between two.
 """
 
 import functools
+import itertools
 import json
 import os
 import statistics
@@ -25,6 +27,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import transformers
 from memory import process_mib
 from step_cost import seconds
@@ -35,6 +39,7 @@ from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_datas
 from carl_hf.cli import environment_record, leave_at_once, write_json
 from carl_hf.encoders import load_tokenizer
 from carl_hf.evaluation.markdown import table
+from carl_hf.streamed_corpora import stream_va_dataset
 
 SECTIONS = ("batch", "length", "corpus", "processes", "evaluation")
 
@@ -102,6 +107,13 @@ def _synthetic(rows: int) -> Iterator[dict[str, Any]]:
         yield {"text": f"text number {number} of many " * (1 + number % 4), "valence": valence, "arousal": arousal}
 
 
+def _write_parts(folder: Path, rows: int, parts: int = 10) -> None:
+    stream = _synthetic(rows)
+    for part in range(parts):
+        piece = pa.Table.from_pylist(list(itertools.islice(stream, rows // parts)))
+        pq.write_table(piece, folder / f"part-{part}.parquet")
+
+
 def measure_corpus(args: ScalingArguments) -> list[dict[str, Any]]:
     tokenizer = load_tokenizer(args.encoder)
     config = transformers.BertConfig(
@@ -113,15 +125,16 @@ def measure_corpus(args: ScalingArguments) -> list[dict[str, Any]]:
             with tempfile.TemporaryDirectory() as folder:
                 start = time.perf_counter()
                 if streamed:
-                    data = datasets.IterableDataset.from_generator(_synthetic, gen_kwargs={"rows": rows})
-                    data = data.shuffle(seed=0, buffer_size=1000)
+                    _write_parts(Path(folder), rows)
+                    data = stream_va_dataset([f"{folder}/*.parquet"], scale=(-1, 1), shuffle_buffer=1000)
                 else:
                     data = datasets.Dataset.from_generator(
                         _synthetic, gen_kwargs={"rows": rows}, cache_dir=folder, split="train"
                     )
                 made = time.perf_counter() - start
+                steps = rows // args.batch_size
                 settings = CarlTrainingArguments(
-                    folder, max_steps=min(rows // args.batch_size, 1000), use_cpu=True, report_to="none",
+                    folder, max_steps=steps if streamed else min(steps, 1000), use_cpu=True, report_to="none",
                     save_strategy="no", disable_tqdm=True, logging_steps=1e9,
                     per_device_train_batch_size=args.batch_size,
                 )  # fmt: skip
