@@ -75,7 +75,7 @@ class Update:
 
     def __init__(self, parameters: list[nn.Parameter]):
         self.parameters = parameters
-        self.optimizer = torch.optim.AdamW(parameters, lr=1e-5)
+        self.optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)  # the Trainer's default
 
     def __call__(self) -> None:
         nn.utils.clip_grad_norm_(self.parameters, 1.0)

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
 from carl_hf.checkpoints import ResumableTrainer
 from carl_hf.collator import CarlDataCollator
+from carl_hf.dropout import use_fast_dropout
 from carl_hf.evaluation.dev_probe import DevProbe
 from carl_hf.faults import SkipNonFiniteSteps
 from carl_hf.gradient_cache import Gradients
@@ -144,6 +145,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
             args.ignore_data_skip = True  # the stream begins where the checkpoint stands
             self.add_callback(StreamEpochCallback())
         self.model.use_packed_attention()
+        use_fast_dropout(self.model.online.encoder)
         self._class_weights = class_weights(args, classes, train_dataset)
         self._records: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)  # (figure of a batch, its weight)
         self._last_embedding_BH: Tensor | None = None
