@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import re
+import reprlib
 import shutil
 import sys
 from collections.abc import Sequence
@@ -174,7 +175,7 @@ def _read_yaml(path: Path, known: set[str], parser: _FileParser) -> dict[str, An
     settings = {}
     for name, value in content.items():
         if name not in known:
-            raise ValueError(f"{path}: unknown setting {name!r}{did_you_mean(str(name), known)}")
+            raise ValueError(f"{path}: unknown setting {reprlib.repr(name)}{did_you_mean(str(name)[:50], known)}")
         if value is None or isinstance(value, dict) or name == "preset":
             settings[name] = value
             continue
@@ -185,7 +186,7 @@ def _read_yaml(path: Path, known: set[str], parser: _FileParser) -> dict[str, An
         try:
             settings |= vars(parser.parse_args([f"--{name}", *words] if len(words) != 1 else [f"--{name}={words[0]}"]))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{path}: {str(error)[:500]}") from error
     return settings
 
 

@@ -24,6 +24,7 @@ import pandas as pd
 from huggingface_hub.constants import HF_HOME
 
 from carl_hf.bad_rows import number_of
+from carl_hf.nearest import listed
 from carl_hf.tables import read_table
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ def _cache_dir() -> Path:
 def _need_columns(frame: pd.DataFrame, texts: tuple[str, ...], numbers: tuple[str, ...], path: Path) -> None:
     missing = [column for column in (*texts, *numbers) if column not in frame]
     if missing:
-        raise ValueError(f"{path} has no column {', '.join(missing)}; it has {', '.join(map(str, frame))}.")
+        raise ValueError(f"{path} has no column {', '.join(missing)}; it has {listed(frame)}.")
     if frame.columns.has_duplicates:
         twice = frame.columns[frame.columns.duplicated()][0]
         raise ValueError(f"{path} has two columns that stand for {twice!r}: remove one.")

@@ -19,6 +19,7 @@ from datasets import Dataset
 from carl_hf.bad_rows import BadRow, Fault, is_blank, name_fault, number_of, refuse, report_skipped, text_fault
 from carl_hf.corpora import CORPORA, CorpusSpec, read_corpus
 from carl_hf.mixtures import COLUMNS, text_key, with_columns
+from carl_hf.nearest import listed
 from carl_hf.tables import REMEDY, SUFFIXES, Table, read_rows
 
 logger = logging.getLogger(__name__)
@@ -197,21 +198,16 @@ def renamed(table: Table, columns: Mapping[str, str], name: str, needed: Sequenc
         raise ValueError(f"{name} has no rows.")
     for ours, theirs in columns.items():
         if theirs not in frame:
-            raise ValueError(f"{name} has no column {theirs!r} for {ours!r}; it has {_names(frame)}.")
+            raise ValueError(f"{name} has no column {theirs!r} for {ours!r}; it has {listed(frame)}.")
     shadowed = [ours for ours, theirs in columns.items() if ours != theirs and ours in frame]
     frame = frame.drop(columns=shadowed).rename(columns={theirs: ours for ours, theirs in columns.items()})
     for column in needed:
         if column not in frame:
             raise ValueError(
-                f"{name} has no column {column!r}; it has {_names(frame)}. Name the right one: "
+                f"{name} has no column {column!r}; it has {listed(frame)}. Name the right one: "
                 f"columns={{{column!r}: ...}} (--{column}_column)."
             )
     return frame
-
-
-def _names(frame: pd.DataFrame) -> str:
-    names = ", ".join(map(str, frame))
-    return names if len(names) <= 500 else f"{names[:500]} ..."
 
 
 def check_scale(scale: tuple[float, float]) -> None:
@@ -291,7 +287,7 @@ def _take_split(frame: pd.DataFrame, split: Split, name: str) -> pd.DataFrame:
     names = split_names(frame)
     part = frame[names == split]
     if len(part) == 0:
-        raise NoSplitError(f"{name} has no rows in split {split!r}; its splits are {', '.join(sorted(set(names)))}.")
+        raise NoSplitError(f"{name} has no rows in split {split!r}; its splits are {listed(sorted(set(names)))}.")
     return part[without_overlap(frame["text"], names)[names == split]] if split == "train" else part
 
 

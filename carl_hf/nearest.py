@@ -8,3 +8,9 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest valid one, if any is near."""
     close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return f": did you mean {close[0]!r}?" if close else "."
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names for a message, cut where nobody reads on."""
+    text = ", ".join(map(str, names))
+    return text if len(text) <= 500 else f"{text[:500]} ..."

@@ -7,6 +7,7 @@ Cells of CSV and TSV files are strings, those of the others Python's own types, 
 import contextlib
 import csv
 import json
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ def read_rows(path: Path, *, comment: str | None = None) -> Table:
         raise ValueError(f"{path} is empty or cannot be read: {_first_line(error)}") from error
     if table.frame.columns.has_duplicates:
         twice = table.frame.columns[table.frame.columns.duplicated()][0]
-        raise ValueError(f"{path} has two columns {twice!r}: rename or remove one.")
+        raise ValueError(f"{path} has two columns {reprlib.repr(twice)}: rename or remove one.")
     return table
 
 
@@ -218,7 +219,7 @@ def _empty(number: int) -> BadRow:
 
 def _not_unicode(number: int, cells: Mapping[str, Any]) -> BadRow:
     column = next((name for name, cell in cells.items() if isinstance(cell, str) and not is_unicode(cell)), None)
-    detail = "is not UTF-8 text" if column is None else f"column {column!r} is not UTF-8 text"
+    detail = "is not UTF-8 text" if column is None else f"column {reprlib.repr(column)} is not UTF-8 text"
     return BadRow(number, "not UTF-8", detail)
 
 

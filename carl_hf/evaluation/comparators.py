@@ -1,5 +1,6 @@
 """Other models to measure beside one's own, named in a YAML file."""
 
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -38,22 +39,27 @@ def read_comparators(path: str | Path) -> dict[str, Comparator]:
     content = read_yaml(path, "the comparators")
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} must hold entries such as 'BERT: {{model: google-bert/bert-base-uncased}}'.")
-    return {str(name): _comparator(f"{path}, entry {name!r}", str(name), entry) for name, entry in content.items()}
+    return {
+        str(name): _comparator(f"{path}, entry {reprlib.repr(name)}", str(name), entry)
+        for name, entry in content.items()
+    }
 
 
 def _comparator(where: str, name: str, entry: Any) -> Comparator:
     if not isinstance(entry, dict):
-        raise ValueError(f"{where}: must be a mapping with the keys {', '.join(_KEYS)}, got {entry!r}.")
+        raise ValueError(f"{where}: must be a mapping with the keys {', '.join(_KEYS)}, got {reprlib.repr(entry)}.")
     for key in entry:
         if key not in _KEYS:
-            raise ValueError(f"{where}: unknown key {key!r}; the keys are {', '.join(_KEYS)}.")
+            raise ValueError(f"{where}: unknown key {reprlib.repr(key)}; the keys are {', '.join(_KEYS)}.")
     if "model" not in entry:
         raise ValueError(f"{where}: the key 'model' is missing; give a Hub id or a folder, or null if there is none.")
     model, pooling, note = entry["model"], entry.get("pooling", "cls"), entry.get("note") or ""
     if model is not None and (not isinstance(model, str) or not model.strip()):
-        raise ValueError(f"{where}: model is {model!r}; give a Hub id or a folder in quotes, or null.")
+        raise ValueError(f"{where}: model is {reprlib.repr(model)}; give a Hub id or a folder in quotes, or null.")
     if pooling not in get_args(ComparatorPooling):
-        raise ValueError(f"{where}: unknown pooling {pooling!r}; choose {', '.join(get_args(ComparatorPooling))}.")
+        raise ValueError(
+            f"{where}: unknown pooling {reprlib.repr(pooling)}; choose {', '.join(get_args(ComparatorPooling))}."
+        )
     if model is None and not note:
         raise ValueError(f"{where}: model is null; say in 'note' where the weights can be had, or give a model.")
     return Comparator(name, model, pooling, " ".join(str(note).split()))

@@ -3,6 +3,7 @@
 Every file is UTF-8; docs/evaluation.md says where each comes from and which columns it must have.
 """
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from carl_hf.bad_rows import BadRow, name_fault, number_of, refuse, text_fault
 from carl_hf.corpora import CORPORA, read_corpus
 from carl_hf.data import check_table, good_rows, normalized, read_source, renamed, split_names, without_overlap
 from carl_hf.mixtures import text_key
+from carl_hf.nearest import listed
 from carl_hf.tables import REMEDY, Table, read_table
 
 EKMAN_SIX = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
@@ -102,9 +104,8 @@ def read_polarity(name: str, data_dir: str | Path | None) -> ClassCorpus:
     bad = ~np.isin(labels, range(len(classes)))
     if bad.any():
         row = int(bad.argmax())
-        raise ValueError(
-            f"{path}, row {row + 1}: label {frame['label'].iloc[row]!r} is none of 0 to {len(classes) - 1}."
-        )
+        held = reprlib.repr(frame["label"].iloc[row])
+        raise ValueError(f"{path}, row {row + 1}: label {held} is none of 0 to {len(classes) - 1}.")
     return _class_corpus(frame, labels.astype(int), list(classes), path)
 
 
@@ -191,7 +192,7 @@ def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     frame = read_table(path)
     missing = [column for column in columns if column not in frame]
     if missing:
-        raise ValueError(f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, frame))}.")
+        raise ValueError(f"{path} has no column {', '.join(map(repr, missing))}; it has {listed(frame)}.")
     if len(frame) == 0:
         raise ValueError(f"{path} has no rows.")
     frame.index += 1
@@ -221,7 +222,9 @@ def _single_label(frame: pd.DataFrame, path: Path | str, classes: Sequence[str] 
     labels = frame["label"].astype(str).str.strip()
     classes = list(classes) or sorted(set(labels))
     if len(classes) < 2:
-        raise ValueError(f"{path}: all texts have the label {classes[0]!r}; classification needs at least two.")
+        raise ValueError(
+            f"{path}: all texts have the label {reprlib.repr(classes[0])}; classification needs at least two."
+        )
     number = {label: i for i, label in enumerate(classes)}
     return _class_corpus(frame, labels.map(number).to_numpy(dtype=int), classes, path)
 
@@ -238,8 +241,8 @@ def _class_corpus(frame: pd.DataFrame, labels: np.ndarray, classes: list[str], p
         rare = int(counts.argmin())
         if counts[rare] < needed:
             raise ValueError(
-                f"{path}: class {classes[rare]!r} has {counts[rare]} example(s) in {where}, and needs {needed}. "
-                "Remove the class or merge it with another."
+                f"{path}: class {reprlib.repr(classes[rare])} has {counts[rare]} example(s) in {where}, and needs "
+                f"{needed}. Remove the class or merge it with another."
             )
     return ClassCorpus(texts, labels, classes, split)
 
@@ -258,6 +261,6 @@ def _kept_rows(texts: list[str], split: np.ndarray | None, name: Path | str) -> 
     if missing:
         raise ValueError(
             f"{name}: column 'split' has no rows {' and '.join(map(repr, sorted(missing)))}; it has "
-            f"{', '.join(sorted(set(split)))}."
+            f"{listed(sorted(set(split)))}."
         )
     return keep

@@ -6,6 +6,7 @@ One CSV file for each source, with the columns `name` and either `valence` and `
 
 import importlib.resources
 import math
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,14 +100,16 @@ def _read(path: Path, name: str) -> LabelSpace:
         raise ValueError(f"{path}, row {keys.index('') + 1}: column 'name' is empty; name the emotion.")
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"{path}: the name {twice!r} stands there twice.")
+        raise ValueError(f"{path}: the name {reprlib.repr(twice)} stands there twice.")
     for column in columns:
         numbers = np.array([number_of(cell) for cell in frame[column]])
         bad = ~(np.abs(numbers) <= (360 if column == "angle" else 1))  # NaN fails the comparison
         if bad.any():
             row = int(bad.argmax())
             what = "degrees from 0 to 360" if column == "angle" else "a number in [-1, 1]"
-            raise ValueError(f"{path}, row {row + 1}: {column} is {frame[column].iloc[row]!r}, not {what}.")
+            raise ValueError(
+                f"{path}, row {row + 1}: {column} is {reprlib.repr(frame[column].iloc[row])}, not {what}."
+            )
         frame[column] = numbers
     if columns == ["angle"]:
         radians = [math.radians(angle) for angle in frame["angle"]]
