@@ -284,7 +284,8 @@ def check_output_dir(folder: str | Path, *, resume: bool, overwrite: bool) -> No
 
 
 def prepare_output(args: CarlTrainingArguments, *, overwrite: bool) -> str | None:
-    """Checks where a run may write, and finds the checkpoint that it resumes from, if it does.
+    """Checks where a run may write, and finds the checkpoint that it resumes from, if it does: `last` stands for the
+    newest whole one, `auto` for that or, where there is none, a new run.
 
     Raises:
         ValueError: if the folder holds another run, or there is no such checkpoint, or it is torn.
@@ -294,6 +295,13 @@ def prepare_output(args: CarlTrainingArguments, *, overwrite: bool) -> str | Non
         check_output_dir(args.output_dir, resume=bool(resume), overwrite=overwrite)
     if resume == "last":
         return last_checkpoint(args.output_dir)
+    if resume == "auto":
+        try:
+            return last_checkpoint(args.output_dir)
+        except ValueError:  # torn ones at most: what is whole without any is another run
+            unfinished = all(path.name.startswith("checkpoint-") for path in results_of_a_run(args.output_dir))
+            check_output_dir(args.output_dir, resume=unfinished, overwrite=overwrite)
+            return None
     if resume and not Path(resume).is_dir():
         raise ValueError(f"--resume_from_checkpoint {resume} is no checkpoint folder; 'last' finds the newest one.")
     if resume:
@@ -307,7 +315,10 @@ def train_or_exit(trainer: Trainer, resume: str | None) -> None:
     try:
         trainer.train(resume_from_checkpoint=resume)
     except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+        message = str(error).strip()
+        if message.startswith("Caught "):  # in a worker: torch adds its traceback
+            message = message.splitlines()[-1].split(": ", 1)[-1]
+        sys.exit(f"error: {message}")
 
 
 def public_command(script: str) -> str:

@@ -1,10 +1,8 @@
 """Which engines of accelerate and torch.distributed train CARL, and which are refused before they start."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
-
-from accelerate.utils import str_to_bool
-from transformers import TrainingArguments
 
 _REFUSED = {
     "FSDP": ("fsdp", "ACCELERATE_USE_FSDP"),
@@ -13,26 +11,26 @@ _REFUSED = {
     "tensor, context or sequence parallelism (parallelism_config)":
         ("parallelism_config", "ACCELERATE_USE_PARALLELISM_CONFIG"),
 }  # fmt: skip
+_TRUE = ("1", "true", "yes", "y", "t", "on")  # as accelerate reads it
 
 
-def check_engine(args: TrainingArguments | Any) -> None:
+def check_engine(settings: Mapping[str, Any]) -> None:
     """Refuses what has not been made to work: a step takes gradients inside the forward pass, for which the engine has
     to hold whole parameters there.
 
     Args:
-        args: arguments with `fsdp`, `deepspeed`, `parallelism_config`, `torch_compile`. What `accelerate launch` asks
-            for is read from its environment variables.
+        settings: training arguments by name. What `accelerate launch` asks for is read from its environment variables.
 
     Raises:
         ValueError: it names the engine and the remedy.
     """
     for engine, (argument, variable) in _REFUSED.items():
-        if (argument and getattr(args, argument)) or str_to_bool(os.environ.get(variable, "false")):
+        if settings.get(argument) or os.environ.get(variable, "false").lower() in _TRUE:
             raise ValueError(
                 f"CARL does not train under {engine}. Choose data parallelism (DDP): accelerate launch "
                 "--multi_gpu, or torchrun, with the whole encoder on each device; gradient_cache_parts saves memory."
             )
-    if args.torch_compile or os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO":
+    if settings.get("torch_compile") or os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO":
         raise ValueError(
             "torch_compile (dynamo) must be off: every batch of packed texts has a new shape, for which torch "
             "compiles anew (tried on a CPU: minutes a step)."

@@ -43,8 +43,8 @@ class SkipNonFiniteSteps(TrainerCallback):
     nothing, and its own state stays as it was; the schedule goes on. The step is counted, a warning names the texts,
     and a line of `skipped_steps.jsonl` in the output folder holds them all.
 
-    Under fp16 an infinite gradient is the scaler's business, which skips the step and lowers its scale; only a loss
-    that is not finite counts.
+    Under fp16 the loss scaler skips a step whose gradient overflows, and lowers its scale; that is how it finds its
+    scale, so that such a step is counted, but not reported unless its loss is not finite either.
 
     Args:
         accelerator: of the trainer. tokenizer: decodes the texts; None names them by their token ids.
@@ -80,24 +80,26 @@ class SkipNonFiniteSteps(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         batches, self._batches = self._batches, []
-        faulty = ~torch.stack([batch.loss.isfinite() for batch in batches]).all()
-        if self.accelerator.scaler is None:
-            faulty = faulty | ~torch.as_tensor(self.grad_norm, device=faulty.device).isfinite()
+        bad_loss = ~torch.stack([batch.loss.isfinite() for batch in batches]).all()
+        bad_gradient = ~torch.as_tensor(self.grad_norm, device=bad_loss.device).isfinite()
+        bad = torch.stack([bad_loss, bad_gradient]).float()
         if self.accelerator.num_processes > 1:
-            faulty = self.accelerator.reduce(faulty.float())
-        self.skipped = bool(faulty)  # the one value of a step that the host waits for
+            bad = self.accelerator.reduce(bad)
+        loss_is_bad, gradient_is_bad = bad.bool().tolist()  # the one time in a step that the host waits
+        self.skipped = loss_is_bad or gradient_is_bad
         if not self.skipped:
             self.in_a_row = 0
             return
-        for parameter in model.parameters():
-            parameter.grad = None
         self.total, self.in_a_row = self.total + 1, self.in_a_row + 1
         self.log({"skipped_steps": self.total})
-        self._report(batches, state.global_step + 1, Path(args.output_dir))
+        if loss_is_bad or self.accelerator.scaler is None:
+            for parameter in model.parameters():
+                parameter.grad = None
+            self._report(batches, state.global_step + 1, Path(args.output_dir))
         if self.in_a_row >= self.limit:
             raise FloatingPointError(
                 f"Training stopped at step {state.global_step + 1}: the loss or gradient of the last {self.in_a_row} "
-                f"steps was not finite. {SKIPPED_STEPS} in {args.output_dir} holds their texts; the last checkpoint "
+                f"steps was not finite. {SKIPPED_STEPS} in {args.output_dir} names their texts; the last checkpoint "
                 "is untouched. A lower --learning_rate, or --bf16 in place of --fp16, is the usual remedy."
             )
 

@@ -208,6 +208,7 @@ class CarlTrainingArguments(TrainingArguments):
         for name in settings:
             if name not in known:
                 raise ValueError(f"Unknown training argument {name!r}{did_you_mean(name, known)}")
+        check_engine(settings)
         check_setting_types(settings, type(self))
         if settings.get("momentum") is not None and settings.get("momentum_half_life") is not None:
             raise ValueError("Give momentum or momentum_half_life, not both: the half-life is another form of m_0.")
@@ -242,7 +243,11 @@ class CarlTrainingArguments(TrainingArguments):
                 self.per_device_eval_batch_size *= self.gradient_accumulation_steps
             self.per_device_train_batch_size *= self.gradient_accumulation_steps
             self.gradient_accumulation_steps = 1
-        check_engine(self)
+        if self.auto_find_batch_size:
+            raise ValueError(
+                "auto_find_batch_size must be off: a smaller batch is another contrast. --gradient_cache_parts trains "
+                "the same batch in less memory."
+            )
         if self.fp16 and not torch.cuda.is_available():
             raise ValueError("fp16 needs a GPU; a CPU would silently compute in float32. Use --bf16 or neither.")
         if self.bf16 is None:
@@ -262,8 +267,9 @@ class CarlTrainingArguments(TrainingArguments):
         except (OSError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"The Trainer cannot take these settings: {type(error).__name__}: {error}") from error
         # a contrastive batch is collated as a whole: each process makes its own, none is cut up and dealt out
-        if self.accelerator_config.dispatch_batches:
-            raise ValueError("accelerator_config: dispatch_batches must be off; each process reads its own texts.")
+        for name in ("dispatch_batches", "split_batches"):
+            if getattr(self.accelerator_config, name):
+                raise ValueError(f"accelerator_config: {name} must be off; each process reads its own texts.")
         self.accelerator_config.dispatch_batches = False
 
     @property

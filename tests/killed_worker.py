@@ -1,7 +1,9 @@
 """Run by test_checkpoints.py: trains one run that is killed again and again, and one that never is.
 
 Every life is a fork of this process, which has imported everything and computed nothing, so that dozens fit in a
-minute. A life is killed (SIGKILL) at a random moment; as every step is saved, many die while saving.
+minute. A life is killed (SIGKILL) at a random moment; as every step is saved, many die while saving. Three more are
+killed at planned moments: with the weights saved but not the random numbers, with all saved but the seal, and with
+half of an old checkpoint removed.
 """
 
 import json
@@ -16,6 +18,7 @@ import torch
 from test_trainer import make_trainer
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
+import carl_hf.checkpoints
 from carl_hf.checkpoints import last_checkpoint, read_seal
 
 
@@ -29,7 +32,23 @@ class TellBegin(TrainerCallback):
             self.pipe = None
 
 
-def live(folder: Path, tokenizer, steps: int, weights: Path) -> int:
+def die(*_, **__) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_removing(path, **_) -> None:
+    next(iter(path.glob("model*"))).unlink()
+    die()
+
+
+PLANNED = {
+    "_save_rng_state": lambda trainer: setattr(trainer, "_save_rng_state", die),
+    "seal": lambda trainer: setattr(carl_hf.checkpoints, "seal", die),
+    "removing": lambda trainer: setattr(carl_hf.checkpoints.shutil, "rmtree", die_removing),
+}
+
+
+def live(folder: Path, tokenizer, steps: int, weights: Path, plan: str | None = None) -> int:
     """The process number of a life that trains on from what it finds in `folder`, and leaves the final weights.
     Returns when its first step begins, or it has died."""
     began, begin = os.pipe()
@@ -47,6 +66,8 @@ def live(folder: Path, tokenizer, steps: int, weights: Path) -> int:
             folder, tokenizer, max_steps=steps, save_strategy="steps", save_steps=1, save_total_limit=2,
             callbacks=[TellBegin(begin)],
         )  # fmt: skip
+        if plan is not None:
+            PLANNED[plan](trainer)
         trainer.train(resume_from_checkpoint="last" if any(folder.glob("checkpoint-*/checkpoint.json")) else None)
         torch.save(trainer.model.state_dict(), weights.with_suffix(".partial"))
         weights.with_suffix(".partial").rename(weights)
@@ -61,16 +82,17 @@ def main(folder: Path, kills: int) -> None:
     moment = random.Random(0)
     for name in ("whole", "killed"):
         (folder / name).mkdir()
-    steps = 8 * kills + 10
+    steps = 8 * kills + 20
     start = time.monotonic()
     _, status = os.waitpid(live(folder / "whole", tokenizer, steps, folder / "weights-whole.pt"), 0)
     assert status == 0, (folder / "whole.log").read_text()
     seconds_a_step = (time.monotonic() - start) / steps
     torn, reached = 0, []
-    for _ in range(kills):
-        life = live(folder / "killed", tokenizer, steps, folder / "weights-killed.pt")
-        time.sleep(moment.uniform(0, 6 * seconds_a_step))
-        os.kill(life, signal.SIGKILL)
+    for plan in [None] * kills + list(PLANNED):
+        life = live(folder / "killed", tokenizer, steps, folder / "weights-killed.pt", plan)
+        if plan is None:
+            time.sleep(moment.uniform(0, 6 * seconds_a_step))
+            os.kill(life, signal.SIGKILL)
         _, status = os.waitpid(life, 0)
         assert os.WIFSIGNALED(status), (folder / "killed.log").read_text()  # else it had ended by itself
         try:
@@ -80,7 +102,9 @@ def main(folder: Path, kills: int) -> None:
         torn += any(_is_torn(path) for path in (folder / "killed").glob("checkpoint-*"))
     _, status = os.waitpid(live(folder / "killed", tokenizer, steps, folder / "weights-killed.pt"), 0)
     assert status == 0, (folder / "killed.log").read_text()
-    (folder / "report.json").write_text(json.dumps({"kills": kills, "left_torn": torn, "reached": reached}))
+    (folder / "report.json").write_text(
+        json.dumps({"kills": kills + len(PLANNED), "left_torn": torn, "reached": reached})
+    )
 
 
 def _is_torn(path: Path) -> bool:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import toy_dataset
 from test_trainer import StopAt, make_trainer
 
-from carl_hf.checkpoints import SEAL, last_checkpoint, read_seal, seal
+from carl_hf.checkpoints import SEAL, Seal, last_checkpoint, read_seal, remove_old_checkpoints, seal
 
 WORKER = str(Path(__file__).with_name("killed_worker.py"))
 
@@ -22,7 +23,7 @@ def checkpoint(folder: Path, step: int) -> Path:
     path.mkdir()
     for name, size in (("model.safetensors", 100), ("optimizer.pt", 50)):
         (path / name).write_bytes(b"x" * size)
-    seal(path, batch_texts=8)
+    seal(path, Seal(joint_batch=8, batches=1))
     return path
 
 
@@ -43,9 +44,37 @@ def test_the_newest_whole_checkpoint_is_taken_and_torn_ones_are_named(tmp_path, 
         (11, "optimizer.pt is missing"),
     ):
         assert f"checkpoint-{step} is torn: " in caplog.text and reason in caplog.text
-    assert read_seal(tmp_path / "checkpoint-10") == {
-        "batch_texts": 8, "bytes": {"model.safetensors": 100, "optimizer.pt": 50}
-    }  # fmt: skip
+    assert read_seal(tmp_path / "checkpoint-10") == Seal(8, 1)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"bytes": {}}', "[" * 9999, "1e999", '{"joint_batch": 1e999, "batches": 1}', "\0"]
+)
+def test_a_damaged_seal_is_none(content, tmp_path):
+    (checkpoint(tmp_path, 3) / SEAL).write_text(content)
+    with pytest.raises(ValueError, match="never finished"):
+        read_seal(tmp_path / "checkpoint-3")
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "left"),
+    [
+        (None, None, [2, 4, 6, 8, 12]),
+        (0, None, [2, 4, 6, 8, 12]),
+        (3, None, [4, 6, 8]),  # 12 is of a training that came further before it was resumed
+        (1, None, [8]),
+        (2, 2, [2, 8]),
+        (1, 2, [2, 8]),
+        (1, 8, [8]),
+        (9, None, [2, 4, 6, 8, 12]),
+    ],
+)
+def test_the_newest_and_the_best_stay_whatever_the_clock_says(limit, best, left, tmp_path):
+    for step in (8, 2, 12, 6, 4):
+        os.utime(checkpoint(tmp_path, step), (0, 0))
+    (tmp_path / "checkpoint-12" / SEAL).unlink()
+    remove_old_checkpoints(tmp_path, tmp_path / "checkpoint-8", best and str(tmp_path / f"checkpoint-{best}"), limit)
+    assert sorted(int(path.name.split("-")[1]) for path in tmp_path.iterdir()) == left
 
 
 SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
@@ -69,24 +98,72 @@ def test_a_torn_checkpoint_is_refused_by_name_and_passed_over_as_last(tmp_path, 
     assert last_checkpoint(tmp_path / "torn").endswith("checkpoint-6")
 
 
-def test_another_batch_size_does_not_continue_a_checkpoint(tmp_path, tokenizer):
+@pytest.mark.parametrize(
+    "other", [{"per_device_train_batch_size": 4},
+              {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+              {"gradient_accumulation_steps": 2}]
+)  # fmt: skip
+def test_other_batches_do_not_continue_a_checkpoint(other, tmp_path, tokenizer):
     make_trainer(tmp_path, tokenizer, callbacks=[StopAt(2)], **SAVING).train()
-    other = make_trainer(tmp_path, tokenizer, per_device_train_batch_size=4, **SAVING)
-    with pytest.raises(ValueError, match="trained with 8 texts a step, and now a step has 4"):
-        other.train(resume_from_checkpoint="last")
-    same = make_trainer(
-        tmp_path, tokenizer, per_device_train_batch_size=4, gradient_accumulation_steps=2, **SAVING
-    )  # the same texts a step
-    same.train(resume_from_checkpoint="last")
-    assert same.state.global_step == 6
+    with pytest.raises(ValueError, match="8 texts in a contrastive batch and 1 batches a step, now it would be"):
+        make_trainer(tmp_path, tokenizer, **{**SAVING, **other}).train(resume_from_checkpoint="last")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("length", [{"max_steps": 4}, {"max_steps": -1, "num_train_epochs": 1.5}], ids=str)
+def test_a_finished_run_is_resumed_without_another_step(length, streamed, tmp_path, tokenizer):
+    if streamed and length["max_steps"] < 0:
+        return
+    settings = {**SAVING, "save_steps": 1, **length}
+
+    def trainer():
+        data = toy_dataset().to_iterable_dataset() if streamed else None
+        return make_trainer(tmp_path, tokenizer, data=data, **settings)
+
+    whole = trainer()
+    whole.train()
+    again = trainer()
+    again.train(resume_from_checkpoint="last")
+    assert again.state.global_step == whole.state.global_step == again.state.max_steps
+    for (name, a), b in zip(whole.model.state_dict().items(), again.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_checkpoint_of_the_model_alone_is_sealed_but_not_resumed(tmp_path, tokenizer):
+    make_trainer(tmp_path, tokenizer, save_only_model=True, **SAVING).train()
+    assert not read_seal(tmp_path / "checkpoint-6").resumable
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        last_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match="saved with --save_only_model"):
+        make_trainer(tmp_path, tokenizer, **SAVING).train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+
+
+def test_what_an_earlier_training_left_in_its_folder_is_not_sealed_with_a_checkpoint(tmp_path, tokenizer):
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "checkpoint-2" / "rng_state_1.pth").write_bytes(b"of two processes")
+    make_trainer(tmp_path, tokenizer, callbacks=[StopAt(2)], **SAVING).train()
+    assert not (tmp_path / "checkpoint-2" / "rng_state_1.pth").exists()
+    arguments = torch.load(tmp_path / "checkpoint-2" / "training_args.bin", weights_only=False)  # our own
+    assert arguments.save_total_limit == 1
+
+
+def test_an_error_that_is_not_the_disk_s_is_not_called_so(tmp_path, tokenizer, monkeypatch):
+    trainer = make_trainer(tmp_path, tokenizer, **SAVING)
+
+    def broken(folder):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(trainer, "_save_rng_state", broken)
+    with pytest.raises(RuntimeError, match="^CUDA error"):
+        trainer.train()
 
 
 def test_an_older_checkpoint_goes_only_when_the_new_one_is_whole(tmp_path, tokenizer, monkeypatch):
     found = []
 
-    def watched(folder, **options):
+    def watched(folder, content):
         found.append(sorted(path.name for path in tmp_path.glob("checkpoint-*")))
-        seal(folder, **options)
+        seal(folder, content)
 
     monkeypatch.setattr("carl_hf.checkpoints.seal", watched)
     make_trainer(tmp_path, tokenizer, **SAVING).train()
@@ -122,7 +199,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(kills, tmp
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     print(report)
-    assert report["kills"] == kills
+    assert report["kills"] == kills + 3  # three of them at planned moments of a save
+    assert report["left_torn"] >= 2
     whole, killed = (torch.load(tmp_path / f"weights-{name}.pt", weights_only=True) for name in ("whole", "killed"))
     for name, value in whole.items():
         assert torch.equal(killed[name], value), name

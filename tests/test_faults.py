@@ -102,6 +102,21 @@ def test_a_gradient_that_is_not_finite_is_told_from_a_loss_that_is_not(tmp_path,
     assert len(json.loads((tmp_path / SKIPPED_STEPS).read_text())["texts"]) == 8  # all of the step
 
 
+def test_a_loss_scaler_that_finds_no_scale_stops_too(tmp_path, tokenizer, caplog):
+    """Under fp16 the scaler skips what overflows; it is counted, the target stands still, and there is an end."""
+    trainer, watch = watched(tmp_path, tokenizer, max_steps=8, max_skipped_steps=4)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
+    trainer.model.online.projection[0].weight.register_hook(
+        lambda gradient: gradient * (math.inf if trainer.state.global_step >= 2 else 1.0)
+    )
+    with pytest.raises(FloatingPointError, match="stopped at step 6: .* last 4 steps"):
+        trainer.train()
+    assert trainer.faults.total == 4 and trainer.accelerator.scaler.get_scale() < 2**16
+    changed = [not same(a, b) for a, b in zip(watch.states, watch.states[1:], strict=False)]
+    assert changed == [True, True, False, False, False]
+    assert "was skipped" not in caplog.text  # how a scaler finds its scale
+
+
 def test_training_stops_after_so_many_in_a_row_and_goes_on_from_its_checkpoint(tmp_path, tokenizer):
     settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "max_skipped_steps": 3}
     broken = make_trainer(tmp_path, tokenizer, **settings)

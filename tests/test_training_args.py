@@ -104,8 +104,11 @@ def test_bad_settings_are_refused(settings, message, tmp_path):
 
 
 def test_batches_are_not_dealt_out_between_processes(tmp_path):
-    with pytest.raises(ValueError, match="dispatch_batches must be off"):
-        CarlTrainingArguments(str(tmp_path), use_cpu=True, accelerator_config={"dispatch_batches": True})
+    for name in ("dispatch_batches", "split_batches"):
+        with pytest.raises(ValueError, match=f"{name} must be off"):
+            CarlTrainingArguments(str(tmp_path), use_cpu=True, accelerator_config={name: True})
+    with pytest.raises(ValueError, match="auto_find_batch_size must be off"):
+        CarlTrainingArguments(str(tmp_path), use_cpu=True, auto_find_batch_size=True)
 
 
 def test_compiling_is_refused(tmp_path):
