@@ -203,9 +203,7 @@ def renamed(table: Table, columns: Mapping[str, str], name: str, needed: Sequenc
     return with_our_names(frame, columns, name, needed)
 
 
-def with_our_names(
-    frame: pd.DataFrame, columns: Mapping[str, str], name: str, needed: Sequence[str]
-) -> pd.DataFrame:
+def with_our_names(frame: pd.DataFrame, columns: Mapping[str, str], name: str, needed: Sequence[str]) -> pd.DataFrame:
     """A frame with our names of the columns.
 
     Raises:

@@ -68,11 +68,16 @@ def stream_va_dataset(
     check_scale(scale)
     if shuffle_buffer < 1:
         raise ValueError(f"shuffle_buffer must be at least 1, got {shuffle_buffer}.")
-    names = {ours: (columns or {}).get(ours, ours) for ours in (*_NEEDED, *_OPTIONAL)}
-    unknown = next((ours for ours in columns or {} if ours not in names), None)
-    if unknown is not None:
-        raise ValueError(f"columns: {unknown!r} is none of {', '.join(names)}.")
-    needed = [*(names[ours] for ours in _NEEDED), *(columns or {}).values()]
+    columns = dict(columns or {})
+    for ours in columns:
+        if ours not in (*_NEEDED, *_OPTIONAL):
+            raise ValueError(f"columns: {ours!r} is none of {', '.join((*_NEEDED, *_OPTIONAL))}.")
+    taken = set(columns.values())
+    names = columns | {ours: ours for ours in (*_NEEDED, *_OPTIONAL) if ours not in columns and ours not in taken}
+    for ours in _NEEDED:
+        if ours not in names:
+            raise ValueError(f"columns: {ours!r} is named for another column; name one for {ours!r} too.")
+    needed = [*(names[ours] for ours in _NEEDED), *columns.values()]
     files = [table.name for source in sources for table in open_tables([source], needed)]
     for file in files:
         if not Path(file).is_file():
@@ -100,7 +105,9 @@ class _Log:
             self.files[file] = found
         if row.reason not in self.kinds:
             self.kinds.add(row.reason)
-            logger.warning("%s, row %d: %s; left out, as others will be (%s).", file, row.number, row.detail, row.reason)
+            logger.warning(
+                "%s, row %d: %s; left out, as others will be (%s).", file, row.number, row.detail, row.reason
+            )
 
 
 def _rows(
@@ -108,22 +115,25 @@ def _rows(
     skip_bad_rows: bool, log: _Log,
 ) -> Iterator[dict[str, object]]:  # fmt: skip
     for file in files:
-        skipped, last, good = Skipped(), None, 0
+        skipped, first, good = Skipped(), None, 0
         try:
             for frame, bad in _checked_pieces(file, names, scale):
                 if not skip_bad_rows:
                     refuse(file, bad, SKIP_REMEDY)
                 for row in bad:
                     log.add(file, skipped, row)
-                last, good = bad[-1:] or last, good + len(frame)
+                first = first or next(iter(bad), None)
+                good += len(frame)
+                if len(frame) == 0:
+                    continue
                 if "split" in frame:
                     frame = frame[split_names(frame) == "train"]
                 for text, valence, arousal in zip(frame["text"], *(frame[name] for name in VA), strict=True):
                     if text_key(text) not in held_out:
                         yield {"text": text, "valence": float(valence), "arousal": float(arousal)}
-            if last and not good:
-                detail = "the last of {:,} bad rows, {}".format(skipped.rows, last[0].detail)
-                refuse(file, [BadRow(last[0].number, last[0].reason, detail)], NO_GOOD_ROW)
+            if first is not None and not good:
+                others = f" ({skipped.rows - 1} more bad rows follow)" if skipped.rows > 1 else ""
+                raise ValueError(f"{file}, row {first.number}: {first.detail}{others}; {NO_GOOD_ROW}.")
         finally:  # at the end of the file, and where a run ends within it
             report_skipped(file, skipped)
 
@@ -133,7 +143,8 @@ def _checked_pieces(
 ) -> Iterator[tuple[pd.DataFrame, list[BadRow]]]:
     """The good rows of a file, with our names of the columns and their numbers normalised, and the bad ones, in
     order."""
-    (table,) = open_tables([file], [names[ours] for ours in _NEEDED], [names[ours] for ours in _OPTIONAL])
+    optional = [names[ours] for ours in _OPTIONAL if ours in names]
+    (table,) = open_tables([file], [names[ours] for ours in _NEEDED], optional)
     has_split = None
     for piece in table.pieces(lambda start, stop: True):
         frame, bad = piece.frame, piece.bad
