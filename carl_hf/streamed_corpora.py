@@ -156,8 +156,8 @@ def _checked_pieces(
                 has_split = "split" in frame
             elif "split" in frame and not has_split:
                 raise ValueError(
-                    f"{file}: a row between {first} and {piece.first + piece.length - 1} has a {names['split']!r}, the "
-                    "rows before have none; give all rows one, or none."
+                    f"{file}: one of the rows {first} to {piece.first + piece.length - 1} has a {names['split']!r}, "
+                    "those before have none; give all rows one, or none."
                 )
             for ours in (*_NEEDED, *(["split"] if has_split else [])):
                 if ours not in frame:  # no row of JSON lines here has such a cell

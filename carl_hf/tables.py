@@ -360,8 +360,8 @@ def load_hub_dataset(name: str) -> datasets.DatasetDict:
         return datasets.load_dataset(name)
     except Exception as error:  # whatever the Hub client raises
         raise ValueError(
-            f"Cannot load the Hub dataset {name!r} ({type(error).__name__}: {first_line(error)}), and there is no such "
-            "file or folder. With a local copy, give its file instead."
+            f"Cannot load the Hub dataset {name!r} ({type(error).__name__}: {first_line(error)}), and there is no "
+            "such file or folder. With a local copy, give its file instead."
         ) from error
 
 

@@ -215,7 +215,7 @@ def test_training_rows_alone_are_streamed(kind, tmp_path):
 def test_a_split_that_begins_late_is_refused(tmp_path):
     path, row = tmp_path / "own.jsonl", '{"text": "a", "valence": 1, "arousal": 1}\n'
     path.write_text(row * 8192 + row.replace("}", ', "split": "test"}'))
-    with pytest.raises(ValueError, match="own.jsonl: a row between 8193 and 8193 has a 'split', the rows before have"):
+    with pytest.raises(ValueError, match="own.jsonl: one of the rows 8193 to 8193 has a 'split', those before have"):
         texts_of(path, skip_bad_rows=True)
 
 
