@@ -121,7 +121,7 @@ class PretrainArguments:
         default=None,
         metadata={
             "help": "Stream the training corpora, in place of loading them, by a shuffle buffer of so many texts: "
-            "files, folders and patterns with numbers, of any size. Needs --max_steps."
+            "the training rows of files, folders and patterns with numbers, of any size. Needs --max_steps."
         },
     )
     measure: list[str] | None = field(

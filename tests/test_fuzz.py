@@ -34,7 +34,7 @@ from carl_hf.label_spaces import read_label_space
 from carl_hf.objectives import OBJECTIVES, parse_objectives
 from carl_hf.streamed_corpora import stream_va_dataset
 from carl_hf.table_pieces import PIECEWISE, open_tables
-from carl_hf.tables import SUFFIXES, column_names, read_rows, read_table
+from carl_hf.tables import SUFFIXES, Piece, column_names, read_pieces, read_rows, read_table
 
 pytestmark = pytest.mark.parametrize("examples", [100, pytest.param(1000, marks=pytest.mark.slow)])
 
@@ -155,6 +155,11 @@ def is_text(text: Any) -> bool:
     return isinstance(text, str) and bool(text.strip()) and len(text) <= MAX_CHARACTERS and bool(text.encode())
 
 
+def in_pieces(path: Any) -> list[Piece]:
+    column_names(path)
+    return list(read_pieces(path, rows=3))
+
+
 @pytest.mark.parametrize("kind", SUFFIXES)
 def test_rows_of_a_file(kind, examples, tmp_path):
     path = tmp_path / f"own{kind}"
@@ -166,6 +171,12 @@ def test_rows_of_a_file(kind, examples, tmp_path):
         if table is not None:
             numbers = sorted([*table.frame.index, *(row.number for row in table.bad)])
             assert numbers == list(range(1, len(numbers) + 1))  # each row is one or the other
+        pieces = outcome(in_pieces, path)
+        assert (pieces is None) == (table is None)
+        if table is not None:
+            assert [number for piece in pieces for number in piece.frame.index] == list(table.frame.index)
+            assert [row for piece in pieces for row in piece.bad] == table.bad
+            assert [piece.first for piece in pieces] == list(range(1, len(numbers) + 1, 3)) or kind == ".parquet"
 
     fuzz(examples, holds, files(kind, VA))
 
