@@ -5,8 +5,8 @@ import logging
 import math
 import numbers
 import reprlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 MAX_CHARACTERS = 100_000
 """Longest text of a corpus: a book chapter. What is longer is a file gone wrong, slow to tokenize and then cut off."""
+_FIRST = 5  # rows of a reason that are named
 
 
 @dataclass(frozen=True)
@@ -104,26 +105,46 @@ def refuse(name: object, bad: Sequence[BadRow], remedy: str) -> None:
     raise ValueError(f"{name}, row {first.number}: {first.detail}{others}; {remedy}.")
 
 
-def skipped_record(bad: Sequence[BadRow]) -> dict[str, Any]:
-    """For a record: how many rows, and of each reason how many and the numbers of the first five."""
-    reasons: dict[str, list[int]] = {}
+@dataclass
+class Skipped:
+    """How many rows were left out, and of each reason how many and the numbers of the first five; no more is kept."""
+
+    rows: int = 0
+    reasons: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
+
+    def add(self, row: BadRow) -> None:
+        """Counts a row; they come in order."""
+        count, first = self.reasons.get(row.reason, (0, []))
+        self.rows += 1
+        self.reasons[row.reason] = (count + 1, first if len(first) == _FIRST else [*first, row.number])
+
+    def record(self) -> dict[str, Any]:
+        kinds = {reason: {"rows": rows, "first": first} for reason, (rows, first) in self.reasons.items()}
+        return {"rows": self.rows, "reasons": kinds}
+
+
+def skipped(bad: Iterable[BadRow]) -> Skipped:
+    found = Skipped()
     for row in sorted(bad, key=lambda row: row.number):
-        reasons.setdefault(row.reason, []).append(row.number)
-    kinds = {reason: {"rows": len(rows), "first": rows[:5]} for reason, rows in reasons.items()}
-    return {"rows": len(bad), "reasons": kinds}
+        found.add(row)
+    return found
 
 
-def report_skipped(name: object, bad: Sequence[BadRow]) -> None:
+def skipped_record(bad: Iterable[BadRow]) -> dict[str, Any]:
+    """For a record: how many rows, and of each reason how many and the numbers of the first five."""
+    return skipped(bad).record()
+
+
+def report_skipped(name: object, bad: Skipped) -> None:
     """Logs how many rows were left out and why; once, however often the same file is read."""
-    if bad:
+    if bad.rows:
         reasons = (
-            f"{reason}: {kind['rows']} (row {', '.join(map(str, kind['first']))}"
-            f"{', ...' if kind['rows'] > len(kind['first']) else ''})"
-            for reason, kind in skipped_record(bad)["reasons"].items()
+            f"{reason}: {rows} (row {', '.join(map(str, first))}{', ...' if rows > len(first) else ''})"
+            for reason, (rows, first) in bad.reasons.items()
         )
-        _log_once(f"{name}: {len(bad)} bad rows left out. {'; '.join(reasons)}.")
+        _log_once(f"{name}: {bad.rows} bad rows left out. {'; '.join(reasons)}.")
 
 
-@functools.cache
+@functools.lru_cache(maxsize=10_000)
 def _log_once(message: str) -> None:
     logger.warning("%s", message)

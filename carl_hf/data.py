@@ -16,11 +16,21 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from carl_hf.bad_rows import BadRow, Fault, is_blank, name_fault, number_of, refuse, report_skipped, text_fault
+from carl_hf.bad_rows import (
+    BadRow,
+    Fault,
+    is_blank,
+    name_fault,
+    number_of,
+    refuse,
+    report_skipped,
+    skipped,
+    text_fault,
+)
 from carl_hf.corpora import CORPORA, CorpusSpec, read_corpus
 from carl_hf.mixtures import COLUMNS, text_key, with_columns
 from carl_hf.nearest import listed
-from carl_hf.tables import REMEDY, SUFFIXES, Table, read_rows
+from carl_hf.tables import REMEDY, SUFFIXES, Table, load_hub_dataset, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +41,7 @@ class NoSplitError(ValueError):
 
 VA = ("valence", "arousal")
 SKIP_REMEDY = f"{REMEDY}, or leave bad rows out with --skip_bad_rows true (skip_bad_rows=True)"
+NO_GOOD_ROW = "no row is good, so that there is nothing to skip to"
 Split = Literal["train", "validation", "test", "all"]
 _SPLIT_NAMES = {"dev": "validation", "val": "validation", "valid": "validation"}
 
@@ -143,8 +154,8 @@ def good_rows(table: Table, name: str, skip_bad_rows: bool) -> pd.DataFrame:
     if table.bad and not skip_bad_rows:
         refuse(name, table.bad, SKIP_REMEDY)
     if table.bad and not len(table.frame):
-        refuse(name, table.bad, "no row is good, so that there is nothing to skip to")
-    report_skipped(name, table.bad)
+        refuse(name, table.bad, NO_GOOD_ROW)
+    report_skipped(name, skipped(table.bad))
     return table.frame.reset_index(drop=True)
 
 
@@ -166,15 +177,8 @@ def read_source(source: str | Path) -> Table:
 
 
 def _read_hub_dataset(name: str) -> Table:
-    try:
-        parts = datasets.load_dataset(name)
-    except Exception as error:  # whatever the Hub client raises
-        raise ValueError(
-            f"Cannot load the Hub dataset {name!r} ({type(error).__name__}: {str(error).splitlines()[0]}). "
-            "With a local copy, give its file instead."
-        ) from error
     frames = []
-    for split, part in parts.items():
+    for split, part in load_hub_dataset(name).items():
         frame = part.to_pandas()
         for column, feature in part.features.items():
             if isinstance(feature, datasets.ClassLabel):
@@ -196,6 +200,15 @@ def renamed(table: Table, columns: Mapping[str, str], name: str, needed: Sequenc
     if len(frame) == 0:
         refuse(name, table.bad, REMEDY)
         raise ValueError(f"{name} has no rows.")
+    return with_our_names(frame, columns, name, needed)
+
+
+def with_our_names(frame: pd.DataFrame, columns: Mapping[str, str], name: str, needed: Sequence[str]) -> pd.DataFrame:
+    """A frame with our names of the columns.
+
+    Raises:
+        ValueError: if one of the columns `needed` or named is not there.
+    """
     for ours, theirs in columns.items():
         if theirs not in frame:
             raise ValueError(f"{name} has no column {theirs!r} for {ours!r}; it has {listed(frame)}.")

@@ -10,16 +10,20 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from carl_hf.bad_rows import refuse
 from carl_hf.table_pieces import PiecewiseTable
+from carl_hf.tables import REMEDY, Piece, first_line
 
 MANIFEST = "_manifest.json"  # readers of a folder of Parquet files pass over what begins with an underscore
 OWN_COLUMNS = ("row", "text", "embedding")
@@ -58,28 +62,52 @@ def survey(
     digest, counts, schemas = hashlib.sha256(), [], []
     for table in tables:
         count = 0
-        for first, piece in table.pieces(lambda first, stop: True):
-            _check_texts(piece[text_column], f"{table.name}, row", first + 1, text_column)
-            digest.update(repr(piece.to_pydict()).encode("utf-8"))
-            schemas.append(piece.select(keep_columns).schema.remove_metadata())
+        for piece in table.pieces(lambda first, stop: True):
+            refuse(table.name, piece.bad, REMEDY)
+            _check_texts(piece.frame, table.name, text_column)
+            cells = as_arrow(piece, [text_column, *keep_columns], table.name)
+            digest.update(repr(cells.to_pydict()).encode("utf-8"))
+            schemas.append(cells.select(keep_columns).schema.remove_metadata())
             schemas = [_one_schema(schemas, table.name)]
-            count += len(piece)
-            report(len(piece))
+            count += piece.length
+            report(piece.length)
         counts.append(count)
     if not sum(counts):
         raise ValueError(f"{', '.join(table.name for table in tables)}: there are no rows.")
     return Survey(counts, schemas[0], digest.hexdigest())
 
 
-def _check_texts(texts: pa.ChunkedArray, where: str, first: int, column: str) -> None:
-    for row, text in enumerate(texts.to_pylist(), first):
+def as_arrow(piece: Piece, columns: Sequence[str], name: str) -> pa.Table:
+    """The columns of a piece without bad rows, with their types; those of text files are strings, those of JSON lines
+    what all their cells can be.
+
+    Raises:
+        ValueError: for a column of several types, or with numbers that no type can hold; it names the column.
+    """
+    if piece.arrow is not None:
+        return piece.arrow.select(columns)
+    cells = {}
+    for column in columns:
+        try:
+            cells[column] = pa.array(piece.frame[column].tolist() if column in piece.frame else [None] * piece.length)
+        except (pa.ArrowException, ValueError, OverflowError, RecursionError) as error:
+            rows = f"rows {piece.first} to {piece.first + piece.length - 1}"
+            raise ValueError(
+                f"{name}, {rows}: column {column!r} of --keep_columns holds values of several types, or none that can "
+                f"be kept ({first_line(error)})."
+            ) from error
+    return pa.table(cells)
+
+
+def _check_texts(frame: pd.DataFrame, name: str, column: str) -> None:
+    for row, text in frame[column].items() if column in frame else dict.fromkeys(frame.index).items():
         if text is not None and not isinstance(text, str):
             raise ValueError(
-                f"{where} {row}: column {column!r} holds {text!r}, which is no text; name another column with "
-                "--text_column."
+                f"{name}, row {row}: column {column!r} holds {reprlib.repr(text)}, which is no text; name another "
+                "column with --text_column."
             )
         if text is None or not text.strip():
-            raise ValueError(f"{where} {row}: column {column!r} is empty; remove the row.")
+            raise ValueError(f"{name}, row {row}: column {column!r} is empty; remove the row.")
 
 
 def _one_schema(schemas: Sequence[pa.Schema], name: str) -> pa.Schema:
@@ -211,12 +239,19 @@ def _write_whole(path: Path, partial_name: str, write: Callable[[BinaryIO], Any]
 
 
 def read_shards(
-    tables: Sequence[PiecewiseTable], rows: Sequence[int], shard_rows: int, wanted: Collection[int]
+    tables: Sequence[PiecewiseTable],
+    columns: Sequence[str],
+    rows: Sequence[int],
+    shard_rows: int,
+    wanted: Collection[int],
 ) -> Iterator[tuple[int, pa.Table]]:
     """The rows of the wanted shards, one shard after another.
 
     Args:
-        rows: of each table, as the survey found them.
+        columns: those that are read. rows: of each table, as the survey found them.
+
+    Raises:
+        ValueError: if a table has changed since the survey.
     """
     first, total, pieces = 0, sum(rows), []
     for table, count in zip(tables, rows, strict=True):
@@ -225,16 +260,17 @@ def read_shards(
             shards = range((first + start) // shard_rows, (first + stop - 1) // shard_rows + 1)
             return any(shard in wanted for shard in shards)
 
-        for start, piece in table.pieces(any_wanted):
-            at = first + start
-            while len(piece):
+        for piece in table.pieces(any_wanted):
+            refuse(table.name, piece.bad, REMEDY)
+            at, cells = first + piece.first - 1, as_arrow(piece, columns, table.name)
+            while len(cells):
                 shard = at // shard_rows
-                here = min(len(piece), (shard + 1) * shard_rows - at)
+                here = min(len(cells), (shard + 1) * shard_rows - at)
                 at += here
                 if shard in wanted:
-                    pieces.append(piece.slice(0, here))
+                    pieces.append(cells.slice(0, here))
                     if at in ((shard + 1) * shard_rows, total):
                         yield shard, pa.concat_tables(pieces, promote_options="permissive")
                         pieces = []
-                piece = piece.slice(here)
+                cells = cells.slice(here)
         first += count

@@ -46,7 +46,10 @@ class EndlessRows(torch.utils.data.IterableDataset):
                 number += 1
             length = number - first
             if length == 0:
-                raise ValueError("The stream of training texts holds no rows.")
+                raise ValueError(
+                    "The stream of training texts holds no rows: its files are empty, or all their rows stand in "
+                    "another split than train or are held out."
+                )
             whole = max(0, self.start - number) // length  # passes that need not be read to be passed over
             number += whole * length
             next(itertools.islice(passes, whole, whole), None)

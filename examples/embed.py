@@ -94,7 +94,8 @@ def embed_shards(
     if len(missing) < len(own):
         logging.info("%d of this process's %d shards are finished.", len(own) - len(missing), len(own))
     progress = RowProgress(sum(map(shards.rows_of, missing)), shown=shards.rank == 0)
-    for shard, rows in read_shards(tables, found.rows, args.shard_rows, missing):
+    columns = [args.text_column, *args.keep_columns]
+    for shard, rows in read_shards(tables, columns, found.rows, args.shard_rows, missing):
         vectors = []
         for start in range(0, len(rows), _WINDOW):
             texts = rows[args.text_column].slice(start, _WINDOW).to_pylist()

@@ -38,7 +38,7 @@ from carl_hf import (
     load_va_dataset,
     push_export,
 )
-from carl_hf.bad_rows import skipped_record
+from carl_hf.bad_rows import Skipped, skipped_record
 from carl_hf.cards import va_results
 from carl_hf.cli import (
     environment_record,
@@ -121,7 +121,7 @@ class PretrainArguments:
         default=None,
         metadata={
             "help": "Stream the training corpora, in place of loading them, by a shuffle buffer of so many texts: "
-            "files, folders and patterns with numbers, of any size. Needs --max_steps."
+            "the training rows of files, folders and patterns with numbers, of any size. Needs --max_steps."
         },
     )
     measure: list[str] | None = field(
@@ -154,6 +154,11 @@ class PretrainArguments:
         if self.shuffle_buffer is not None and (self.weights, self.normalization) != (None, "scale"):
             raise ValueError(
                 "--shuffle_buffer streams each text once a pass, by its scale: no --weights, no observed range."
+            )
+        if self.shuffle_buffer is not None and self.include_eval_rows:
+            raise ValueError(
+                "--shuffle_buffer streams training rows alone: no --include_eval_rows. Without --shuffle_buffer the "
+                "corpora are loaded, and it applies."
             )
         if self.scale is not None and len(self.scale) != 2:
             raise ValueError(f"--scale needs two numbers, the least and the greatest label, got {self.scale}.")
@@ -197,14 +202,16 @@ class PretrainArguments:
             "columns": {ours: theirs for ours, theirs in named.items() if theirs},
         }
 
-    def stream(self, held_out: Sequence[str], seed: int) -> datasets.IterableDataset:
-        """The training corpora, read as they are needed."""
+    def stream(
+        self, held_out: Sequence[str], seed: int, skipped: dict[str, Skipped] | None = None
+    ) -> datasets.IterableDataset:
+        """The training corpora, read as they are needed; `skipped` is filled with what is left out."""
         known = [corpus for corpus in self.corpora if corpus in (*EMOTION, *carl_hf.corpora.CORPORA)]
         if known:
             raise ValueError(f"--shuffle_buffer streams files; {known[0]} is a corpus that fits into memory.")
         return stream_va_dataset(
             self.corpora, held_out=held_out, skip_bad_rows=self.skip_bad_rows, shuffle_buffer=self.shuffle_buffer,
-            seed=seed, **self.form(),
+            seed=seed, skipped=skipped, **self.form(),
         )  # fmt: skip
 
     def load_all(self, args: CarlTrainingArguments, held_out: Sequence[str]) -> datasets.Dataset:
@@ -216,11 +223,13 @@ class PretrainArguments:
         return mixed if self.include_eval_rows else remove_overlap(mixed, [held_out])
 
     def skipped_rows(self, emotions: ClassCorpus | None) -> dict[str, dict[str, Any]]:
-        """Corpus -> the rows of it that were left out, by reason."""
-        if not self.skip_bad_rows or self.shuffle_buffer is not None:  # a stream tells of them in the log
+        """Corpus -> the rows of it that were left out, by reason. Those of a stream are known when it has been
+        read."""
+        if not self.skip_bad_rows:
             return {}
         known = (*EMOTION, *carl_hf.corpora.CORPORA)
-        bad = {corpus: find_bad_rows(corpus, **self.form()) for corpus in self.corpora if corpus not in known}
+        loaded = self.corpora if self.shuffle_buffer is None else self.measure or []
+        bad = {corpus: find_bad_rows(corpus, **self.form()) for corpus in loaded if corpus not in known}
         if emotions is not None and self.emotion_corpus not in bad:
             bad[self.emotion_corpus] = emotions.skipped
         return {corpus: skipped_record(rows) for corpus, rows in bad.items() if rows}
@@ -369,12 +378,13 @@ def main() -> None:
         measured = script.load_dev()
         emotions = script.load_emotions()
         skipped = script.skipped_rows(emotions)
+        streamed: dict[str, Skipped] = {}
         named = [corpus for corpus in script.corpora if corpus in EMOTION]
         held_out = [text for corpus in (*measured, *named) for text in script.held_out_texts(corpus)]
         if script.shuffle_buffer is None:
             train = script.load_all(args, held_out)
         else:
-            train = script.stream(held_out, args.seed)
+            train = script.stream(held_out, args.seed, streamed)
         validation = [parts["validation"] for parts in measured.values()]
         validation += [script.load(corpus, "validation") for corpus in named]
         dev = mix_datasets([(part, 1.0) for part in validation], seed=args.seed) if validation else None
@@ -424,6 +434,13 @@ def main() -> None:
     results["verdict"] = verdict(results["gain"], marks)
     results["trained_on_test_rows"] = script.include_eval_rows
     results["run"] = run_record(script, args, train, trainer.state.global_step)
+    if args.dataloader_num_workers == 0:
+        skipped |= {file: found.record() for file, found in streamed.items()}
+    elif script.skip_bad_rows and script.shuffle_buffer is not None:
+        logging.warning(
+            "A worker of the data loader has read the stream, so that how many of its rows were left out is in the "
+            "log alone, not in results.json; --dataloader_num_workers 0 records it."
+        )
     if skipped:
         results["run"]["skipped_rows"] = skipped
     path = Path(args.output_dir) / "results.json"
@@ -476,6 +493,7 @@ def write_exports(
     elif script.shuffle_buffer is None:
         train = numbered_rows(trainer.train_dataset)
     else:  # the beginning of the stream
+        trainer.train_dataset.set_epoch(0)  # training has left it at its last pass
         train = datasets.Dataset.from_list(list(trainer.train_dataset.take(STREAMED_TEXTS_OF_HEAD)))
     if len(train) < FEWEST_TEXTS:
         logging.info("%d texts with numbers are too few for a valence-arousal head: no va/.", len(train))

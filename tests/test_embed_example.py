@@ -204,6 +204,10 @@ def test_other_arguments_are_refused_unless_they_replace(run_here, tiny, parquet
         ("sentence,row\na,1\n", ["--keep_columns", "row"], "the shards have such a column anyway"),
         ("", [], "is empty or cannot be read"),
         (b"sentence\n\xff\xfe\n", [], "is not UTF-8 text"),
+        (b"sentence,id\na,1\nb, c,2\n", [], "row 2: has 3 cells, the header 2"),
+        (b"sentence,id\na,1\n\nb,2\n", [], "row 2: is empty"),
+        (b'sentence,id\n"a,1\nb,2\n', [], "row 1 (line 2): a quoted cell goes over several lines"),
+        (b"sentence,sentence\na,b\n", [], "has two columns 'sentence'"),
     ],
 )
 def test_bad_tables_are_refused_with_their_row(content, more, message, run_here, tiny, tmp_path):
@@ -215,15 +219,13 @@ def test_bad_tables_are_refused_with_their_row(content, more, message, run_here,
 @pytest.mark.parametrize(
     "lines, message",
     [
-        (
-            ['{"sentence": "a"}', '{"sentence": 3}'],
-            "lines 1 to 2: the values of column 'sentence' are of several types",
-        ),
-        (['{"sentence": "a"}', "", "a"], "line 3: no JSON"),
-        (['{"sentence": "a"}', "[]"], "line 2: '[]' is no JSON object"),
+        (['{"sentence": "a"}', '{"sentence": 3}'], "row 2: column 'sentence' holds 3, which is no text"),
+        (['{"sentence": "a"}', "a"], "row 2: is no valid JSON"),
+        (['{"sentence": "a"}', "", '{"sentence": "a"}'], "row 2: is empty; correct or remove the row"),
+        (['{"sentence": "a"}', "[]"], "row 2: holds an array, not an object"),
         (['{"sentence": 3}'], "row 1: column 'sentence' holds 3, which is no text"),
         (['{"sentence": "a"}', "{}"], "row 2: column 'sentence' is empty"),
-        (['{"sentence": "\\ud800"}'], "of several types or no valid text"),
+        (['{"sentence": "\\ud800"}'], "row 1: column 'sentence' is not UTF-8 text"),
     ],
 )
 def test_bad_json_lines_are_refused_with_their_line(lines, message, run_here, tiny, tmp_path):
@@ -236,7 +238,7 @@ def test_other_sources_are_refused(run_here, tiny, tmp_path):
     (tmp_path / "texts.json").touch()
     assert "Write it as JSON lines" in run_here(tiny, [tmp_path / "texts.json"], tmp_path / "out")
     assert "there is no such file" in run_here(tiny, [tmp_path / "none.csv"], tmp_path / "out")
-    assert "the Hub gave no such data set" in run_here(tiny, ["nobody/nothing"], tmp_path / "out")
+    assert "Cannot load the Hub dataset 'nobody/nothing'" in run_here(tiny, ["nobody/nothing"], tmp_path / "out")
 
 
 def test_a_hub_data_set_is_read_part_by_part(run_here, tiny, frame, expected, tmp_path, monkeypatch):
@@ -255,6 +257,14 @@ def test_kept_columns_have_one_type_in_all_shards(run_here, tiny, tmp_path):
     run_here(tiny, [tmp_path / "texts.jsonl"], tmp_path / "out", "--keep_columns", "x")
     types = {str(pq.read_schema(path).field("x").type) for path in (tmp_path / "out").glob("part-*")}
     assert types == {"double"} and embeddings_of(tmp_path / "out")["x"].isna().sum() == 30
+
+
+@pytest.mark.parametrize("odd", [2**70, "x"])
+def test_kept_columns_that_no_type_holds_are_refused(odd, run_here, tiny, tmp_path):
+    rows = [{"sentence": "a", "x": 1}, {"sentence": "b", "x": odd}]
+    (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    error = run_here(tiny, [tmp_path / "texts.jsonl"], tmp_path / "out", "--keep_columns", "x")
+    assert "texts.jsonl, rows 1 to 2: column 'x' of --keep_columns holds values of several types" in error
 
 
 def test_a_full_disk_is_reported_and_continued(run_here, tiny, parquet, tmp_path, monkeypatch):

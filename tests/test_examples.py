@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas
 import pytest
@@ -165,12 +166,18 @@ def test_streamed_files_train_what_they_hold_and_are_measured_elsewhere(tiny, cs
     texts = frame[frame["split"] == "train"].drop(columns="split")
     for part in range(3):
         texts.iloc[part::3].to_parquet(tmp_path / f"part-{part}.parquet")
+    bad = tmp_path / "part-3.parquet"
+    texts[:3].assign(text=["a", " ", "c"]).to_parquet(bad)
     out = tmp_path / "out"
-    arguments = flags(tiny, str(tmp_path / "*.parquet"), out, "--shuffle_buffer", "20", "--max_steps", "6")
-    done = run(*arguments, "--measure", str(csv))
+    arguments = flags(tiny, str(tmp_path / "*.parquet"), out, "--shuffle_buffer", "20", "--max_steps", "20")
+    done = run(*arguments, "--measure", str(csv), "--skip_bad_rows", "true")
+    assert f"{bad}, row 2: column 'text' is empty; left out" in done.stdout + done.stderr
     assert "on a stream of texts" in done.stdout
     results = json.loads((out / "results.json").read_text())
-    assert results["run"]["training_texts"] is None and results["run"]["steps"] == 6
+    assert results["run"]["training_texts"] is None and results["run"]["steps"] == 20
+    skipped = {"rows": 1, "reasons": {"text is empty": {"rows": 1, "first": [2]}}}
+    assert results["run"]["skipped_rows"] == {str(bad): skipped}
+    bad.unlink()
     assert list(results["after"]) == [str(csv)] and (out / "va" / "config.json").exists()
     run(*flags(tiny, str(tmp_path / "*.parquet"), tmp_path / "b", "--shuffle_buffer", "20", "--max_steps", "6"))
     assert (tmp_path / "b" / "va" / "config.json").exists()  # its head is fitted on the beginning of the stream
@@ -190,6 +197,29 @@ def test_a_file_without_splits_trains_without_a_verdict(tiny, tmp_path):
     assert "No verdict" in done.stdout and (tmp_path / "out" / "encoder" / "model.safetensors").exists()
 
 
+def test_the_head_of_a_stream_is_fitted_on_its_beginning(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("pretrain", PRETRAIN[1])
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "pretrain", script)
+    spec.loader.exec_module(script)
+    for part in range(4):
+        toy_dataset(30).to_csv(tmp_path / f"{part}.csv")
+    fitted = []
+    monkeypatch.setattr(script, "STREAMED_TEXTS_OF_HEAD", 40)
+    monkeypatch.setattr(script, "export_encoder", lambda *given, train, **settings: fitted.append(train))
+    monkeypatch.setattr(script, "export_va_regressor", lambda *given, **settings: None)
+    arguments = script.PretrainArguments(corpora=[str(tmp_path)], scale=[-1, 1], shuffle_buffer=5)
+    stream = arguments.stream([], seed=1)
+    expected = list(stream.take(40))
+    for epoch in (0, 3):
+        stream.set_epoch(epoch)
+        assert (list(stream.take(40)) == expected) == (epoch == 0)
+        trainer = SimpleNamespace(model=None, processing_class=None, provenance=None, train_dataset=stream)
+        args = SimpleNamespace(output_dir=str(tmp_path), max_length=32, seed=1)
+        script.write_exports(arguments, args, trainer, {}, None, {"before": {}, "after": {}}, [])
+        assert fitted.pop().to_list() == expected
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -204,6 +234,7 @@ def test_a_file_without_splits_trains_without_a_verdict(tiny, tmp_path):
         (["--per_device_train_batch_size", "100000"], "do not fill one batch"),
         (["--shuffle_buffer", "10"], "demo is a corpus that fits into memory"),
         (["--shuffle_buffer", "10", "--weights", "2"], "streams each text once a pass"),
+        (["--shuffle_buffer", "10", "--include_eval_rows", "true"], "streams training rows alone"),
         (["--resume_from_checkpoint", "last"], "no whole checkpoint"),
         (["--resume_from_checkpoint", "nowhere"], "is no checkpoint folder"),
     ],

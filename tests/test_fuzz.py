@@ -23,15 +23,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carl_hf import CarlConfig, CarlTrainingArguments, load_va_dataset
-from carl_hf.bad_rows import MAX_CHARACTERS
+from carl_hf.bad_rows import MAX_CHARACTERS, Skipped, skipped_record
 from carl_hf.cli import last_checkpoint, parse_script_arguments
-from carl_hf.data import find_bad_rows
+from carl_hf.data import find_bad_rows, split_names
+from carl_hf.embedding_shards import read_shards, survey
 from carl_hf.evaluation.comparators import read_comparators
 from carl_hf.evaluation.data import read_emotion, read_polarity, read_sts, read_va
 from carl_hf.evaluation.encoder import EmbeddingCache
 from carl_hf.label_spaces import read_label_space
 from carl_hf.objectives import OBJECTIVES, parse_objectives
-from carl_hf.tables import SUFFIXES, read_rows, read_table
+from carl_hf.streamed_corpora import stream_va_dataset
+from carl_hf.table_pieces import PIECEWISE, open_tables
+from carl_hf.tables import SUFFIXES, Piece, column_names, read_pieces, read_rows, read_table
 
 pytestmark = pytest.mark.parametrize("examples", [100, pytest.param(1000, marks=pytest.mark.slow)])
 
@@ -152,6 +155,11 @@ def is_text(text: Any) -> bool:
     return isinstance(text, str) and bool(text.strip()) and len(text) <= MAX_CHARACTERS and bool(text.encode())
 
 
+def in_pieces(path: Any) -> list[Piece]:
+    column_names(path)
+    return list(read_pieces(path, rows=3))
+
+
 @pytest.mark.parametrize("kind", SUFFIXES)
 def test_rows_of_a_file(kind, examples, tmp_path):
     path = tmp_path / f"own{kind}"
@@ -163,6 +171,12 @@ def test_rows_of_a_file(kind, examples, tmp_path):
         if table is not None:
             numbers = sorted([*table.frame.index, *(row.number for row in table.bad)])
             assert numbers == list(range(1, len(numbers) + 1))  # each row is one or the other
+        pieces = outcome(in_pieces, path)
+        assert (pieces is None) == (table is None)
+        if table is not None:
+            assert [number for piece in pieces for number in piece.frame.index] == list(table.frame.index)
+            assert [row for piece in pieces for row in piece.bad] == table.bad
+            assert [piece.first for piece in pieces] == list(range(1, len(numbers) + 1, 3)) or kind == ".parquet"
 
     fuzz(examples, holds, files(kind, VA))
 
@@ -191,6 +205,59 @@ def test_texts_with_numbers(kind, examples, tmp_path):
     parts = st.sampled_from(["train", "validation", "test", "all", "all"])
     ways = st.sampled_from(["scale", "scale", "observed"])
     fuzz(examples, holds, files(kind, VA), parts, ways, st.booleans())
+
+
+def streamed(path: Any, held_out: list[str], skip: bool) -> tuple[list[dict], dict[str, Any]] | None:
+    skipped = {}
+    stream = stream_va_dataset(
+        [str(path)], scale=(1, 5), shuffle_buffer=1, held_out=held_out, skip_bad_rows=skip, skipped=skipped
+    )
+    return list(stream) or None, skipped
+
+
+@pytest.mark.parametrize("kind", PIECEWISE)
+def test_streamed_texts_are_those_of_the_loaded_file(kind, examples, tmp_path):
+    path = tmp_path / f"own{kind}"
+
+    def holds(content: bytes, skip: bool) -> None:
+        path.write_bytes(content)
+        loaded = outcome(load_va_dataset, path, split="train", scale=(1, 5), skip_bad_rows=skip)
+        bad = outcome(find_bad_rows, path, scale=(1, 5))
+        held_out = []
+        if loaded is not None:
+            good = read_rows(path).frame.drop(index=[row.number for row in bad], errors="ignore")
+            held_out = good["text"][split_names(good) != "train"] if "split" in good else []
+        found, skipped = outcome(streamed, path, held_out, skip) or (None, {})
+        if kind == ".parquet" and not set(outcome(column_names, path) or []) <= set(VA):
+            return  # a damaged name: a column that is loaded and not streamed
+        assert (found is None) == (loaded is None or not len(loaded))
+        if found is not None:
+            assert found == loaded.select_columns(["text", "valence", "arousal"]).to_list()
+            assert skipped_record(bad) == skipped.get(str(path), Skipped()).record()
+
+    fuzz(examples, holds, files(kind, VA), st.booleans())
+
+
+@pytest.mark.parametrize("kind", PIECEWISE)
+def test_texts_to_embed(kind, examples, tmp_path):
+    path, names = tmp_path / f"own{kind}", ["text", "label", "valence"]
+
+    def read() -> tuple[int, list[pa.Table]]:
+        tables = open_tables([str(path)], names)
+        found = survey(tables, "text", names[1:], lambda rows: None)
+        shards = [rows for _, rows in read_shards(tables, names, found.rows, 5, range(found.total))]
+        return found.total, [rows.select(names[1:]).cast(found.schema) and rows for rows in shards]
+
+    def holds(content: bytes) -> None:
+        path.write_bytes(content)
+        found = outcome(read)
+        if found is not None:
+            texts = [text for rows in found[1] for text in rows["text"].to_pylist()]
+            assert len(texts) == found[0] and all(text.strip() for text in texts)
+            if kind != ".parquet":  # of which other columns are not read
+                assert texts == list(read_table(path)["text"])
+
+    fuzz(examples, holds, files(kind, VA))
 
 
 @pytest.mark.parametrize("kind", FORMS)

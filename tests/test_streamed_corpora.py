@@ -3,9 +3,13 @@
 import logging
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from carl_hf import load_va_dataset
+from carl_hf import load_va_dataset, tables
+from carl_hf.bad_rows import skipped_record
+from carl_hf.data import find_bad_rows
 from carl_hf.streamed_corpora import stream_va_dataset
 
 FORM = {"scale": (1, 9), "columns": {"text": "sentence", "valence": "V", "arousal": "A"}}
@@ -74,6 +78,7 @@ def test_a_bad_row_is_named_or_skipped_and_counted(kind, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(list(stream_va_dataset([path], skip_bad_rows=True, **FORM))) == 27
     assert f"{path}: 3 bad rows left out. text is empty: 1 (row 5)" in caplog.text
+    assert f"{path}, row 5: column 'text' is empty; left out, as others will be (text is empty)." in caplog.text
     assert "outside the scale: 1 (row 12)" in caplog.text and "no number: 1 (row 13)" in caplog.text
 
 
@@ -84,6 +89,8 @@ def test_a_bad_row_is_named_or_skipped_and_counted(kind, tmp_path, caplog):
         ({"scale": (9, 1)}, "scale must be"),
         ({"columns": {"text": "sentense"}}, "no column 'sentense'; it has sentence, V, A"),
         ({"shuffle_buffer": 0}, "shuffle_buffer must be at least 1"),
+        ({"columns": {"words": "sentence"}}, "columns: 'words' is none of text, valence, arousal, split, label"),
+        ({"columns": {"text": "valence"}}, "columns: 'valence' is named for another column"),
     ],
 )
 def test_what_cannot_be_streamed_is_refused_at_once(change, message, tmp_path):
@@ -92,3 +99,137 @@ def test_what_cannot_be_streamed_is_refused_at_once(change, message, tmp_path):
         stream_va_dataset([path], **{**FORM, **change})
     with pytest.raises(ValueError, match="there is no such file"):
         stream_va_dataset([str(tmp_path / "none.csv")], **FORM)
+
+
+SCALE = {"scale": (1, 5), "shuffle_buffer": 1}
+HEADER = "text,valence,arousal\n"
+
+
+def texts_of(path, **settings) -> list[str]:
+    return [row["text"] for row in stream_va_dataset([str(path)], **SCALE, **settings)]
+
+
+@pytest.mark.parametrize(
+    "content, message, good",
+    [
+        (HEADER + "Hello, world,5,3\na,1,1\n", "row 1: has 4 cells, the header 3", ["a"]),
+        ("valence,arousal,text\n1,1,a\n5,3,Hello, world\n", "row 2: has 4 cells", ["a"]),
+        (HEADER + "a,1,1,1\nb,1,1,1\n", "row 1: has 4 cells.*(no row is good|1 more)", None),
+        (HEADER + "a,1,1\n\n\nb,9,1\nc,1,1\n", r"row 2: is empty \(2 more", ["a", "c"]),
+        (HEADER + 'a,1,1\n"abc"x,1,1\nb,1,1\n', "row 2: is not CSV", ["a", "b"]),
+        (HEADER + 'a,1,1\n"b,1,1\nc,1,1\n', r"row 2 \(line 3\): a quoted cell goes over several lines", None),
+        (HEADER + "caf\udce9,1,1\nb,1,1\n", "row 1: column 'text' is not UTF-8", ["b"]),
+    ],
+)
+def test_rows_of_csv_are_read_as_in_loading(content, message, good, tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text(content, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(ValueError, match=f"own.csv, {message}"):
+        texts_of(path)
+    if good is None:
+        with pytest.raises(ValueError, match=f"own.csv, {message}"):
+            texts_of(path, skip_bad_rows=True)
+    else:
+        assert texts_of(path, skip_bad_rows=True) == good
+
+
+def test_two_columns_of_one_name_are_refused_at_once(tmp_path):
+    (tmp_path / "own.csv").write_text("text,text,valence,arousal\na,a,1,1\n")
+    with pytest.raises(ValueError, match="two columns 'text'"):
+        stream_va_dataset([str(tmp_path / "own.csv")], **SCALE)
+
+
+def test_rows_of_json_lines_are_read_as_in_loading(tmp_path):
+    path, good = tmp_path / "own.jsonl", b'{"text": "a", "valence": "4", "arousal": 1}'
+    bad = [
+        b'{"valence": 1, "arousal": 1}', b'{"text": 7, "valence": 1, "arousal": 1}', b"", b"[" * 100_000, b"\xe9",
+        b'{"text": "a", "valence": "bad", "arousal": 1}', b'{"text": "a", "valence": %d, "arousal": 1}' % 2**70,
+    ]  # fmt: skip
+    path.write_bytes(b"\xef\xbb\xbf" + b"\n".join([*bad, good, good.replace(b'"4"', b"4.5")]))
+    skipped = {}
+    assert texts_of(path, skip_bad_rows=True, skipped=skipped) == ["a", "a"]
+    assert skipped[str(path)].record() == skipped_record(find_bad_rows(path, scale=(1, 5)))
+    assert skipped[str(path)].rows == len(bad)
+    with pytest.raises(ValueError, match=r"own.jsonl, row 1: column 'text' is empty \(6 more"):
+        texts_of(path)
+
+
+def test_parquet_texts_that_are_not_utf8_are_bad_rows(tmp_path):
+    texts = pa.array([b"a", b"caf\xe9", b"c"], pa.binary())
+    invalid = pa.Array.from_buffers(pa.string(), 3, texts.buffers())
+    path = tmp_path / "own.parquet"
+    pq.write_table(pa.table({"text": invalid, "valence": [1, 2, 3], "arousal": [1, 2, 3]}), path)
+    with pytest.raises(ValueError, match="own.parquet, row 2: column 'text' is not UTF-8"):
+        texts_of(path)
+    assert texts_of(path, skip_bad_rows=True) == ["a", "c"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_pieces_and_row_groups_count_on(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables.read_pieces, "__kwdefaults__", {**tables.read_pieces.__kwdefaults__, "rows": 7})
+    table = frame(0, 50).astype({"V": float})
+    table.loc[[3, 20, 44], "V"] = 10.0
+    path = write(tmp_path, table, kind)
+    if kind == "parquet":
+        table.to_parquet(path, row_group_size=20)
+    skipped = {}
+    rows = list(stream_va_dataset([path], shuffle_buffer=1, skip_bad_rows=True, skipped=skipped, **FORM))
+    assert [row["text"] for row in rows] == load_va_dataset(path, skip_bad_rows=True, **FORM)["text"]
+    assert skipped[path].reasons == {"valence is outside the scale": (3, [4, 21, 45])}
+
+
+def test_what_is_skipped_is_counted_and_told_in_good_time(tmp_path, caplog):
+    path = tmp_path / "own.csv"
+    path.write_text(HEADER + "a,1,1\n" + "b,9,1\n" * 9_000 + "c,,1\n")
+    skipped = {}
+    stream = stream_va_dataset([str(path)], skip_bad_rows=True, skipped=skipped, **SCALE)
+    rows = iter(stream)
+    assert next(rows)["text"] == "a"
+    assert "own.csv, row 2: valence is 9" in caplog.text and "bad rows left out" not in caplog.text
+    rows.close()  # as a run does that ends within a pass
+    assert (
+        "own.csv: 8191 bad rows left out. valence is outside the scale: 8191 (row 2, 3, 4, 5, 6, ...)" in caplog.text
+    )
+    assert skipped[str(path)].record() == {
+        "rows": 8191, "reasons": {"valence is outside the scale": {"rows": 8191, "first": [2, 3, 4, 5, 6]}}
+    }  # fmt: skip
+    for _ in range(2):  # what more passes read again is counted once
+        assert [row["text"] for row in stream] == ["a"]
+        assert skipped[str(path)].rows == 9_001 and skipped[str(path)].reasons["valence is no number"] == (1, [9_002])
+    next(iter(stream))
+    assert skipped[str(path)].rows == 9_001
+    assert caplog.text.count("row 2: valence is 9") == 1 and caplog.text.count("9001 bad rows left out") == 1
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_training_rows_alone_are_streamed(kind, tmp_path):
+    table = frame(0, 8).assign(part=["train", "test", "dev", "Train", "validation", "train", "", "train"])
+    path = write(tmp_path, table, kind)
+    form = {**FORM, "columns": {**FORM["columns"], "split": "part"}, "shuffle_buffer": 1}
+    with pytest.raises(ValueError, match="row 7: column 'split' is empty"):
+        list(stream_va_dataset([path], **form))
+    rows = list(stream_va_dataset([path], skip_bad_rows=True, **form))
+    assert [row["text"] for row in rows] == ["text 0", "text 3", "text 5", "text 7"]
+
+
+def test_a_split_that_begins_late_is_refused(tmp_path):
+    path, row = tmp_path / "own.jsonl", '{"text": "a", "valence": 1, "arousal": 1}\n'
+    path.write_text(row * 8192 + row.replace("}", ', "split": "test"}'))
+    with pytest.raises(ValueError, match="own.jsonl: one of the rows 8193 to 8193 has a 'split', those before have"):
+        texts_of(path, skip_bad_rows=True)
+
+
+def test_a_file_of_bad_rows_alone_is_refused_by_them(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text(HEADER + "a,9,1\nb,9,1\n")
+    with pytest.raises(ValueError, match=r"row 1: valence is 9.* \(1 more bad rows follow\); no row is good"):
+        texts_of(path, skip_bad_rows=True)
+
+
+def test_patterns_and_folders_pass_over_folders_and_arrays_are_refused(tmp_path):
+    (tmp_path / "b.csv").mkdir()
+    (tmp_path / "a.csv").write_text(HEADER + "a,1,1\n")
+    assert texts_of(tmp_path) == texts_of(tmp_path / "*.csv") == ["a"]
+    (tmp_path / "c.json").write_text("[]")
+    with pytest.raises(ValueError, match="Write it as JSON lines"):
+        texts_of(tmp_path / "c.json")
