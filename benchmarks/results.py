@@ -21,6 +21,8 @@ RENDERED = {
     "step_cost_bf16": ("A training step, bfloat16", step_cost.render),
     "memory": ("Memory of a training step", memory.render),
     "scaling": ("How cost grows", scaling.render),
+    "scaling_processes": ("Processes, lengths, bookkeeping", scaling.render),
+    "scaling_corpus": ("A corpus of any size", scaling.render),
     "encode": ("Embedding texts", encode.render),
 }
 

@@ -8,7 +8,7 @@ what an evaluation in training costs.
 Parquet files that are streamed and 1,000 steps of a data set that is held, so that what a row costs shows beside the
 arithmetic; "processes" compares two gloo processes of one core each
 with one process of one core (weak scaling: as many texts for each process); "evaluation" compares one evaluation at
-the default interval with the training between two.
+the default interval with the training between two; "bookkeeping" compares what a step does beside its arithmetic.
 """
 
 import functools
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,19 +29,22 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 import transformers
 from memory import process_mib
 from step_cost import seconds
 from training_steps import Bench, BenchArguments, run_benchmark
 from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
 from carl_hf.cli import environment_record, leave_at_once, write_json
 from carl_hf.encoders import load_tokenizer
 from carl_hf.evaluation.markdown import table
+from carl_hf.momentum import update_target
 from carl_hf.streamed_corpora import stream_va_dataset
 
-SECTIONS = ("batch", "length", "corpus", "processes", "evaluation")
+SECTIONS = ("batch", "length", "corpus", "processes", "evaluation", "bookkeeping")
 
 
 @dataclass
@@ -53,6 +56,7 @@ class ScalingArguments(BenchArguments):
     corpus_sizes: list[int] = field(
         default_factory=lambda: [10_000, 100_000, 1_000_000], metadata={"help": 'Rows, of "corpus".'}
     )
+    process_rounds: int = field(default=5, metadata={"help": 'Launches of each row of "processes".'})
     process_only: bool = field(default=False, metadata={"help": "Used by this script for its own processes."})
 
     def __post_init__(self):
@@ -159,21 +163,29 @@ def measure_corpus(args: ScalingArguments) -> list[dict[str, Any]]:
 
 
 def measure_processes(args: ScalingArguments) -> list[dict[str, Any]]:
-    """Median step of one process and of two, one thread each."""
-    found = []
-    for processes in (1, 2):
-        with tempfile.TemporaryDirectory() as folder:
-            launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-            flags = ["--process_only", "true", "--num_threads", "1", "--rounds", str(args.rounds), "--output",
-                     f"{folder}/found.json", "--batch_size", str(args.batch_size // 2), "--corpus", args.corpus,
-                     "--encoder", args.encoder, *(["--data_dir", args.data_dir] if args.data_dir else [])]  # fmt: skip
-            done = subprocess.run([sys.executable, *launch, __file__, *flags], capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(done.stdout + done.stderr)
-            found.append({"processes": processes, **json.loads(Path(folder, "found.json").read_text())})
-    for row in found:
-        row["throughput_of_a_process_over_one_alone"] = found[0]["seconds"] / row["seconds"]
-    return found
+    """Median steps of one process and of two, one thread each, launched in turn: the ratio is taken within a round,
+    for the speed of a shared machine changes."""
+    rounds = [{processes: _launch(args, processes) for processes in (1, 2)} for _ in range(args.process_rounds)]
+    ratios = [row[1]["seconds"] / row[2]["seconds"] for row in rounds]
+    return [
+        {"processes": processes, "texts_of_a_process": rounds[0][processes]["texts_of_a_process"],
+         "seconds": statistics.median(row[processes]["seconds"] for row in rounds),
+         "throughput_of_a_process_over_one_alone": 1.0 if processes == 1 else statistics.median(ratios),
+         "least_and_greatest": "" if processes == 1 else f"{min(ratios):.2f} to {max(ratios):.2f}"}
+        for processes in (1, 2)
+    ]  # fmt: skip
+
+
+def _launch(args: ScalingArguments, processes: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        flags = ["--process_only", "true", "--num_threads", "1", "--rounds", str(args.rounds), "--output",
+                 f"{folder}/found.json", "--batch_size", str(args.batch_size // 2), "--corpus", args.corpus,
+                 "--encoder", args.encoder, *(["--data_dir", args.data_dir] if args.data_dir else [])]  # fmt: skip
+        done = subprocess.run([sys.executable, *launch, __file__, *flags], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stdout + done.stderr)
+        return json.loads(Path(folder, "found.json").read_text())
 
 
 def run_process(args: ScalingArguments) -> None:
@@ -208,12 +220,52 @@ def measure_evaluation(args: ScalingArguments) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def measure_bookkeeping(args: ScalingArguments) -> list[dict[str, Any]]:
+    """The check for what is not finite, a log entry (of ten steps), the target's update and making a batch, as shares
+    of a step. A batch is made by the same process where there are no data loader's workers."""
+    bench = Bench(args)
+    step = step_seconds(bench, args.rounds)
+    trainer = bench.trainer()
+    trainer.state.max_steps = 1000
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    model, settings = trainer.model, trainer.args
+    taken: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Callable[[], Any], each: float = 1) -> Any:
+        start = time.perf_counter()
+        found = work()
+        taken.setdefault(name, []).append((time.perf_counter() - start) / each)
+        return found
+
+    for number in range(args.rounds):
+        batch = timed("making a batch", functools.partial(bench.batch, number))
+        loss = trainer.compute_loss(model, batch)
+        loss.backward()
+        trainer._get_grad_norm(model)
+
+        def check(batch: dict[str, Any] = batch, loss: torch.Tensor = loss) -> None:
+            trainer.faults.watch(batch, trainer._last_embedding_BH, loss.detach())
+            trainer.faults.on_pre_optimizer_step(settings, trainer.state, trainer.control, model=model)
+
+        timed("looking for what is not finite", check)
+        timed("a log entry", lambda: trainer.log({"loss": 1.0}), each=settings.logging_steps)
+        timed("the target's update", lambda: update_target(model.target, model.online, 0.99))
+        model.zero_grad()
+    return [
+        {"what": name, "milliseconds_a_step": 1000 * statistics.median(seconds_of_it),
+         "share_of_a_step": statistics.median(seconds_of_it) / step}
+        for name, seconds_of_it in taken.items()
+    ]  # fmt: skip
+
+
 def measure(args: ScalingArguments) -> dict[str, Any]:
     datasets.disable_progress_bars()
     if args.process_only:
         run_process(args)
     measures = {"batch": measure_batch, "length": measure_length, "corpus": measure_corpus,
-                "processes": measure_processes, "evaluation": measure_evaluation}  # fmt: skip
+                "processes": measure_processes, "evaluation": measure_evaluation,
+                "bookkeeping": measure_bookkeeping}  # fmt: skip
     settings = {name: getattr(args, name) for name in ("corpus", "encoder", "batch_size", "bf16")}
     sections = {name: measures[name](args) for name in args.sections}
     return {"settings": settings, "sections": sections, **environment_record()}
