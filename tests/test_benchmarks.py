@@ -76,7 +76,7 @@ def test_the_estimate_gives_what_was_measured_where_that_was(benchmarks):
     assert held / 2**20 == pytest.approx(memory["rows"][1]["step_mib"], rel=1e-4)
     operations = tokens * encoder.num_hidden_layers * estimate.matrix_operations(encoder)
     seconds = costs.step_over_forward * operations / costs.cpu_rate
-    assert seconds == pytest.approx(step["steps"]["CARL, this trainer"]["seconds"], rel=0.1)
+    assert seconds == pytest.approx(step["steps"]["CARL, this trainer"]["seconds"], rel=0.25)
 
 
 @pytest.mark.parametrize("seconds, shown", [(0.5776, "0.58 seconds"), (7205, "2 hours"), (2541 * 86400, "2,541 days")])

@@ -1,6 +1,7 @@
 """The scripts as a user starts them: in a process of their own, on small models and files."""
 
 import importlib.util
+import itertools
 import json
 import signal
 import subprocess
@@ -213,7 +214,7 @@ def test_the_head_of_a_stream_is_fitted_on_its_beginning(tmp_path, monkeypatch):
     expected = list(stream.take(40))
     for epoch in (0, 3):
         stream.set_epoch(epoch)
-        assert (list(stream.take(40)) == expected) == (epoch == 0)
+        assert (list(itertools.islice(stream, 40)) == expected) == (epoch == 0)
         trainer = SimpleNamespace(model=None, processing_class=None, provenance=None, train_dataset=stream)
         args = SimpleNamespace(output_dir=str(tmp_path), max_length=32, seed=1)
         script.write_exports(arguments, args, trainer, {}, None, {"before": {}, "after": {}}, [])

@@ -249,7 +249,7 @@ def test_a_training_label_that_the_model_does_not_know_is_refused(tmp_path, toke
 
 def test_an_encoder_that_would_never_learn_is_refused(tmp_path, tokenizer):
     settings = {"data": toy_dataset(mixed=True), "model": model_for(["proxy_anchor"]), "objectives": ["proxy_anchor"]}
-    with pytest.raises(ValueError, match="training is 1 epochs, and in the first 1 only the heads learn"):
+    with pytest.raises(ValueError, match="training is 1 epochs, and in the first 1 only heads learn"):
         make_trainer(tmp_path, tokenizer, max_steps=3, **settings)
     with pytest.raises(ValueError, match="--head_warmup_epochs 0"):
         make_trainer(tmp_path, tokenizer, max_steps=-1, num_train_epochs=1, **settings)
