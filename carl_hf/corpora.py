@@ -234,6 +234,8 @@ def _read_emotales(path: Path) -> pd.DataFrame:
     rows = []
     for sheet in sheets.values():
         raters = (sheet.shape[1] - 1) // 3
+        if raters < 1:  # a sheet without any rating
+            continue
         ratings = sheet.iloc[:, 1 : 1 + 3 * raters].apply(pd.to_numeric, errors="coerce")
         for sentence, valence, arousal in zip(
             sheet.iloc[:, 0], ratings.iloc[:, 0::3].mean(axis=1), ratings.iloc[:, 1::3].mean(axis=1), strict=True

@@ -95,6 +95,8 @@ def test_emotales_from_its_workbook(tmp_path):
             "Two": [["End.", 9, 5, 5, None, None, None]],
         }.items():
             pd.DataFrame(head + rows).to_excel(writer, sheet_name=tale, header=False, index=False)
+        pd.DataFrame().to_excel(writer, sheet_name="Empty")
+        pd.DataFrame([["a"], ["b"], ["Unrated."]]).to_excel(writer, sheet_name="Unrated", header=False, index=False)
     tales = load_va_dataset("emotales", data_dir=tmp_path)
     assert tales["text"] == ["It's late.", "End."]
     assert tales["valence"] == [-0.75, 1.0] and tales["arousal"] == [0.75, 0.0]
