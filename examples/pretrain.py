@@ -492,8 +492,7 @@ def write_exports(
         train = mix_datasets(fitted, seed=args.seed)
     elif script.shuffle_buffer is None:
         train = numbered_rows(trainer.train_dataset)
-    else:  # the beginning of the stream
-        trainer.train_dataset.set_epoch(0)  # training has left it at its last pass
+    else:  # the beginning of the stream: `take` knows nothing of the pass that training has come to
         train = datasets.Dataset.from_list(list(trainer.train_dataset.take(STREAMED_TEXTS_OF_HEAD)))
     if len(train) < FEWEST_TEXTS:
         logging.info("%d texts with numbers are too few for a valence-arousal head: no va/.", len(train))
