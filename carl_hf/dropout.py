@@ -1,6 +1,7 @@
 """Dropout whose masks are drawn faster on a CPU than torch draws them."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,12 +11,18 @@ from torch import Tensor, nn
 _LEVELS = 2**16
 
 
-class FastDropout(nn.Dropout):
-    """`nn.Dropout` that, on a CPU, compares 16 random bits for each value with the probability p.
+def draw_kept(shape: Sequence[int], p: float) -> tuple[Tensor, float]:
+    """A boolean mask on the CPU, false with probability p (a multiple of 2^-16, below 1), and the factor by which what
+    is kept grows. From NumPy's SFC64, seeded from torch's generator: the same state of it gives the same mask."""
+    dropped = round(p * _LEVELS)
+    seed = int(torch.randint(2**63 - 1, ()))
+    bits = np.random.Generator(np.random.SFC64(seed)).bytes(2 * math.prod(shape))
+    kept = torch.from_numpy(np.frombuffer(bits, dtype=np.uint16) >= dropped).view(shape)
+    return kept, _LEVELS / (_LEVELS - dropped)
 
-    p is rounded to a multiple of 2^-16. The bits come from NumPy's SFC64, seeded anew for every mask from torch's
-    generator: the same state of torch's generator gives the same masks. Elsewhere it is `nn.Dropout` itself.
-    """
+
+class FastDropout(nn.Dropout):
+    """`nn.Dropout` that, on a CPU, draws its masks by [`draw_kept`]. Elsewhere it is `nn.Dropout` itself."""
 
     def forward(self, x: Tensor) -> Tensor:
         dropped = round(self.p * _LEVELS)
@@ -23,10 +30,8 @@ class FastDropout(nn.Dropout):
             return x
         if x.device.type != "cpu" or dropped == _LEVELS:
             return F.dropout(x, self.p)
-        seed = int(torch.randint(2**63 - 1, ()))
-        bits = np.random.Generator(np.random.SFC64(seed)).bytes(2 * math.prod(x.shape))
-        kept = torch.from_numpy(np.frombuffer(bits, dtype=np.uint16) >= dropped).view(x.shape)
-        return (x * kept).mul_(_LEVELS / (_LEVELS - dropped))
+        kept, factor = draw_kept(x.shape, self.p)
+        return (x * kept).mul_(factor)
 
 
 def use_fast_dropout(encoder: nn.Module) -> None:

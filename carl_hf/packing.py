@@ -4,8 +4,9 @@ Shape suffixes: B texts, L tokens of the longest, T tokens of all texts, E width
 encoder, X any width.
 
 Layers that treat every token by itself (most of an encoder's work) run once over (T, H). Attention alone needs texts:
-it is computed in slices of similar length, padded within their slice. Encoders of other families, or with another
-attention, are called once for every padded slice; the result is the same.
+it is computed in slices of similar length, padded within their slice: by `slice_attention.py` where a CPU trains, else
+by torch's scaled dot-product attention. Encoders of other families, or with another attention, are called once for
+every padded slice; the result is the same.
 """
 
 import functools
@@ -18,6 +19,8 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from carl_hf.slice_attention import HeadLayout, HeadSlice, slice_attention
 
 _PACKED = "carl_packed"
 _FROM_ZERO = ("bert", "electra", "distilbert")  # position of the first token: 0
@@ -52,6 +55,7 @@ class TokenLayout:
         row_T = torch.repeat_interleave(torch.arange(rows, device=device), lengths_B, output_size=total)
         self.column_T = torch.arange(total, device=device) - self.first_B[row_T]  # a token's position in its text
         self._places_T = row_T * width + self.column_T
+        self._heads: dict[int, HeadLayout] = {}
         self.masks: list[Tensor] = []  # (texts, width) of every slice
         self._slots: list[Tensor] = []  # place of its tokens among its texts * width
         first_text = first_token = 0
@@ -109,6 +113,30 @@ class TokenLayout:
             padded.append(part.unflatten(0, (texts, width)))
         return padded
 
+    def heads(self, heads: int) -> HeadLayout:
+        """Where the tokens stand for attention with so many heads."""
+        if heads not in self._heads:
+            self._heads[heads] = self._lay_out_heads(heads)
+        return self._heads[heads]
+
+    def _lay_out_heads(self, heads: int) -> HeadLayout:
+        slices, places, first_token, first_place = [], [], 0, 0
+        head_A = torch.arange(heads, device=self.mask_BL.device)
+        for mask, slots, (texts, width, tokens) in zip(self.masks, self._slots, self.slices, strict=True):
+            token = torch.full((texts * width,), first_token, device=slots.device)
+            token[slots] = torch.arange(first_token, first_token + tokens, device=slots.device)
+            rows = token.view(texts, 1, width) * heads + head_A.view(heads, 1)
+            text, column = slots // width, slots % width
+            places.append(first_place + (text.unsqueeze(1) * heads + head_A) * width + column.unsqueeze(1))
+            bias = real = None
+            if tokens < texts * width:
+                on = mask.unsqueeze(1).expand(texts, heads, width).flatten(0, 1).bool()
+                bias = torch.zeros(on.shape, device=on.device).masked_fill(~on, -torch.inf).unsqueeze(1)
+                real = on.unsqueeze(2)
+            slices.append(HeadSlice(rows.flatten(0, 1), bias, real))
+            first_token, first_place = first_token + tokens, first_place + texts * heads * width
+        return HeadLayout(slices, torch.cat(places))
+
     def pack_slices(self, slices: Sequence[Tensor]) -> Tensor:
         """Tokens (T, X) of slices (texts, width, X): the reverse of `pad_slices`."""
         parts = []
@@ -130,13 +158,20 @@ def _packed_attention(
     """Scaled dot-product attention; with a layout, of the packed tokens (1, heads, T, width) within their texts."""
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    dropout = options.get("dropout", 0.0)
+    if query.device.type == "cpu" and (torch.is_grad_enabled() or dropout):  # with dropout the same, graph or not
+        q_TAD, k_TAD, v_TAD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        attended_TAD = slice_attention(
+            q_TAD, k_TAD, v_TAD, layout.heads(q_TAD.shape[1]), scale=options["scaling"], dropout=dropout
+        )  # fmt: skip
+        return attended_TAD.unsqueeze(0), None
     slices = [layout.pad_slices(tensor.transpose(1, 2)[0]) for tensor in (query, key, value)]
     found = []
     for q, k, v, mask, (texts, width, tokens) in zip(*slices, layout.masks, layout.slices, strict=True):
         attended = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
             attn_mask=mask[:, None, None].bool() if tokens < texts * width else None,
-            dropout_p=options.get("dropout", 0.0), scale=options.get("scaling"),
+            dropout_p=dropout, scale=options.get("scaling"),
         )  # fmt: skip
         found.append(attended.transpose(1, 2))
     return layout.pack_slices(found).unsqueeze(0), None

@@ -1,0 +1,109 @@
+"""Attention of packed slices against attention of one text after another, written out."""
+
+import pytest
+import torch
+
+from carl_hf.dropout import draw_kept
+from carl_hf.packing import TokenLayout
+from carl_hf.slice_attention import slice_attention
+
+HEADS, WIDTH = 3, 4
+LENGTHS = {"padded": [7, 5, 4, 4, 2, 1], "even": [5, 5, 3, 3]}
+
+
+def layout_of(lengths, texts_of_slice=2):
+    return TokenLayout.of_lengths(lengths, texts_of_slice=texts_of_slice, device=torch.device("cpu"))
+
+
+def tensors(lengths, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(sum(lengths), HEADS, WIDTH, generator=generator).to(dtype).requires_grad_() for _ in range(3)]
+
+
+def text_by_text(q, k, v, lengths, *, scale, kept=None, factor=1.0):
+    """softmax(scale q k^T) v of every text and head alone; `kept` holds a mask (texts, heads, L, L) for every text."""
+    found, first = [], 0
+    for number, length in enumerate(lengths):
+        of_text = slice(first, first + length)
+        for_heads = []
+        for head in range(HEADS):
+            weights = (scale * q[of_text, head] @ k[of_text, head].T).softmax(-1)
+            if kept is not None:
+                weights = weights * kept[number][head, :length, :length] * factor
+            for_heads.append(weights @ v[of_text, head])
+        found.append(torch.stack(for_heads, dim=1))
+        first += length
+    return torch.cat(found)
+
+
+def compare(found, expected, inputs, atol):
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(9)).to(expected.dtype)
+    gradients = [torch.autograd.grad((value * weights).sum(), inputs) for value in (found, expected)]
+    torch.testing.assert_close(found, expected, atol=atol, rtol=0)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_values_and_gradients_are_those_of_texts_alone(lengths):
+    inputs = tensors(lengths)
+    found = slice_attention(*inputs, layout_of(lengths).heads(HEADS), scale=0.7, dropout=0.0)
+    compare(found, text_by_text(*inputs, lengths, scale=0.7), inputs, atol=1e-13)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_with_dropout_they_are_those_of_the_same_masks(lengths):
+    inputs, p = tensors(lengths), 0.25
+    torch.manual_seed(4)
+    found = slice_attention(*inputs, layout_of(lengths).heads(HEADS), scale=0.7, dropout=p)
+    torch.manual_seed(4)
+    kept = []
+    for first in range(0, len(lengths), 2):
+        width = lengths[first]
+        mask, factor = draw_kept((2 * HEADS, width, width), p)
+        kept += mask.view(2, HEADS, width, width).unbind()
+    expected = text_by_text(*inputs, lengths, scale=0.7, kept=kept, factor=factor)
+    compare(found, expected, inputs, atol=1e-13)
+    assert not torch.equal(found, text_by_text(*inputs, lengths, scale=0.7))
+
+
+def test_what_stands_beside_a_short_text_has_no_part_in_it():
+    """The places of padding hold another text's rows; not even one that is not finite gets through."""
+    lengths = [4, 1]
+    q, k, v = (tensor.detach() for tensor in tensors(lengths))
+    k[1:4], v[1:4] = torch.inf, torch.nan  # of the first text, all but the token that fills the padding
+    found = slice_attention(q, k, v, layout_of(lengths).heads(HEADS), scale=1.0, dropout=0.0)
+    torch.testing.assert_close(found[4], v[4])
+
+
+def test_bfloat16_is_as_near_to_the_truth_as_torch_s_own():
+    lengths = [12, 9, 6, 6]
+    exact = [tensor.detach().requires_grad_() for tensor in tensors(lengths)]
+    rounded = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
+    expected = text_by_text(*exact, lengths, scale=0.5)
+    found = slice_attention(*rounded, layout_of(lengths).heads(HEADS), scale=0.5, dropout=0.0)
+    assert found.dtype == torch.bfloat16
+    peer = torch.cat(
+        [
+            torch.nn.functional.scaled_dot_product_attention(*(t.transpose(0, 1) for t in parts), scale=0.5)
+            for parts in zip(*(tensor.split(lengths) for tensor in rounded), strict=True)
+        ],
+        dim=1,
+    ).transpose(0, 1)
+
+    def error(value):
+        return (value.double() - expected).square().mean().sqrt()
+
+    assert error(found) < 1.5 * error(peer)
+    gradients = torch.autograd.grad(found.float().square().sum(), rounded)
+    of_exact = torch.autograd.grad(expected.square().sum(), exact)
+    for one, other in zip(gradients, of_exact, strict=True):
+        assert (one.double() - other).norm() < 0.02 * other.norm()
+
+
+def test_gradients_agree_with_differences():
+    lengths = [3, 2]
+    layout = layout_of(lengths).heads(HEADS)
+    assert torch.autograd.gradcheck(
+        lambda q, k, v: slice_attention(q, k, v, layout, scale=0.7, dropout=0.0), tensors(lengths)
+    )
