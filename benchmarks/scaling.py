@@ -164,7 +164,11 @@ def measure_corpus(args: ScalingArguments) -> list[dict[str, Any]]:
 
 def measure_processes(args: ScalingArguments) -> list[dict[str, Any]]:
     """Median steps of one process and of two, one thread each, launched in turn: the ratio is taken within a round,
-    for the speed of a shared machine changes."""
+    for the speed of a shared machine changes.
+
+    The thread is asked for by OMP_NUM_THREADS: where that is unset, accelerate gives a process of a distributed
+    training its share of all cores, which is both of two for a process alone, whatever torch was told before.
+    """
     rounds = [{processes: _launch(args, processes) for processes in (1, 2)} for _ in range(args.process_rounds)]
     ratios = [row[1]["seconds"] / row[2]["seconds"] for row in rounds]
     return [
@@ -182,10 +186,16 @@ def _launch(args: ScalingArguments, processes: int) -> dict[str, Any]:
         flags = ["--process_only", "true", "--num_threads", "1", "--rounds", str(args.rounds), "--output",
                  f"{folder}/found.json", "--batch_size", str(args.batch_size // 2), "--corpus", args.corpus,
                  "--encoder", args.encoder, *(["--data_dir", args.data_dir] if args.data_dir else [])]  # fmt: skip
-        done = subprocess.run([sys.executable, *launch, __file__, *flags], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, *launch, __file__, *flags], capture_output=True, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
         if done.returncode:
             raise RuntimeError(done.stdout + done.stderr)
-        return json.loads(Path(folder, "found.json").read_text())
+        found = json.loads(Path(folder, "found.json").read_text())
+    if found["threads"] != 1:
+        raise RuntimeError(f"A process of {processes} computed with {found['threads']} threads, not with one.")
+    return found
 
 
 def run_process(args: ScalingArguments) -> None:
@@ -201,7 +211,7 @@ def run_process(args: ScalingArguments) -> None:
             train_dataset=load_va_dataset(args.corpus, split="train", data_dir=args.data_dir), callbacks=[times],
         ).train()  # fmt: skip
     if int(os.environ.get("RANK", "0")) == 0:
-        write_json(Path(args.output), {"texts_of_a_process": args.batch_size,
+        write_json(Path(args.output), {"texts_of_a_process": args.batch_size, "threads": torch.get_num_threads(),
                                        "seconds": float(np.median(np.diff(times.starts)[1:]))})  # fmt: skip
     leave_at_once()
 
