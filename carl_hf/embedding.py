@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from carl_hf.first_tokens import encode_first_tokens
 from carl_hf.packing import TokenLayout, encode_tokens, use_packed_attention
 
 Pooling = Literal["cls", "mean", "pooler"]
@@ -31,6 +32,15 @@ def pool_packed(hidden_TH: Tensor, layout: TokenLayout, pooling: Literal["cls", 
         return hidden_TH[layout.first_B]
     padded = zip(layout.pad_slices(hidden_TH), layout.masks, strict=True)
     return torch.cat([pool(hidden, mask, pooling) for hidden, mask in padded])
+
+
+def embed_packed(
+    encoder: PreTrainedModel, embeds_TE: Tensor, layout: TokenLayout, pooling: Literal["cls", "mean"]
+) -> Tensor:
+    """The vectors (B, H) of packed texts, from their word embeddings."""
+    if pooling == "cls":
+        return encode_first_tokens(encoder, embeds_TE, layout)
+    return pool_packed(encode_tokens(encoder, embeds_TE, layout), layout, pooling)
 
 
 @torch.no_grad()
@@ -127,7 +137,10 @@ def _encode_packed(
         [len(text) for text in ids], texts_of_slice=_TEXTS_OF_A_SLICE, device=encoder.device
     )
     ids_T = torch.tensor([number for text in ids for number in text], device=encoder.device)
-    hidden_TH = encode_tokens(encoder, encoder.get_input_embeddings()(ids_T), layout)
+    embeds_TE = encoder.get_input_embeddings()(ids_T)
+    if len(poolings) == 1:
+        return {poolings[0]: embed_packed(encoder, embeds_TE, layout, poolings[0])}
+    hidden_TH = encode_tokens(encoder, embeds_TE, layout)
     return {pooling: pool_packed(hidden_TH, layout, pooling) for pooling in poolings}
 
 

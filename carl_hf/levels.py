@@ -64,7 +64,7 @@ class SentenceLevel:
         return loss.detach(), {name: value.detach() for name, value in losses.items()}, pooled_BH.detach()
 
     def _embed(self, embeds_TE: Tensor, part: TokenLayout) -> Tensor:
-        return self.model.pool_packed(self.model.encode_packed(embeds_TE, part), part)
+        return self.model.embed_packed(embeds_TE, part)
 
     def score(self, embeds_TE: Tensor) -> Tensor:
         """The loss as a function of the word embeddings alone, with its gradient: what PGD raises."""

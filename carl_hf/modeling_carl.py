@@ -19,7 +19,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, in
 from transformers.utils import ModelOutput
 
 from carl_hf.configuration_carl import CarlConfig
-from carl_hf.embedding import embed_texts, pool, pool_packed
+from carl_hf.embedding import embed_packed, embed_texts, pool, pool_packed
 from carl_hf.encoders import check_encoder, load_encoder
 from carl_hf.packing import TokenLayout, encode_tokens, use_packed_attention
 
@@ -220,6 +220,10 @@ class CarlModel(CarlPreTrainedModel):
         """Last hidden states (T, H) of the online encoder over the word embeddings of packed texts."""
         return encode_tokens(self.encoder, embeds_TE, layout)
 
+    def embed_packed(self, embeds_TE: Tensor, layout: TokenLayout) -> Tensor:
+        """The embeddings (B, H) of packed texts from their word embeddings, under the model's pooling."""
+        return embed_packed(self.encoder, embeds_TE, layout, self.config.pooling)
+
     def pool_packed(self, hidden_TH: Tensor, layout: TokenLayout) -> Tensor:
         """The embeddings (B, H) of packed texts from their last hidden states, under the model's pooling."""
         return pool_packed(hidden_TH, layout, self.config.pooling)
@@ -239,8 +243,9 @@ class CarlModel(CarlPreTrainedModel):
         """The same for packed texts, part by part."""
         words, projections = self.target.encoder.get_input_embeddings(), []
         for part in layout.parts:
-            hidden_TH = encode_tokens(self.target.encoder, words(input_ids_T[part.tokens]), part)
-            projections.append(self.target.project(self.pool_packed(hidden_TH, part)))
+            embeds_TE = words(input_ids_T[part.tokens])
+            pooled_BH = embed_packed(self.target.encoder, embeds_TE, part, self.config.pooling)
+            projections.append(self.target.project(pooled_BH))
         return torch.cat(projections)
 
     def proxy_similarity(self, embedding_BH: Tensor) -> Tensor:

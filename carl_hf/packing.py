@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -191,18 +191,25 @@ def use_packed_attention(encoder: PreTrainedModel) -> bool:
     can = config.model_type in _FROM_ZERO + _AFTER_PADDING and not config.to_dict().get("is_decoder")
     if can and config._attn_implementation == "sdpa":
         encoder.set_attn_implementation(_PACKED)
-    return config._attn_implementation == _PACKED
+    return is_packed(encoder)
 
 
-def _first_position(config: PreTrainedConfig) -> int:
-    return config.pad_token_id + 1 if config.model_type in _AFTER_PADDING else 0
+def is_packed(encoder: PreTrainedModel) -> bool:
+    """Whether `use_packed_attention` has taken effect."""
+    return encoder.config._attn_implementation == _PACKED
+
+
+def positions(encoder: PreTrainedModel, layout: TokenLayout) -> Tensor:
+    """Position ids (1, T) of packed texts, as the encoder's family counts them."""
+    config = encoder.config
+    first = config.pad_token_id + 1 if config.model_type in _AFTER_PADDING else 0
+    return (layout.column_T + first).unsqueeze(0)
 
 
 def encode_tokens(encoder: PreTrainedModel, embeds_TE: Tensor, layout: TokenLayout) -> Tensor:
     """Last hidden states (T, H) of an encoder over the word embeddings (T, E) of packed texts."""
-    if encoder.config._attn_implementation == _PACKED:
-        positions_T = layout.column_T + _first_position(encoder.config)
-        output = encoder(inputs_embeds=embeds_TE.unsqueeze(0), position_ids=positions_T.unsqueeze(0), layout=layout)
+    if is_packed(encoder):
+        output = encoder(inputs_embeds=embeds_TE.unsqueeze(0), position_ids=positions(encoder, layout), layout=layout)
         return output.last_hidden_state[0]
     return layout.pack_slices(
         [

@@ -4,8 +4,8 @@ torch's own scaled dot-product attention is slow there in two cases: with dropou
 and its fast backward pass is slower than plain matrix products for heads of an encoder's size. This one keeps to
 matrix products in the dtype of its input, as eager attention does, and reads its dropout masks from NumPy.
 
-Shape suffixes: T tokens of all texts, A attention heads, D width of a head, N texts times heads of a slice, L tokens
-of its longest text.
+Shape suffixes: B texts, T tokens of all texts, A attention heads, D width of a head, N texts times heads of a slice, L
+tokens of its longest text, Q queries: those tokens, or the first of each text alone.
 """
 
 from dataclasses import dataclass
@@ -44,6 +44,12 @@ class HeadLayout:
     slices: list[HeadSlice]
     places_TA: Tensor
 
+    def firsts(self, values_BAD: Tensor) -> list[Tensor]:
+        """Slices (N, 1, D) of values that stand for the first token of each text."""
+        heads = values_BAD.shape[1]
+        texts = [len(part.rows_N_L) // heads for part in self.slices]
+        return [part.flatten(0, 1).unsqueeze(1) for part in values_BAD.split(texts)]
+
     def pack(self, slices_NLD: list[Tensor]) -> Tensor:
         """Packed values (T, A, D) from those of the slices."""
         width = slices_NLD[0].shape[-1]
@@ -53,62 +59,76 @@ class HeadLayout:
 
 class _SliceAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q_TAD: Tensor, k_TAD: Tensor, v_TAD: Tensor, layout: HeadLayout, scale: float, p: float):
+    def forward(ctx: Any, q, k_TAD, v_TAD, layout: HeadLayout, scale: float, p: float, first_tokens: bool) -> Tensor:
         found, saved, factor = [], [], 1.0
-        with torch.autocast(q_TAD.device.type, enabled=False):  # the inputs' dtype it is
-            for part in layout.slices:
-                q, k, v = part.take(q_TAD), part.take(k_TAD), part.take(v_TAD)
+        with torch.autocast(q.device.type, enabled=False):  # the inputs' dtype it is
+            queries = layout.firsts(q) if first_tokens else [part.take(q) for part in layout.slices]
+            for part, q_NQD in zip(layout.slices, queries, strict=True):
+                k_NLD, v_NLD = part.take(k_TAD), part.take(v_TAD)
                 if part.bias_N1L is None:
-                    scores = torch.bmm(q, k.mT).mul_(scale)
+                    scores_NQL = torch.bmm(q_NQD, k_NLD.mT).mul_(scale)
                 else:
-                    scores = torch.baddbmm(part.bias_N1L.to(q.dtype), q, k.mT, alpha=scale)
-                weights_NLL = scores.softmax(-1)
+                    scores_NQL = torch.baddbmm(part.bias_N1L.to(q.dtype), q_NQD, k_NLD.mT, alpha=scale)
+                weights_NQL = scores_NQL.softmax(-1)
                 if p:
-                    kept_NLL, factor = draw_kept(weights_NLL.shape, p)
-                    found.append(torch.bmm(weights_NLL * kept_NLL, v).mul_(factor))
+                    kept_NQL, factor = draw_kept(weights_NQL.shape, p)
+                    found.append(torch.bmm(weights_NQL * kept_NQL, v_NLD).mul_(factor))
                 else:
-                    kept_NLL = None
-                    found.append(torch.bmm(weights_NLL, v))
-                saved += [q, k, v, weights_NLL, kept_NLL]
+                    kept_NQL = None
+                    found.append(torch.bmm(weights_NQL, v_NLD))
+                saved += [q_NQD, k_NLD, v_NLD, weights_NQL, kept_NQL]
         ctx.save_for_backward(*saved)
-        ctx.layout, ctx.scale, ctx.factor = layout, scale, factor
-        return layout.pack(found)
+        ctx.layout, ctx.scale, ctx.factor, ctx.first_tokens = layout, scale, factor, first_tokens
+        return torch.cat(found).view_as(q) if first_tokens else layout.pack(found)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_TAD: Tensor):
-        of_q, of_k, of_v = [], [], []
+    def backward(ctx: Any, gradient: Tensor):
+        of_q, of_k, of_v, layout = [], [], [], ctx.layout
         saved = ctx.saved_tensors  # looked up once: activation checkpointing makes them then
         saved = [saved[first : first + 5] for first in range(0, len(saved), 5)]
-        with torch.autocast(gradient_TAD.device.type, enabled=False):
-            for part, (q, k, v, weights_NLL, kept_NLL) in zip(ctx.layout.slices, saved, strict=True):
-                gradient = part.take(gradient_TAD)
-                if part.real_NL1 is not None:
-                    gradient.mul_(part.real_NL1.to(gradient.dtype))
-                if kept_NLL is None:
-                    dropped_NLL, of_weights = weights_NLL, torch.bmm(gradient, v.mT)
-                else:
-                    gradient.mul_(ctx.factor)
-                    dropped_NLL, of_weights = weights_NLL * kept_NLL, torch.bmm(gradient, v.mT).mul_(kept_NLL)
-                of_v.append(torch.bmm(dropped_NLL.mT, gradient))
+        with torch.autocast(gradient.device.type, enabled=False):
+            gradient = gradient * ctx.factor
+            gradients = (
+                layout.firsts(gradient) if ctx.first_tokens else [part.take(gradient) for part in layout.slices]
+            )
+            for part, of_found_NQD, (q_NQD, k_NLD, v_NLD, weights_NQL, kept_NQL) in zip(
+                layout.slices, gradients, saved, strict=True
+            ):
+                if part.real_NL1 is not None and not ctx.first_tokens:
+                    of_found_NQD.mul_(part.real_NL1.to(gradient.dtype))
+                dropped_NQL, of_weights_NQL = weights_NQL, torch.bmm(of_found_NQD, v_NLD.mT)
+                if kept_NQL is not None:
+                    dropped_NQL = weights_NQL * kept_NQL
+                    of_weights_NQL.mul_(kept_NQL)
+                of_v.append(torch.bmm(dropped_NQL.mT, of_found_NQD))
                 # of the softmax: weights * (of_weights - their mean under the weights)
-                of_scores = torch._softmax_backward_data(of_weights, weights_NLL, -1, weights_NLL.dtype)
-                of_q.append(torch.bmm(of_scores, k).mul_(ctx.scale))
-                of_k.append(torch.bmm(of_scores.mT, q).mul_(ctx.scale))
-        return *(ctx.layout.pack(found) for found in (of_q, of_k, of_v)), None, None, None
+                of_scores_NQL = torch._softmax_backward_data(of_weights_NQL, weights_NQL, -1, weights_NQL.dtype)
+                of_q.append(torch.bmm(of_scores_NQL, k_NLD).mul_(ctx.scale))
+                of_k.append(torch.bmm(of_scores_NQL.mT, q_NQD).mul_(ctx.scale))
+        of_queries = torch.cat(of_q).view_as(gradient) if ctx.first_tokens else layout.pack(of_q)
+        return of_queries, layout.pack(of_k), layout.pack(of_v), None, None, None, None
 
 
 def slice_attention(
-    q_TAD: Tensor, k_TAD: Tensor, v_TAD: Tensor, layout: HeadLayout, *, scale: float, dropout: float
+    q: Tensor,
+    k_TAD: Tensor,
+    v_TAD: Tensor,
+    layout: HeadLayout,
+    *,
+    scale: float,
+    dropout: float,
+    first_tokens: bool = False,
 ) -> Tensor:
     """softmax(scale q k^T) v within every text, with dropout of the weights.
 
     Args:
-        q_TAD, k_TAD, v_TAD (`Tensor`): packed queries, keys and values, of one dtype; on padding nothing is read.
+        q, k_TAD, v_TAD (`Tensor`): packed queries, keys and values, of one dtype; on padding nothing is read. q is (T,
+            A, D), or (B, A, D) with `first_tokens`.
         layout: of the batch. scale (`float`): of the scores. dropout (`float`): probability in [0, 1) that a weight
-            is left out.
+            is left out. first_tokens (`bool`): whether the queries are those of each text's first token alone.
 
     Returns:
-        `Tensor` (T, A, D). Its gradient can be taken once, not differentiated again.
+        `Tensor` of q's shape. Its gradient can be taken once, not differentiated again.
     """
-    return _SliceAttention.apply(q_TAD, k_TAD, v_TAD, layout, scale, dropout)
+    return _SliceAttention.apply(q, k_TAD, v_TAD, layout, scale, dropout, first_tokens)

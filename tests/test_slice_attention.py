@@ -58,13 +58,29 @@ def test_with_dropout_they_are_those_of_the_same_masks(lengths):
     found = slice_attention(*inputs, layout_of(lengths).heads(HEADS), scale=0.7, dropout=p)
     torch.manual_seed(4)
     kept = []
-    for first in range(0, len(lengths), 2):
-        width = lengths[first]
+    for width in lengths[::2]:
         mask, factor = draw_kept((2 * HEADS, width, width), p)
         kept += mask.view(2, HEADS, width, width).unbind()
     expected = text_by_text(*inputs, lengths, scale=0.7, kept=kept, factor=factor)
     compare(found, expected, inputs, atol=1e-13)
     assert not torch.equal(found, text_by_text(*inputs, lengths, scale=0.7))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.25])
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_queries_of_first_tokens_alone(lengths, p):
+    q, k, v = tensors(lengths)
+    firsts = [sum(lengths[:number]) for number in range(len(lengths))]
+    layout = layout_of(lengths).heads(HEADS)
+    torch.manual_seed(4)
+    found = slice_attention(q[firsts], k, v, layout, scale=0.7, dropout=p, first_tokens=True)
+    torch.manual_seed(4)
+    kept, factor = [], 1.0
+    for width in lengths[::2] if p else ():
+        mask, factor = draw_kept((2 * HEADS, 1, width), p)
+        kept += mask.view(2, HEADS, 1, width).expand(2, HEADS, width, width).unbind()
+    expected = text_by_text(q, k, v, lengths, scale=0.7, kept=kept or None, factor=factor)[firsts]
+    compare(found, expected, [q, k, v], atol=1e-13)
 
 
 def test_what_stands_beside_a_short_text_has_no_part_in_it():
