@@ -1,0 +1,287 @@
+"""Which recipe makes the best affective embedding? Trains the recipes of benchmarks/recipes.yaml, measures them on dev
+parts, and, when the choice is made, the chosen one and the baselines on test parts.
+
+    python benchmarks/recipe.py --config benchmarks/recipe.yaml --data_dir DIR --seeds 42
+    python benchmarks/recipe.py --config benchmarks/recipe.yaml --data_dir DIR --only lead regression --test true
+
+Each run leaves one JSON file in the output folder; runs that are there are not repeated, and one that was made with
+other settings is refused. At the end the tables (TABLE.md) are made anew from all files. A recipe is chosen by the
+development score alone: the mean, in points, of r of valence and arousal on EmoBank's dev part and of the accuracies
+on the dev parts of GoEmotions six and SST5. The transfer tasks without a dev part (CR, MR, STS) take no part in it.
+"""
+
+import dataclasses
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+import numpy as np
+import torch
+import yaml
+from recipe_figures import render, slug
+from transformers import set_seed
+
+from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
+from carl_hf.cli import environment_record, parse_script_arguments, use_all_cores, write_json
+from carl_hf.corpora import CORPORA
+from carl_hf.embedding import Pooling, embed_texts
+from carl_hf.encoders import load_tokenizer
+from carl_hf.evaluation.data import read_emotion, read_polarity
+from carl_hf.evaluation.dev_probe import DevProbe
+from carl_hf.evaluation.emotion import class_dataset, split_rows
+from carl_hf.evaluation.plan import Corpora, Settings
+from carl_hf.evaluation.suite import run_tasks
+from carl_hf.mixtures import label_names, mix_datasets, remove_overlap
+
+PROBE_TEXTS = 3000
+"""Training texts of a corpus to which a development probe is fitted."""
+
+
+@dataclass
+class RecipeArguments:
+    study: str = field(default="benchmarks/recipes.yaml", metadata={"help": "YAML file of the recipes."})
+    data_dir: str | None = field(default=None, metadata={"help": "Folder with local copies of the corpora."})
+    output_dir: str = field(default="benchmarks/recipe", metadata={"help": "Folder of the records and tables."})
+    models_dir: str = field(default="runs/recipe", metadata={"help": "Folder of trained models and test items."})
+    only: list[str] | None = field(default=None, metadata={"help": "Names of recipes; default: all."})
+    seeds: list[int] | None = field(default=None, metadata={"help": "Seeds; default: those of the study."})
+    test: bool = field(default=False, metadata={"help": "Measure the reported recipes on test parts."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads (default: all cores)."})
+    table_only: bool = field(default=False, metadata={"help": "Make the tables from the records that are there."})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one row of the study is trained.
+
+    Args:
+        training: settings of [`CarlTrainingArguments`]; None for the encoder as it is.
+        pooling, dropout: of [`CarlModel.from_encoder`]. corpora: what is trained on. mix: passes of each in an epoch.
+        export: which branch's encoder is measured.
+    """
+
+    training: dict[str, Any] | None
+    pooling: Pooling = "cls"
+    dropout: float | None = None
+    corpora: tuple[str, ...] = ("emobank", "facebook")
+    mix: tuple[float, ...] | None = None
+    export: Literal["online", "target"] = "online"
+
+    def record(self) -> dict[str, Any]:
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # tuples as a JSON file gives them back
+
+
+@dataclass(frozen=True)
+class Study:
+    encoder: str
+    seeds: list[int]
+    baseline: str
+    chosen: str
+    reported: list[str]
+    recipes: dict[str, Recipe]
+
+
+def read_study(path: str | Path) -> Study:
+    """The study that a YAML file describes: `encoder`, `seeds`, `baseline`, `chosen`, `reported`, `common` (what holds
+    for all) and `recipes`: name -> what differs, from `common` or from the recipe named `like`. `training: null` is
+    the encoder as it is.
+
+    Raises:
+        ValueError: for what cannot be read, an unknown name, or settings that CarlTrainingArguments refuses; the
+            recipe is named.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    names = [f.name for f in dataclasses.fields(Study) if f.name != "recipes"]
+    if not isinstance(raw, dict) or set(raw) != {*names, "common", "recipes"}:
+        raise ValueError(f"{path} must hold exactly {', '.join([*names, 'common', 'recipes'])}.")
+    recipes: dict[str, dict[str, Any]] = {}
+    for name, given in raw["recipes"].items():
+        given = dict(given or {})
+        like = given.pop("like", None)
+        if like is not None and like not in recipes:
+            raise ValueError(f"{path}: recipe {name!r} is like {like!r}, which does not stand before it.")
+        recipes[name] = {**(raw["common"] if like is None else recipes[like]), **given}
+    study = Study(
+        **{name: raw[name] for name in names},
+        recipes={name: _recipe(name, settings) for name, settings in recipes.items()},
+    )
+    for name in (study.baseline, study.chosen, *study.reported):
+        if name not in study.recipes:
+            raise ValueError(f"{path}: there is no recipe {name!r}.")
+    return study
+
+
+def _recipe(name: str, settings: dict[str, Any]) -> Recipe:
+    own = {f.name for f in dataclasses.fields(Recipe)} - {"training"}
+    training = {key: value for key, value in settings.items() if key not in own | {"training"}}
+    of_recipe = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in own}
+    try:
+        CarlTrainingArguments("unused", use_cpu=True, **training)
+    except ValueError as error:
+        raise ValueError(f"Recipe {name!r}: {error}") from error
+    return Recipe(None if "training" in settings else training, **of_recipe)
+
+
+class Runner:
+    def __init__(self, study: Study, args: RecipeArguments):
+        self.study, self.args = study, args
+        self.tokenizer = load_tokenizer(study.encoder)
+        parts = ("train", "validation", "test")
+        self.emobank = {part: load_va_dataset("emobank", split=part, data_dir=args.data_dir) for part in parts}
+        self.held_out = [self.emobank["validation"]["text"], self.emobank["test"]["text"]]
+        self.probes: dict[str, tuple[DevProbe, datasets.Dataset]] = {}
+        self._add_probe("emobank", self.emobank["train"], self.emobank["validation"])
+        for name, read in (("goemotions-six", read_emotion), ("sst5", read_polarity)):
+            corpus = read(name, args.data_dir)
+            train, dev, _ = (class_dataset(corpus, rows) for rows in split_rows(corpus))
+            self._add_probe(name, train, dev)
+
+    def _add_probe(self, name: str, train: datasets.Dataset, dev: datasets.Dataset) -> None:
+        self.probes[name] = DevProbe(train, texts=PROBE_TEXTS, seed=42), dev
+
+    def texts(self, recipe: Recipe, seed: int) -> datasets.Dataset:
+        parts = []
+        for corpus in recipe.corpora:
+            if corpus in CORPORA:
+                parts.append(load_va_dataset(corpus, split="train", data_dir=self.args.data_dir))
+            else:
+                names = read_emotion(corpus, self.args.data_dir)
+                parts.append(class_dataset(names, split_rows(names)[0]))
+        mix = recipe.mix or (1.0,) * len(parts)
+        return remove_overlap(mix_datasets(list(zip(parts, mix, strict=True)), seed=seed), self.held_out)
+
+    def train(self, recipe: Recipe, seed: int) -> tuple[CarlModel, dict[str, Any]]:
+        """The model, and what became of the training: steps, seconds, the detector on development texts."""
+        set_seed(seed)
+        if recipe.training is None:
+            return CarlModel.from_encoder(self.study.encoder, pooling=recipe.pooling), {"steps": 0}
+        args = CarlTrainingArguments(
+            "unused", seed=seed, use_cpu=not torch.cuda.is_available(), save_strategy="no", report_to="none",
+            logging_steps=50, disable_tqdm=True, probe_texts=0, **recipe.training,
+        )  # fmt: skip
+        texts = self.texts(recipe, seed)
+        model = CarlModel.from_encoder(
+            self.study.encoder, pooling=recipe.pooling, dropout=recipe.dropout, heads=args.heads,
+            classes=label_names(texts) if args.heads else (),
+        )  # fmt: skip
+        trainer = CarlTrainer(model=model, args=args, train_dataset=texts, processing_class=self.tokenizer)
+        start = time.perf_counter()
+        trainer.train()
+        cost = {"steps": trainer.state.global_step, "training_seconds": round(time.perf_counter() - start, 1),
+                "training_texts": len(texts)}  # fmt: skip
+        return model, {**cost, "detector_auc": self._detector(trainer, args)}
+
+    def _detector(self, trainer: CarlTrainer, args: CarlTrainingArguments) -> dict[str, float] | None:
+        """AUC of the model's own detector on EmoBank's development texts, at the recipe's radius and at none."""
+        if "ptd" not in args.weights:
+            return None
+        found, radius = {}, args.perturbation_radius
+        for name, value in (("radius", radius), ("no radius", 0.0)):
+            args.perturbation_radius = value
+            found[name] = trainer.evaluate(self.emobank["validation"])["eval_detector_auc"]
+        args.perturbation_radius = radius
+        return found
+
+    def encoder_of(self, recipe: Recipe, model: CarlModel):
+        branch = model.target if recipe.export == "target" else model.online
+
+        def encode(texts: Sequence[str]) -> np.ndarray:
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=bool((recipe.training or {}).get("bf16"))):
+                return embed_texts(branch.encoder, list(texts), self.tokenizer, pooling=recipe.pooling).numpy()
+
+        return encode
+
+    def measure_dev(self, recipe: Recipe, model: CarlModel) -> dict[str, float]:
+        encode, found = self.encoder_of(recipe, model), {}
+        for name, (probe, dev) in self.probes.items():
+            figures = probe(encode, dev)
+            if name == "emobank":
+                found |= {"valence": figures["valence_pearson"], "arousal": figures["arousal_pearson"]}
+            else:
+                found[name] = figures["label_accuracy"]
+        found["score"] = np.mean(
+            [100 * found["valence"], 100 * found["arousal"], found["goemotions-six"], found["sst5"]]
+        ).item()
+        return found
+
+    def measure_test(self, recipe: Recipe, model: CarlModel, items_file: Path) -> dict[str, Any]:
+        settings = Settings(
+            tasks=("va", "polarity", "emotion", "semantics"), data_dir=self.args.data_dir, va=("emobank",),
+            emotion=("goemotions-six",), strict=True,
+        )  # fmt: skip
+        run = run_tasks(self.encoder_of(recipe, model), settings, Corpora(settings))
+        items_file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(items_file, **{f"{key}/{name}": values[name] for key, values in run.items.items() for name in values})
+        return run.figures
+
+
+def run_study(study: Study, args: RecipeArguments) -> None:
+    runner = Runner(study, args)
+    unknown = [name for name in args.only or () if name not in study.recipes]
+    if unknown:
+        raise ValueError(f"There is no recipe {unknown[0]!r}: choose from {', '.join(study.recipes)}.")
+    for seed in args.seeds or study.seeds:
+        for name in args.only or study.recipes:
+            recipe = study.recipes[name]
+            if recipe.training is None and seed != study.seeds[0]:
+                continue  # nothing in it depends on the seed
+            run_one(runner, name, recipe, seed)
+
+
+def run_one(runner: Runner, name: str, recipe: Recipe, seed: int) -> None:
+    """Trains and measures a recipe unless its record is there; with --test also on test parts, once."""
+    args, study = runner.args, runner.study
+    file, folder = f"{slug(name)}-{seed}", Path(args.models_dir)
+    path = Path(args.output_dir) / f"{file}.json"
+    model = None
+    if path.is_file():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["recipe"] != recipe.record():
+            raise ValueError(f"{path} was run with other settings than {name!r} has now: remove it, or rename one.")
+    else:
+        print(f"{name}, seed {seed} ...", flush=True)
+        model, outcome = runner.train(recipe, seed)
+        record = {"name": name, "seed": seed, "recipe": recipe.record(), **outcome,
+                  "dev": runner.measure_dev(recipe, model), **environment_record()}  # fmt: skip
+        if name in study.reported and recipe.training is not None:
+            model.save_pretrained(folder / file)
+        write_json(path, record)
+    if args.test and name in study.reported and "test" not in record:
+        if model is None:
+            if recipe.training is not None and not (folder / file).is_dir():
+                raise ValueError(f"The model of {path} is not in {folder / file}: remove {path} to train it again.")
+            known = folder / file if recipe.training is not None else None
+            model = CarlModel.from_pretrained(known) if known else runner.train(recipe, seed)[0]
+        print(f"{name}, seed {seed}, on test parts ...", flush=True)
+        record["test"] = runner.measure_test(recipe, model.eval(), folder / f"{file}.npz")
+        write_json(path, record)
+
+
+def main() -> None:
+    try:
+        args = parse_script_arguments(RecipeArguments)
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        study, folder = read_study(args.study), Path(args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not args.table_only:
+            use_all_cores(args.num_threads)
+            datasets.disable_progress_bars()
+            run_study(study, args)
+        tables = render(study, folder, Path(args.models_dir))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print(tables)
+    (folder / "TABLE.md").write_text(tables, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""The tables of benchmarks/recipe.py: development figures of all recipes, and test figures of the reported ones with a
+paired bootstrap against the baseline."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from carl_hf.evaluation.agreement import pearson
+from carl_hf.evaluation.bootstrap import interval, resample_rows
+from carl_hf.evaluation.markdown import MISSING, fraction, table
+
+if TYPE_CHECKING:
+    from recipe import Study
+
+TRANSFER = ("emotion/goemotions-six", "polarity/sst5", "polarity/cr", "polarity/mr")
+_VA = "va/emobank"
+
+
+def slug(name: str) -> str:
+    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def read_records(study: "Study", folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
+    """Recipe -> seed -> its record, for the runs that are there."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for name in study.recipes:
+        for path in folder.glob(f"{slug(name)}-*.json"):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["name"] == name:
+                found.setdefault(name, {})[record["seed"]] = record
+    return found
+
+
+def render(study: "Study", folder: Path, models: Path) -> str:
+    records = read_records(study, folder)
+    parts = [
+        "# Recipes on the same encoder\n\nRendered by benchmarks/recipe.py from the records beside it; "
+        f"{study.encoder}, seeds {', '.join(map(str, study.seeds))} unless a row has fewer. Mean ± standard deviation "
+        f"over seeds. Baseline: {study.baseline}. Chosen: {study.chosen}."
+    ]
+    if records:
+        parts.append(f"## Development parts\n\n{_dev_table(study, records)}")
+    tested = {
+        name: {seed: run for seed, run in runs.items() if "test" in run}
+        for name, runs in records.items()
+        if name in study.reported
+    }
+    tested = {name: runs for name, runs in tested.items() if runs}
+    if tested:
+        parts.append(f"## Test parts\n\n{_test_table(tested)}")
+        gains = _gains(study, tested, folder, models)
+        if gains is not None:
+            parts.append(gains)
+    return "\n\n".join(parts) + "\n"
+
+
+def _dev_table(study: "Study", records: dict[str, dict[int, dict[str, Any]]]) -> str:
+    rows = []
+    base = {seed: run["dev"]["score"] for seed, run in records.get(study.baseline, {}).items()}
+    for name, runs in records.items():
+        dev = [run["dev"] for run in runs.values()]
+        shared = [run["dev"]["score"] - base[seed] for seed, run in runs.items() if seed in base]
+        detector = [run["detector_auc"] for run in runs.values() if run.get("detector_auc")]
+        rows.append(
+            [name, str(len(runs)), *(mean_and_std([d[key] for d in dev], 3) for key in ("valence", "arousal")),
+             *(mean_and_std([d[key] for d in dev], 1) for key in ("goemotions-six", "sst5", "score")),
+             mean_and_std(shared, 1, signed=True) if name != study.baseline else "",
+             *(mean_and_std([d[at] for d in detector], 3) for at in ("radius", "no radius")),
+             str(next(iter(runs.values()))["steps"]),
+             mean_and_std([run["training_seconds"] for run in runs.values() if "training_seconds" in run], 0)]
+        )  # fmt: skip
+    header = ["recipe", "seeds", "V r", "A r", "six", "SST5", "score", "over baseline", "detector AUC",
+              "AUC, radius 0", "updates", "seconds"]  # fmt: skip
+    return table(header, rows)
+
+
+def _test_table(tested: dict[str, dict[int, dict[str, Any]]]) -> str:
+    rows = []
+    for name, runs in tested.items():
+        figures = [run["test"] for run in runs.values()]
+        va = [f["va"]["emobank"] for f in figures]
+        accuracies = [[_accuracy(f, key) for f in figures] for key in TRANSFER]
+        rows.append(
+            [name, str(len(runs)), *(mean_and_std([v[d]["pearson"] for v in va], 3) for d in ("valence", "arousal")),
+             *(mean_and_std(values, 1) for values in accuracies),
+             mean_and_std(np.mean(accuracies, axis=0).tolist(), 1),
+             mean_and_std([f["semantics"]["stsb"]["spearman"] for f in figures], 3)]
+        )  # fmt: skip
+    return table(["recipe", "seeds", "V r", "A r", "six", "SST5", "CR", "MR", "mean of the four", "STS rho"], rows)
+
+
+def _accuracy(figures: dict[str, Any], key: str) -> float:
+    task, corpus = key.split("/")
+    return figures[task][corpus]["accuracy"]
+
+
+def _gains(study: "Study", tested: dict[str, dict[int, dict[str, Any]]], folder: Path, models: Path) -> str | None:
+    """The chosen recipe over each other one, by the paired bootstrap over test items of the mean over shared seeds.
+    Made where the items are; elsewhere read from the record of it."""
+    path = folder / "gains.json"
+    gains: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name in tested:
+        if name == study.chosen or study.chosen not in tested:
+            continue
+        shared = sorted(set(tested[name]) & set(tested[study.chosen])) or sorted(tested[study.chosen])
+        pairs = [(_items(models, name, tested, seed), _items(models, study.chosen, tested, seed)) for seed in shared]
+        if all(one and two for one, two in pairs):
+            gains[name] = {"chosen": study.chosen, "seeds": shared, **paired_gains(pairs)}
+    gains = {name: gain for name, gain in gains.items() if gain["chosen"] == study.chosen}
+    if not gains:
+        return None
+    path.write_text(json.dumps(gains, indent=1) + "\n", encoding="utf-8")
+    rows = [
+        [name, *(_with_interval(gain[key], 3) for key in ("valence", "arousal")),
+         _with_interval(gain["transfer"], 1)]
+        for name, gain in gains.items()
+    ]  # fmt: skip
+    return (
+        f"{study.chosen} over each of the others, mean over shared seeds, with 95 % intervals of the paired bootstrap "
+        "over test items:\n\n" + table(["over", "V r", "A r", "mean of the four (points)"], rows)
+    )
+
+
+def _items(models: Path, name: str, tested: dict[str, dict[int, Any]], seed: int) -> dict[str, np.ndarray] | None:
+    """Predictions and truth by test item; an encoder that was not trained has one run for all seeds."""
+    chosen = seed if seed in tested[name] else min(tested[name])
+    path = models / f"{slug(name)}-{chosen}.npz"
+    if not path.is_file():
+        return None
+    with np.load(path) as found:
+        return dict(found)
+
+
+def paired_gains(pairs: Sequence[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]) -> dict[str, Any]:
+    """What the second of each pair has over the first.
+
+    Args:
+        pairs: for every seed, the test items of two encoders: "task/corpus/predictions" and "task/corpus/references".
+
+    Returns:
+        {"valence", "arousal": differences of r on EmoBank; "transfer": of the mean accuracy of the four transfer
+        tasks, in points}: each {"gain", "interval"}, of the mean over seeds; test items are resampled, each task's by
+        themselves, the same for all encoders.
+    """
+    result = {}
+    truth = pairs[0][0][f"{_VA}/references"]
+    rows = resample_rows(len(truth), seed=42)
+    everything = np.arange(len(truth))
+    for number, dimension in enumerate(("valence", "arousal")):
+
+        def gain(rows: np.ndarray, number: int = number) -> np.ndarray:
+            of_pairs = [
+                pearson(two[f"{_VA}/predictions"][rows, number], truth[rows, number])
+                - pearson(one[f"{_VA}/predictions"][rows, number], truth[rows, number])
+                for one, two in pairs
+            ]
+            return np.mean(of_pairs, axis=0)
+
+        result[dimension] = {"gain": float(gain(everything)), "interval": interval(gain(rows))}
+    points, resampled = [], []
+    for number, task in enumerate(TRANSFER):
+        truth_of_task = pairs[0][0][f"{task}/references"]
+        hits = [
+            [(encoder[f"{task}/predictions"] == truth_of_task).astype(float) for encoder in pair] for pair in pairs
+        ]
+        differences = 100 * np.mean([two - one for one, two in hits], axis=0)
+        points.append(differences.mean())
+        resampled.append(differences[resample_rows(len(differences), seed=number)].mean(1))
+    result["transfer"] = {"gain": float(np.mean(points)), "interval": interval(np.mean(resampled, axis=0))}
+    return result
+
+
+def _with_interval(gain: dict[str, Any], digits: int) -> str:
+    low, high = gain["interval"]
+    return f"{_text(gain['gain'], digits, signed=True)} [{_text(low, digits, signed=True)}, " + (
+        f"{_text(high, digits, signed=True)}]"
+    )
+
+
+def _text(value: float, digits: int, *, signed: bool = False) -> str:
+    text = fraction(value, digits) if digits > 1 else f"{value:.{digits}f}"
+    return f"+{text}" if signed and value > 0 else text
+
+
+def mean_and_std(values: Sequence[float], digits: int, *, signed: bool = False) -> str:
+    """Mean ± sample standard deviation; one value alone; a dash for none."""
+    if not values:
+        return MISSING
+    mean = _text(float(np.mean(values)), digits, signed=signed)
+    return mean if len(values) == 1 else f"{mean} ± {_text(float(np.std(values, ddof=1)), digits)}"

@@ -1,0 +1,159 @@
+"""benchmarks/recipe.py as a user starts it, its study file, and its paired bootstrap against plain loops."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from test_finetune_example import run
+
+pytestmark = pytest.mark.usefixtures("measuring_packages")
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+STUDY = {
+    "encoder": "", "seeds": [1, 2], "baseline": "plain", "chosen": "mean, both",
+    "reported": ["as it was", "plain", "mean, both"],
+    "common": {"max_steps": 3, "learning_rate": 5e-3, "per_device_train_batch_size": 32},
+    "recipes": {
+        "as it was": {"training": None},
+        "plain": {"objectives": ["regression"]},
+        "carl": {"objectives": ["mccl", "ptd=0.2"], "perturb_half": True},
+        "mean, both": {"like": "carl", "pooling": "mean", "objectives": ["mccl", "regression", "ptd=0.2"]},
+        "averaged": {"like": "carl", "export": "target", "corpora": ["emobank"], "momentum": 1.0},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import recipe
+
+    yield recipe
+    for name in ("recipe", "recipe_figures"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def data_dir(small_corpora, tmp_path_factory):
+    """The small corpora, and CR."""
+    folder = tmp_path_factory.mktemp("with_cr")
+    for path in small_corpora.iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / "cr").mkdir()
+    pd.read_csv(small_corpora / "mr" / "mr.csv").to_csv(folder / "cr" / "cr.csv", index=False)
+    return folder
+
+
+def study_file(folder, encoder="minilm-l6", **changes):
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({**STUDY, "encoder": str(encoder), **changes}, sort_keys=False))
+    return path
+
+
+def test_runs_are_made_once_and_the_chosen_recipe_is_measured_on_test_parts(tiny, data_dir, tmp_path):
+    flags = ("--study", study_file(tmp_path, tiny), "--data_dir", data_dir, "--output_dir", tmp_path / "out",
+             "--models_dir", tmp_path / "models", "--num_threads", 1)  # fmt: skip
+    first = run("benchmarks/recipe.py", *flags, "--seeds", 1)
+    assert "carl, seed 1 ..." in first.stdout and "## Test parts" not in first.stdout
+    records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
+    assert set(records) == {"as-it-was-1", "plain-1", "carl-1", "mean-both-1", "averaged-1"}
+    for record in records.values():
+        dev = record["dev"]
+        parts = (100 * dev["valence"], 100 * dev["arousal"], dev["goemotions-six"], dev["sst5"])
+        assert dev["score"] == pytest.approx(sum(parts) / 4) and "test" not in record
+    assert records["carl-1"]["steps"] == 3 and set(records["carl-1"]["detector_auc"]) == {"radius", "no radius"}
+    # a target that never moves is the encoder as it was
+    assert records["averaged-1"]["dev"] == pytest.approx(records["as-it-was-1"]["dev"], abs=1e-6)
+    assert records["carl-1"]["dev"] != records["as-it-was-1"]["dev"]
+
+    second = run("benchmarks/recipe.py", *flags, "--test", "true")
+    assert "carl, seed 1 ..." not in second.stdout and "carl, seed 2 ..." in second.stdout
+    assert "mean, both, seed 1, on test parts ..." in second.stdout and "carl, seed 1, on" not in second.stdout
+    tested = json.loads((tmp_path / "out" / "mean-both-1.json").read_text())["test"]
+    assert set(tested["polarity"]) == {"mr", "cr", "sst5"} and "stsb" in tested["semantics"]
+    table = (tmp_path / "out" / "TABLE.md").read_text()
+    scores = [json.loads((tmp_path / "out" / f"carl-{seed}.json").read_text())["dev"]["score"] for seed in (1, 2)]
+    row = next(line for line in table.splitlines() if line.startswith("| carl "))
+    assert f"| {np.mean(scores):.1f} ± {np.std(scores, ddof=1):.1f} |" in row
+    gains = json.loads((tmp_path / "out" / "gains.json").read_text())
+    assert set(gains) == {"as it was", "plain"} and gains["plain"]["seeds"] == [1, 2]
+    # the table can be made where the items are not
+    third = run("benchmarks/recipe.py", *flags[:-4], "--models_dir", tmp_path / "none", "--table_only", "true")
+    assert third.stdout.strip() == table.strip()
+
+    changed = study_file(tmp_path, tiny, common={**STUDY["common"], "max_steps": 4})
+    refused = run("benchmarks/recipe.py", "--study", changed, *flags[2:], "--only", "carl", expect=1)
+    assert "carl-1.json was run with other settings than 'carl' has now" in refused.stderr
+    wrong = run("benchmarks/recipe.py", *flags, "--only", "karl", expect=1)
+    assert "There is no recipe 'karl': choose from as it was" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"chosen": "best"}, "there is no recipe 'best'"),
+        ({"recipes": {"a": {"like": "b"}}}, "'a' is like 'b', which does not stand before it"),
+        ({"common": {"learnin_rate": 1.0}}, "Recipe 'as it was': Unknown training argument 'learnin_rate'"),
+        ({"common": {"objectives": ["mcl"]}}, "Recipe 'as it was': .*mcl"),
+    ],
+)
+def test_a_wrong_study_is_refused_before_any_work(changes, message, recipe, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        recipe.read_study(study_file(tmp_path, **changes))
+
+
+def test_a_file_that_holds_no_study_is_refused(recipe, tmp_path):
+    for text in ("- a", "encoder: x", ":\n- ["):
+        (tmp_path / "study.yaml").write_text(text)
+        with pytest.raises(ValueError, match="must hold exactly|cannot be read"):
+            recipe.read_study(tmp_path / "study.yaml")
+
+
+def test_the_study_in_the_repository_can_be_read(recipe):
+    study = recipe.read_study(BENCHMARKS / "recipes.yaml")
+    assert {study.baseline, study.chosen} <= set(study.reported) and len(study.recipes) > 40
+
+
+def test_gains_are_those_of_plain_loops(recipe):
+    from recipe_figures import TRANSFER, paired_gains
+
+    from carl_hf.evaluation.bootstrap import resample_rows
+
+    rng = np.random.default_rng(0)
+    truth = {"va/emobank": rng.normal(size=(60, 3))} | {task: rng.integers(3, size=50) for task in TRANSFER}
+
+    def encoder(noise):
+        va = truth["va/emobank"] + noise * rng.normal(size=(60, 3))
+        found = {"va/emobank/predictions": va, "va/emobank/references": truth["va/emobank"]}
+        for task in TRANSFER:
+            wrong = rng.random(50) < noise / 4
+            found |= {f"{task}/predictions": np.where(wrong, 9, truth[task]), f"{task}/references": truth[task]}
+        return found
+
+    pairs = [(encoder(2.0), encoder(1.0)) for _ in range(3)]
+    found = paired_gains(pairs)
+
+    def r(items, rows):
+        return np.corrcoef(items["va/emobank/predictions"][rows, 0], truth["va/emobank"][rows, 0])[0, 1]
+
+    whole = range(60)
+    assert found["valence"]["gain"] == pytest.approx(np.mean([r(two, whole) - r(one, whole) for one, two in pairs]))
+    resampled = [np.mean([r(two, rows) - r(one, rows) for one, two in pairs]) for rows in resample_rows(60, 42)]
+    assert found["valence"]["interval"] == pytest.approx(np.quantile(resampled, [0.025, 0.975]).tolist())
+
+    def points(number, task, rows):
+        return 100 * np.mean([
+            (two[f"{task}/predictions"] == truth[task])[rows].mean()
+            - (one[f"{task}/predictions"] == truth[task])[rows].mean()
+            for one, two in pairs
+        ])  # fmt: skip
+
+    assert found["transfer"]["gain"] == pytest.approx(
+        np.mean([points(n, t, range(50)) for n, t in enumerate(TRANSFER)])
+    )
+    draws = [resample_rows(50, number) for number in range(4)]
+    resampled = [np.mean([points(n, t, draws[n][i]) for n, t in enumerate(TRANSFER)]) for i in range(1000)]
+    assert found["transfer"]["interval"] == pytest.approx(np.quantile(resampled, [0.025, 0.975]).tolist())
