@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from step_cost import seconds
+from step_cost import Operations, multiplication_rate, seconds
 from training_steps import BenchArguments, peer_model, run_benchmark
 
 from carl_hf import load_va_dataset
@@ -49,6 +49,8 @@ def measure(args: EncodeArguments) -> dict[str, Any]:
         )
         theirs = functools.partial(peer.encode, texts, batch_size=args.peer_batch_size, show_progress_bar=False)
         difference = np.abs(ours().numpy() - theirs()).max()
+        with Operations() as counter:
+            ours()
         pairs = []
         with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
             for _ in range(args.rounds):
@@ -58,10 +60,12 @@ def measure(args: EncodeArguments) -> dict[str, Any]:
             {"texts": name, "number": len(texts), "seconds": statistics.median(own for own, _ in pairs),
              "sentence_transformers_seconds": statistics.median(other for _, other in pairs),
              "throughput_over_sentence_transformers": statistics.median(ratios), "all_ratios": ratios,
+             "operations": counter.total,
              "largest_difference": float(difference)}
         )  # fmt: skip
     settings = {name: getattr(args, name) for name in ("corpus", "encoder", "batch_size", "peer_batch_size", "bf16")}
-    return {"settings": settings, "rows": rows, **environment_record()}
+    rate = multiplication_rate(args.bf16, device)
+    return {"settings": settings, "matrix_products_per_second": rate, "rows": rows, **environment_record()}
 
 
 def render(result: dict[str, Any]) -> str:
@@ -69,10 +73,13 @@ def render(result: dict[str, Any]) -> str:
         [row["texts"], f"{row['number'] / row['seconds']:.0f}",
          f"{row['number'] / row['sentence_transformers_seconds']:.0f}",
          f"{row['throughput_over_sentence_transformers']:.2f} ({min(row['all_ratios']):.2f} to "
-         f"{max(row['all_ratios']):.2f})", f"{row['largest_difference']:.0e}"]
+         f"{max(row['all_ratios']):.2f})", f"{row['largest_difference']:.0e}",
+         f"{row['operations'] / row['seconds'] / result['matrix_products_per_second']:.0%}"]
         for row in result["rows"]
     ]  # fmt: skip
-    return table(["texts", "texts a second", "SentenceTransformer", "ratio (range)", "largest difference"], rows)
+    header = ["texts", "texts a second", "SentenceTransformer", "ratio (range)", "largest difference",
+              "share of the machine's rate"]  # fmt: skip
+    return table(header, rows)
 
 
 def main() -> None:

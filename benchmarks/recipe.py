@@ -10,12 +10,13 @@ development score alone: the mean, in points, of r of valence and arousal on Emo
 on the dev parts of GoEmotions six and SST5. The transfer tasks without a dev part (CR, MR, STS) take no part in it.
 """
 
+import copy
 import dataclasses
 import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,16 +32,20 @@ from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_datas
 from carl_hf.cli import environment_record, parse_script_arguments, use_all_cores, write_json
 from carl_hf.corpora import CORPORA
 from carl_hf.embedding import Pooling, embed_texts
-from carl_hf.encoders import load_tokenizer
+from carl_hf.encoders import load_encoder, load_tokenizer
 from carl_hf.evaluation.data import read_emotion, read_polarity
 from carl_hf.evaluation.dev_probe import DevProbe
 from carl_hf.evaluation.emotion import class_dataset, split_rows
 from carl_hf.evaluation.plan import Corpora, Settings
 from carl_hf.evaluation.suite import run_tasks
+from carl_hf.evaluation.valence_arousal import labels_of
 from carl_hf.mixtures import label_names, mix_datasets, remove_overlap
 
 PROBE_TEXTS = 3000
 """Training texts of a corpus to which a development probe is fitted."""
+
+MEASURING = ("pooling", "export", "toward_plain")
+"""What a recipe may set that measures another's model."""
 
 
 @dataclass
@@ -63,7 +68,10 @@ class Recipe:
     Args:
         training: settings of [`CarlTrainingArguments`]; None for the encoder as it is.
         pooling, dropout: of [`CarlModel.from_encoder`]. corpora: what is trained on. mix: passes of each in an epoch.
-        export: which branch's encoder is measured.
+        va_bins: names for texts with numbers, by so many quantiles of valence and of arousal, for objectives of names.
+        export: which branch's encoder is measured. toward_plain: share of the weights as they were before training
+            in a weighted mean with those that are measured (Wortsman et al., arXiv 2109.01903).
+        of: a recipe whose trained model this one measures in another way; nothing is trained then.
     """
 
     training: dict[str, Any] | None
@@ -71,7 +79,10 @@ class Recipe:
     dropout: float | None = None
     corpora: tuple[str, ...] = ("emobank", "facebook")
     mix: tuple[float, ...] | None = None
+    va_bins: int | None = None
     export: Literal["online", "target"] = "online"
+    toward_plain: float = 0.0
+    of: str | None = None
 
     def record(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self)))  # tuples as a JSON file gives them back
@@ -89,8 +100,8 @@ class Study:
 
 def read_study(path: str | Path) -> Study:
     """The study that a YAML file describes: `encoder`, `seeds`, `baseline`, `chosen`, `reported`, `common` (what holds
-    for all) and `recipes`: name -> what differs, from `common` or from the recipe named `like`. `training: null` is
-    the encoder as it is.
+    for all) and `recipes`: name -> what differs, from `common` or from the recipe named `like`, or `of`, whose model
+    it measures. `training: null` is the encoder as it is.
 
     Raises:
         ValueError: for what cannot be read, an unknown name, or settings that CarlTrainingArguments refuses; the
@@ -106,9 +117,14 @@ def read_study(path: str | Path) -> Study:
     recipes: dict[str, dict[str, Any]] = {}
     for name, given in raw["recipes"].items():
         given = dict(given or {})
-        like = given.pop("like", None)
+        like = given.get("of", given.pop("like", None))
         if like is not None and like not in recipes:
             raise ValueError(f"{path}: recipe {name!r} is like {like!r}, which does not stand before it.")
+        if "of" in given and (not set(given) <= {"of", *MEASURING} or "of" in recipes[like]):
+            raise ValueError(
+                f"{path}: recipe {name!r} measures the model of {like!r}, which must be a trained one, and may set "
+                f"nothing but {', '.join(MEASURING)}."
+            )
         recipes[name] = {**(raw["common"] if like is None else recipes[like]), **given}
     study = Study(
         **{name: raw[name] for name in names},
@@ -135,6 +151,7 @@ class Runner:
     def __init__(self, study: Study, args: RecipeArguments):
         self.study, self.args = study, args
         self.tokenizer = load_tokenizer(study.encoder)
+        self.plain = load_encoder(study.encoder)
         parts = ("train", "validation", "test")
         self.emobank = {part: load_va_dataset("emobank", split=part, data_dir=args.data_dir) for part in parts}
         self.held_out = [self.emobank["validation"]["text"], self.emobank["test"]["text"]]
@@ -157,7 +174,8 @@ class Runner:
                 names = read_emotion(corpus, self.args.data_dir)
                 parts.append(class_dataset(names, split_rows(names)[0]))
         mix = recipe.mix or (1.0,) * len(parts)
-        return remove_overlap(mix_datasets(list(zip(parts, mix, strict=True)), seed=seed), self.held_out)
+        texts = remove_overlap(mix_datasets(list(zip(parts, mix, strict=True)), seed=seed), self.held_out)
+        return texts if recipe.va_bins is None else name_bins(texts, recipe.va_bins)
 
     def train(self, recipe: Recipe, seed: int) -> tuple[CarlModel, dict[str, Any]]:
         """The model, and what became of the training: steps, seconds, the detector on development texts."""
@@ -191,12 +209,18 @@ class Runner:
         args.perturbation_radius = radius
         return found
 
-    def encoder_of(self, recipe: Recipe, model: CarlModel):
-        branch = model.target if recipe.export == "target" else model.online
+    def encoder_of(self, recipe: Recipe, model: CarlModel) -> Callable[[Sequence[str]], np.ndarray]:
+        encoder = (model.target if recipe.export == "target" else model.online).encoder
+        if recipe.toward_plain:
+            encoder = copy.deepcopy(encoder)
+            with torch.no_grad():
+                for weight, plain in zip(encoder.parameters(), self.plain.parameters(), strict=True):
+                    weight.lerp_(plain, recipe.toward_plain)
+        bf16 = bool((recipe.training or {}).get("bf16"))
 
         def encode(texts: Sequence[str]) -> np.ndarray:
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=bool((recipe.training or {}).get("bf16"))):
-                return embed_texts(branch.encoder, list(texts), self.tokenizer, pooling=recipe.pooling).numpy()
+            with torch.autocast(encoder.device.type, torch.bfloat16, enabled=bf16):
+                return embed_texts(encoder, list(texts), self.tokenizer, pooling=recipe.pooling).numpy()
 
         return encode
 
@@ -224,6 +248,15 @@ class Runner:
         return run.figures
 
 
+def name_bins(texts: datasets.Dataset, bins: int) -> datasets.Dataset:
+    """Texts with numbers, each named after its quantiles of valence and arousal: a class for each pair of them."""
+    labels = labels_of(texts)
+    edges = np.quantile(labels, np.arange(1, bins) / bins, axis=0)
+    found = (labels[:, None, :] >= edges).sum(1)
+    names = [f"valence {v}, arousal {a}" for v, a in found]
+    return texts.select_columns(["text", "valence", "arousal"]).add_column("label", names)
+
+
 def run_study(study: Study, args: RecipeArguments) -> None:
     runner = Runner(study, args)
     unknown = [name for name in args.only or () if name not in study.recipes]
@@ -242,28 +275,42 @@ def run_one(runner: Runner, name: str, recipe: Recipe, seed: int) -> None:
     args, study = runner.args, runner.study
     file, folder = f"{slug(name)}-{seed}", Path(args.models_dir)
     path = Path(args.output_dir) / f"{file}.json"
-    model = None
     if path.is_file():
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["recipe"] != recipe.record():
             raise ValueError(f"{path} was run with other settings than {name!r} has now: remove it, or rename one.")
     else:
+        if recipe.of is not None:
+            run_one(runner, recipe.of, study.recipes[recipe.of], seed)
         print(f"{name}, seed {seed} ...", flush=True)
-        model, outcome = runner.train(recipe, seed)
+        model, outcome = _model(runner, name, recipe, seed)
         record = {"name": name, "seed": seed, "recipe": recipe.record(), **outcome,
-                  "dev": runner.measure_dev(recipe, model), **environment_record()}  # fmt: skip
-        if name in study.reported and recipe.training is not None:
-            model.save_pretrained(folder / file)
+                  "dev": runner.measure_dev(recipe, model.eval()), **environment_record()}  # fmt: skip
         write_json(path, record)
     if args.test and name in study.reported and "test" not in record:
-        if model is None:
-            if recipe.training is not None and not (folder / file).is_dir():
-                raise ValueError(f"The model of {path} is not in {folder / file}: remove {path} to train it again.")
-            known = folder / file if recipe.training is not None else None
-            model = CarlModel.from_pretrained(known) if known else runner.train(recipe, seed)[0]
         print(f"{name}, seed {seed}, on test parts ...", flush=True)
+        model, _ = _model(runner, name, recipe, seed)
         record["test"] = runner.measure_test(recipe, model.eval(), folder / f"{file}.npz")
         write_json(path, record)
+
+
+def _model(runner: Runner, name: str, recipe: Recipe, seed: int) -> tuple[CarlModel, dict[str, Any]]:
+    """The trained model of a recipe, and what became of its training, from the folder of models where it is kept: what
+    is reported, or measured in several ways."""
+    study, source = runner.study, name if recipe.of is None else recipe.of
+    folder = Path(runner.args.models_dir) / f"{slug(source)}-{seed}"
+    kept = recipe.training is not None and (
+        source in study.reported or any(other.of == source for other in study.recipes.values())
+    )
+    settings, path = study.recipes[source].record(), folder / "outcome.json"
+    outcome = json.loads(path.read_text(encoding="utf-8")) if kept and path.is_file() else {}
+    if outcome.pop("recipe", None) == settings:  # else it was trained with other settings
+        return CarlModel.from_pretrained(folder), outcome
+    model, outcome = runner.train(study.recipes[source], seed)
+    if kept:
+        model.save_pretrained(folder)
+        write_json(path, {"recipe": settings, **outcome})
+    return model, outcome
 
 
 def main() -> None:

@@ -36,7 +36,8 @@ class ResultsArguments:
 def settings_line(result: dict[str, Any]) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in result["settings"].items())
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    return f"{settings}; {result['machine']}, {result['threads']} threads; {versions}."
+    machine = result.get("processor", result["machine"])  # records before 2026-11-26 lack it, and the date
+    return f"{settings}; {machine}, {result['threads']} threads; {versions}; {result.get('date', 'no date')}."
 
 
 def render(folder: Path) -> str:

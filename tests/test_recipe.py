@@ -22,6 +22,9 @@ STUDY = {
         "carl": {"objectives": ["mccl", "ptd=0.2"], "perturb_half": True},
         "mean, both": {"like": "carl", "pooling": "mean", "objectives": ["mccl", "regression", "ptd=0.2"]},
         "averaged": {"like": "carl", "export": "target", "corpora": ["emobank"], "momentum": 1.0},
+        "all plain": {"of": "mean, both", "toward_plain": 1.0, "pooling": "cls"},
+        "bins": {"objectives": ["supcon"], "va_bins": 2},
+        "half plain": {"of": "mean, both", "toward_plain": 0.5},
     },
 }  # fmt: skip
 
@@ -59,14 +62,25 @@ def test_runs_are_made_once_and_the_chosen_recipe_is_measured_on_test_parts(tiny
     first = run("benchmarks/recipe.py", *flags, "--seeds", 1)
     assert "carl, seed 1 ..." in first.stdout and "## Test parts" not in first.stdout
     records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
-    assert set(records) == {"as-it-was-1", "plain-1", "carl-1", "mean-both-1", "averaged-1"}
+    assert set(records) == {
+        "as-it-was-1",
+        "plain-1",
+        "carl-1",
+        "mean-both-1",
+        "averaged-1",
+        "all-plain-1",
+        "half-plain-1",
+    }
     for record in records.values():
         dev = record["dev"]
         parts = (100 * dev["valence"], 100 * dev["arousal"], dev["goemotions-six"], dev["sst5"])
         assert dev["score"] == pytest.approx(sum(parts) / 4) and "test" not in record
     assert records["carl-1"]["steps"] == 3 and set(records["carl-1"]["detector_auc"]) == {"radius", "no radius"}
-    # a target that never moves is the encoder as it was
-    assert records["averaged-1"]["dev"] == pytest.approx(records["as-it-was-1"]["dev"], abs=1e-6)
+    # a target that never moves is the encoder as it was, and so is a mean of weights that has no other part
+    for name in ("averaged-1", "all-plain-1"):
+        assert records[name]["dev"] == pytest.approx(records["as-it-was-1"]["dev"], abs=1e-6)
+    assert records["half-plain-1"]["dev"] != records["mean-both-1"]["dev"]
+    assert records["half-plain-1"]["training_seconds"] == records["mean-both-1"]["training_seconds"]
     assert records["carl-1"]["dev"] != records["as-it-was-1"]["dev"]
 
     second = run("benchmarks/recipe.py", *flags, "--test", "true")
@@ -96,6 +110,11 @@ def test_runs_are_made_once_and_the_chosen_recipe_is_measured_on_test_parts(tiny
     [
         ({"chosen": "best"}, "there is no recipe 'best'"),
         ({"recipes": {"a": {"like": "b"}}}, "'a' is like 'b', which does not stand before it"),
+        (
+            {"recipes": {"a": {}, "b": {"of": "a", "dropout": 0.1}}},
+            "may set nothing but pooling, export, toward_plain",
+        ),
+        ({"recipes": {"a": {}, "b": {"of": "a"}, "c": {"of": "b"}}}, "'c' measures the model of 'b', which must be"),
         ({"common": {"learnin_rate": 1.0}}, "Recipe 'as it was': Unknown training argument 'learnin_rate'"),
         ({"common": {"objectives": ["mcl"]}}, "Recipe 'as it was': .*mcl"),
     ],
@@ -115,6 +134,19 @@ def test_a_file_that_holds_no_study_is_refused(recipe, tmp_path):
 def test_the_study_in_the_repository_can_be_read(recipe):
     study = recipe.read_study(BENCHMARKS / "recipes.yaml")
     assert {study.baseline, study.chosen} <= set(study.reported) and len(study.recipes) > 40
+
+
+def test_bins_hold_equally_many_texts_and_tell_their_quantiles(recipe):
+    from conftest import toy_dataset
+
+    texts = toy_dataset(200)
+    named = recipe.name_bins(texts, 2)
+    middle = np.median(texts["valence"]), np.median(texts["arousal"])
+    for row in named:
+        assert (
+            row["label"] == f"valence {int(row['valence'] >= middle[0])}, arousal {int(row['arousal'] >= middle[1])}"
+        )
+    assert sum(name.startswith("valence 1") for name in named["label"]) == 100
 
 
 def test_gains_are_those_of_plain_loops(recipe):
