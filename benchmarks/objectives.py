@@ -65,6 +65,7 @@ MIXED_OBJECTIVES: dict[str, list[str] | None] = {
     "EmoBank + GoEmotions names, weight .2": ["mccl", "regression", "cross_entropy=0.2"],
     "EmoBank + GoEmotions names, weight .4": ["mccl", "regression", "cross_entropy=0.4"],
 }
+WITH_NAMES = [name for name in MIXED_OBJECTIVES if name != "EmoBank"]
 BATCHES = {"EmoBank + GoEmotions names, weight .2": 1.5, "EmoBank + GoEmotions names, weight .4": 1.5}
 """Rows whose batches are so many times as large: as many texts with numbers in a batch, and as many updates, as
 without the names, which are half as many again."""
@@ -193,7 +194,7 @@ class Runner:
         if suite == "va":
             facebook = load_va_dataset("facebook", split="train", data_dir=self.args.data_dir)
             texts = mix_datasets([(emobank, 1.0), (facebook, 1.0)], seed=seed)
-        elif "names" in name:
+        elif name in WITH_NAMES:
             six = read_emotion("goemotions-six", self.args.data_dir)
             names = class_dataset(six, split_rows(six)[0])
             texts = mix_datasets([(emobank, 1.0), (names, 1.0)], seed=seed)
@@ -221,10 +222,11 @@ def batch_size_of(suite: str, name: str, args: ObjectivesArguments) -> int:
     return args.batch_size if suite in CLASS_SUITES else round(args.va_batch_size * BATCHES.get(name, 1))
 
 
-def check_settings(path: Path, suite: str, name: str, args: ObjectivesArguments) -> None:
+def check_settings(path: Path, suite: str, name: str, objectives: list[str] | None, args: ObjectivesArguments) -> None:
     """Raises a ValueError if a run that is there had other settings: one table must not mix them."""
     run = json.loads(path.read_text(encoding="utf-8"))
-    wanted = {"learning_rate": args.learning_rate, "bf16": args.bf16, "batch_size": batch_size_of(suite, name, args)}
+    wanted = {"learning_rate": args.learning_rate, "bf16": args.bf16, "batch_size": batch_size_of(suite, name, args),
+              "objectives": objectives}  # fmt: skip
     for setting, value in wanted.items():
         if run.get(setting, value) != value:
             raise ValueError(f"{path} was run with {setting} {run[setting]}, not {value}: name another --output_dir.")
@@ -346,7 +348,7 @@ def main() -> None:
                         if args.only is not None and name not in args.only:
                             continue
                         if path.exists():
-                            check_settings(path, suite, name, args)
+                            check_settings(path, suite, name, objectives, args)
                             continue
                         print(f"{suite}: {name}, seed {seed} ...", flush=True)
                         result = runner.run(suite, name, objectives, seed, pooling)

@@ -25,7 +25,7 @@ import datasets
 import numpy as np
 import torch
 import yaml
-from recipe_figures import render, slug
+from recipe_figures import read_record, render, slug
 from transformers import set_seed
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
@@ -33,19 +33,24 @@ from carl_hf.cli import environment_record, parse_script_arguments, use_all_core
 from carl_hf.corpora import CORPORA
 from carl_hf.embedding import Pooling, embed_texts
 from carl_hf.encoders import load_encoder, load_tokenizer
-from carl_hf.evaluation.data import read_emotion, read_polarity
+from carl_hf.evaluation.data import EMOTION, read_emotion, read_polarity
 from carl_hf.evaluation.dev_probe import DevProbe
 from carl_hf.evaluation.emotion import class_dataset, split_rows
 from carl_hf.evaluation.plan import Corpora, Settings
 from carl_hf.evaluation.suite import run_tasks
 from carl_hf.evaluation.valence_arousal import labels_of
 from carl_hf.mixtures import label_names, mix_datasets, remove_overlap
+from carl_hf.version import __version__
 
 PROBE_TEXTS = 3000
 """Training texts of a corpus to which a development probe is fitted."""
 
 MEASURING = ("pooling", "export", "toward_plain")
 """What a recipe may set that measures another's model."""
+
+RESERVED = {
+    "seed", "use_cpu", "save_strategy", "report_to", "logging_steps", "disable_tqdm", "probe_texts", "output_dir",
+}  # fmt: skip
 
 
 @dataclass
@@ -84,8 +89,22 @@ class Recipe:
     toward_plain: float = 0.0
     of: str | None = None
 
-    def record(self) -> dict[str, Any]:
-        return json.loads(json.dumps(dataclasses.asdict(self)))  # tuples as a JSON file gives them back
+    def __post_init__(self):
+        for name, known in (("pooling", ("cls", "mean")), ("export", ("online", "target"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be {' or '.join(known)}, got {getattr(self, name)!r}.")
+        if not isinstance(self.corpora, tuple):
+            raise ValueError(f"corpora must be a list of names, got {self.corpora!r}.")
+        unknown = [name for name in self.corpora if name not in (*CORPORA, *EMOTION)]
+        if unknown:
+            raise ValueError(f"There is no corpus {unknown[0]!r}: choose from {', '.join((*CORPORA, *EMOTION))}.")
+        if self.mix is not None and len(self.mix) != len(self.corpora):
+            raise ValueError(f"mix needs {len(self.corpora)} numbers, one for each corpus, got {self.mix}.")
+        if not 0 <= self.toward_plain <= 1:
+            raise ValueError(f"toward_plain must lie in [0, 1], got {self.toward_plain}.")
+        given = RESERVED & set(self.training or {})
+        if given:
+            raise ValueError(f"{min(given)} is set by the study, not by a recipe.")
 
 
 @dataclass(frozen=True)
@@ -96,6 +115,15 @@ class Study:
     chosen: str
     reported: list[str]
     recipes: dict[str, Recipe]
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """All that a run of the recipe depends on but its seed, as a JSON file gives it back."""
+        recipe = self.recipes[name]
+        source = None if recipe.of is None else dataclasses.asdict(self.recipes[recipe.of])
+        return json.loads(
+            json.dumps({"encoder": self.encoder, "probe_texts": PROBE_TEXTS, "carl_hf": __version__,
+                        "recipe": dataclasses.asdict(recipe), "of": source})
+        )  # fmt: skip
 
 
 def read_study(path: str | Path) -> Study:
@@ -114,25 +142,38 @@ def read_study(path: str | Path) -> Study:
     names = [f.name for f in dataclasses.fields(Study) if f.name != "recipes"]
     if not isinstance(raw, dict) or set(raw) != {*names, "common", "recipes"}:
         raise ValueError(f"{path} must hold exactly {', '.join([*names, 'common', 'recipes'])}.")
+    maps = [raw["common"], raw["recipes"], *(given or {} for given in dict(raw["recipes"] or {}).values())]
+    if not all(isinstance(part, dict) for part in maps):
+        raise ValueError(f"{path}: common, recipes and each recipe must be mappings of names to values.")
     recipes: dict[str, dict[str, Any]] = {}
     for name, given in raw["recipes"].items():
         given = dict(given or {})
         like = given.get("of", given.pop("like", None))
         if like is not None and like not in recipes:
             raise ValueError(f"{path}: recipe {name!r} is like {like!r}, which does not stand before it.")
-        if "of" in given and (not set(given) <= {"of", *MEASURING} or "of" in recipes[like]):
+        if "of" in given and (not set(given) <= {"of", *MEASURING} or {"of", "training"} & set(recipes[like])):
             raise ValueError(
                 f"{path}: recipe {name!r} measures the model of {like!r}, which must be a trained one, and may set "
                 f"nothing but {', '.join(MEASURING)}."
             )
+        if "training" in given and set(given) - {"training", *MEASURING}:
+            raise ValueError(f"{path}: recipe {name!r} trains nothing, and may set {', '.join(MEASURING)} alone.")
+        if like is not None and "of" not in given and {"of", "training"} & set(recipes[like]):
+            raise ValueError(f"{path}: recipe {name!r} is like {like!r}, which is not trained itself.")
         recipes[name] = {**(raw["common"] if like is None else recipes[like]), **given}
     study = Study(
         **{name: raw[name] for name in names},
         recipes={name: _recipe(name, settings) for name, settings in recipes.items()},
     )
+    files: dict[str, str] = {}
+    for name in study.recipes:
+        if files.setdefault(slug(name), name) != name:
+            raise ValueError(f"{path}: {files[slug(name)]!r} and {name!r} would have the same files: rename one.")
     for name in (study.baseline, study.chosen, *study.reported):
         if name not in study.recipes:
             raise ValueError(f"{path}: there is no recipe {name!r}.")
+    if not {study.baseline, study.chosen} <= set(study.reported):
+        raise ValueError(f"{path}: baseline and chosen must be among those that are reported.")
     return study
 
 
@@ -141,10 +182,11 @@ def _recipe(name: str, settings: dict[str, Any]) -> Recipe:
     training = {key: value for key, value in settings.items() if key not in own | {"training"}}
     of_recipe = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in own}
     try:
+        recipe = Recipe(None if "training" in settings else training, **of_recipe)
         CarlTrainingArguments("unused", use_cpu=True, **training)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"Recipe {name!r}: {error}") from error
-    return Recipe(None if "training" in settings else training, **of_recipe)
+    return recipe
 
 
 class Runner:
@@ -154,13 +196,15 @@ class Runner:
         self.plain = load_encoder(study.encoder)
         parts = ("train", "validation", "test")
         self.emobank = {part: load_va_dataset("emobank", split=part, data_dir=args.data_dir) for part in parts}
-        self.held_out = [self.emobank["validation"]["text"], self.emobank["test"]["text"]]
+        self.held_out = [self.emobank[part]["text"] for part in parts[1:]]
         self.probes: dict[str, tuple[DevProbe, datasets.Dataset]] = {}
         self._add_probe("emobank", self.emobank["train"], self.emobank["validation"])
         for name, read in (("goemotions-six", read_emotion), ("sst5", read_polarity)):
             corpus = read(name, args.data_dir)
-            train, dev, _ = (class_dataset(corpus, rows) for rows in split_rows(corpus))
+            train, dev, test = (class_dataset(corpus, rows) for rows in split_rows(corpus))
             self._add_probe(name, train, dev)
+            self.held_out += [dev["text"], test["text"]]
+        self.held_out += [read_polarity(name, args.data_dir).texts for name in ("cr", "mr")]
 
     def _add_probe(self, name: str, train: datasets.Dataset, dev: datasets.Dataset) -> None:
         self.probes[name] = DevProbe(train, texts=PROBE_TEXTS, seed=42), dev
@@ -215,12 +259,10 @@ class Runner:
             encoder = copy.deepcopy(encoder)
             with torch.no_grad():
                 for weight, plain in zip(encoder.parameters(), self.plain.parameters(), strict=True):
-                    weight.lerp_(plain, recipe.toward_plain)
-        bf16 = bool((recipe.training or {}).get("bf16"))
+                    weight.lerp_(plain.to(weight.device), recipe.toward_plain)
 
         def encode(texts: Sequence[str]) -> np.ndarray:
-            with torch.autocast(encoder.device.type, torch.bfloat16, enabled=bf16):
-                return embed_texts(encoder, list(texts), self.tokenizer, pooling=recipe.pooling).numpy()
+            return embed_texts(encoder, list(texts), self.tokenizer, pooling=recipe.pooling).numpy()
 
         return encode
 
@@ -249,8 +291,15 @@ class Runner:
 
 
 def name_bins(texts: datasets.Dataset, bins: int) -> datasets.Dataset:
-    """Texts with numbers, each named after its quantiles of valence and arousal: a class for each pair of them."""
+    """Texts, each named after its quantiles of valence and arousal: a class for each pair of them. Where many texts
+    have one value, classes differ in size.
+
+    Raises:
+        ValueError: if a text has no numbers.
+    """
     labels = labels_of(texts)
+    if np.isnan(labels).any():
+        raise ValueError("va_bins needs corpora whose texts all have valence and arousal.")
     edges = np.quantile(labels, np.arange(1, bins) / bins, axis=0)
     found = (labels[:, None, :] >= edges).sum(1)
     names = [f"valence {v}, arousal {a}" for v, a in found]
@@ -264,53 +313,73 @@ def run_study(study: Study, args: RecipeArguments) -> None:
         raise ValueError(f"There is no recipe {unknown[0]!r}: choose from {', '.join(study.recipes)}.")
     for seed in args.seeds or study.seeds:
         for name in args.only or study.recipes:
-            recipe = study.recipes[name]
-            if recipe.training is None and seed != study.seeds[0]:
-                continue  # nothing in it depends on the seed
-            run_one(runner, name, recipe, seed)
+            run_one(runner, name, study.seeds[0] if study.recipes[name].training is None else seed)
 
 
-def run_one(runner: Runner, name: str, recipe: Recipe, seed: int) -> None:
+def run_one(runner: Runner, name: str, seed: int) -> None:
     """Trains and measures a recipe unless its record is there; with --test also on test parts, once."""
     args, study = runner.args, runner.study
-    file, folder = f"{slug(name)}-{seed}", Path(args.models_dir)
+    settings, recipe = study.settings(name), study.recipes[name]
+    file = f"{slug(name)}-{seed}"
     path = Path(args.output_dir) / f"{file}.json"
     if path.is_file():
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["recipe"] != recipe.record():
-            raise ValueError(f"{path} was run with other settings than {name!r} has now: remove it, or rename one.")
+        record = read_record(path, settings)
     else:
         if recipe.of is not None:
-            run_one(runner, recipe.of, study.recipes[recipe.of], seed)
+            run_one(runner, recipe.of, seed)
         print(f"{name}, seed {seed} ...", flush=True)
-        model, outcome = _model(runner, name, recipe, seed)
-        record = {"name": name, "seed": seed, "recipe": recipe.record(), **outcome,
+        model, outcome = _model(runner, name, seed)
+        record = {"name": name, "seed": seed, "settings": settings, **outcome,
                   "dev": runner.measure_dev(recipe, model.eval()), **environment_record()}  # fmt: skip
         write_json(path, record)
     if args.test and name in study.reported and "test" not in record:
         print(f"{name}, seed {seed}, on test parts ...", flush=True)
-        model, _ = _model(runner, name, recipe, seed)
-        record["test"] = runner.measure_test(recipe, model.eval(), folder / f"{file}.npz")
+        model, outcome = (runner.train(recipe, seed) if recipe.training is None else _kept(runner, name, seed)) or (
+            None,
+            {},
+        )
+        if model is None or outcome != {key: record.get(key) for key in outcome}:
+            raise ValueError(
+                f"The model whose development figures {path} holds is not in {args.models_dir}: remove the record, "
+                "and its recipe is trained and measured anew."
+            )
+        record["test"] = runner.measure_test(recipe, model.eval(), Path(args.models_dir) / f"{file}.npz")
+        record["chosen_when_tested"] = study.chosen
         write_json(path, record)
 
 
-def _model(runner: Runner, name: str, recipe: Recipe, seed: int) -> tuple[CarlModel, dict[str, Any]]:
-    """The trained model of a recipe, and what became of its training, from the folder of models where it is kept: what
-    is reported, or measured in several ways."""
-    study, source = runner.study, name if recipe.of is None else recipe.of
-    folder = Path(runner.args.models_dir) / f"{slug(source)}-{seed}"
-    kept = recipe.training is not None and (
-        source in study.reported or any(other.of == source for other in study.recipes.values())
-    )
-    settings, path = study.recipes[source].record(), folder / "outcome.json"
-    outcome = json.loads(path.read_text(encoding="utf-8")) if kept and path.is_file() else {}
-    if outcome.pop("recipe", None) == settings:  # else it was trained with other settings
-        return CarlModel.from_pretrained(folder), outcome
-    model, outcome = runner.train(study.recipes[source], seed)
-    if kept:
-        model.save_pretrained(folder)
-        write_json(path, {"recipe": settings, **outcome})
-    return model, outcome
+def _folder(runner: Runner, name: str, seed: int) -> Path:
+    """Where the model of a recipe is kept."""
+    return Path(runner.args.models_dir) / f"{slug(runner.study.recipes[name].of or name)}-{seed}"
+
+
+def _kept(runner: Runner, name: str, seed: int) -> tuple[CarlModel, dict[str, Any]] | None:
+    """The trained model of a recipe and what became of its training, where it is kept and has these settings."""
+    folder = _folder(runner, name, seed)
+    if not (folder / "outcome.json").is_file():
+        return None
+    outcome = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
+    if outcome.pop("settings") != runner.study.settings(runner.study.recipes[name].of or name):
+        return None
+    return CarlModel.from_pretrained(folder), outcome
+
+
+def _model(runner: Runner, name: str, seed: int) -> tuple[CarlModel, dict[str, Any]]:
+    """The same, trained where it is not kept. Kept is what is reported, or measured in several ways."""
+    study = runner.study
+    source = study.recipes[name].of or name
+    recipe = study.recipes[source]
+    if recipe.training is None:
+        return runner.train(recipe, seed)
+    found = _kept(runner, name, seed)
+    if found is None:
+        found = model, outcome = runner.train(recipe, seed)
+        if source in study.reported or any(other.of == source for other in study.recipes.values()):
+            folder = _folder(runner, name, seed)
+            (folder / "outcome.json").unlink(missing_ok=True)  # until the new weights are whole
+            model.save_pretrained(folder)
+            write_json(folder / "outcome.json", {"settings": study.settings(source), **outcome})
+    return found
 
 
 def main() -> None:

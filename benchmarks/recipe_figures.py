@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from carl_hf.cli import write_json
 from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.bootstrap import interval, resample_rows
 from carl_hf.evaluation.markdown import MISSING, fraction, table
@@ -24,14 +25,30 @@ def slug(name: str) -> str:
     return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
+def read_record(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """A run's record.
+
+    Raises:
+        ValueError: if it was made with other settings than these.
+    """
+    record = json.loads(path.read_text(encoding="utf-8"))
+    changed = sorted(key for key in settings if record["settings"].get(key) != settings[key])
+    if changed:
+        raise ValueError(
+            f"{path} was run with other settings ({', '.join(changed)}) than {record['name']!r} has now: remove it, "
+            "or rename the recipe."
+        )
+    return record
+
+
 def read_records(study: "Study", folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
-    """Recipe -> seed -> its record, for the runs that are there."""
+    """Recipe -> seed of the study -> its record, for the runs that are there."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for name in study.recipes:
-        for path in folder.glob(f"{slug(name)}-*.json"):
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if record["name"] == name:
-                found.setdefault(name, {})[record["seed"]] = record
+        for seed in study.seeds:
+            path = folder / f"{slug(name)}-{seed}.json"
+            if path.is_file():
+                found.setdefault(name, {})[seed] = read_record(path, study.settings(name))
     return found
 
 
@@ -100,35 +117,41 @@ def _accuracy(figures: dict[str, Any], key: str) -> float:
 
 def _gains(study: "Study", tested: dict[str, dict[int, dict[str, Any]]], folder: Path, models: Path) -> str | None:
     """The chosen recipe over each other one, by the paired bootstrap over test items of the mean over shared seeds.
-    Made where the items are; elsewhere read from the record of it."""
+    Made where the items are; elsewhere read from the record of it, as long as that is of the same runs."""
     path = folder / "gains.json"
-    gains: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for name in tested:
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    gains = {}
+    for name, runs in tested.items():
         if name == study.chosen or study.chosen not in tested:
             continue
-        shared = sorted(set(tested[name]) & set(tested[study.chosen])) or sorted(tested[study.chosen])
-        pairs = [(_items(models, name, tested, seed), _items(models, study.chosen, tested, seed)) for seed in shared]
+        untrained = study.recipes[name].training is None  # one run stands for all seeds
+        shared = sorted(tested[study.chosen] if untrained else set(runs) & set(tested[study.chosen]))
+        if not shared:
+            continue
+        files = [
+            (f"{slug(name)}-{min(runs) if untrained else seed}", f"{slug(study.chosen)}-{seed}") for seed in shared
+        ]
+        pairs = [tuple(_items(models / f"{file}.npz") for file in pair) for pair in files]
         if all(one and two for one, two in pairs):
             gains[name] = {"chosen": study.chosen, "seeds": shared, **paired_gains(pairs)}
-    gains = {name: gain for name, gain in gains.items() if gain["chosen"] == study.chosen}
+        elif known.get(name, {}).get("chosen") == study.chosen and known[name]["seeds"] == shared:
+            gains[name] = known[name]
     if not gains:
         return None
-    path.write_text(json.dumps(gains, indent=1) + "\n", encoding="utf-8")
+    write_json(path, gains)
     rows = [
-        [name, *(_with_interval(gain[key], 3) for key in ("valence", "arousal")),
+        [name, str(len(gain["seeds"])), *(_with_interval(gain[key], 3) for key in ("valence", "arousal")),
          _with_interval(gain["transfer"], 1)]
         for name, gain in gains.items()
     ]  # fmt: skip
     return (
         f"{study.chosen} over each of the others, mean over shared seeds, with 95 % intervals of the paired bootstrap "
-        "over test items:\n\n" + table(["over", "V r", "A r", "mean of the four (points)"], rows)
+        "over test items:\n\n" + table(["over", "seeds", "V r", "A r", "mean of the four (points)"], rows)
     )
 
 
-def _items(models: Path, name: str, tested: dict[str, dict[int, Any]], seed: int) -> dict[str, np.ndarray] | None:
-    """Predictions and truth by test item; an encoder that was not trained has one run for all seeds."""
-    chosen = seed if seed in tested[name] else min(tested[name])
-    path = models / f"{slug(name)}-{chosen}.npz"
+def _items(path: Path) -> dict[str, np.ndarray] | None:
+    """Predictions and truth by test item."""
     if not path.is_file():
         return None
     with np.load(path) as found:

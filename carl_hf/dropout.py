@@ -12,13 +12,13 @@ _LEVELS = 2**16
 
 
 def draw_kept(shape: Sequence[int], p: float) -> tuple[Tensor, float]:
-    """A boolean mask on the CPU, false with probability p (a multiple of 2^-16, below 1), and the factor by which what
-    is kept grows. From NumPy's SFC64, seeded from torch's generator: the same state of it gives the same mask."""
+    """A boolean mask on the CPU, false with probability p (a multiple of 2^-16), and the factor by which what is kept
+    grows. From NumPy's SFC64, seeded from torch's generator: the same state of it gives the same mask."""
     dropped = round(p * _LEVELS)
     seed = int(torch.randint(2**63 - 1, ()))
     bits = np.random.Generator(np.random.SFC64(seed)).bytes(2 * math.prod(shape))
     kept = torch.from_numpy(np.frombuffer(bits, dtype=np.uint16) >= dropped).view(shape)
-    return kept, _LEVELS / (_LEVELS - dropped)
+    return kept, _LEVELS / max(1, _LEVELS - dropped)
 
 
 class FastDropout(nn.Dropout):
@@ -28,7 +28,7 @@ class FastDropout(nn.Dropout):
         dropped = round(self.p * _LEVELS)
         if not self.training or dropped == 0:
             return x
-        if x.device.type != "cpu" or dropped == _LEVELS:
+        if x.device.type != "cpu":
             return F.dropout(x, self.p)
         kept, factor = draw_kept(x.shape, self.p)
         return (x * kept).mul_(factor)

@@ -82,7 +82,7 @@ def embed_poolings(
     max_length: int = 128,
     progress: str | None = None,
 ) -> dict[Pooling, Tensor]:
-    """The embeddings of [`embed_texts`] under several poolings, from one pass.
+    """The embeddings of [`embed_texts`], to rounding, under several poolings, from one pass.
 
     Args:
         progress: title of a progress bar, shown where the output is a terminal; none by default.

@@ -15,8 +15,14 @@ _FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")  # whose layers are 
 
 
 def encode_first_tokens(encoder: PreTrainedModel, embeds_TE: Tensor, layout: TokenLayout) -> Tensor:
-    """Last hidden states (B, H) of the first tokens of packed texts, over their word embeddings (T, E)."""
-    if embeds_TE.device.type != "cpu" or not is_packed(encoder) or encoder.config.model_type not in _FAMILIES:
+    """Last hidden states (B, H) of the first tokens of packed texts, over their word embeddings (T, E).
+
+    Where the shorter way is taken, hooks on the encoder itself, on its last layer as a whole and on that layer's
+    attention are not called, nor is the pooler; activation checkpointing leaves the last layer out.
+    """
+    own = not type(encoder).__module__.startswith("transformers.")  # a subclass may have other layers
+    known = is_packed(encoder) and encoder.config.model_type in _FAMILIES and not own
+    if embeds_TE.device.type != "cpu" or not known:
         return encode_tokens(encoder, embeds_TE, layout)[layout.first_B]
     *layers, last = encoder.encoder.layer
     hidden_1TH = encoder.embeddings(inputs_embeds=embeds_TE.unsqueeze(0), position_ids=positions(encoder, layout))

@@ -120,13 +120,15 @@ class TokenLayout:
         return self._heads[heads]
 
     def _lay_out_heads(self, heads: int) -> HeadLayout:
-        slices, places, first_token, first_place = [], [], 0, 0
+        slices, places = [], []
+        first_text = first_token = first_place = 0
         head_A = torch.arange(heads, device=self.mask_BL.device)
         for mask, slots, (texts, width, tokens) in zip(self.masks, self._slots, self.slices, strict=True):
-            token = torch.full((texts * width,), first_token, device=slots.device)
+            text, column = slots // width, slots % width
+            first_B = self.first_B[first_text : first_text + texts]
+            token = first_B.repeat_interleave(width)  # on padding stands the text's own first token
             token[slots] = torch.arange(first_token, first_token + tokens, device=slots.device)
             rows = token.view(texts, 1, width) * heads + head_A.view(heads, 1)
-            text, column = slots // width, slots % width
             places.append(first_place + (text.unsqueeze(1) * heads + head_A) * width + column.unsqueeze(1))
             bias = real = None
             if tokens < texts * width:
@@ -134,7 +136,8 @@ class TokenLayout:
                 bias = torch.zeros(on.shape, device=on.device).masked_fill(~on, -torch.inf).unsqueeze(1)
                 real = on.unsqueeze(2)
             slices.append(HeadSlice(rows.flatten(0, 1), bias, real))
-            first_token, first_place = first_token + tokens, first_place + texts * heads * width
+            first_text, first_token = first_text + texts, first_token + tokens
+            first_place += texts * heads * width
         return HeadLayout(slices, torch.cat(places))
 
     def pack_slices(self, slices: Sequence[Tensor]) -> Tensor:

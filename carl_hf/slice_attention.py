@@ -1,8 +1,9 @@
 """Attention of packed texts for training on a CPU: forward and backward pass of all slices as one operation.
 
 torch's own scaled dot-product attention is slow there in two cases: with dropout it computes in float32 step by step,
-and its fast backward pass is slower than plain matrix products for heads of an encoder's size. This one keeps to
-matrix products in the dtype of its input, as eager attention does, and reads its dropout masks from NumPy.
+and its fast backward pass is slower than plain matrix products for heads of an encoder's size. This one makes matrix
+products, in the dtype of its input but for the scores, and reads its dropout masks from NumPy. It holds the weights of
+all pairs of tokens of a text, as eager attention does.
 
 Shape suffixes: B texts, T tokens of all texts, A attention heads, D width of a head, N texts times heads of a slice, L
 tokens of its longest text, Q queries: those tokens, or the first of each text alone.
@@ -23,8 +24,9 @@ class HeadSlice:
     """A slice of texts whose attention is computed together, one row for each token and head.
 
     Args:
-        rows_N_L: row (token * A + head) of the packed tensor for every place; any row on padding. bias_N1L: 0 for
-            tokens, -inf on padding, and real_NL1: 1 for tokens, 0 on padding; None without padding.
+        rows_N_L: row (token * A + head) of the packed tensor for every place; on padding that of the text's own first
+            token, so that a value that is not finite stays within its text.
+        bias_N1L, real_NL1: 0 and 1 for tokens, -inf and 0 on padding; both None where there is no padding.
     """
 
     rows_N_L: Tensor
@@ -32,7 +34,7 @@ class HeadSlice:
     real_NL1: Tensor | None
 
     def take(self, values_TAD: Tensor) -> Tensor:
-        """(N, L, D) of packed values; what stands on padding is not defined."""
+        """(N, L, D) of packed values; on padding stand those of a text's first token."""
         rows = values_TAD.reshape(-1, values_TAD.shape[-1]).index_select(0, self.rows_N_L.flatten())
         return rows.view(*self.rows_N_L.shape, -1)
 
@@ -60,23 +62,26 @@ class HeadLayout:
 class _SliceAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q, k_TAD, v_TAD, layout: HeadLayout, scale: float, p: float, first_tokens: bool) -> Tensor:
-        found, saved, factor = [], [], 1.0
+        found, saved, factor, keeps = [], [], 1.0, any(ctx.needs_input_grad)
         with torch.autocast(q.device.type, enabled=False):  # the inputs' dtype it is
             queries = layout.firsts(q) if first_tokens else [part.take(q) for part in layout.slices]
             for part, q_NQD in zip(layout.slices, queries, strict=True):
                 k_NLD, v_NLD = part.take(k_TAD), part.take(v_TAD)
+                wide = torch.promote_types(q.dtype, torch.float32)  # a rounded score is a wrong weight
                 if part.bias_N1L is None:
-                    scores_NQL = torch.bmm(q_NQD, k_NLD.mT).mul_(scale)
+                    scores_NQL = torch.bmm(q_NQD.to(wide), k_NLD.to(wide).mT).mul_(scale)
                 else:
-                    scores_NQL = torch.baddbmm(part.bias_N1L.to(q.dtype), q_NQD, k_NLD.mT, alpha=scale)
-                weights_NQL = scores_NQL.softmax(-1)
+                    bias = part.bias_N1L.to(wide)
+                    scores_NQL = torch.baddbmm(bias, q_NQD.to(wide), k_NLD.to(wide).mT, alpha=scale)
+                weights_NQL = scores_NQL.softmax(-1).to(q.dtype)
                 if p:
                     kept_NQL, factor = draw_kept(weights_NQL.shape, p)
                     found.append(torch.bmm(weights_NQL * kept_NQL, v_NLD).mul_(factor))
                 else:
                     kept_NQL = None
                     found.append(torch.bmm(weights_NQL, v_NLD))
-                saved += [q_NQD, k_NLD, v_NLD, weights_NQL, kept_NQL]
+                if keeps:
+                    saved += [q_NQD, k_NLD, v_NLD, weights_NQL, kept_NQL]
         ctx.save_for_backward(*saved)
         ctx.layout, ctx.scale, ctx.factor, ctx.first_tokens = layout, scale, factor, first_tokens
         return torch.cat(found).view_as(q) if first_tokens else layout.pack(found)
@@ -123,9 +128,9 @@ def slice_attention(
     """softmax(scale q k^T) v within every text, with dropout of the weights.
 
     Args:
-        q, k_TAD, v_TAD (`Tensor`): packed queries, keys and values, of one dtype; on padding nothing is read. q is (T,
-            A, D), or (B, A, D) with `first_tokens`.
-        layout: of the batch. scale (`float`): of the scores. dropout (`float`): probability in [0, 1) that a weight
+        q, k_TAD, v_TAD (`Tensor`): packed queries, keys and values, of one dtype. q is (T, A, D), or (B, A, D) with
+            `first_tokens`.
+        layout: of the batch. scale (`float`): of the scores. dropout (`float`): probability in [0, 1] that a weight
             is left out. first_tokens (`bool`): whether the queries are those of each text's first token alone.
 
     Returns:

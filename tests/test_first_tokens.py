@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import transformers
 from conftest import tiny_encoder
 from test_modeling import FAMILIES
 from test_packing import batch_of, packed_states
 
+from carl_hf.embedding import embed_packed
 from carl_hf.first_tokens import encode_first_tokens
 from carl_hf.packing import TokenLayout, use_packed_attention
 
@@ -41,18 +43,43 @@ def test_they_have_the_states_and_gradients_of_the_whole_pass(family, slices, to
     assert (len([o for o in narrow if o.dim() == 2]) > 5) == shortened
 
 
-def test_dropout_changes_them_in_training_alone_and_follows_the_generator(tokenizer):
-    encoder = tiny_encoder().double().train()
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("which", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+def test_each_dropout_acts_in_training_alone_and_follows_the_generator(which, pooling, tokenizer):
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    encoder = tiny_encoder(**{**off, which: 0.3}).double().train()
     use_packed_attention(encoder)
-    batch = batch_of(tokenizer)
-    layout = TokenLayout.of(batch)
+    layout = TokenLayout.of(batch := batch_of(tokenizer))
+    words = encoder.get_input_embeddings()(layout.pack(batch["input_ids"])).detach()
+
+    def embed(seed):
+        torch.manual_seed(seed)
+        return embed_packed(encoder, words, layout, pooling)
+
+    assert torch.equal(embed(1), embed(1)) and not torch.equal(embed(1), embed(2))
+    encoder.eval()
+    assert torch.equal(embed(1), embed(2))
+
+
+def test_the_last_layer_has_attention_dropout_of_its_own(tokenizer):
+    """One layer alone, so that no other's dropout can stand in for it."""
+    encoder = tiny_encoder(num_hidden_layers=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.3).train()
+    use_packed_attention(encoder)
+    layout = TokenLayout.of(batch := batch_of(tokenizer))
+    words = encoder.get_input_embeddings()(layout.pack(batch["input_ids"])).detach()
+    found = [encode_first_tokens(encoder, words, layout) for _ in range(2)]
+    assert not torch.equal(*found)
+
+
+def test_an_encoder_of_one_s_own_takes_the_whole_pass(tokenizer):
+    class Own(transformers.BertModel):
+        pass
+
+    encoder = Own(tiny_encoder().config).eval()
+    use_packed_attention(encoder)
+    layout = TokenLayout.of(batch := batch_of(tokenizer))
     words = encoder.get_input_embeddings()(layout.pack(batch["input_ids"]))
-    with torch.no_grad():
-        torch.manual_seed(1)
-        first, second = (encode_first_tokens(encoder, words, layout) for _ in range(2))
-        torch.manual_seed(1)
-        assert torch.equal(encode_first_tokens(encoder, words, layout), first) and not torch.equal(first, second)
-        encoder.eval()
-        torch.testing.assert_close(
-            encode_first_tokens(encoder, words, layout), encode_first_tokens(encoder, words, layout), atol=0, rtol=0
-        )
+    calls = []
+    encoder.register_forward_hook(lambda *_: calls.append(1))
+    encode_first_tokens(encoder, words, layout)
+    assert calls == [1]

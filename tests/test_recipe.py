@@ -70,6 +70,7 @@ def test_runs_are_made_once_and_the_chosen_recipe_is_measured_on_test_parts(tiny
         "averaged-1",
         "all-plain-1",
         "half-plain-1",
+        "bins-1",
     }
     for record in records.values():
         dev = record["dev"]
@@ -93,14 +94,23 @@ def test_runs_are_made_once_and_the_chosen_recipe_is_measured_on_test_parts(tiny
     row = next(line for line in table.splitlines() if line.startswith("| carl "))
     assert f"| {np.mean(scores):.1f} ± {np.std(scores, ddof=1):.1f} |" in row
     gains = json.loads((tmp_path / "out" / "gains.json").read_text())
-    assert set(gains) == {"as it was", "plain"} and gains["plain"]["seeds"] == [1, 2]
+    assert set(gains) == {"as it was", "plain"}
+    assert gains["plain"]["seeds"] == gains["as it was"]["seeds"] == [1, 2]
     # the table can be made where the items are not
     third = run("benchmarks/recipe.py", *flags[:-4], "--models_dir", tmp_path / "none", "--table_only", "true")
     assert third.stdout.strip() == table.strip()
 
+    # a model that is gone is not replaced under the figures of the old one
+    file = tmp_path / "out" / "plain-1.json"
+    record = json.loads(file.read_text())
+    del record["test"]
+    file.write_text(json.dumps(record))
+    gone = run("benchmarks/recipe.py", *flags[:-4], "--models_dir", tmp_path / "none", "--only", "plain", "--seeds", 1,
+               "--test", "true", "--num_threads", 1, expect=1)  # fmt: skip
+    assert "The model whose development figures" in gone.stderr and "test" not in json.loads(file.read_text())
     changed = study_file(tmp_path, tiny, common={**STUDY["common"], "max_steps": 4})
     refused = run("benchmarks/recipe.py", "--study", changed, *flags[2:], "--only", "carl", expect=1)
-    assert "carl-1.json was run with other settings than 'carl' has now" in refused.stderr
+    assert "carl-1.json was run with other settings (recipe) than 'carl' has now" in refused.stderr
     wrong = run("benchmarks/recipe.py", *flags, "--only", "karl", expect=1)
     assert "There is no recipe 'karl': choose from as it was" in wrong.stderr
 
@@ -115,6 +125,19 @@ def test_runs_are_made_once_and_the_chosen_recipe_is_measured_on_test_parts(tiny
             "may set nothing but pooling, export, toward_plain",
         ),
         ({"recipes": {"a": {}, "b": {"of": "a"}, "c": {"of": "b"}}}, "'c' measures the model of 'b', which must be"),
+        ({"recipes": {"a .1": {}, "a 1": {}}}, "'a .1' and 'a 1' would have the same files"),
+        ({"recipes": {"a": {"training": None}, "b": {"like": "a"}}}, "'a', which is not trained itself"),
+        ({"recipes": {"a": {"training": None, "dropout": 0.1}}}, "'a' trains nothing, and may set pooling"),
+        ({"recipes": {"a": {"pooling": "max"}}}, "Recipe 'a': pooling must be cls or mean"),
+        ({"recipes": {"a": {"export": "x"}}}, "Recipe 'a': export must be online or target"),
+        ({"recipes": {"a": {"corpora": ["emobnk"]}}}, "Recipe 'a': There is no corpus 'emobnk'"),
+        ({"recipes": {"a": {"corpora": "emobank"}}}, "Recipe 'a': corpora must be a list"),
+        ({"recipes": {"a": {"mix": [1.0]}}}, "Recipe 'a': mix needs 2 numbers"),
+        ({"recipes": {"a": {"seed": 1}}}, "Recipe 'a': seed is set by the study"),
+        ({"recipes": {"a": {"toward_plain": 2.0}}}, r"Recipe 'a': toward_plain must lie in \[0, 1\]"),
+        ({"recipes": ["a"]}, "must be mappings"),
+        ({"common": None}, "must be mappings"),
+        ({"reported": ["plain"]}, "baseline and chosen must be among those that are reported"),
         ({"common": {"learnin_rate": 1.0}}, "Recipe 'as it was': Unknown training argument 'learnin_rate'"),
         ({"common": {"objectives": ["mcl"]}}, "Recipe 'as it was': .*mcl"),
     ],
@@ -147,6 +170,13 @@ def test_bins_hold_equally_many_texts_and_tell_their_quantiles(recipe):
             row["label"] == f"valence {int(row['valence'] >= middle[0])}, arousal {int(row['arousal'] >= middle[1])}"
         )
     assert sum(name.startswith("valence 1") for name in named["label"]) == 100
+
+
+def test_texts_without_numbers_have_no_bins(recipe):
+    from conftest import toy_dataset
+
+    with pytest.raises(ValueError, match="va_bins needs corpora whose texts all have"):
+        recipe.name_bins(toy_dataset(9, mixed=True), 2)
 
 
 def test_gains_are_those_of_plain_loops(recipe):

@@ -84,24 +84,30 @@ def test_queries_of_first_tokens_alone(lengths, p):
 
 
 def test_what_stands_beside_a_short_text_has_no_part_in_it():
-    """The places of padding hold another text's rows; not even one that is not finite gets through."""
-    lengths = [4, 1]
-    q, k, v = (tensor.detach() for tensor in tensors(lengths))
-    k[1:4], v[1:4] = torch.inf, torch.nan  # of the first text, all but the token that fills the padding
-    found = slice_attention(q, k, v, layout_of(lengths).heads(HEADS), scale=1.0, dropout=0.0)
-    torch.testing.assert_close(found[4], v[4])
+    """Not even a value that is not finite leaves its text, forward or backward."""
+    lengths, layout = [4, 2, 1], layout_of([4, 2, 1], texts_of_slice=3).heads(HEADS)
+    for spoilt, others in ((slice(0, 4), slice(4, 7)), (slice(4, 6), [0, 1, 2, 3, 6])):
+        clean = tensors(lengths)
+        q, k, v = (tensor.detach().clone() for tensor in clean)
+        q[spoilt], k[spoilt], v[spoilt] = torch.nan, torch.inf, torch.nan
+        inputs = [tensor.requires_grad_() for tensor in (q, k, v)]
+        found = slice_attention(*inputs, layout, scale=1.0, dropout=0.0)
+        torch.testing.assert_close(found[others], slice_attention(*clean, layout, scale=1.0, dropout=0.0)[others])
+        for gradient in torch.autograd.grad(found.sum(), inputs):
+            assert gradient[others].isfinite().all()
 
 
-def test_bfloat16_is_as_near_to_the_truth_as_torch_s_own():
-    lengths = [12, 9, 6, 6]
-    exact = [tensor.detach().requires_grad_() for tensor in tensors(lengths)]
+@pytest.mark.parametrize("sharpness", [1.0, 8.0])
+def test_bfloat16_is_about_as_near_to_the_truth_as_torch_s_own(sharpness):
+    lengths, scale = [12, 9, 6, 6], sharpness / WIDTH**0.5  # scores of that standard deviation
+    exact = [tensor.detach().bfloat16().double().requires_grad_() for tensor in tensors(lengths)]
     rounded = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
-    expected = text_by_text(*exact, lengths, scale=0.5)
-    found = slice_attention(*rounded, layout_of(lengths).heads(HEADS), scale=0.5, dropout=0.0)
+    expected = text_by_text(*exact, lengths, scale=scale)
+    found = slice_attention(*rounded, layout_of(lengths).heads(HEADS), scale=scale, dropout=0.0)
     assert found.dtype == torch.bfloat16
     peer = torch.cat(
         [
-            torch.nn.functional.scaled_dot_product_attention(*(t.transpose(0, 1) for t in parts), scale=0.5)
+            torch.nn.functional.scaled_dot_product_attention(*(t.transpose(0, 1) for t in parts), scale=scale)
             for parts in zip(*(tensor.split(lengths) for tensor in rounded), strict=True)
         ],
         dim=1,
@@ -115,6 +121,11 @@ def test_bfloat16_is_as_near_to_the_truth_as_torch_s_own():
     of_exact = torch.autograd.grad(expected.square().sum(), exact)
     for one, other in zip(gradients, of_exact, strict=True):
         assert (one.double() - other).norm() < 0.02 * other.norm()
+
+
+def test_everything_can_be_dropped():
+    q, k, v = tensors([3, 2])
+    assert not slice_attention(q, k, v, layout_of([3, 2]).heads(HEADS), scale=1.0, dropout=1.0).any()
 
 
 def test_gradients_agree_with_differences():
