@@ -142,7 +142,9 @@ def read_study(path: str | Path) -> Study:
     names = [f.name for f in dataclasses.fields(Study) if f.name != "recipes"]
     if not isinstance(raw, dict) or set(raw) != {*names, "common", "recipes"}:
         raise ValueError(f"{path} must hold exactly {', '.join([*names, 'common', 'recipes'])}.")
-    maps = [raw["common"], raw["recipes"], *(given or {} for given in dict(raw["recipes"] or {}).values())]
+    maps = [raw["common"], raw["recipes"]]
+    if isinstance(raw["recipes"], dict):
+        maps += [given or {} for given in raw["recipes"].values()]
     if not all(isinstance(part, dict) for part in maps):
         raise ValueError(f"{path}: common, recipes and each recipe must be mappings of names to values.")
     recipes: dict[str, dict[str, Any]] = {}
