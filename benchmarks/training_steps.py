@@ -4,10 +4,7 @@ Shape suffixes: B texts, G the same, L tokens of the longest, E width of the wor
 projection width.
 """
 
-import datetime
 import functools
-import platform
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -61,18 +58,7 @@ def run_benchmark(
         sys.exit(f"error: {error}")
     print(render(result))
     if args.output is not None:
-        write_json(Path(args.output), {**result, "processor": processor(), "date": f"{datetime.date.today()}"})
-
-
-def processor() -> str:
-    """The CPU's name and what it has for narrow products, where the system says so; else the architecture."""
-    try:
-        info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.machine()
-    name = re.search(r"^model name\s*: (.*)$", info, re.MULTILINE)
-    wide = [word for word in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if re.search(rf"\b{word}\b", info)]
-    return " ".join([name[1].strip() if name else platform.machine(), *wide])
+        write_json(Path(args.output), result)
 
 
 def peer_model(encoder: str, *, max_length: int, device: torch.device) -> "SentenceTransformer":

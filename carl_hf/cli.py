@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import datetime
 import importlib.util
 import inspect
 import json
@@ -222,10 +223,23 @@ def use_all_cores(num_threads: int | None) -> None:
         torch.set_num_threads(num_threads)
 
 
+def processor() -> str:
+    """The CPU's name and what it has for narrow products, where the system says so; else the architecture."""
+    try:
+        info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.machine()
+    name = re.search(r"^model name\s*: (.*)$", info, re.MULTILINE)
+    wide = [word for word in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if re.search(rf"\b{word}\b", info)]
+    return " ".join([name[1].strip() if name else platform.machine(), *wide])
+
+
 def environment_record() -> dict[str, Any]:
-    """The machine, threads and versions that a result belongs to."""
+    """The machine, threads, versions and day that a result belongs to."""
     return {
         "machine": platform.processor() or platform.machine(),
+        "processor": processor(),
+        "date": f"{datetime.date.today()}",
         "threads": torch.get_num_threads(),
         "versions": {
             "carl_hf": __version__,
