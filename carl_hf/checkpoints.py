@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+
+from carl_hf.whole_files import bring_to_disk, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -46,23 +47,11 @@ def seal(folder: str | Path, content: Seal) -> None:
     folder = Path(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
     for path in files:
-        _to_disk(path)
+        bring_to_disk(path)
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
-    partial = folder / f"{SEAL}.partial"
-    partial.write_text(json.dumps({**asdict(content), "bytes": sizes}, indent=2) + "\n", encoding="utf-8")
-    _to_disk(partial)
-    partial.replace(folder / SEAL)
-    _to_disk(folder)
-
-
-def _to_disk(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    text = json.dumps({**asdict(content), "bytes": sizes}, indent=2) + "\n"
+    write_whole(folder / SEAL, lambda file: file.write(text.encode()))
+    bring_to_disk(folder)
 
 
 def read_seal(folder: str | Path) -> Seal:

@@ -28,6 +28,7 @@ from carl_hf.nearest import did_you_mean
 from carl_hf.progress import bars_only_in_a_terminal
 from carl_hf.training_args import CarlTrainingArguments
 from carl_hf.version import __version__
+from carl_hf.whole_files import write_whole
 from carl_hf.yaml_files import read_yaml
 
 Script = TypeVar("Script")
@@ -266,9 +267,8 @@ def leave_at_once() -> NoReturn:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a results file whole or not at all; NaN is refused."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
 
 
 _RESULTS = ("results.json", SKIPPED_STEPS, "encoder", "va", "emotion", "hub", "figures")

@@ -5,16 +5,14 @@ processes, leaves its rank. So nothing needs to be agreed on between processes, 
 changes what comes out.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 import re
 import reprlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +22,7 @@ import pyarrow.parquet as pq
 from carl_hf.bad_rows import refuse
 from carl_hf.table_pieces import PiecewiseTable
 from carl_hf.tables import REMEDY, Piece, first_line
+from carl_hf.whole_files import write_whole
 
 MANIFEST = "_manifest.json"  # readers of a folder of Parquet files pass over what begins with an underscore
 OWN_COLUMNS = ("row", "text", "embedding")
@@ -175,7 +174,7 @@ class Shards:
         content = {"settings": self.settings, "rows": self.total, "shards": len(self), **about}
         text = (json.dumps(content, indent=2) + "\n").encode()
         # every process writes the same, so that none writes a shard before the manifest is there
-        _write_whole(manifest, f"_manifest-{self.rank}.partial", lambda file: file.write(text))
+        write_whole(manifest, lambda file: file.write(text), partial_name=f"_manifest-{self.rank}.partial")
 
     def _compare(self, manifest: Path) -> None:
         try:
@@ -217,25 +216,10 @@ class Shards:
             }
         ).replace_schema_metadata({_SETTINGS: self._stamp()})
         path = self.path(shard)
-        _write_whole(path, f"_{path.stem}.partial", lambda file: pq.write_table(table, file))
+        write_whole(path, lambda file: pq.write_table(table, file), partial_name=f"_{path.stem}.partial")
 
     def _stamp(self) -> bytes:
         return json.dumps(self.settings, sort_keys=True).encode()
-
-
-def _write_whole(path: Path, partial_name: str, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file that is there whole, or not at all, whenever the process or the machine stops."""
-    partial = path.with_name(partial_name)
-    try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
 
 
 def read_shards(
