@@ -139,7 +139,7 @@ def measure_corpus(args: ScalingArguments) -> list[dict[str, Any]]:
                 steps = rows // args.batch_size
                 settings = CarlTrainingArguments(
                     folder, max_steps=steps if streamed else min(steps, 1000), use_cpu=True, report_to="none",
-                    save_strategy="no", disable_tqdm=True, logging_steps=1e9,
+                    save_strategy="no", disable_tqdm=True, logging_steps=100,
                     per_device_train_batch_size=args.batch_size,
                 )  # fmt: skip
                 times = _StepTimes()
