@@ -9,13 +9,12 @@ end the tables (TABLE.md) and the figures are made anew from all files.
 
 One learning rate for all, tuned for none (the proxies have their own); Proxy-Anchor's first epoch moves only its
 proxies. The second row of "mixed" makes more updates, for its texts are more; the others make as many as the first,
-with larger batches and smaller weights of the names. What is reported is on test parts, with
-the strength of every probe chosen on the development part.
+with larger batches and smaller weights of the names. What is reported is on test parts, with the strength of every
+probe chosen on the development part.
 """
 
 import json
 import logging
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -26,17 +25,17 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from run_tables import mean_and_std, slug
 from transformers import set_seed
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
 from carl_hf.cli import environment_record, parse_script_arguments, use_all_cores, write_json
 from carl_hf.encoders import load_tokenizer
 from carl_hf.evaluation.circumplex import circular_order, radius_against_intensity
-from carl_hf.evaluation.comparison import spread
 from carl_hf.evaluation.data import ClassCorpus, read_emotion
 from carl_hf.evaluation.emotion import class_dataset, emotion_curve, measure_emotion, split_rows
 from carl_hf.evaluation.figures import plot_circularity, plot_dimension_curves
-from carl_hf.evaluation.markdown import fraction, table
+from carl_hf.evaluation.markdown import table
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_metrics
 from carl_hf.label_spaces import read_label_space
 from carl_hf.mixtures import label_names, mix_datasets, remove_overlap
@@ -214,8 +213,7 @@ def cells(suite: str) -> list[tuple[str, list[str] | None, str]]:
 
 
 def file_of(folder: Path, suite: str, name: str, seed: int | None) -> Path:
-    slug = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
-    return folder / suite / (f"{slug}.json" if seed is None else f"{slug}-{seed}.json")
+    return folder / suite / (f"{slug(name)}.json" if seed is None else f"{slug(name)}-{seed}.json")
 
 
 def batch_size_of(suite: str, name: str, args: ObjectivesArguments) -> int:
@@ -319,18 +317,7 @@ def _mean_curve(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[float | None], digits: int) -> str:
-    """Mean ± sample standard deviation over seeds."""
-    known = [{"x": value} for value in values if value is not None]
-    if not known:
-        return "–"
-
-    def text(value: float) -> str:
-        return fraction(value, digits) if digits > 1 else f"{value:.{digits}f}"
-
-    if len(known) == 1:
-        return text(known[0]["x"])
-    found = spread(known)["x"]
-    return f"{text(found['mean'])} ± {text(found['std'])}"
+    return mean_and_std([value for value in values if value is not None], digits)
 
 
 def main() -> None:

@@ -25,7 +25,8 @@ import datasets
 import numpy as np
 import torch
 import yaml
-from recipe_figures import read_record, render, slug
+from recipe_figures import read_record, render
+from run_tables import slug
 from transformers import set_seed
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
@@ -336,16 +337,13 @@ def run_one(runner: Runner, name: str, seed: int) -> None:
         write_json(path, record)
     if args.test and name in study.reported and "test" not in record:
         print(f"{name}, seed {seed}, on test parts ...", flush=True)
-        model, outcome = (runner.train(recipe, seed) if recipe.training is None else _kept(runner, name, seed)) or (
-            None,
-            {},
-        )
-        if model is None or outcome != {key: record.get(key) for key in outcome}:
+        found = runner.train(recipe, seed) if recipe.training is None else _kept(runner, name, seed)
+        if found is None or found[1] != {key: record.get(key) for key in found[1]}:
             raise ValueError(
                 f"The model whose development figures {path} holds is not in {args.models_dir}: remove the record, "
                 "and its recipe is trained and measured anew."
             )
-        record["test"] = runner.measure_test(recipe, model.eval(), Path(args.models_dir) / f"{file}.npz")
+        record["test"] = runner.measure_test(recipe, found[0].eval(), Path(args.models_dir) / f"{file}.npz")
         record["chosen_when_tested"] = study.chosen
         write_json(path, record)
 

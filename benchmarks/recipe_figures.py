@@ -2,27 +2,23 @@
 paired bootstrap against the baseline."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from run_tables import figure_text, mean_and_std, slug
 
 from carl_hf.cli import write_json
 from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.bootstrap import interval, resample_rows
-from carl_hf.evaluation.markdown import MISSING, fraction, table
+from carl_hf.evaluation.markdown import table
 
 if TYPE_CHECKING:
     from recipe import Study
 
 TRANSFER = ("emotion/goemotions-six", "polarity/sst5", "polarity/cr", "polarity/mr")
 _VA = "va/emobank"
-
-
-def slug(name: str) -> str:
-    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def read_record(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -199,19 +195,6 @@ def paired_gains(pairs: Sequence[tuple[dict[str, np.ndarray], dict[str, np.ndarr
 
 def _with_interval(gain: dict[str, Any], digits: int) -> str:
     low, high = gain["interval"]
-    return f"{_text(gain['gain'], digits, signed=True)} [{_text(low, digits, signed=True)}, " + (
-        f"{_text(high, digits, signed=True)}]"
+    return f"{figure_text(gain['gain'], digits, signed=True)} [{figure_text(low, digits, signed=True)}, " + (
+        f"{figure_text(high, digits, signed=True)}]"
     )
-
-
-def _text(value: float, digits: int, *, signed: bool = False) -> str:
-    text = fraction(value, digits) if digits > 1 else f"{value:.{digits}f}"
-    return f"+{text}" if signed and value > 0 else text
-
-
-def mean_and_std(values: Sequence[float], digits: int, *, signed: bool = False) -> str:
-    """Mean ± sample standard deviation; one value alone; a dash for none."""
-    if not values:
-        return MISSING
-    mean = _text(float(np.mean(values)), digits, signed=signed)
-    return mean if len(values) == 1 else f"{mean} ± {_text(float(np.std(values, ddof=1)), digits)}"

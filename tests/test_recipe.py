@@ -35,7 +35,7 @@ def recipe(monkeypatch):
     import recipe
 
     yield recipe
-    for name in ("recipe", "recipe_figures"):
+    for name in ("recipe", "recipe_figures", "run_tables"):
         sys.modules.pop(name, None)
 
 
