@@ -19,10 +19,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import datasets
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 from recipe_figures import read_record, render
@@ -31,7 +32,9 @@ from transformers import set_seed
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
 from carl_hf.cli import environment_record, parse_script_arguments, use_all_cores, write_json
+from carl_hf.configuration_carl import ContrastLayers
 from carl_hf.corpora import CORPORA
+from carl_hf.data import Normalization, Split
 from carl_hf.embedding import Pooling, embed_texts
 from carl_hf.encoders import load_encoder, load_tokenizer
 from carl_hf.evaluation.data import EMOTION, read_emotion, read_polarity
@@ -40,7 +43,7 @@ from carl_hf.evaluation.emotion import class_dataset, split_rows
 from carl_hf.evaluation.plan import Corpora, Settings
 from carl_hf.evaluation.suite import run_tasks
 from carl_hf.evaluation.valence_arousal import labels_of
-from carl_hf.mixtures import label_names, mix_datasets, remove_overlap
+from carl_hf.mixtures import label_names, mix_datasets, remove_overlap, text_key
 from carl_hf.version import __version__
 
 PROBE_TEXTS = 3000
@@ -73,7 +76,9 @@ class Recipe:
 
     Args:
         training: settings of [`CarlTrainingArguments`]; None for the encoder as it is.
-        pooling, dropout: of [`CarlModel.from_encoder`]. corpora: what is trained on. mix: passes of each in an epoch.
+        pooling, contrast_layers, dropout: of [`CarlModel.from_encoder`].
+        corpora: what is trained on. mix: passes of each in an epoch. normalization: of [`load_va_dataset`].
+        agreement: share of EmoBank's training texts that is kept, those whose raters agree most (see [`agreed_on`]).
         va_bins: names for texts with numbers, by so many quantiles of valence and of arousal, for objectives of names.
         export: which branch's encoder is measured. toward_plain: share of the weights as they were before training
             in a weighted mean with those that are measured (Wortsman et al., arXiv 2109.01903).
@@ -82,16 +87,24 @@ class Recipe:
 
     training: dict[str, Any] | None
     pooling: Pooling = "cls"
+    contrast_layers: ContrastLayers = "prediction"
     dropout: float | None = None
     corpora: tuple[str, ...] = ("emobank", "facebook")
     mix: tuple[float, ...] | None = None
+    normalization: Normalization = "scale"
+    agreement: float = 1.0
     va_bins: int | None = None
     export: Literal["online", "target"] = "online"
     toward_plain: float = 0.0
     of: str | None = None
 
     def __post_init__(self):
-        for name, known in (("pooling", ("cls", "mean")), ("export", ("online", "target"))):
+        for name, known in (
+            ("pooling", ("cls", "mean")),
+            ("export", ("online", "target")),
+            ("normalization", get_args(Normalization)),
+            ("contrast_layers", get_args(ContrastLayers)),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be {' or '.join(known)}, got {getattr(self, name)!r}.")
         if not isinstance(self.corpora, tuple):
@@ -101,6 +114,8 @@ class Recipe:
             raise ValueError(f"There is no corpus {unknown[0]!r}: choose from {', '.join((*CORPORA, *EMOTION))}.")
         if self.mix is not None and len(self.mix) != len(self.corpora):
             raise ValueError(f"mix needs {len(self.corpora)} numbers, one for each corpus, got {self.mix}.")
+        if not 0 < self.agreement <= 1:
+            raise ValueError(f"agreement must lie in (0, 1], got {self.agreement}.")
         if not 0 <= self.toward_plain <= 1:
             raise ValueError(f"toward_plain must lie in [0, 1], got {self.toward_plain}.")
         given = RESERVED & set(self.training or {})
@@ -216,13 +231,16 @@ class Runner:
         parts = []
         for corpus in recipe.corpora:
             if corpus in CORPORA:
-                parts.append(load_va_dataset(corpus, split="train", data_dir=self.args.data_dir))
+                parts.append(self._numbers(recipe, corpus, "train"))
             else:
                 names = read_emotion(corpus, self.args.data_dir)
                 parts.append(class_dataset(names, split_rows(names)[0]))
         mix = recipe.mix or (1.0,) * len(parts)
         texts = remove_overlap(mix_datasets(list(zip(parts, mix, strict=True)), seed=seed), self.held_out)
         return texts if recipe.va_bins is None else name_bins(texts, recipe.va_bins)
+
+    def _numbers(self, recipe: Recipe, corpus: str, split: Split) -> datasets.Dataset:
+        return load_va_dataset(corpus, split=split, data_dir=self.args.data_dir, normalization=recipe.normalization)
 
     def train(self, recipe: Recipe, seed: int) -> tuple[CarlModel, dict[str, Any]]:
         """The model, and what became of the training: steps, seconds, the detector on development texts."""
@@ -235,24 +253,26 @@ class Runner:
         )  # fmt: skip
         texts = self.texts(recipe, seed)
         model = CarlModel.from_encoder(
-            self.study.encoder, pooling=recipe.pooling, dropout=recipe.dropout, heads=args.heads,
-            classes=label_names(texts) if args.heads else (),
+            self.study.encoder, pooling=recipe.pooling, contrast_layers=recipe.contrast_layers,
+            dropout=recipe.dropout, heads=args.heads, classes=label_names(texts) if args.heads else (),
         )  # fmt: skip
         trainer = CarlTrainer(model=model, args=args, train_dataset=texts, processing_class=self.tokenizer)
         start = time.perf_counter()
         trainer.train()
         cost = {"steps": trainer.state.global_step, "training_seconds": round(time.perf_counter() - start, 1),
                 "training_texts": len(texts)}  # fmt: skip
-        return model, {**cost, "detector_auc": self._detector(trainer, args)}
+        return model, {**cost, "detector_auc": self._detector(trainer, recipe)}
 
-    def _detector(self, trainer: CarlTrainer, args: CarlTrainingArguments) -> dict[str, float] | None:
+    def _detector(self, trainer: CarlTrainer, recipe: Recipe) -> dict[str, float] | None:
         """AUC of the model's own detector on EmoBank's development texts, at the recipe's radius and at none."""
+        args = trainer.args
         if "ptd" not in args.weights:
             return None
+        texts = self._numbers(recipe, "emobank", "validation")
         found, radius = {}, args.perturbation_radius
         for name, value in (("radius", radius), ("no radius", 0.0)):
             args.perturbation_radius = value
-            found[name] = trainer.evaluate(self.emobank["validation"])["eval_detector_auc"]
+            found[name] = trainer.evaluate(texts)["eval_detector_auc"]
         args.perturbation_radius = radius
         return found
 
@@ -291,6 +311,33 @@ class Runner:
         items_file.parent.mkdir(parents=True, exist_ok=True)
         np.savez(items_file, **{f"{key}/{name}": values[name] for key, values in run.items.items() for name in values})
         return run.figures
+
+
+def agreed_on(texts: datasets.Dataset, data_dir: str | None, share: float) -> datasets.Dataset:
+    """The share of EmoBank's texts on which its raters agree most, of those that are as intense.
+
+    Disagreement is the difference between the readers' and the writers' mean, of valence and of arousal, and the mean
+    of the four standard deviations among them (`emobank_reader_writer.csv`, after Buechel and Hahn 2017). Raters
+    agree more on neutral texts; so what is ranked is how far a text lies above the line of disagreement over
+    intensity.
+
+    Raises:
+        ValueError: if the folder lacks the ratings by perspective.
+    """
+    folder = Path(data_dir or "") / "emobank"
+    try:
+        rated = pd.read_csv(folder / "emobank_reader_writer.csv").merge(
+            pd.read_csv(folder / "emobank.csv", keep_default_na=False)[["id", "text"]], on="id"
+        )
+    except (OSError, KeyError, pd.errors.ParserError) as error:
+        raise ValueError(f"agreement needs emobank.csv and emobank_reader_writer.csv in {folder}: {error}") from error
+    deviations = rated[["sdV_reader", "sdA_reader", "sdV_writer", "sdA_writer"]].mean(axis=1)
+    between = (rated["V_reader"] - rated["V_writer"]).abs() + (rated["A_reader"] - rated["A_writer"]).abs()
+    found = dict(zip(rated["text"].map(text_key), between + deviations, strict=True))
+    disagreement = np.array([found[text_key(text)] for text in texts["text"]])
+    intensity = np.linalg.norm(labels_of(texts), axis=1)
+    above = disagreement - np.polyval(np.polyfit(intensity, disagreement, 1), intensity)
+    return texts.select(np.sort(np.argsort(above, kind="stable")[: round(share * len(texts))]))
 
 
 def name_bins(texts: datasets.Dataset, bins: int) -> datasets.Dataset:

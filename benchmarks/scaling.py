@@ -14,13 +14,15 @@ the default interval with the training between two; "bookkeeping" compares what 
 import functools
 import itertools
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
-from carl_hf.cli import environment_record, leave_at_once, write_json
+from carl_hf.cli import environment_record, leave_at_once, use_all_cores, write_json
 from carl_hf.encoders import load_tokenizer
 from carl_hf.evaluation.markdown import table
 from carl_hf.momentum import update_target
@@ -104,6 +106,16 @@ class _StepTimes(TrainerCallback):
         self.starts.append(time.perf_counter())
 
 
+class _Resident(TrainerCallback):
+    """What the process holds after each of some steps."""
+
+    def __init__(self, at: Sequence[int]):
+        self.at, self.mib = at, []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.mib += [process_mib("VmRSS")] * (state.global_step in self.at)
+
+
 def _synthetic(rows: int) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng(0)
     for number in range(rows):
@@ -111,55 +123,61 @@ def _synthetic(rows: int) -> Iterator[dict[str, Any]]:
         yield {"text": f"text number {number} of many " * (1 + number % 4), "valence": valence, "arousal": arousal}
 
 
-def _write_parts(folder: Path, rows: int, parts: int = 10) -> None:
+def _write_parts(folder: Path, rows: int, rows_of_a_file: int = 10_000) -> None:
     stream = _synthetic(rows)
-    for part in range(parts):
-        piece = pa.Table.from_pylist(list(itertools.islice(stream, rows // parts)))
-        pq.write_table(piece, folder / f"part-{part}.parquet")
+    for part in range(-(-rows // rows_of_a_file)):
+        piece = pa.Table.from_pylist(list(itertools.islice(stream, rows_of_a_file)))
+        pq.write_table(piece, folder / f"part-{part:05}.parquet")
 
 
 def measure_corpus(args: ScalingArguments) -> list[dict[str, Any]]:
+    """Each row in a process of its own: a process keeps memory of what it did before."""
+    found = []
+    for streamed in (True, False):
+        for rows in args.corpus_sizes:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                found.append(pool.submit(_train_on_synthetic, args, rows, streamed).result())
+    return found
+
+
+def _train_on_synthetic(args: ScalingArguments, rows: int, streamed: bool) -> dict[str, Any]:
+    """An epoch over streamed files, or at most 1,000 steps over a data set that is held."""
+    use_all_cores(args.num_threads)
+    datasets.disable_progress_bars()
     tokenizer = load_tokenizer(args.encoder)
     config = transformers.BertConfig(
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
-    found = []
-    for streamed in (True, False):
-        for rows in args.corpus_sizes:
-            with tempfile.TemporaryDirectory() as folder:
-                start = time.perf_counter()
-                if streamed:
-                    _write_parts(Path(folder), rows)
-                    data = stream_va_dataset([f"{folder}/*.parquet"], scale=(-1, 1), shuffle_buffer=1000)
-                else:
-                    data = datasets.Dataset.from_generator(
-                        _synthetic, gen_kwargs={"rows": rows}, cache_dir=folder, split="train"
-                    )
-                made = time.perf_counter() - start
-                steps = rows // args.batch_size
-                settings = CarlTrainingArguments(
-                    folder, max_steps=steps if streamed else min(steps, 1000), use_cpu=True, report_to="none",
-                    save_strategy="no", disable_tqdm=True, logging_steps=100,
-                    per_device_train_batch_size=args.batch_size,
-                )  # fmt: skip
-                times = _StepTimes()
-                start = time.perf_counter()
-                trainer = CarlTrainer(
-                    model=CarlModel.from_encoder(transformers.BertModel(config), projection_dim=8), args=settings,
-                    train_dataset=data, processing_class=tokenizer, callbacks=[times],
-                )  # fmt: skip
-                trainer.train()
-                steps = np.diff(times.starts)
-                found.append(
-                    {"rows": rows, "streamed": streamed, "steps": len(times.starts),
-                     "milliseconds_a_step": 1000 * float(np.median(steps)),
-                     "milliseconds_a_step_of_the_last_tenth": 1000 * float(np.median(steps[-len(steps) // 10 :])),
-                     "seconds_before_the_first_step": times.starts[0] - start, "seconds_to_make_the_data": made,
-                     "resident_mib_at_the_end": process_mib("VmRSS"),
-                     "peak_mib_so_far": process_mib("VmHWM")}
-                )  # fmt: skip
-                del trainer, data
-    return found
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        if streamed:
+            _write_parts(Path(folder), rows)
+            data = stream_va_dataset([f"{folder}/*.parquet"], scale=(-1, 1), shuffle_buffer=1000)
+        else:
+            data = datasets.Dataset.from_generator(
+                _synthetic, gen_kwargs={"rows": rows}, cache_dir=folder, split="train"
+            )
+        made = time.perf_counter() - start
+        steps = rows // args.batch_size if streamed else min(rows // args.batch_size, 1000)
+        settings = CarlTrainingArguments(
+            folder, max_steps=steps, use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True,
+            logging_steps=100, per_device_train_batch_size=args.batch_size,
+        )  # fmt: skip
+        times, memory = _StepTimes(), _Resident(at=(steps // 10, steps // 2, steps))
+        start = time.perf_counter()
+        CarlTrainer(
+            model=CarlModel.from_encoder(transformers.BertModel(config), projection_dim=8), args=settings,
+            train_dataset=data, processing_class=tokenizer, callbacks=[times, memory],
+        ).train()  # fmt: skip
+    took = np.diff(times.starts)
+    tenth, half, end = memory.mib
+    return {
+        "rows": rows, "streamed": streamed, "steps": steps, "milliseconds_a_step": 1000 * float(np.median(took)),
+        "milliseconds_a_step_of_the_last_tenth": 1000 * float(np.median(took[-(len(took) // 10) :])),
+        "seconds_before_the_first_step": times.starts[0] - start, "seconds_to_make_the_data": made,
+        "resident_mib_after_a_tenth": tenth, "resident_mib_after_half": half, "resident_mib_at_the_end": end,
+        "peak_mib": process_mib("VmHWM"),
+    }  # fmt: skip
 
 
 def measure_processes(args: ScalingArguments) -> list[dict[str, Any]]:

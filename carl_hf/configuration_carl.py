@@ -1,10 +1,11 @@
 """CarlConfig: what a CARL model is made of. How it is trained stands in CarlTrainingArguments."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+ContrastLayers = Literal["prediction", "projection", "none"]
 HEADS = ("classifier", "proxies", "regressor")
 
 
@@ -19,6 +20,9 @@ class CarlConfig(PreTrainedConfig):
         encoder_has_pooler (`bool`, defaults to `True`): whether the encoder carries a pooler whose dense layer the
             sentence branch uses. Without one the branch has a dense layer of its own.
         projection_dim (`int`, defaults to 256): width D of the contrastive space; the layers before it have width H.
+        contrast_layers (`str`, defaults to `"prediction"`): what stands between embedding and contrastive loss:
+            `"prediction"`, pooler dense layer and projection in both branches and the online branch's prediction (the
+            paper); `"projection"`, the same without prediction; `"none"`: embeddings themselves are compared.
         heads (`list[str]`, defaults to none): what stands on the embedding for other objectives than CARL's own:
             `"proxies"` (a vector for each class), `"classifier"` (a linear layer to the classes), `"regressor"` (a
             linear layer to valence and arousal).
@@ -32,6 +36,7 @@ class CarlConfig(PreTrainedConfig):
     pooling: Literal["cls", "mean"] = "cls"
     encoder_has_pooler: bool = True
     projection_dim: int = 256
+    contrast_layers: ContrastLayers = "prediction"
     heads: list[str] | None = None
     classes: list[str] | None = None
 
@@ -40,6 +45,10 @@ class CarlConfig(PreTrainedConfig):
             raise ValueError(f"Unknown pooling {self.pooling!r}: choose 'cls' or 'mean'.")
         if not isinstance(self.projection_dim, int) or self.projection_dim < 1:
             raise ValueError(f"projection_dim must be a positive whole number, got {self.projection_dim!r}.")
+        if self.contrast_layers not in get_args(ContrastLayers):
+            raise ValueError(
+                f"Unknown contrast_layers {self.contrast_layers!r}: choose {', '.join(get_args(ContrastLayers))}."
+            )
         for name in ("heads", "classes"):
             names = getattr(self, name)
             if names is not None and not (isinstance(names, (list, tuple)) and all(isinstance(n, str) for n in names)):

@@ -9,7 +9,7 @@ import math
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import datasets
 import numpy as np
@@ -42,6 +42,7 @@ class NoSplitError(ValueError):
 VA = ("valence", "arousal")
 SKIP_REMEDY = f"{REMEDY}, or leave bad rows out with --skip_bad_rows true (skip_bad_rows=True)"
 NO_GOOD_ROW = "no row is good, so that there is nothing to skip to"
+Normalization = Literal["scale", "observed", "standardized"]
 Split = Literal["train", "validation", "test", "all"]
 _SPLIT_NAMES = {"dev": "validation", "val": "validation", "valid": "validation"}
 
@@ -53,7 +54,7 @@ def load_va_dataset(
     data_dir: str | Path | None = None,
     scale: tuple[float, float] | None = None,
     columns: Mapping[str, str] | None = None,
-    normalization: Literal["scale", "observed"] = "scale",
+    normalization: Normalization = "scale",
     skip_bad_rows: bool = False,
 ) -> Dataset:
     """Loads texts with valence and arousal, normalised to [-1, 1] by Eq 12: x = 2 (x - min) / (max - min) - 1.
@@ -67,7 +68,7 @@ def load_va_dataset(
         scale: (least, greatest) value of the labels' scale; needed for files and Hub datasets, known for corpora.
         columns: names of the columns in the source, such as `{"text": "sentence", "valence": "V"}`.
         normalization: min and max of Eq 12 are those of the `"scale"`, or those `"observed"` in all rows of the
-            source.
+            source; or (x - mean) / (3 standard deviations) of the training rows, cut to [-1, 1]: `"standardized"`.
         skip_bad_rows: leave out the rows of a file or Hub dataset that [`find_bad_rows`] names, and log their number,
             in place of refusing it. A corpus known by name has none: a copy with bad rows is damaged.
 
@@ -82,8 +83,8 @@ def load_va_dataset(
     """
     if split not in ("train", "validation", "test", "all"):
         raise ValueError(f"Unknown split {split!r}: choose 'train', 'validation', 'test' or 'all'.")
-    if normalization not in ("scale", "observed"):
-        raise ValueError(f"Unknown normalization {normalization!r}: choose 'scale' or 'observed'.")
+    if normalization not in get_args(Normalization):
+        raise ValueError(f"Unknown normalization {normalization!r}: choose {listed(get_args(Normalization))}.")
     name = str(source)
     spec = CORPORA.get(name)
     if spec is not None:
@@ -92,7 +93,11 @@ def load_va_dataset(
     else:
         scale, table = _checked_rows(source, scale, columns)
         frame = good_rows(table, name, skip_bad_rows)
-    frame = _take_split(normalized(frame, VA, scale, normalization), split, name).copy()
+    if normalization == "standardized":
+        frame = _standardized(frame, VA)
+    else:
+        frame = normalized(frame, VA, scale, normalization)
+    frame = _take_split(frame, split, name).copy()
     kept = [column for column in COLUMNS if column in frame]
     if "label" in frame:
         frame["label"] = [None if is_blank(label) else str(label) for label in frame["label"]]
@@ -287,6 +292,17 @@ def normalized(
                 f"All values of {column} are {least:g}: the observed range is empty; normalise by the scale."
             )
         frame[column] = (2 * (values - least) / (greatest - least) - 1).clip(-1, 1)  # Eq 12
+    return frame
+
+
+def _standardized(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The table with `columns` shifted and scaled to mean 0 and standard deviation 1/3 in the training rows."""
+    trained_on = split_names(frame) == "train" if "split" in frame else slice(None)
+    for column in columns:
+        values = frame.loc[trained_on, column]
+        if values.nunique() < 2:
+            raise ValueError(f"{column} does not vary in the training rows: normalise by the scale.")
+        frame[column] = ((frame[column] - values.mean()) / (3 * values.std(ddof=0))).clip(-1, 1)
     return frame
 
 

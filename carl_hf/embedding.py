@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.first_tokens import encode_first_tokens
 from carl_hf.packing import TokenLayout, encode_tokens, use_packed_attention
+from carl_hf.primitive_cache import bound_primitive_cache
 
 Pooling = Literal["cls", "mean", "pooler"]
 
@@ -89,6 +90,7 @@ def embed_poolings(
     """
     if isinstance(texts, str):
         raise ValueError("embed takes a list of texts, got one string: pass [text].")
+    bound_primitive_cache()
     was_training = encoder.training
     encoder.eval()
     try:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, initialization
 from transformers.utils import ModelOutput
 
-from carl_hf.configuration_carl import CarlConfig
+from carl_hf.configuration_carl import CarlConfig, ContrastLayers
 from carl_hf.embedding import embed_packed, embed_texts, pool, pool_packed
 from carl_hf.encoders import check_encoder, load_encoder
 from carl_hf.packing import TokenLayout, encode_tokens, use_packed_attention
@@ -47,17 +47,21 @@ def _mlp(width: int, output_width: int) -> nn.Sequential:
 
 
 class CarlBranch(nn.Module):
-    """Encoder, pooler dense layer (the encoder's own where it has one) and projection."""
+    """Encoder, and, unless the contrast is between embeddings, pooler dense layer (the encoder's own where it has one)
+    and projection."""
 
     def __init__(self, config: CarlConfig, encoder: PreTrainedModel):
         super().__init__()
-        width = config.encoder.hidden_size
+        width, projects = config.encoder.hidden_size, config.contrast_layers != "none"
         self.encoder = encoder
-        self.dense = None if config.encoder_has_pooler else nn.Linear(width, width)
-        self.projection = _mlp(width, config.projection_dim)
+        self.dense = nn.Linear(width, width) if projects and not config.encoder_has_pooler else None
+        self.projection = _mlp(width, config.projection_dim) if projects else None
 
     def project(self, pooled_BH: Tensor) -> Tensor:
-        """Pooled states (B, H) -> pooler dense layer without tanh -> projection (B, D)."""
+        """Pooled states (B, H) -> pooler dense layer without tanh -> projection (B, D); without a projection the
+        states as they are."""
+        if self.projection is None:
+            return pooled_BH
         dense = self.encoder.pooler.dense if self.dense is None else self.dense
         return self.projection(dense(pooled_BH))
 
@@ -109,7 +113,8 @@ class CarlModel(CarlPreTrainedModel):
         super().__init__(config)
         self.online = CarlBranch(config, AutoModel.from_config(config.encoder))
         self.target = TargetBranch(config, AutoModel.from_config(config.encoder))
-        self.prediction = _mlp(config.projection_dim, config.projection_dim)
+        predicts = config.contrast_layers == "prediction"
+        self.prediction = _mlp(config.projection_dim, config.projection_dim) if predicts else nn.Identity()
         self.detector = nn.Linear(config.encoder.hidden_size, 1)
         width, classes = config.encoder.hidden_size, len(config.classes)
         self.proxies = ClassProxies(classes, width) if "proxies" in config.heads else None
@@ -125,6 +130,7 @@ class CarlModel(CarlPreTrainedModel):
         *,
         pooling: Literal["cls", "mean"] = "cls",
         projection_dim: int = 256,
+        contrast_layers: ContrastLayers = "prediction",
         heads: Sequence[str] = (),
         classes: Sequence[str] = (),
         dropout: float | None = None,
@@ -134,8 +140,8 @@ class CarlModel(CarlPreTrainedModel):
         Args:
             encoder: a Hub id, a local folder, `"minilm-l6"` (the encoder in the extra `[demo]`), or a loaded encoder,
                 which becomes part of the model (it is not copied).
-            pooling, projection_dim, heads, classes: see [`CarlConfig`]; `CarlTrainingArguments.heads` are those that
-                its objectives need.
+            pooling, projection_dim, contrast_layers, heads, classes: see [`CarlConfig`];
+                `CarlTrainingArguments.heads` are those that its objectives need.
             dropout: probability in [0, 1) of the online encoder's dropout layers in training; its own by default.
                 It is a setting of this training, kept neither in a checkpoint nor in an export.
 
@@ -152,6 +158,7 @@ class CarlModel(CarlPreTrainedModel):
             encoder=encoder.config,
             pooling=pooling,
             projection_dim=projection_dim,
+            contrast_layers=contrast_layers,
             encoder_has_pooler=isinstance(getattr(pooler, "dense", None), nn.Linear),
             heads=list(heads),
             classes=list(classes),
@@ -229,7 +236,7 @@ class CarlModel(CarlPreTrainedModel):
         return pool_packed(hidden_TH, layout, self.config.pooling)
 
     def predict(self, pooled_BH: Tensor) -> Tensor:
-        """Prediction (B, D) of the online branch from pooled states."""
+        """Prediction (B, D) of the online branch from pooled states; what it projects where it has no prediction."""
         return self.prediction(self.online.project(pooled_BH))
 
     @torch.no_grad()

@@ -27,6 +27,7 @@ from carl_hf.evaluation.dev_probe import DevProbe
 from carl_hf.faults import SkipNonFiniteSteps
 from carl_hf.gradient_cache import Gradients
 from carl_hf.gradients import with_gradients
+from carl_hf.layer_decay import decay_by_layer
 from carl_hf.levels import SentenceLevel, detection_level
 from carl_hf.mixtures import check_dataset
 from carl_hf.modeling_carl import CarlModel, CarlOutput
@@ -34,6 +35,7 @@ from carl_hf.momentum import TargetUpdateCallback, cosine_momentum
 from carl_hf.monitor import detection_auc, embedding_spread, parameter_distance
 from carl_hf.objectives import OBJECTIVES
 from carl_hf.packing import TokenLayout
+from carl_hf.primitive_cache import bound_primitive_cache
 from carl_hf.provenance import Provenance
 from carl_hf.publishing import PublishingTrainer
 from carl_hf.sentence_losses import BatchLabels
@@ -124,6 +126,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
                 )
         if args.ddp_find_unused_parameters is None:  # what no objective uses gets no gradient
             uses_all = {"mccl", "ptd"} <= set(args.weights) and model.config.heads == args.heads
+            uses_all = uses_all and model.config.contrast_layers != "none"  # else the pooler stays idle
             args.ddp_find_unused_parameters = None if uses_all else True
         super().__init__(
             model, args, data_collator, train_dataset, eval_dataset, processing_class=processing_class, **kwargs
@@ -144,6 +147,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
         if is_stream(train_dataset):
             args.ignore_data_skip = True  # the stream begins where the checkpoint stands
             self.add_callback(StreamEpochCallback())
+        bound_primitive_cache()
         self.model.use_packed_attention()
         use_fast_dropout(self.model.online.encoder)
         self._class_weights = class_weights(args, classes, train_dataset)
@@ -352,6 +356,8 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
                 group["params"] = [p for p in group["params"] if p is not proxies_PH]
             group = {"params": [proxies_PH], "lr": self.args.proxy_learning_rate, "weight_decay": 0.0}
             optimizer.add_param_group(group)
+        if self.args.layer_decay < 1 and not given:
+            decay_by_layer(optimizer, self.model.online.encoder, self.args.layer_decay)
         return optimizer
 
     def get_train_dataloader(self) -> Any:

@@ -74,6 +74,13 @@ class CarlTrainingArguments(TrainingArguments):
         default=128, metadata={"help": "Texts of a contrastive batch in evaluation; by default as in training."}
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
+    layer_decay: float = field(
+        default=1.0,
+        metadata={
+            "help": "Factor in (0, 1] by which each layer of the encoder learns slower than the one after it, the "
+            "embeddings slowest."
+        },
+    )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up: a share of all steps below 1, else steps."})
     bf16: bool | None = field(
@@ -327,7 +334,8 @@ class CarlTrainingArguments(TrainingArguments):
             require(getattr(self, name) is None or math.isfinite(number(name)), name, "a number")
         require(number("probe_texts") == 0 or number("probe_texts") >= 10, "probe_texts", "0 or at least 10")
         require(self.max_length >= 3, "max_length", "at least 3 (two special tokens and one of the text)")
-        require(0 < number("salient_fraction") <= 1, "salient_fraction", "in (0, 1]")
+        for name in ("salient_fraction", "layer_decay"):
+            require(0 < number(name) <= 1, name, "in (0, 1]")
         require(self.token_choice in ("salient", "random"), "token_choice", "'salient' or 'random'")
         require(self.label_kernel in ("cosine", "distance"), "label_kernel", "'cosine' or 'distance'")
         require(not self.remove_unused_columns, "remove_unused_columns", "False: the collator needs the text column")

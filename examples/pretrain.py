@@ -107,8 +107,12 @@ class PretrainArguments:
             "names, so that MCCL and regression use them too."
         },
     )
-    normalization: Literal["scale", "observed"] = field(
-        default="scale", metadata={"help": "Min and max of Eq 12: of the stated scale, or observed in the data."}
+    normalization: Literal["scale", "observed", "standardized"] = field(
+        default="scale",
+        metadata={
+            "help": "Min and max of Eq 12: of the stated scale, or observed in the data; or every corpus shifted and "
+            "scaled to mean 0 and standard deviation 1/3 in its training rows."
+        },
     )
     skip_bad_rows: bool = field(
         default=False,
@@ -153,7 +157,7 @@ class PretrainArguments:
             )
         if self.shuffle_buffer is not None and (self.weights, self.normalization) != (None, "scale"):
             raise ValueError(
-                "--shuffle_buffer streams each text once a pass, by its scale: no --weights, no observed range."
+                "--shuffle_buffer streams each text once a pass, by its scale: no --weights, no other --normalization."
             )
         if self.shuffle_buffer is not None and self.include_eval_rows:
             raise ValueError(

@@ -6,6 +6,7 @@ import math
 import urllib.error
 
 import datasets
+import numpy as np
 import pandas as pd
 import pytest
 from datasets import Dataset
@@ -129,6 +130,22 @@ def test_own_files_with_a_stated_scale(suffix, tmp_path):
     assert observed["valence"] == [-1.0, 1.0] and observed["arousal"] == [1.0, -1.0]
 
 
+def test_standardized_labels_have_the_mean_and_deviation_of_the_training_rows(tmp_path):
+    path = tmp_path / "own.csv"
+    rows = [("train", 1, 2), ("train", 3, 2), ("train", 5, 8), ("test", 9, 9)]
+    path.write_text(
+        "text,split,valence,arousal\n" + "".join(f"text {n},{r[0]},{r[1]},{r[2]}\n" for n, r in enumerate(rows))
+    )
+    train, test = (
+        load_va_dataset(path, scale=(1, 9), split=split, normalization="standardized") for split in ("train", "test")
+    )
+    for name in ("valence", "arousal"):
+        assert np.mean(train[name]) == pytest.approx(0, abs=1e-12)
+        assert np.std(train[name]) == pytest.approx(1 / 3)
+    assert test["valence"] == [1.0]  # (9 - 3) / (3 * 1.633) = 1.22, cut
+    assert test["arousal"] == pytest.approx([(9 - 4) / (3 * 8**0.5)])
+
+
 def test_a_named_column_wins_over_one_that_has_its_name_already(tmp_path):
     path = tmp_path / "own.csv"
     path.write_text("text,text_en,valence,v2,arousal\nuno,one,1,5,3\n")
@@ -181,7 +198,8 @@ def test_other_bad_input_is_refused(tmp_path):
         ({"source": path, "scale": (5, 1)}, "scale must be"),
         ({"source": path, "scale": (1, 5), "columns": {"text": "words"}}, "no column 'words' for 'text'"),
         ({"source": path, "scale": (1, 5), "normalization": "observed"}, "observed range is empty"),
-        ({"source": path, "scale": (1, 5), "normalization": "other"}, "'scale' or 'observed'"),
+        ({"source": path, "scale": (1, 5), "normalization": "standardized"}, "valence does not vary"),
+        ({"source": path, "scale": (1, 5), "normalization": "other"}, "Unknown normalization 'other': choose"),
         ({"source": path, "scale": (1, 5), "split": "dev"}, "Unknown split"),
         ({"source": tmp_path / "none.csv", "scale": (1, 5)}, "no file"),
         ({"source": tmp_path, "scale": (1, 5)}, "cannot read this kind of file"),

@@ -203,7 +203,7 @@ def test_texts_with_numbers(kind, examples, tmp_path):
             assert len(dataset) + len(bad) == len(table.frame) + len(table.bad)
 
     parts = st.sampled_from(["train", "validation", "test", "all", "all"])
-    ways = st.sampled_from(["scale", "scale", "observed"])
+    ways = st.sampled_from(["scale", "scale", "observed", "standardized"])
     fuzz(examples, holds, files(kind, VA), parts, ways, st.booleans())
 
 

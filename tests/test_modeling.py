@@ -89,6 +89,24 @@ def test_the_pooler_is_used_without_its_tanh(carl):
     torch.testing.assert_close(carl.online.project(pooled), expected)
 
 
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_fewer_layers_before_the_contrast(family, tmp_path):
+    pooled = torch.randn(2, 16)
+    without_prediction = CarlModel.from_encoder(tiny_encoder(family), projection_dim=8, contrast_layers="projection")
+    torch.testing.assert_close(without_prediction.predict(pooled), without_prediction.online.project(pooled))
+    bare = CarlModel.from_encoder(tiny_encoder(family), contrast_layers="none")
+    assert torch.equal(bare.predict(pooled), pooled)
+    for model in (without_prediction, bare):
+        model.eval().save_pretrained(tmp_path / model.config.contrast_layers)
+        loaded = CarlModel.from_pretrained(tmp_path / model.config.contrast_layers).eval()
+        assert torch.equal(loaded(IDS, MASK).prediction, model(IDS, MASK).prediction)
+        assert torch.equal(loaded.project_target(IDS, MASK), model.project_target(IDS, MASK))
+    names = [name for name, _ in bare.named_parameters()]
+    assert not any(
+        "projection" in name or "prediction" in name or ".dense." in name.split("encoder")[0] for name in names
+    )
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_embed_does_not_depend_on_order_batch_or_padding(pooling, tokenizer):
     model = CarlModel.from_encoder(tiny_encoder(), pooling=pooling)
@@ -113,7 +131,12 @@ def test_embed_leaves_the_training_mode_and_takes_no_lone_string(carl, tokenizer
 
 
 @pytest.mark.parametrize(
-    "bad, message", [({"pooling": "max"}, "'cls' or 'mean'"), ({"projection_dim": 0}, "positive")]
+    "bad, message",
+    [
+        ({"pooling": "max"}, "'cls' or 'mean'"),
+        ({"projection_dim": 0}, "positive"),
+        ({"contrast_layers": "all"}, "choose prediction, projection, none"),
+    ],
 )
 def test_bad_architecture_is_refused(bad, message):
     with pytest.raises(ValueError, match=message):

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,7 +24,7 @@ STUDY = {
         "mean, both": {"like": "carl", "pooling": "mean", "objectives": ["mccl", "regression", "ptd=0.2"]},
         "averaged": {"like": "carl", "export": "target", "corpora": ["emobank"], "momentum": 1.0},
         "all plain": {"of": "mean, both", "toward_plain": 1.0, "pooling": "cls"},
-        "bins": {"objectives": ["supcon"], "va_bins": 2},
+        "bins": {"objectives": ["supcon"], "va_bins": 2, "normalization": "standardized", "contrast_layers": "none"},
         "half plain": {"of": "mean, both", "toward_plain": 0.5},
     },
 }  # fmt: skip
@@ -135,6 +136,9 @@ def test_runs_are_made_once_and_the_chosen_recipe_is_measured_on_test_parts(tiny
         ({"recipes": {"a": {"mix": [1.0]}}}, "Recipe 'a': mix needs 2 numbers"),
         ({"recipes": {"a": {"seed": 1}}}, "Recipe 'a': seed is set by the study"),
         ({"recipes": {"a": {"toward_plain": 2.0}}}, r"Recipe 'a': toward_plain must lie in \[0, 1\]"),
+        ({"recipes": {"a": {"agreement": 0}}}, r"Recipe 'a': agreement must lie in \(0, 1\]"),
+        ({"recipes": {"a": {"normalization": "z"}}}, "Recipe 'a': normalization must be scale or observed or stand"),
+        ({"recipes": {"a": {"contrast_layers": "z"}}}, "Recipe 'a': contrast_layers must be prediction or"),
         ({"recipes": ["a"]}, "must be mappings"),
         ({"common": None}, "must be mappings"),
         ({"reported": ["plain"]}, "baseline and chosen must be among those that are reported"),
@@ -177,6 +181,24 @@ def test_texts_without_numbers_have_no_bins(recipe):
 
     with pytest.raises(ValueError, match="va_bins needs corpora whose texts all have"):
         recipe.name_bins(toy_dataset(9, mixed=True), 2)
+
+
+def test_texts_on_which_raters_disagree_for_their_intensity_go_first(recipe, tmp_path):
+    # disagreement 2 |v|, as raters disagree on what is intense, but for texts 3 and 8
+    valence = np.linspace(-0.9, 0.9, 12)
+    between = 2 * np.abs(valence) + np.isin(np.arange(12), (3, 8)) * 0.5
+    (tmp_path / "emobank").mkdir()
+    texts = [f"Text {n}" for n in range(12)]
+    pd.DataFrame({"id": range(12), "text": texts}).to_csv(tmp_path / "emobank" / "emobank.csv", index=False)
+    ratings = {"V_reader": between, "V_writer": 0.0, "A_reader": 1.0, "A_writer": 1.0}
+    deviations = dict.fromkeys(["sdV_reader", "sdA_reader", "sdV_writer", "sdA_writer"], 0.25)
+    frame = pd.DataFrame({"id": range(12), **ratings, **deviations})
+    corpus = datasets.Dataset.from_dict({"text": texts, "valence": valence, "arousal": np.zeros(12)})
+    with pytest.raises(ValueError, match="agreement needs emobank.csv and emobank_reader_writer.csv"):
+        recipe.agreed_on(corpus, str(tmp_path), 0.5)
+    frame.to_csv(tmp_path / "emobank" / "emobank_reader_writer.csv", index=False)
+    kept = recipe.agreed_on(corpus, str(tmp_path), 10 / 12)
+    assert kept["text"] == [text for n, text in enumerate(texts) if n not in (3, 8)]
 
 
 def test_gains_are_those_of_plain_loops(recipe):

@@ -47,10 +47,10 @@ def make_trainer(tmp_path, tokenizer, *, model=None, data=None, dev=None, callba
     )  # fmt: skip
 
 
-def double_model(everything=False) -> CarlModel:
+def double_model(everything=False, **architecture) -> CarlModel:
     set_seed(1)
     heads = {"heads": HEADS, "classes": sorted(TOY_NAMES.values())} if everything else {}
-    model = CarlModel.from_encoder(tiny_encoder(**NO_DROPOUT), projection_dim=8, **heads).double()
+    model = CarlModel.from_encoder(tiny_encoder(**NO_DROPOUT), projection_dim=8, **heads, **architecture).double()
     with torch.no_grad():  # a target of its own, and biases and norms that are not at their initial values
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
@@ -123,7 +123,17 @@ def test_step_equals_the_plain_one(settings, slices, parts, scaler, tmp_path, to
         head_warmup_epochs=0.0, gradient_cache_parts=parts, **settings,
     )  # fmt: skip
     trainer.accelerator.scaler = scaler
-    batch = trainer.data_collator(list(toy_dataset(8, seed=3, mixed=mixed)))
+    assert_step_is_plain(trainer, mixed=mixed)
+
+
+@pytest.mark.parametrize("layers", ["projection", "none"])
+def test_step_equals_the_plain_one_with_fewer_layers_before_the_contrast(layers, tmp_path, tokenizer):
+    model = double_model(contrast_layers=layers)
+    assert_step_is_plain(make_trainer(tmp_path, tokenizer, model=model, salient_fraction=0.3))
+
+
+def assert_step_is_plain(trainer: CarlTrainer, *, mixed: bool = False) -> None:
+    model, batch = trainer.model, trainer.data_collator(list(toy_dataset(8, seed=3, mixed=mixed)))
     batch["va"] = batch["va"].double()
     expected_loss, expected = plain_step(copy.deepcopy(model), batch, trainer.args)
 
