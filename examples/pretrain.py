@@ -189,13 +189,15 @@ class PretrainArguments:
         )  # fmt: skip
         return with_earlier_training(provenance, self.encoder)
 
-    def load(self, corpus: str, split: str) -> datasets.Dataset:
+    def load(self, corpus: str, split: str, *, measured: bool = False) -> datasets.Dataset:
+        """A part of a corpus; what is measured, and what heads are fitted to, is told on the corpus's own scale."""
         if corpus in EMOTION:
             return self.load_names(corpus, split)
+        normalization = "scale" if measured and self.normalization == "standardized" else self.normalization
         if corpus in carl_hf.corpora.CORPORA:
-            return load_va_dataset(corpus, split=split, data_dir=self.data_dir, normalization=self.normalization)
+            return load_va_dataset(corpus, split=split, data_dir=self.data_dir, normalization=normalization)
         return load_va_dataset(
-            corpus, split=split, normalization=self.normalization, skip_bad_rows=self.skip_bad_rows, **self.form()
+            corpus, split=split, normalization=normalization, skip_bad_rows=self.skip_bad_rows, **self.form()
         )
 
     def form(self) -> dict[str, Any]:
@@ -259,7 +261,7 @@ class PretrainArguments:
                 logging.info("%s has names. Not measured here: examples/evaluate.py measures it.", corpus)
                 continue
             try:
-                parts = {part: self.load(corpus, part) for part in ("train", "validation")}
+                parts = {part: self.load(corpus, part, measured=True) for part in ("train", "validation")}
                 self.held_out_texts(corpus)
             except NoSplitError as error:
                 if self.measure is not None:
@@ -271,7 +273,7 @@ class PretrainArguments:
 
     def held_out_texts(self, corpus: str) -> list[str]:
         """The texts, not the labels, of the validation and test parts: what training texts must not repeat."""
-        return [text for part in ("validation", "test") for text in self.load(corpus, part)["text"]]
+        return [text for part in ("validation", "test") for text in self.load(corpus, part, measured=True)["text"]]
 
 
 @functools.lru_cache(maxsize=2)
@@ -425,7 +427,8 @@ def main() -> None:
     drawn: list[Path] = []
     plain = load_encoder(script.encoder).to(args.device)
     for corpus, parts in measured.items():
-        parts["test"] = script.load(corpus, "test")  # read only now that everything is trained and chosen
+        # read only now that everything is trained and chosen
+        parts["test"] = script.load(corpus, "test", measured=True)
         truth, constant = labels_of(parts["test"]), labels_of(parts["train"]).mean(0)
         old_pooling, old = measure_plain(plain, tokenizer, parts, args.max_length)
         embedded = embed_parts(model.encoder, tokenizer, parts, (script.pooling,), args.max_length)

@@ -198,11 +198,26 @@ def test_a_file_without_splits_trains_without_a_verdict(tiny, tmp_path):
     assert "No verdict" in done.stdout and (tmp_path / "out" / "encoder" / "model.safetensors").exists()
 
 
-def test_the_head_of_a_stream_is_fitted_on_its_beginning(tmp_path, monkeypatch):
+@pytest.fixture
+def script(monkeypatch):
+    """examples/pretrain.py as a module."""
     spec = importlib.util.spec_from_file_location("pretrain", PRETRAIN[1])
     script = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "pretrain", script)
     spec.loader.exec_module(script)
+    return script
+
+
+def test_what_is_measured_stands_on_the_scale_of_its_corpus(script, csv):
+    arguments = script.PretrainArguments(corpora=[str(csv)], scale=[1, 9], normalization="standardized")
+    trained, measured = arguments.load(str(csv), "train"), arguments.load_dev()[str(csv)]
+    on_the_scale = script.load_va_dataset(csv, split="train", scale=(1, 9))
+    for name in ("valence", "arousal"):
+        assert pandas.Series(trained[name]).std(ddof=0) == pytest.approx(1 / 3)
+        assert measured["train"][name] == on_the_scale[name] != trained[name]
+
+
+def test_the_head_of_a_stream_is_fitted_on_its_beginning(script, tmp_path, monkeypatch):
     for part in range(4):
         toy_dataset(30).to_csv(tmp_path / f"{part}.csv")
     fitted = []
@@ -240,11 +255,7 @@ def test_the_head_of_a_stream_is_fitted_on_its_beginning(tmp_path, monkeypatch):
         (["--resume_from_checkpoint", "nowhere"], "is no checkpoint folder"),
     ],
 )
-def test_bad_arguments_end_in_one_clear_line(arguments, message, tiny, tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("pretrain", PRETRAIN[1])
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "pretrain", script)
-    spec.loader.exec_module(script)
+def test_bad_arguments_end_in_one_clear_line(arguments, message, script, tiny, tmp_path, monkeypatch, capsys):
     chosen = arguments if "--encoder" in arguments else ["--encoder", str(tiny), *arguments]
     monkeypatch.setattr(
         sys,
