@@ -116,6 +116,8 @@ class Recipe:
             raise ValueError(f"mix needs {len(self.corpora)} numbers, one for each corpus, got {self.mix}.")
         if not 0 < self.agreement <= 1:
             raise ValueError(f"agreement must lie in (0, 1], got {self.agreement}.")
+        if self.agreement < 1 and "emobank" not in self.corpora:
+            raise ValueError("agreement chooses among the texts of emobank, which is not among the corpora.")
         if not 0 <= self.toward_plain <= 1:
             raise ValueError(f"toward_plain must lie in [0, 1], got {self.toward_plain}.")
         given = RESERVED & set(self.training or {})
@@ -231,7 +233,10 @@ class Runner:
         parts = []
         for corpus in recipe.corpora:
             if corpus in CORPORA:
-                parts.append(self._numbers(recipe, corpus, "train"))
+                texts = self._numbers(recipe, corpus, "train")
+                if corpus == "emobank" and recipe.agreement < 1:
+                    texts = agreed_on(texts, self.args.data_dir, recipe.agreement)
+                parts.append(texts)
             else:
                 names = read_emotion(corpus, self.args.data_dir)
                 parts.append(class_dataset(names, split_rows(names)[0]))
@@ -330,7 +335,9 @@ def agreed_on(texts: datasets.Dataset, data_dir: str | None, share: float) -> da
             pd.read_csv(folder / "emobank.csv", keep_default_na=False)[["id", "text"]], on="id"
         )
     except (OSError, KeyError, pd.errors.ParserError) as error:
-        raise ValueError(f"agreement needs emobank.csv and emobank_reader_writer.csv in {folder}: {error}") from error
+        raise ValueError(
+            f"agreement needs emobank.csv and emobank_reader_writer.csv in {folder}, see --data_dir: {error}"
+        ) from error
     deviations = rated[["sdV_reader", "sdA_reader", "sdV_writer", "sdA_writer"]].mean(axis=1)
     between = (rated["V_reader"] - rated["V_writer"]).abs() + (rated["A_reader"] - rated["A_writer"]).abs()
     found = dict(zip(rated["text"].map(text_key), between + deviations, strict=True))

@@ -110,10 +110,15 @@ class _Resident(TrainerCallback):
     """What the process holds after each of some steps."""
 
     def __init__(self, at: Sequence[int]):
-        self.at, self.mib = at, []
+        self.at, self.after = at, {}
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.mib += [process_mib("VmRSS")] * (state.global_step in self.at)
+        if state.global_step in self.at:
+            self.after[state.global_step] = process_mib("VmRSS")
+
+    @property
+    def mib(self) -> list[float]:
+        return [self.after[step] for step in self.at]
 
 
 def _synthetic(rows: int) -> Iterator[dict[str, Any]]:
@@ -163,7 +168,7 @@ def _train_on_synthetic(args: ScalingArguments, rows: int, streamed: bool) -> di
             folder, max_steps=steps, use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True,
             logging_steps=100, per_device_train_batch_size=args.batch_size,
         )  # fmt: skip
-        times, memory = _StepTimes(), _Resident(at=(steps // 10, steps // 2, steps))
+        times, memory = _StepTimes(), _Resident(at=[max(1, steps // 10), max(1, steps // 2), steps])
         start = time.perf_counter()
         CarlTrainer(
             model=CarlModel.from_encoder(transformers.BertModel(config), projection_dim=8), args=settings,

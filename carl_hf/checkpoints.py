@@ -30,11 +30,13 @@ class Seal:
     Args:
         joint_batch: texts that are contrasted with each other, of all processes. batches: of a step, accumulated.
         resumable: whether the optimizer's state is there (not under `--save_only_model`).
+        layer_decay: by which the rates of the optimizer's groups were made.
     """
 
     joint_batch: int
     batches: int
     resumable: bool = True
+    layer_decay: float = 1.0
 
     @property
     def batch_texts(self) -> int:
@@ -63,7 +65,12 @@ def read_seal(folder: str | Path) -> Seal:
     folder = Path(folder)
     try:
         content = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        found = Seal(int(content["joint_batch"]), int(content["batches"]), bool(content["resumable"]))
+        found = Seal(
+            int(content["joint_batch"]),
+            int(content["batches"]),
+            bool(content["resumable"]),
+            float(content.get("layer_decay", 1.0)),
+        )
         sizes = {str(name): int(size) for name, size in content["bytes"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{folder} is torn: it was never finished (no whole {SEAL}).") from error
@@ -129,14 +136,17 @@ class ResumableTrainer(Trainer):
     def batches(self) -> Seal:
         """The batches of this training."""
         joint = self.args.train_batch_size * self.args.world_size
-        return Seal(joint, self.args.gradient_accumulation_steps, resumable=not self.args.save_only_model)
+        return Seal(
+            joint, self.args.gradient_accumulation_steps, resumable=not self.args.save_only_model,
+            layer_decay=self.args.layer_decay,
+        )  # fmt: skip
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; `resume_from_checkpoint=True` or `"last"` takes the newest whole checkpoint.
 
         Raises:
-            ValueError: if the checkpoint is torn, or there is none, or it was trained with other batches: its position
-                in the data and its contrast would not fit.
+            ValueError: if the checkpoint is torn, or there is none, or it was trained with other batches (its position
+                in the data and its contrast would not fit) or another layer_decay.
         """
         if resume_from_checkpoint in (True, "last"):
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
@@ -153,6 +163,12 @@ class ResumableTrainer(Trainer):
                     f"and {trained.batches} batches a step, now it would be {now.joint_batch} and {now.batches}. Keep "
                     "processes times --per_device_train_batch_size (--gradient_cache_parts for less memory), and "
                     "--gradient_accumulation_steps; or start anew from its model."
+                )
+            if trained.layer_decay != now.layer_decay:
+                raise ValueError(
+                    f"{resume_from_checkpoint} was trained with --layer_decay {trained.layer_decay:g}, from which the "
+                    f"optimizer has its rates; now it would be {now.layer_decay:g}. Keep it, or start anew from the "
+                    "checkpoint's model."
                 )
             self.start_step = TrainerState.load_from_json(
                 str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME)

@@ -22,7 +22,7 @@ class CarlConfig(PreTrainedConfig):
         projection_dim (`int`, defaults to 256): width D of the contrastive space; the layers before it have width H.
         contrast_layers (`str`, defaults to `"prediction"`): what stands between embedding and contrastive loss:
             `"prediction"`, pooler dense layer and projection in both branches and the online branch's prediction (the
-            paper); `"projection"`, the same without prediction; `"none"`: embeddings themselves are compared.
+            paper); `"projection"`, the same without prediction; `"none"`: embeddings themselves are compared (D = H).
         heads (`list[str]`, defaults to none): what stands on the embedding for other objectives than CARL's own:
             `"proxies"` (a vector for each class), `"classifier"` (a linear layer to the classes), `"regressor"` (a
             linear layer to valence and arousal).

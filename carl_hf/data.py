@@ -297,11 +297,13 @@ def normalized(
 
 def _standardized(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """The table with `columns` shifted and scaled to mean 0 and standard deviation 1/3 in the training rows."""
-    trained_on = split_names(frame) == "train" if "split" in frame else slice(None)
+    trained_on = split_names(frame) == "train" if "split" in frame else np.full(len(frame), True)
+    if not trained_on.any():
+        raise NoSplitError("There are no training rows to standardize by: --normalization scale.")
     for column in columns:
         values = frame.loc[trained_on, column]
         if values.nunique() < 2:
-            raise ValueError(f"{column} does not vary in the training rows: normalise by the scale.")
+            raise ValueError(f"{column} does not vary in the training rows: --normalization scale.")
         frame[column] = ((frame[column] - values.mean()) / (3 * values.std(ddof=0))).clip(-1, 1)
     return frame
 

@@ -183,7 +183,7 @@ def _headless(model: CarlModel, labels: Sequence[str], problem: _PROBLEM) -> tup
     config.problem_type, config.dtype = problem, torch.float32  # whatever the encoder was once loaded in
     classifier = AutoModelForSequenceClassification.from_config(config)
     path = _last_layer(classifier)
-    dense = model.encoder.pooler.dense if model.online.dense is None else model.online.dense
+    dense = _pooler_dense(model)
     pooler = {f"pooler.dense.{name}": value for name, value in dense.state_dict().items()}  # if the encoder has none
     missing = classifier.base_model.load_state_dict(pooler | model.encoder.state_dict(), strict=False).missing_keys
     assert not missing, f"not in the encoder: {missing}"
@@ -196,6 +196,19 @@ def _headless(model: CarlModel, labels: Sequence[str], problem: _PROBLEM) -> tup
                     layer.bias.copy_(dense.bias)
     classifier.set_submodule(path, nn.Identity())
     return classifier.to(model.device).eval(), path
+
+
+def _pooler_dense(model: CarlModel) -> nn.Linear:
+    """The dense layer of the encoder's pooler; without one that of the branch, and without that one the identity."""
+    if model.online.dense is not None:
+        return model.online.dense
+    if model.config.encoder_has_pooler:
+        return model.encoder.pooler.dense
+    width = model.config.encoder.hidden_size
+    identity = nn.Linear(width, width)
+    nn.init.eye_(identity.weight)
+    nn.init.zeros_(identity.bias)
+    return identity
 
 
 def _last_layer(classifier: PreTrainedModel) -> str:

@@ -11,17 +11,27 @@ _LAYER = re.compile(r"\.(?:layers?|blocks?|h)\.(\d+)\.")
 
 def layer_depths(encoder: nn.Module) -> dict[str, int]:
     """Name of a parameter -> its depth: 0 for the embeddings, k for the k-th layer of the stack, and for what follows
-    the stack (a final norm, a pooler) as for its last layer.
+    the stack (a final norm, a pooler) as for its last layer. Tables of relative positions count as embeddings.
 
     Raises:
-        ValueError: if the names of the parameters show no stack of layers.
+        ValueError: if the names of the parameters do not show one stack of layers.
     """
     names = [name for name, _ in encoder.named_parameters()]
-    found = {name: int(match[1]) + 1 for name in names if (match := _LAYER.search(f".{name}"))}
-    if not found:
-        raise ValueError(f"layer_decay finds no numbered layers in {type(encoder).__name__}: leave it at 1.")
+    matches = {name: match for name in names if (match := _LAYER.search(f".{name}"))}
+    stacks = {f".{name}"[: match.start()] for name, match in matches.items()}
+    nested = any(f".{name}"[match.end() :].split(".")[0].isdigit() for name, match in matches.items())
+    if len(stacks) != 1 or nested:
+        raise ValueError(
+            f"layer_decay needs one stack of numbered layers, and {type(encoder).__name__} has "
+            f"{'nested ones' if nested else len(stacks)}: leave --layer_decay at 1."
+        )
+    found = {name: int(match[1]) + 1 for name, match in matches.items()}
     first = min(names.index(name) for name in found)
-    return {name: found.get(name, 0 if n < first else max(found.values())) for n, name in enumerate(names)}
+
+    def outside(number: int, name: str) -> int:
+        return 0 if number < first or "rel_embeddings" in name or "relative_attention" in name else max(found.values())
+
+    return {name: found[name] if name in found else outside(n, name) for n, name in enumerate(names)}
 
 
 def decay_by_layer(optimizer: Optimizer, encoder: nn.Module, decay: float) -> None:

@@ -15,7 +15,7 @@ import functools
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -52,7 +52,7 @@ from carl_hf.cli import (
     use_all_cores,
     write_json,
 )
-from carl_hf.data import NoSplitError, find_bad_rows
+from carl_hf.data import Normalization, NoSplitError, find_bad_rows
 from carl_hf.embedding import Pooling, embed_poolings
 from carl_hf.encoders import load_encoder, load_tokenizer
 from carl_hf.evaluation.agreement import pearson
@@ -107,11 +107,11 @@ class PretrainArguments:
             "names, so that MCCL and regression use them too."
         },
     )
-    normalization: Literal["scale", "observed", "standardized"] = field(
+    normalization: Normalization = field(
         default="scale",
         metadata={
-            "help": "Min and max of Eq 12: of the stated scale, or observed in the data; or every corpus shifted and "
-            "scaled to mean 0 and standard deviation 1/3 in its training rows."
+            "help": "Min and max of Eq 12: of the stated scale, or observed in the data; or the numbers of every "
+            "corpus shifted and scaled to mean 0 and standard deviation 1/3 in its training rows (not those of names)."
         },
     )
     skip_bad_rows: bool = field(
@@ -220,11 +220,16 @@ class PretrainArguments:
             seed=seed, skipped=skipped, **self.form(),
         )  # fmt: skip
 
-    def load_all(self, args: CarlTrainingArguments, held_out: Sequence[str]) -> datasets.Dataset:
+    def load_all(
+        self, args: CarlTrainingArguments, held_out: Sequence[str], *, measured: bool = False
+    ) -> datasets.Dataset:
         """The training corpora, mixed."""
         part = "all" if self.include_eval_rows else "train"
         weights = self.weights or [1.0] * len(self.corpora)
-        parts = [(self.load(corpus, part), weight) for corpus, weight in zip(self.corpora, weights, strict=True)]
+        parts = [
+            (self.load(corpus, part, measured=measured), weight)
+            for corpus, weight in zip(self.corpora, weights, strict=True)
+        ]
         mixed = mix_datasets(parts, seed=args.seed)
         return mixed if self.include_eval_rows else remove_overlap(mixed, [held_out])
 
@@ -270,6 +275,10 @@ class PretrainArguments:
             else:
                 measured[corpus] = parts
         return measured
+
+    def with_held_out_parts(self, measured: Iterable[str]) -> list[str]:
+        """The corpora that are measured, and those of names."""
+        return [*measured, *(corpus for corpus in self.corpora if corpus in EMOTION)]
 
     def held_out_texts(self, corpus: str) -> list[str]:
         """The texts, not the labels, of the validation and test parts: what training texts must not repeat."""
@@ -385,14 +394,13 @@ def main() -> None:
         emotions = script.load_emotions()
         skipped = script.skipped_rows(emotions)
         streamed: dict[str, Skipped] = {}
-        named = [corpus for corpus in script.corpora if corpus in EMOTION]
-        held_out = [text for corpus in (*measured, *named) for text in script.held_out_texts(corpus)]
+        held_out_of = script.with_held_out_parts(measured)
+        held_out = [text for corpus in held_out_of for text in script.held_out_texts(corpus)]
         if script.shuffle_buffer is None:
             train = script.load_all(args, held_out)
         else:
             train = script.stream(held_out, args.seed, streamed)
-        validation = [parts["validation"] for parts in measured.values()]
-        validation += [script.load(corpus, "validation") for corpus in named]
+        validation = [script.load(corpus, "validation") for corpus in held_out_of]
         dev = mix_datasets([(part, 1.0) for part in validation], seed=args.seed) if validation else None
 
         set_seed(args.seed)
@@ -498,7 +506,8 @@ def write_exports(
     if fitted:
         train = mix_datasets(fitted, seed=args.seed)
     elif script.shuffle_buffer is None:
-        train = numbered_rows(trainer.train_dataset)
+        held_out = [text for corpus in script.with_held_out_parts(measured) for text in script.held_out_texts(corpus)]
+        train = numbered_rows(script.load_all(args, held_out, measured=True))
     else:  # the beginning of the stream: `take` knows nothing of the pass that training has come to
         train = datasets.Dataset.from_list(list(trainer.train_dataset.take(STREAMED_TEXTS_OF_HEAD)))
     if len(train) < FEWEST_TEXTS:

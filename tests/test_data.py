@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from carl_hf import load_va_dataset
 from carl_hf.corpora import CORPORA, content_sha256
+from carl_hf.data import NoSplitError
 from carl_hf.label_spaces import read_label_space
 from carl_hf.mixtures import (
     check_dataset,
@@ -144,6 +145,13 @@ def test_standardized_labels_have_the_mean_and_deviation_of_the_training_rows(tm
         assert np.std(train[name]) == pytest.approx(1 / 3)
     assert test["valence"] == [1.0]  # (9 - 3) / (3 * 1.633) = 1.22, cut
     assert test["arousal"] == pytest.approx([(9 - 4) / (3 * 8**0.5)])
+
+
+def test_labels_without_training_rows_cannot_be_standardized(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("text,split,valence,arousal\na,test,1,1\nb,test,2,2\n")
+    with pytest.raises(NoSplitError, match="no training rows.*--normalization scale"):
+        load_va_dataset(path, scale=(1, 9), split="test", normalization="standardized")
 
 
 def test_a_named_column_wins_over_one_that_has_its_name_already(tmp_path):

@@ -217,6 +217,20 @@ def test_what_is_measured_stands_on_the_scale_of_its_corpus(script, csv):
         assert measured["train"][name] == on_the_scale[name] != trained[name]
 
 
+def test_a_head_is_fitted_on_the_scale_where_nothing_is_measured(script, csv, tmp_path, monkeypatch):
+    path = tmp_path / "no-splits.csv"
+    pandas.read_csv(csv).drop(columns="split").to_csv(path, index=False)
+    fitted = []
+    monkeypatch.setattr(script, "export_encoder", lambda *given, train, **settings: fitted.append(train))
+    monkeypatch.setattr(script, "export_va_regressor", lambda *given, **settings: None)
+    arguments = script.PretrainArguments(corpora=[str(path)], scale=[1, 9], normalization="standardized")
+    trainer = SimpleNamespace(model=None, processing_class=None, provenance=None, train_dataset=None)
+    args = CarlTrainingArguments(str(tmp_path / "out"), use_cpu=True)
+    script.write_exports(arguments, args, trainer, {}, None, {"before": {}, "after": {}}, [])
+    on_the_scale = script.load_va_dataset(path, scale=(1, 9))
+    assert sorted(fitted[0]["arousal"]) == sorted(on_the_scale["arousal"])
+
+
 def test_the_head_of_a_stream_is_fitted_on_its_beginning(script, tmp_path, monkeypatch):
     for part in range(4):
         toy_dataset(30).to_csv(tmp_path / f"{part}.csv")

@@ -28,8 +28,8 @@ FILES = {
 LAYOUT = {"modules.json", "sentence_bert_config.json", "1_Pooling/config.json"}
 
 
-def carl(pooling="cls", family="bert"):
-    return CarlModel.from_encoder(tiny_encoder(family), pooling=pooling, projection_dim=8).eval()
+def carl(pooling="cls", family="bert", **architecture):
+    return CarlModel.from_encoder(tiny_encoder(family), pooling=pooling, projection_dim=8, **architecture).eval()
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
@@ -84,6 +84,17 @@ def test_a_valence_arousal_head_is_fitted_on_every_family(family, tmp_path, toke
     assert set(export_files(folder)) == FILES
     predicted = load_va_head(str(folder), max_length=32)(data["text"])
     np.testing.assert_allclose(predicted, np.clip(2 * outputs - 1, -1, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_a_head_is_fitted_where_embeddings_themselves_were_contrasted(family, tmp_path, tokenizer):
+    pytest.importorskip("sklearn")
+    model, data = carl(family=family, contrast_layers="none"), toy_dataset(64)
+    folder = export_va_regressor(model, tokenizer, tmp_path / "va", train=data, max_length=32)
+    loaded = AutoModelForSequenceClassification.from_pretrained(folder)
+    outputs = classifier_outputs(loaded, data["text"], tokenizer, max_length=32).numpy()
+    labels = (np.stack([data["valence"], data["arousal"]], axis=1) + 1) / 2
+    assert np.square(outputs - labels).mean() < 0.8 * labels.var(0).mean()
 
 
 def test_the_head_is_the_ridge_probe_of_the_features_it_sees(tmp_path, tokenizer):

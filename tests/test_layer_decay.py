@@ -12,16 +12,41 @@ def test_depths_of_embeddings_layers_and_what_follows(family):
     depths = layer_depths(tiny_encoder(family))
     assert {depth for name, depth in depths.items() if "word_embeddings" in name or "tok_embeddings" in name} == {0}
     for layer in (0, 1):
-        assert {depth for name, depth in depths.items() if f".{layer}." in f".{name}" and "layer" in name} >= {
-            layer + 1
-        }
+        numbered = {depth for name, depth in depths.items() if f"layer.{layer}." in name or f"layers.{layer}." in name}
+        assert numbered == {layer + 1}
+    assert all(depth == 0 for name, depth in depths.items() if "relative" in name or "rel_emb" in name)
     assert set(depths.values()) == {0, 1, 2}
     assert all(depth == 2 for name, depth in depths.items() if name.startswith(("pooler", "final_norm")))
 
 
-def test_an_encoder_without_layers_is_refused():
-    with pytest.raises(ValueError, match="no numbered layers in Linear"):
-        layer_depths(nn.Linear(2, 2))
+@pytest.mark.parametrize(
+    ("encoder", "what"),
+    [
+        (nn.Linear(2, 2), "Linear has 0"),
+        (nn.ModuleDict({"blocks": nn.ModuleList([nn.ModuleList([nn.Linear(2, 2)])])}), "has nested ones"),
+        (nn.ModuleDict({side: nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(2, 2)])}) for side in "ab"}), "has 2"),
+    ],
+)
+def test_an_encoder_without_one_stack_of_layers_is_refused(encoder, what):
+    with pytest.raises(ValueError, match=f"one stack of numbered layers.*{what}.*--layer_decay at 1"):
+        layer_depths(encoder)
+
+
+def test_resuming_under_another_decay_is_refused(tmp_path, toys, tokenizer):
+    def trainer(decay, steps):
+        args = CarlTrainingArguments(
+            str(tmp_path), use_cpu=True, per_device_train_batch_size=8, max_steps=steps, save_steps=2,
+            report_to="none", disable_tqdm=True, layer_decay=decay,
+        )  # fmt: skip
+        model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8)
+        return CarlTrainer(model=model, args=args, train_dataset=toys, processing_class=tokenizer)
+
+    trainer(0.8, 2).train()
+    with pytest.raises(ValueError, match=r"--layer_decay 0.8.*now it would be 0.5"):
+        trainer(0.5, 4).train(resume_from_checkpoint="last")
+    resumed = trainer(0.8, 4)
+    resumed.train(resume_from_checkpoint="last")
+    assert resumed.state.global_step == 4
 
 
 def test_lower_layers_learn_slower_and_nothing_is_lost_or_doubled(tmp_path, toys, tokenizer):

@@ -101,6 +101,10 @@ def test_fewer_layers_before_the_contrast(family, tmp_path):
         loaded = CarlModel.from_pretrained(tmp_path / model.config.contrast_layers).eval()
         assert torch.equal(loaded(IDS, MASK).prediction, model(IDS, MASK).prediction)
         assert torch.equal(loaded.project_target(IDS, MASK), model.project_target(IDS, MASK))
+    old = without_prediction.config.to_dict() | {"contrast_layers": None}
+    assert (
+        CarlConfig(**{name: value for name, value in old.items() if value is not None}).contrast_layers == "prediction"
+    )
     names = [name for name, _ in bare.named_parameters()]
     assert not any(
         "projection" in name or "prediction" in name or ".dense." in name.split("encoder")[0] for name in names

@@ -137,6 +137,7 @@ def test_runs_are_made_once_and_the_chosen_recipe_is_measured_on_test_parts(tiny
         ({"recipes": {"a": {"seed": 1}}}, "Recipe 'a': seed is set by the study"),
         ({"recipes": {"a": {"toward_plain": 2.0}}}, r"Recipe 'a': toward_plain must lie in \[0, 1\]"),
         ({"recipes": {"a": {"agreement": 0}}}, r"Recipe 'a': agreement must lie in \(0, 1\]"),
+        ({"recipes": {"a": {"agreement": 0.5, "corpora": ["facebook"]}}}, "Recipe 'a': .*emobank, which is not among"),
         ({"recipes": {"a": {"normalization": "z"}}}, "Recipe 'a': normalization must be scale or observed or stand"),
         ({"recipes": {"a": {"contrast_layers": "z"}}}, "Recipe 'a': contrast_layers must be prediction or"),
         ({"recipes": ["a"]}, "must be mappings"),
@@ -199,6 +200,29 @@ def test_texts_on_which_raters_disagree_for_their_intensity_go_first(recipe, tmp
     frame.to_csv(tmp_path / "emobank" / "emobank_reader_writer.csv", index=False)
     kept = recipe.agreed_on(corpus, str(tmp_path), 10 / 12)
     assert kept["text"] == [text for n, text in enumerate(texts) if n not in (3, 8)]
+
+
+def test_a_recipe_trains_on_what_it_says(recipe, tiny, data_dir, tmp_path):
+    for path in data_dir.rglob("*.*"):
+        (tmp_path / path.parent.name).mkdir(exist_ok=True)
+        (tmp_path / path.parent.name / path.name).write_bytes(path.read_bytes())
+    emobank = pd.read_csv(tmp_path / "emobank" / "emobank.csv").assign(id=range(200))
+    emobank.to_csv(tmp_path / "emobank" / "emobank.csv", index=False)
+    names = ["V_reader", "V_writer", "A_reader", "A_writer", "sdV_reader", "sdA_reader", "sdV_writer", "sdA_writer"]
+    ratings = pd.DataFrame(np.random.default_rng(0).random((200, 8)), columns=names).assign(id=range(200))
+    ratings.to_csv(tmp_path / "emobank" / "emobank_reader_writer.csv", index=False)
+    study = recipe.read_study(study_file(tmp_path, tiny))
+    runner = recipe.Runner(study, recipe.RecipeArguments(data_dir=str(tmp_path)))
+
+    def texts(**settings):
+        return runner.texts(recipe.Recipe({}, **settings), seed=1)
+
+    both = texts()
+    assert len(texts(corpora=("emobank",))) == 120 and len(both) == 200
+    assert len(texts(agreement=0.5)) == 140
+    assert len(texts(mix=(1.0, 2.0))) == 280
+    parts = texts(normalization="standardized", corpora=("emobank",))
+    assert np.std(parts["arousal"]) == pytest.approx(1 / 3, abs=1e-6) != np.std(both["arousal"])
 
 
 def test_gains_are_those_of_plain_loops(recipe):
