@@ -1,6 +1,7 @@
 """benchmarks/recipe.py as a user starts it, its study file, and its paired bootstrap against plain loops."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -203,9 +204,8 @@ def test_texts_on_which_raters_disagree_for_their_intensity_go_first(recipe, tmp
 
 
 def test_a_recipe_trains_on_what_it_says(recipe, tiny, data_dir, tmp_path):
-    for path in data_dir.rglob("*.*"):
-        (tmp_path / path.parent.name).mkdir(exist_ok=True)
-        (tmp_path / path.parent.name / path.name).write_bytes(path.read_bytes())
+    for folder in data_dir.iterdir():
+        shutil.copytree(folder, tmp_path / folder.name)
     emobank = pd.read_csv(tmp_path / "emobank" / "emobank.csv").assign(id=range(200))
     emobank.to_csv(tmp_path / "emobank" / "emobank.csv", index=False)
     names = ["V_reader", "V_writer", "A_reader", "A_writer", "sdV_reader", "sdA_reader", "sdV_writer", "sdA_writer"]
