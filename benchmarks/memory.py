@@ -9,14 +9,13 @@ on a CPU (Linux) resident memory, on a GPU that of torch's allocator. A batch la
 """
 
 import gc
-import multiprocessing
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from training_steps import OURS, PLAIN, Bench, BenchArguments, run_benchmark
+from training_steps import OURS, PLAIN, Bench, BenchArguments, in_own_process, run_benchmark
 
 from carl_hf.cli import environment_record, use_all_cores
 from carl_hf.evaluation.markdown import table
@@ -71,8 +70,7 @@ def measure(args: MemoryArguments) -> dict[str, Any]:
     plan = [(PLAIN, first, 1), *((OURS, size, max(1, size // first)) for size in args.batch_sizes)]
     rows = []
     for name, size, parts in plan:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            rows.append(pool.apply(peak, (replace(args, batch_size=size), name, parts)))
+        rows.append(in_own_process(peak, replace(args, batch_size=size), name, parts))
         print(f"{name}, {size} texts: {rows[-1]['peak_mib']:.0f} MiB", file=sys.stderr, flush=True)
     return {
         "settings": {"corpus": args.corpus, "encoder": args.encoder, "bf16": args.bf16}, "rows": rows,

@@ -14,7 +14,6 @@ the default interval with the training between two; "bookkeeping" compares what 
 import functools
 import itertools
 import json
-import multiprocessing
 import os
 import statistics
 import subprocess
@@ -22,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +33,7 @@ import torch
 import transformers
 from memory import process_mib
 from step_cost import seconds
-from training_steps import Bench, BenchArguments, run_benchmark
+from training_steps import Bench, BenchArguments, in_own_process, run_benchmark
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -136,12 +134,10 @@ def _write_parts(folder: Path, rows: int, rows_of_a_file: int = 10_000) -> None:
 
 
 def measure_corpus(args: ScalingArguments) -> list[dict[str, Any]]:
-    """Each row in a process of its own: a process keeps memory of what it did before."""
     found = []
     for streamed in (True, False):
         for rows in args.corpus_sizes:
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                found.append(pool.submit(_train_on_synthetic, args, rows, streamed).result())
+            found.append(in_own_process(_train_on_synthetic, args, rows, streamed))
     return found
 
 

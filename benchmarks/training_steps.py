@@ -5,8 +5,10 @@ projection width.
 """
 
 import functools
+import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +61,12 @@ def run_benchmark(
     print(render(result))
     if args.output is not None:
         write_json(Path(args.output), result)
+
+
+def in_own_process(work: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
+    """What the work returns, from a new process: one keeps memory of what it did before."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *given).result()
 
 
 def peer_model(encoder: str, *, max_length: int, device: torch.device) -> "SentenceTransformer":

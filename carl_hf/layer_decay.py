@@ -6,7 +6,7 @@ from collections import defaultdict
 from torch import nn
 from torch.optim import Optimizer
 
-_LAYER = re.compile(r"\.(?:layers?|blocks?|h)\.(\d+)\.")
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|blocks?|h)\.(\d+)\.(\d+\.)?")
 
 
 def layer_depths(encoder: nn.Module) -> dict[str, int]:
@@ -17,9 +17,9 @@ def layer_depths(encoder: nn.Module) -> dict[str, int]:
         ValueError: if the names of the parameters do not show one stack of layers.
     """
     names = [name for name, _ in encoder.named_parameters()]
-    matches = {name: match for name in names if (match := _LAYER.search(f".{name}"))}
-    stacks = {f".{name}"[: match.start()] for name, match in matches.items()}
-    nested = any(f".{name}"[match.end() :].split(".")[0].isdigit() for name, match in matches.items())
+    matches = {name: match for name in names if (match := _LAYER.search(name))}
+    stacks = {name[: match.start()] for name, match in matches.items()}
+    nested = any(match[2] for match in matches.values())
     if len(stacks) != 1 or nested:
         raise ValueError(
             f"layer_decay needs one stack of numbered layers, and {type(encoder).__name__} has "

@@ -280,9 +280,10 @@ class PretrainArguments:
         """The corpora that are measured, and those of names."""
         return [*measured, *(corpus for corpus in self.corpora if corpus in EMOTION)]
 
-    def held_out_texts(self, corpus: str) -> list[str]:
+    def held_out_texts(self, *corpora: str) -> list[str]:
         """The texts, not the labels, of the validation and test parts: what training texts must not repeat."""
-        return [text for part in ("validation", "test") for text in self.load(corpus, part, measured=True)["text"]]
+        parts = [self.load(corpus, part, measured=True) for corpus in corpora for part in ("validation", "test")]
+        return [text for part in parts for text in part["text"]]
 
 
 @functools.lru_cache(maxsize=2)
@@ -395,7 +396,7 @@ def main() -> None:
         skipped = script.skipped_rows(emotions)
         streamed: dict[str, Skipped] = {}
         held_out_of = script.with_held_out_parts(measured)
-        held_out = [text for corpus in held_out_of for text in script.held_out_texts(corpus)]
+        held_out = script.held_out_texts(*held_out_of)
         if script.shuffle_buffer is None:
             train = script.load_all(args, held_out)
         else:
@@ -506,7 +507,7 @@ def write_exports(
     if fitted:
         train = mix_datasets(fitted, seed=args.seed)
     elif script.shuffle_buffer is None:
-        held_out = [text for corpus in script.with_held_out_parts(measured) for text in script.held_out_texts(corpus)]
+        held_out = script.held_out_texts(*script.with_held_out_parts(measured))
         train = numbered_rows(script.load_all(args, held_out, measured=True))
     else:  # the beginning of the stream: `take` knows nothing of the pass that training has come to
         train = datasets.Dataset.from_list(list(trainer.train_dataset.take(STREAMED_TEXTS_OF_HEAD)))
