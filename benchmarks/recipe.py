@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from recipe_figures import read_record, render
+from recipe_figures import items_of, items_path, read_record, render
 from run_tables import slug
 from transformers import set_seed
 
@@ -62,9 +62,10 @@ class RecipeArguments:
     study: str = field(default="benchmarks/recipes.yaml", metadata={"help": "YAML file of the recipes."})
     data_dir: str | None = field(default=None, metadata={"help": "Folder with local copies of the corpora."})
     output_dir: str = field(default="benchmarks/recipe", metadata={"help": "Folder of the records and tables."})
-    models_dir: str = field(default="runs/recipe", metadata={"help": "Folder of trained models and test items."})
+    models_dir: str = field(default="runs/recipe", metadata={"help": "Folder of trained models."})
     only: list[str] | None = field(default=None, metadata={"help": "Names of recipes; default: all."})
     seeds: list[int] | None = field(default=None, metadata={"help": "Seeds; default: those of the study."})
+    bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast, for recipes that do not set bf16."})
     test: bool = field(default=False, metadata={"help": "Measure the reported recipes on test parts."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads (default: all cores)."})
     table_only: bool = field(default=False, metadata={"help": "Make the tables from the records that are there."})
@@ -254,7 +255,7 @@ class Runner:
             return CarlModel.from_encoder(self.study.encoder, pooling=recipe.pooling), {"steps": 0}
         args = CarlTrainingArguments(
             "unused", seed=seed, use_cpu=not torch.cuda.is_available(), save_strategy="no", report_to="none",
-            logging_steps=50, disable_tqdm=True, probe_texts=0, **recipe.training,
+            logging_steps=50, disable_tqdm=True, probe_texts=0, **{"bf16": self.args.bf16, **recipe.training},
         )  # fmt: skip
         texts = self.texts(recipe, seed)
         model = CarlModel.from_encoder(
@@ -265,7 +266,7 @@ class Runner:
         start = time.perf_counter()
         trainer.train()
         cost = {"steps": trainer.state.global_step, "training_seconds": round(time.perf_counter() - start, 1),
-                "training_texts": len(texts)}  # fmt: skip
+                "training_texts": len(texts), "bf16": args.bf16}  # fmt: skip
         return model, {**cost, "detector_auc": self._detector(trainer, recipe)}
 
     def _detector(self, trainer: CarlTrainer, recipe: Recipe) -> dict[str, float] | None:
@@ -314,7 +315,7 @@ class Runner:
         )  # fmt: skip
         run = run_tasks(self.encoder_of(recipe, model), settings, Corpora(settings))
         items_file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(items_file, **{f"{key}/{name}": values[name] for key, values in run.items.items() for name in values})
+        np.savez_compressed(items_file, **items_of(run.items))
         return run.figures
 
 
@@ -363,7 +364,7 @@ def name_bins(texts: datasets.Dataset, bins: int) -> datasets.Dataset:
     return texts.select_columns(["text", "valence", "arousal"]).add_column("label", names)
 
 
-def run_study(study: Study, args: RecipeArguments) -> None:
+def run_study(study: Study, args: RecipeArguments) -> Runner:
     runner = Runner(study, args)
     unknown = [name for name in args.only or () if name not in study.recipes]
     if unknown:
@@ -371,6 +372,7 @@ def run_study(study: Study, args: RecipeArguments) -> None:
     for seed in args.seeds or study.seeds:
         for name in args.only or study.recipes:
             run_one(runner, name, study.seeds[0] if study.recipes[name].training is None else seed)
+    return runner
 
 
 def run_one(runner: Runner, name: str, seed: int) -> None:
@@ -397,7 +399,7 @@ def run_one(runner: Runner, name: str, seed: int) -> None:
                 f"The model whose development figures {path} holds is not in {args.models_dir}: remove the record, "
                 "and its recipe is trained and measured anew."
             )
-        record["test"] = runner.measure_test(recipe, found[0].eval(), Path(args.models_dir) / f"{file}.npz")
+        record["test"] = runner.measure_test(recipe, found[0].eval(), items_path(path.parent, file))
         record["chosen_when_tested"] = study.chosen
         write_json(path, record)
 
@@ -442,11 +444,12 @@ def main() -> None:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         study, folder = read_study(args.study), Path(args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
+        truth = None
         if not args.table_only:
             use_all_cores(args.num_threads)
             datasets.disable_progress_bars()
-            run_study(study, args)
-        tables = render(study, folder, Path(args.models_dir))
+            truth = labels_of(run_study(study, args).emobank["test"])
+        tables = render(study, folder, truth)
     except ValueError as error:
         sys.exit(f"error: {error}")
     print(tables)

@@ -48,7 +48,13 @@ def read_records(study: "Study", folder: Path) -> dict[str, dict[int, dict[str, 
     return found
 
 
-def render(study: "Study", folder: Path, models: Path) -> str:
+def render(study: "Study", folder: Path, truth: np.ndarray | None) -> str:
+    """The tables of the records in a folder.
+
+    Args:
+        truth: (N, 2) valence and arousal of EmoBank's test texts, for the bootstrap; without it the one that stands
+            in gains.json is shown.
+    """
     records = read_records(study, folder)
     parts = [
         "# Recipes on the same encoder\n\nRendered by benchmarks/recipe.py from the records beside it; "
@@ -65,7 +71,7 @@ def render(study: "Study", folder: Path, models: Path) -> str:
     tested = {name: runs for name, runs in tested.items() if runs}
     if tested:
         parts.append(f"## Test parts\n\n{_test_table(tested)}")
-        gains = _gains(study, tested, folder, models)
+        gains = _gains(study, tested, folder, truth)
         if gains is not None:
             parts.append(gains)
     return "\n\n".join(parts) + "\n"
@@ -111,9 +117,10 @@ def _accuracy(figures: dict[str, Any], key: str) -> float:
     return figures[task][corpus]["accuracy"]
 
 
-def _gains(study: "Study", tested: dict[str, dict[int, dict[str, Any]]], folder: Path, models: Path) -> str | None:
-    """The chosen recipe over each other one, by the paired bootstrap over test items of the mean over shared seeds.
-    Made where the items are; elsewhere read from the record of it, as long as that is of the same runs."""
+def _gains(
+    study: "Study", tested: dict[str, dict[int, dict[str, Any]]], folder: Path, truth: np.ndarray | None
+) -> str | None:
+    """The chosen recipe over each other one, by the paired bootstrap over test items of the mean over shared seeds."""
     path = folder / "gains.json"
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     gains = {}
@@ -124,12 +131,12 @@ def _gains(study: "Study", tested: dict[str, dict[int, dict[str, Any]]], folder:
         shared = sorted(tested[study.chosen] if untrained else set(runs) & set(tested[study.chosen]))
         if not shared:
             continue
-        files = [
-            (f"{slug(name)}-{min(runs) if untrained else seed}", f"{slug(study.chosen)}-{seed}") for seed in shared
-        ]
-        pairs = [tuple(_items(models / f"{file}.npz") for file in pair) for pair in files]
-        if all(one and two for one, two in pairs):
-            gains[name] = {"chosen": study.chosen, "seeds": shared, **paired_gains(pairs)}
+        if truth is not None:
+            pairs = [
+                (_items(folder, name, min(runs) if untrained else seed), _items(folder, study.chosen, seed))
+                for seed in shared
+            ]
+            gains[name] = {"chosen": study.chosen, "seeds": shared, **paired_gains(pairs, truth)}
         elif known.get(name, {}).get("chosen") == study.chosen and known[name]["seeds"] == shared:
             gains[name] = known[name]
     if not gains:
@@ -146,19 +153,36 @@ def _gains(study: "Study", tested: dict[str, dict[int, dict[str, Any]]], folder:
     )
 
 
-def _items(path: Path) -> dict[str, np.ndarray] | None:
-    """Predictions and truth by test item."""
-    if not path.is_file():
-        return None
-    with np.load(path) as found:
-        return dict(found)
+def items_of(found: dict[str, dict[str, Any]]) -> dict[str, np.ndarray]:
+    """What the bootstrap needs of an encoder's test items ("task/corpus" -> predictions and references): predicted
+    valence and arousal, and for each transfer task which items were right. No label can be read from it."""
+    hits = {task: np.asarray(found[task]["predictions"]) == np.asarray(found[task]["references"]) for task in TRANSFER}
+    return {_VA: np.asarray(found[_VA]["predictions"], dtype=np.float32)} | hits
 
 
-def paired_gains(pairs: Sequence[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]) -> dict[str, Any]:
+def items_path(folder: Path, file: str) -> Path:
+    return folder / "items" / f"{file}.npz"
+
+
+def _items(folder: Path, name: str, seed: int) -> dict[str, np.ndarray]:
+    path = items_path(folder, f"{slug(name)}-{seed}")
+    try:
+        with np.load(path) as found:
+            return dict(found)
+    except OSError as error:
+        raise ValueError(
+            f"{path}, the test items of {name!r}, cannot be read: remove its record, and it is run anew."
+        ) from error
+
+
+def paired_gains(
+    pairs: Sequence[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]], truth: np.ndarray
+) -> dict[str, Any]:
     """What the second of each pair has over the first.
 
     Args:
-        pairs: for every seed, the test items of two encoders: "task/corpus/predictions" and "task/corpus/references".
+        pairs: for every seed, the test items of two encoders, as [`items_of`] gives them.
+        truth: (N, 2) valence and arousal of EmoBank's test texts.
 
     Returns:
         {"valence", "arousal": differences of r on EmoBank; "transfer": of the mean accuracy of the four transfer
@@ -166,15 +190,14 @@ def paired_gains(pairs: Sequence[tuple[dict[str, np.ndarray], dict[str, np.ndarr
         themselves, the same for all encoders.
     """
     result = {}
-    truth = pairs[0][0][f"{_VA}/references"]
     rows = resample_rows(len(truth), seed=42)
     everything = np.arange(len(truth))
     for number, dimension in enumerate(("valence", "arousal")):
 
         def gain(rows: np.ndarray, number: int = number) -> np.ndarray:
             of_pairs = [
-                pearson(two[f"{_VA}/predictions"][rows, number], truth[rows, number])
-                - pearson(one[f"{_VA}/predictions"][rows, number], truth[rows, number])
+                pearson(two[_VA][rows, number], truth[rows, number])
+                - pearson(one[_VA][rows, number], truth[rows, number])
                 for one, two in pairs
             ]
             return np.mean(of_pairs, axis=0)
@@ -182,11 +205,7 @@ def paired_gains(pairs: Sequence[tuple[dict[str, np.ndarray], dict[str, np.ndarr
         result[dimension] = {"gain": float(gain(everything)), "interval": interval(gain(rows))}
     points, resampled = [], []
     for number, task in enumerate(TRANSFER):
-        truth_of_task = pairs[0][0][f"{task}/references"]
-        hits = [
-            [(encoder[f"{task}/predictions"] == truth_of_task).astype(float) for encoder in pair] for pair in pairs
-        ]
-        differences = 100 * np.mean([two - one for one, two in hits], axis=0)
+        differences = 100 * np.mean([two[task].astype(float) - one[task] for one, two in pairs], axis=0)
         points.append(differences.mean())
         resampled.append(differences[resample_rows(len(differences), seed=number)].mean(1))
     result["transfer"] = {"gain": float(np.mean(points)), "interval": interval(np.mean(resampled, axis=0))}

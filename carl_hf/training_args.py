@@ -4,6 +4,7 @@ Source: Son, Saurez, Har, arXiv 2502.20613; equation numbers are the paper's.
 """
 
 import dataclasses
+import logging
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,6 +19,8 @@ from carl_hf.momentum import momentum_from_half_life
 from carl_hf.nearest import did_you_mean
 from carl_hf.objectives import OBJECTIVES, parse_objectives
 from carl_hf.setting_types import check_setting_types
+
+logger = logging.getLogger(__name__)
 
 PAPER_SETTINGS: dict[str, Any] = {
     "num_train_epochs": 2.0,
@@ -273,6 +276,11 @@ class CarlTrainingArguments(TrainingArguments):
             super().__post_init__()
         except (OSError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"The Trainer cannot take these settings: {type(error).__name__}: {error}") from error
+        if self.bf16 and self.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+            logger.warning(
+                "bf16: this CPU lacks AVX-512 and computes in bfloat16 several times slower "
+                "than in float32. Leave --bf16 off here."
+            )
         # a contrastive batch is collated as a whole: each process makes its own, none is cut up and dealt out
         for name in ("dispatch_batches", "split_batches"):
             if getattr(self.accelerator_config, name):

@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+import torch
 from accelerate.parallelism_config import ParallelismConfig
 
 from carl_hf import CarlTrainingArguments
@@ -62,6 +63,13 @@ def test_default_recipe_uses_a_relative_radius_and_a_half_life(tmp_path):
     args = CarlTrainingArguments(str(tmp_path))
     assert args.perturbation_relative and args.momentum is None and args.momentum_half_life > 0
     assert args.bf16 is False  # no CUDA here
+
+
+@pytest.mark.parametrize("capability, warned", [("AVX2", True), ("AVX512", False)])
+def test_bfloat16_on_a_cpu_that_lacks_it_is_told(capability, warned, monkeypatch, caplog):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    CarlTrainingArguments("out", bf16=True, use_cpu=True)
+    assert ("Leave --bf16 off here" in caplog.text) == warned
 
 
 def test_every_own_field_has_help():
