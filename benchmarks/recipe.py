@@ -133,6 +133,7 @@ class Study:
     baseline: str
     chosen: str
     reported: list[str]
+    screening: list[str]
     recipes: dict[str, Recipe]
 
     def settings(self, name: str) -> dict[str, Any]:
@@ -146,9 +147,10 @@ class Study:
 
 
 def read_study(path: str | Path) -> Study:
-    """The study that a YAML file describes: `encoder`, `seeds`, `baseline`, `chosen`, `reported`, `common` (what holds
-    for all) and `recipes`: name -> what differs, from `common` or from the recipe named `like`, or `of`, whose model
-    it measures. `training: null` is the encoder as it is.
+    """The study that a YAML file describes: `encoder`, `seeds`, `baseline`, `chosen`, `reported`, `screening` (runs of
+    a two-level design, see benchmarks/screening.py; may be empty), `common` (what holds for all) and `recipes`: name ->
+    what differs, from `common` or from the recipe named `like`, or `of`, whose model it measures. `training: null` is
+    the encoder as it is.
 
     Raises:
         ValueError: for what cannot be read, an unknown name, or settings that CarlTrainingArguments refuses; the
@@ -190,7 +192,7 @@ def read_study(path: str | Path) -> Study:
     for name in study.recipes:
         if files.setdefault(slug(name), name) != name:
             raise ValueError(f"{path}: {files[slug(name)]!r} and {name!r} would have the same files: rename one.")
-    for name in (study.baseline, study.chosen, *study.reported):
+    for name in (study.baseline, study.chosen, *study.reported, *study.screening):
         if name not in study.recipes:
             raise ValueError(f"{path}: there is no recipe {name!r}.")
     if not {study.baseline, study.chosen} <= set(study.reported):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from run_tables import figure_text, mean_and_std, slug
+from screening import flat, lenth_error, main_effects
 
 from carl_hf.cli import write_json
 from carl_hf.evaluation.agreement import pearson
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from recipe import Study
 
 TRANSFER = ("emotion/goemotions-six", "polarity/sst5", "polarity/cr", "polarity/mr")
+DEV_FIGURES = {"valence": 3, "arousal": 3, "goemotions-six": 1, "sst5": 1, "score": 1}
+"""Name in a record -> digits to print."""
 _VA = "va/emobank"
 
 
@@ -63,6 +66,8 @@ def render(study: "Study", folder: Path, truth: np.ndarray | None) -> str:
     ]
     if records:
         parts.append(f"## Development parts\n\n{_dev_table(study, records)}")
+    if study.screening and set(study.screening) <= set(records):
+        parts.append(f"## Screening\n\n{_screening_table(study, records)}")
     tested = {
         name: {seed: run for seed, run in runs.items() if "test" in run}
         for name, runs in records.items()
@@ -95,6 +100,31 @@ def _dev_table(study: "Study", records: dict[str, dict[int, dict[str, Any]]]) ->
     header = ["recipe", "seeds", "V r", "A r", "six", "SST5", "score", "over baseline", "detector AUC",
               "AUC, radius 0", "updates", "seconds"]  # fmt: skip
     return table(header, rows)
+
+
+def _screening_table(study: "Study", records: dict[str, dict[int, dict[str, Any]]]) -> str:
+    figures = [
+        {key: float(np.mean([run["dev"][key] for run in records[name].values()])) for key in DEV_FIGURES}
+        for name in study.screening
+    ]
+    effects = main_effects([flat(study.settings(name)["recipe"]) for name in study.screening], figures)
+    effects.sort(key=lambda effect: -abs(effect.gains["score"]))
+    rows = [
+        [
+            e.setting,
+            e.low,
+            e.high,
+            *(figure_text(e.gains[k], digits, signed=True) for k, digits in DEV_FIGURES.items()),
+        ]
+        for e in effects
+    ]
+    errors = [figure_text(lenth_error([e.gains[key] for e in effects]), digits) for key, digits in DEV_FIGURES.items()]
+    rows.append(["standard error of each (Lenth)", "", "", *errors])
+    return (
+        f"Main effects over {len(figures)} runs, {study.screening[0]} among them: a figure at the second level minus "
+        "at the first, mean over all other settings.\n\n"
+        + table(["setting", "from", "to", "V r", "A r", "six", "SST5", "score"], rows)
+    )
 
 
 def _test_table(tested: dict[str, dict[int, dict[str, Any]]]) -> str:

@@ -16,11 +16,12 @@ pytestmark = pytest.mark.usefixtures("measuring_packages")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 STUDY = {
     "encoder": "", "seeds": [1, 2], "baseline": "plain", "chosen": "mean, both",
-    "reported": ["as it was", "plain", "mean, both"],
+    "reported": ["as it was", "plain", "mean, both"], "screening": ["plain", "half-life"],
     "common": {"max_steps": 3, "learning_rate": 5e-3, "per_device_train_batch_size": 32},
     "recipes": {
         "as it was": {"training": None},
         "plain": {"objectives": ["regression"]},
+        "half-life": {"like": "plain", "momentum_half_life": 60},
         "carl": {"objectives": ["mccl", "ptd=0.2"], "perturb_half": True},
         "mean, both": {"like": "carl", "pooling": "mean", "objectives": ["mccl", "regression", "ptd=0.2"]},
         "averaged": {"like": "carl", "export": "target", "corpora": ["emobank"], "momentum": 1.0},
@@ -37,7 +38,7 @@ def recipe(monkeypatch):
     import recipe
 
     yield recipe
-    for name in ("recipe", "recipe_figures", "run_tables"):
+    for name in ("recipe", "recipe_figures", "run_tables", "screening"):
         sys.modules.pop(name, None)
 
 
@@ -67,6 +68,7 @@ def test_runs_are_made_once_and_the_chosen_recipe_is_measured_on_test_parts(tiny
     assert set(records) == {
         "as-it-was-1",
         "plain-1",
+        "half-life-1",
         "carl-1",
         "mean-both-1",
         "averaged-1",
@@ -93,6 +95,7 @@ def test_runs_are_made_once_and_the_chosen_recipe_is_measured_on_test_parts(tiny
     assert set(tested["polarity"]) == {"mr", "cr", "sst5"} and "stsb" in tested["semantics"]
     table = (tmp_path / "out" / "TABLE.md").read_text()
     scores = [json.loads((tmp_path / "out" / f"carl-{seed}.json").read_text())["dev"]["score"] for seed in (1, 2)]
+    assert "| momentum_half_life | default | 60 | .000 | .000 | 0.0 |" in table  # regression has no target
     row = next(line for line in table.splitlines() if line.startswith("| carl "))
     assert f"| {np.mean(scores):.1f} ± {np.std(scores, ddof=1):.1f} |" in row
     gains = json.loads((tmp_path / "out" / "gains.json").read_text())
