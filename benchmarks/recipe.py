@@ -148,9 +148,9 @@ class Study:
 
 def read_study(path: str | Path) -> Study:
     """The study that a YAML file describes: `encoder`, `seeds`, `baseline`, `chosen`, `reported`, `screening` (runs of
-    a two-level design, see benchmarks/screening.py; may be empty), `common` (what holds for all) and `recipes`: name ->
-    what differs, from `common` or from the recipe named `like`, or `of`, whose model it measures. `training: null` is
-    the encoder as it is.
+    a two-level design, see benchmarks/screening.py; may be empty), `common` (what holds for all) and `recipes`: name
+    -> what differs, from `common` or from the recipe named `like`, or `of`, whose model it measures. `training: null`
+    is the encoder as it is.
 
     Raises:
         ValueError: for what cannot be read, an unknown name, or settings that CarlTrainingArguments refuses; the

@@ -110,14 +110,9 @@ def _screening_table(study: "Study", records: dict[str, dict[int, dict[str, Any]
     effects = main_effects([flat(study.settings(name)["recipe"]) for name in study.screening], figures)
     effects.sort(key=lambda effect: -abs(effect.gains["score"]))
     rows = [
-        [
-            e.setting,
-            e.low,
-            e.high,
-            *(figure_text(e.gains[k], digits, signed=True) for k, digits in DEV_FIGURES.items()),
-        ]
+        [e.setting, e.low, e.high, *_gains_text(e.gains)]
         for e in effects
-    ]
+    ]  # fmt: skip
     errors = [figure_text(lenth_error([e.gains[key] for e in effects]), digits) for key, digits in DEV_FIGURES.items()]
     rows.append(["standard error of each (Lenth)", "", "", *errors])
     return (
@@ -125,6 +120,10 @@ def _screening_table(study: "Study", records: dict[str, dict[int, dict[str, Any]
         "at the first, mean over all other settings.\n\n"
         + table(["setting", "from", "to", "V r", "A r", "six", "SST5", "score"], rows)
     )
+
+
+def _gains_text(gains: dict[str, float]) -> list[str]:
+    return [figure_text(gains[key], digits, signed=True) for key, digits in DEV_FIGURES.items()]
 
 
 def _test_table(tested: dict[str, dict[int, dict[str, Any]]]) -> str:
