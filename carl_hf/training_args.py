@@ -38,6 +38,7 @@ PAPER_SETTINGS: dict[str, Any] = {
     "momentum_half_life": None,
     "mccl_weight": 0.8,
     "ptd_weight": 0.2,
+    "regression_weight": 0.0,
     "salient_fraction": 0.1,
     "token_choice": "salient",
     "perturb_half": False,
@@ -49,6 +50,9 @@ PAPER_SETTINGS: dict[str, Any] = {
     "bf16": False,
 }
 """The settings of the paper, with the decisions of docs/method.md where the paper is silent."""
+
+WEIGHTS = {"mccl_weight": "mccl", "ptd_weight": "ptd", "regression_weight": "regression"}
+"""Setting -> the objective that it weights, where `objectives` is not set."""
 
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER_SETTINGS}
 
@@ -140,8 +144,8 @@ class CarlTrainingArguments(TrainingArguments):
     objectives: list[str] | None = field(
         default=None,
         metadata={
-            "help": f"Objectives of the loss, each a name or name=weight: {', '.join(OBJECTIVES)}. Unset: mccl and "
-            "ptd with mccl_weight and ptd_weight."
+            "help": f"Objectives of the loss, each a name or name=weight: {', '.join(OBJECTIVES)}. Unset: mccl, ptd "
+            "and regression with mccl_weight, ptd_weight and regression_weight."
         },
     )
     # Sentence level: momentum continuous contrastive learning (MCCL)
@@ -183,6 +187,10 @@ class CarlTrainingArguments(TrainingArguments):
     pgd_steps: int = field(default=1, metadata={"help": "Steps of PGD; each after the first costs two passes."})
     focal_gamma: float = field(default=2.0, metadata={"help": "Exponent gamma of the focal loss (Eq 10)."})
     # Other objectives
+    regression_weight: float = field(
+        default=20.0,
+        metadata={"help": "Weight of the squared error of valence and arousal in the loss; 0 leaves it out."},
+    )
     proxy_alpha: float = field(default=32.0, metadata={"help": "Alpha of Proxy-Anchor: how much hard texts weigh."})
     proxy_margin: float = field(default=0.1, metadata={"help": "Margin delta of Proxy-Anchor, in cosine."})
     proxy_learning_rate: float = field(default=1e-2, metadata={"help": "Peak learning rate of the proxies."})
@@ -222,8 +230,10 @@ class CarlTrainingArguments(TrainingArguments):
         check_setting_types(settings, type(self))
         if settings.get("momentum") is not None and settings.get("momentum_half_life") is not None:
             raise ValueError("Give momentum or momentum_half_life, not both: the half-life is another form of m_0.")
-        if settings.get("objectives") is not None and {"mccl_weight", "ptd_weight"} & set(settings):
-            raise ValueError("Give objectives, or mccl_weight and ptd_weight: with objectives, mccl=0.8 ptd=0.2.")
+        if settings.get("objectives") is not None and set(WEIGHTS) & set(settings):
+            raise ValueError(
+                f"Give objectives, or {', '.join(WEIGHTS)}: with objectives, mccl=0.8 ptd=0.2 regression=20."
+            )
         values = {**PRESETS[preset], **settings}
         if settings.get("momentum") is not None:
             values["momentum_half_life"] = None
@@ -292,7 +302,7 @@ class CarlTrainingArguments(TrainingArguments):
         """Objective -> its weight in the loss, for those that are trained."""
         if self.objectives is not None:
             return parse_objectives(self.objectives)
-        return {name: w for name, w in (("mccl", self.mccl_weight), ("ptd", self.ptd_weight)) if w > 0}
+        return {name: weight for field, name in WEIGHTS.items() if (weight := getattr(self, field)) > 0}
 
     @property
     def heads(self) -> list[str]:
@@ -331,7 +341,7 @@ class CarlTrainingArguments(TrainingArguments):
 
         for name in ("temperature", "label_temperature", "proxy_alpha", "proxy_learning_rate"):
             require(number(name) > 0, name, "positive")
-        for name in ("mccl_weight", "ptd_weight", "perturbation_radius", "pgd_step_size", "focal_gamma",
+        for name in (*WEIGHTS, "perturbation_radius", "pgd_step_size", "focal_gamma",
                      "proxy_margin", "same_label_margin"):  # fmt: skip
             require(number(name) >= 0, name, "zero or positive")
         require(self.head_warmup_epochs is None or number("head_warmup_epochs") >= 0, "head_warmup_epochs",
@@ -351,9 +361,7 @@ class CarlTrainingArguments(TrainingArguments):
             read_label_space(self.label_space)  # a wrong one is refused at once
         require(self.class_weights in ("equal", "balanced"), "class_weights", "'equal' or 'balanced'")
         if not self.weights:
-            raise ValueError(
-                "mccl_weight and ptd_weight are both 0 and objectives names nothing: nothing would be trained."
-            )
+            raise ValueError(f"{', '.join(WEIGHTS)} are 0 and objectives names nothing: nothing would be trained.")
         if (self.momentum is None) == (self.momentum_half_life is None):
             raise ValueError("Give exactly one of momentum and momentum_half_life.")
         if self.momentum is not None:

@@ -64,23 +64,22 @@ def plain_step(model, batch, args) -> tuple[torch.Tensor, dict[str, torch.Tensor
     """Eq 3 to 11 on one padded batch, with separate backward passes for saliency, for PGD and for training."""
     ids, mask, va, eligible = batch["input_ids"], batch["attention_mask"], batch["va"].double(), batch["eligible"]
 
+    sentence = {name: weight for name, weight in args.weights.items() if name != "ptd"}
+
     def sentence_loss(embeds):
-        z = model.pool(model.encode(embeds, mask), mask)
-        loss = mccl_loss(
-            model.predict(z), model.project_target(ids, mask), va, va, temperature=args.temperature,
-            label_temperature=args.label_temperature, kernel=args.label_kernel,
-        )  # fmt: skip
-        if args.objectives is None:
-            return loss * (args.mccl_weight or 1)
-        label = batch["class"]
-        return (
-            0.8 * loss
-            + 0.5 * proxy_anchor_loss(z, label, model.proxies.weight_PH, alpha=32, margin=0.1)
-            + 2 * circular_loss(z, batch["angle"])
-            + class_cross_entropy(model.classifier(z), label)
-            + supervised_contrastive_loss(z, label, temperature=args.temperature)
-            + 3 * va_regression_loss(model.regressor(z), va)
-        )
+        z, label = model.pool(model.encode(embeds, mask), mask), batch.get("class")
+        losses = {
+            "mccl": lambda: mccl_loss(
+                model.predict(z), model.project_target(ids, mask), va, va, temperature=args.temperature,
+                label_temperature=args.label_temperature, kernel=args.label_kernel,
+            ),
+            "proxy_anchor": lambda: proxy_anchor_loss(z, label, model.proxies.weight_PH, alpha=32, margin=0.1),
+            "circular": lambda: circular_loss(z, batch["angle"]),
+            "cross_entropy": lambda: class_cross_entropy(model.classifier(z), label),
+            "supcon": lambda: supervised_contrastive_loss(z, label, temperature=args.temperature),
+            "regression": lambda: va_regression_loss(model.regressor(z), va),
+        }  # fmt: skip
+        return sum(weight * losses[name]() for name, weight in (sentence or {"mccl": 1}).items())
 
     embeds = model.word_embeddings(ids).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(sentence_loss(embeds), embeds)
@@ -92,8 +91,8 @@ def plain_step(model, batch, args) -> tuple[torch.Tensor, dict[str, torch.Tensor
     model.zero_grad()
     logits = model.detect(model.encode(model.word_embeddings(ids) + delta, mask))
     detection = focal_detection_loss(logits, chosen, eligible, gamma=args.focal_gamma)
-    loss = args.ptd_weight * detection
-    if args.objectives is not None or args.mccl_weight > 0:
+    loss = args.weights.get("ptd", 0.0) * detection
+    if sentence:
         loss = loss + sentence_loss(model.word_embeddings(ids))
     loss.backward()
     return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -111,9 +110,9 @@ class Scaler:
 @pytest.mark.parametrize(
     "settings",
     [{}, {"pgd_steps": 3, "pgd_step_size": 0.2}, {"preset": "paper"}, {"label_kernel": "distance"},
-     {"ptd_weight": 0.0}, {"mccl_weight": 0.0},
+     {"ptd_weight": 0.0}, {"mccl_weight": 0.0}, {"mccl_weight": 0.0, "regression_weight": 0.0},
      {"objectives": EVERYTHING, "label_space": "circle12", "pgd_steps": 2}],
-    ids=["default", "three-pgd-steps", "paper", "distance", "without-ptd", "without-mccl", "everything"],
+    ids=["default", "three-pgd-steps", "paper", "distance", "without-ptd", "without-mccl", "ptd-alone", "everything"],
 )  # fmt: skip
 def test_step_equals_the_plain_one(settings, slices, parts, scaler, tmp_path, tokenizer):
     mixed = "objectives" in settings
@@ -170,6 +169,8 @@ def test_accumulation_averages_the_gradients_of_its_batches(tmp_path, tokenizer)
 def used(name: str, settings: dict) -> bool:
     if name.startswith("detector"):
         return settings.get("ptd_weight", 0.2) > 0
+    if name.startswith("regressor"):
+        return settings.get("regression_weight", 20 * (settings.get("preset") != "paper")) > 0
     if settings.get("mccl_weight", 0.8) > 0:
         return True
     return name.startswith("online.encoder") and "pooler" not in name
@@ -179,7 +180,8 @@ def used(name: str, settings: dict) -> bool:
     "settings",
     [
         {}, {"preset": "paper"}, {"ptd_weight": 0.0}, {"mccl_weight": 0.0}, {"token_choice": "random"},
-        {"perturb_half": True}, {"pgd_steps": 2}, {"label_kernel": "distance"}, {"activation_checkpointing": True},
+        {"mccl_weight": 0.0, "regression_weight": 0.0}, {"perturb_half": True}, {"pgd_steps": 2},
+        {"label_kernel": "distance"}, {"activation_checkpointing": True},
         {"bf16": True}, {"gradient_accumulation_steps": 2}, {"gradient_cache_parts": 3, "pgd_steps": 2},
         {"gradient_cache_parts": 3, "bf16": True}, {"momentum": 0.0}, {"momentum": 1.0},
     ],
@@ -214,15 +216,9 @@ def test_every_used_parameter_learns_and_the_target_gets_no_gradient(settings, t
     target_moved = any((p.detach() != before[n]).any() for n, p in model.named_parameters() if n.startswith("target"))
     assert target_moved == (settings.get("momentum") != 1.0)
     logged = trainer.state.log_history[0]
-    expected = {
-        "loss",
-        "mccl",
-        "momentum",
-        "zero_label_fraction",
-        "embedding_std",
-        "effective_rank",
-        "target_distance",
-    }
+    expected = {"loss", "momentum", "embedding_std", "effective_rank", "target_distance", *trainer.args.weights}
+    if "mccl" in trainer.args.weights or set(trainer.args.weights) == {"ptd"}:
+        expected |= {"mccl", "zero_label_fraction"}
     if settings.get("ptd_weight", 0.2) > 0:
         expected |= {"ptd", "detector_auc", "changed_coordinates"}
     assert expected <= set(logged) and all(math.isfinite(logged[k]) for k in expected)
@@ -344,7 +340,7 @@ def test_evaluation_weights_its_batches_by_their_texts(tmp_path, tokenizer):
     trainer = make_trainer(tmp_path, tokenizer, dev=toy_dataset(9, seed=8), token_choice="random")
     metrics = trainer.evaluate()
     # 8 texts and 1: the loss and its parts are weighted alike
-    parts = 0.8 * metrics["eval_mccl"] + 0.2 * metrics["eval_ptd"]
+    parts = sum(weight * metrics[f"eval_{name}"] for name, weight in trainer.args.weights.items())
     assert parts == pytest.approx(metrics["eval_loss"], rel=1e-4)
     state = torch.get_rng_state()
     assert trainer.evaluate()["eval_loss"] == metrics["eval_loss"]  # random choices included
