@@ -188,7 +188,7 @@ class CarlTrainingArguments(TrainingArguments):
     focal_gamma: float = field(default=2.0, metadata={"help": "Exponent gamma of the focal loss (Eq 10)."})
     # Other objectives
     regression_weight: float = field(
-        default=20.0,
+        default=0.0,
         metadata={"help": "Weight of the squared error of valence and arousal in the loss; 0 leaves it out."},
     )
     proxy_alpha: float = field(default=32.0, metadata={"help": "Alpha of Proxy-Anchor: how much hard texts weigh."})

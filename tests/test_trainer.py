@@ -110,13 +110,14 @@ class Scaler:
 @pytest.mark.parametrize(
     "settings",
     [{}, {"pgd_steps": 3, "pgd_step_size": 0.2}, {"preset": "paper"}, {"label_kernel": "distance"},
-     {"ptd_weight": 0.0}, {"mccl_weight": 0.0}, {"mccl_weight": 0.0, "regression_weight": 0.0},
+     {"ptd_weight": 0.0}, {"mccl_weight": 0.0}, {"regression_weight": 20.0},
      {"objectives": EVERYTHING, "label_space": "circle12", "pgd_steps": 2}],
-    ids=["default", "three-pgd-steps", "paper", "distance", "without-ptd", "without-mccl", "ptd-alone", "everything"],
+    ids=["default", "three-pgd-steps", "paper", "distance", "without-ptd", "without-mccl",
+         "with-regression", "everything"],
 )  # fmt: skip
 def test_step_equals_the_plain_one(settings, slices, parts, scaler, tmp_path, tokenizer):
     mixed = "objectives" in settings
-    model = double_model(everything=mixed)
+    model = double_model(everything=mixed or "regression_weight" in settings)
     trainer = make_trainer(
         tmp_path, tokenizer, model=model, encode_slices=slices, salient_fraction=0.3, data=toy_dataset(mixed=mixed),
         head_warmup_epochs=0.0, gradient_cache_parts=parts, **settings,
@@ -166,12 +167,12 @@ def test_accumulation_averages_the_gradients_of_its_batches(tmp_path, tokenizer)
         torch.testing.assert_close(gradient, (singles[0][name] + singles[1][name]) / 2, atol=1e-12, rtol=1e-9)
 
 
-def used(name: str, settings: dict) -> bool:
+def used(name: str, weights: dict) -> bool:
     if name.startswith("detector"):
-        return settings.get("ptd_weight", 0.2) > 0
+        return "ptd" in weights
     if name.startswith("regressor"):
-        return settings.get("regression_weight", 20 * (settings.get("preset") != "paper")) > 0
-    if settings.get("mccl_weight", 0.8) > 0:
+        return "regression" in weights
+    if "mccl" in weights:
         return True
     return name.startswith("online.encoder") and "pooler" not in name
 
@@ -180,7 +181,8 @@ def used(name: str, settings: dict) -> bool:
     "settings",
     [
         {}, {"preset": "paper"}, {"ptd_weight": 0.0}, {"mccl_weight": 0.0}, {"token_choice": "random"},
-        {"mccl_weight": 0.0, "regression_weight": 0.0}, {"perturb_half": True}, {"pgd_steps": 2},
+        {"regression_weight": 20.0}, {"mccl_weight": 0.0, "regression_weight": 1.0}, {"perturb_half": True},
+        {"pgd_steps": 2},
         {"label_kernel": "distance"}, {"activation_checkpointing": True},
         {"bf16": True}, {"gradient_accumulation_steps": 2}, {"gradient_cache_parts": 3, "pgd_steps": 2},
         {"gradient_cache_parts": 3, "bf16": True}, {"momentum": 0.0}, {"momentum": 1.0},
@@ -193,7 +195,7 @@ def test_every_used_parameter_learns_and_the_target_gets_no_gradient(settings, t
             assert all(p.grad is None for p in model.target.parameters())
 
     set_seed(0)
-    model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8)
+    model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8, heads=["regressor"])
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     # weight decay would move a parameter that gets no gradient but zero
     trainer = make_trainer(
@@ -212,7 +214,7 @@ def test_every_used_parameter_learns_and_the_target_gets_no_gradient(settings, t
             moved = moved[:1]
         if name.endswith("key.bias"):
             continue  # its gradient is exactly zero in theory: softmax does not see it
-        assert moved.any() == used(name, settings), name
+        assert moved.any() == used(name, trainer.args.weights), name
     target_moved = any((p.detach() != before[n]).any() for n, p in model.named_parameters() if n.startswith("target"))
     assert target_moved == (settings.get("momentum") != 1.0)
     logged = trainer.state.log_history[0]
