@@ -26,7 +26,8 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from recipe_figures import items_of, items_path, read_record, render
+from recipe_figures import items_of, items_path, read_record, render, tradeoff
+from recipe_plot import draw_tradeoff
 from run_tables import slug
 from transformers import set_seed
 
@@ -134,6 +135,7 @@ class Study:
     chosen: str
     reported: list[str]
     screening: list[str]
+    joined: list[str]
     recipes: dict[str, Recipe]
 
     def settings(self, name: str) -> dict[str, Any]:
@@ -148,9 +150,9 @@ class Study:
 
 def read_study(path: str | Path) -> Study:
     """The study that a YAML file describes: `encoder`, `seeds`, `baseline`, `chosen`, `reported`, `screening` (runs of
-    a two-level design, see benchmarks/screening.py; may be empty), `common` (what holds for all) and `recipes`: name
-    -> what differs, from `common` or from the recipe named `like`, or `of`, whose model it measures. `training: null`
-    is the encoder as it is.
+    a two-level design, see benchmarks/screening.py; may be empty), `joined` (reported ones that the drawing joins),
+    `common` (what holds for all) and `recipes`: name -> what differs, from `common` or from the recipe named `like`,
+    or `of`, whose model it measures. `training: null` is the encoder as it is.
 
     Raises:
         ValueError: for what cannot be read, an unknown name, or settings that CarlTrainingArguments refuses; the
@@ -195,8 +197,8 @@ def read_study(path: str | Path) -> Study:
     for name in (study.baseline, study.chosen, *study.reported, *study.screening):
         if name not in study.recipes:
             raise ValueError(f"{path}: there is no recipe {name!r}.")
-    if not {study.baseline, study.chosen} <= set(study.reported):
-        raise ValueError(f"{path}: baseline and chosen must be among those that are reported.")
+    if not {study.baseline, study.chosen, *study.joined} <= set(study.reported):
+        raise ValueError(f"{path}: baseline, chosen and joined must be among those that are reported.")
     return study
 
 
@@ -456,6 +458,9 @@ def main() -> None:
         sys.exit(f"error: {error}")
     print(tables)
     (folder / "TABLE.md").write_text(tables, encoding="utf-8")
+    points = tradeoff(study, folder)
+    if set(study.joined) <= set(points):
+        draw_tradeoff(folder / "tradeoff.png", points, study.joined)
 
 
 if __name__ == "__main__":

@@ -68,18 +68,43 @@ def render(study: "Study", folder: Path, truth: np.ndarray | None) -> str:
         parts.append(f"## Development parts\n\n{_dev_table(study, records)}")
     if study.screening and set(study.screening) <= set(records):
         parts.append(f"## Screening\n\n{_screening_table(study, records)}")
-    tested = {
-        name: {seed: run for seed, run in runs.items() if "test" in run}
-        for name, runs in records.items()
-        if name in study.reported
-    }
-    tested = {name: runs for name, runs in tested.items() if runs}
+    tested = _tested(study, records)
     if tested:
         parts.append(f"## Test parts\n\n{_test_table(tested)}")
         gains = _gains(study, tested, folder, truth)
         if gains is not None:
             parts.append(gains)
     return "\n\n".join(parts) + "\n"
+
+
+def _tested(study: "Study", records: dict[str, dict[int, dict[str, Any]]]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Of the reported recipes the runs that were measured on test parts."""
+    tested = {
+        name: {seed: run for seed, run in runs.items() if "test" in run}
+        for name, runs in records.items()
+        if name in study.reported
+    }
+    return {name: runs for name, runs in tested.items() if runs}
+
+
+def tradeoff(study: "Study", folder: Path) -> dict[str, list[np.ndarray]]:
+    """Tested recipe -> for every seed, (3,): Spearman's rho on the STS benchmark, mean r of valence and arousal, mean
+    accuracy of the transfer tasks (percent)."""
+    return {
+        name: [_point(run["test"]) for run in runs.values()]
+        for name, runs in _tested(study, read_records(study, folder)).items()
+    }
+
+
+def _point(figures: dict[str, Any]) -> np.ndarray:
+    va = figures["va"]["emobank"]
+    return np.array(
+        [
+            figures["semantics"]["stsb"]["spearman"],
+            (va["valence"]["pearson"] + va["arousal"]["pearson"]) / 2,
+            np.mean([_accuracy(figures, key) for key in TRANSFER]),
+        ]
+    )
 
 
 def _dev_table(study: "Study", records: dict[str, dict[int, dict[str, Any]]]) -> str:

@@ -29,6 +29,6 @@ def draw_tradeoff(path: Path, points: Mapping[str, Sequence[np.ndarray]], joined
             axis.errorbar(x, y, xerr=spread[0], yerr=spread[number], fmt="o", color=colour, capsize=2)
             axis.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=9, color=colour)
         axis.set(title=title, xlabel="what is kept of meaning: rho on the STS benchmark")
-        axis.margins(x=0.18, y=0.1)
+        axis.margins(x=0.3, y=0.1)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

@@ -17,6 +17,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 STUDY = {
     "encoder": "", "seeds": [1, 2], "baseline": "plain", "chosen": "mean, both",
     "reported": ["as it was", "plain", "mean, both"], "screening": ["plain", "half-life"],
+    "joined": ["mean, both", "as it was"],
     "common": {"max_steps": 3, "learning_rate": 5e-3, "per_device_train_batch_size": 32},
     "recipes": {
         "as it was": {"training": None},
@@ -38,7 +39,7 @@ def recipe(monkeypatch):
     import recipe
 
     yield recipe
-    for name in ("recipe", "recipe_figures", "run_tables", "screening"):
+    for name in ("recipe", "recipe_figures", "recipe_plot", "run_tables", "screening"):
         sys.modules.pop(name, None)
 
 
@@ -64,6 +65,7 @@ def test_runs_are_made_once_and_the_chosen_recipe_is_measured_on_test_parts(tiny
              "--models_dir", tmp_path / "models", "--num_threads", 1)  # fmt: skip
     first = run("benchmarks/recipe.py", *flags, "--seeds", 1)
     assert "carl, seed 1 ..." in first.stdout and "## Test parts" not in first.stdout
+    assert not (tmp_path / "out" / "tradeoff.png").exists()
     records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
     assert set(records) == {
         "as-it-was-1",
@@ -110,6 +112,7 @@ def test_runs_are_made_once_and_the_chosen_recipe_is_measured_on_test_parts(tiny
         assert r == pytest.approx(tested["va"]["emobank"]["valence"]["pearson"], abs=1e-6)
         assert {items[name].dtype.kind for name in items if name != "va/emobank"} == {"b"}
         assert 100 * items["polarity/mr"].mean() == pytest.approx(tested["polarity"]["mr"]["accuracy"])
+    assert (tmp_path / "out" / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
     # the table can be made without corpora
     third = run("benchmarks/recipe.py", *flags[:-4], "--models_dir", tmp_path / "none", "--table_only", "true")
     assert third.stdout.strip() == table.strip()
@@ -155,7 +158,8 @@ def test_runs_are_made_once_and_the_chosen_recipe_is_measured_on_test_parts(tiny
         ({"recipes": {"a": {"contrast_layers": "z"}}}, "Recipe 'a': contrast_layers must be prediction or"),
         ({"recipes": ["a"]}, "must be mappings"),
         ({"common": None}, "must be mappings"),
-        ({"reported": ["plain"]}, "baseline and chosen must be among those that are reported"),
+        ({"reported": ["plain"]}, "baseline, chosen and joined must be among those that are reported"),
+        ({"joined": ["carl"]}, "baseline, chosen and joined must be among those that are reported"),
         ({"common": {"learnin_rate": 1.0}}, "Recipe 'as it was': Unknown training argument 'learnin_rate'"),
         ({"common": {"objectives": ["mcl"]}}, "Recipe 'as it was': .*mcl"),
     ],
