@@ -132,14 +132,15 @@ class Study:
     encoder: str
     seeds: list[int]
     baseline: str
-    chosen: str
+    chosen: str | None
     reported: list[str]
     screening: list[str]
     joined: list[str]
     recipes: dict[str, Recipe]
 
     def settings(self, name: str) -> dict[str, Any]:
-        """All that a run of the recipe depends on but its seed, as a JSON file gives it back."""
+        """All that a run of the recipe depends on but its seed and, where the recipe leaves it open, bf16 (which the
+        record tells), as a JSON file gives it back."""
         recipe = self.recipes[name]
         source = None if recipe.of is None else dataclasses.asdict(self.recipes[recipe.of])
         return json.loads(
@@ -149,10 +150,10 @@ class Study:
 
 
 def read_study(path: str | Path) -> Study:
-    """The study that a YAML file describes: `encoder`, `seeds`, `baseline`, `chosen`, `reported`, `screening` (runs of
-    a two-level design, see benchmarks/screening.py; may be empty), `joined` (reported ones that the drawing joins),
-    `common` (what holds for all) and `recipes`: name -> what differs, from `common` or from the recipe named `like`,
-    or `of`, whose model it measures. `training: null` is the encoder as it is.
+    """The study that a YAML file describes: `encoder`, `seeds`, `baseline`, `chosen` (null before the choice),
+    `reported`, `screening` (runs of a two-level design, see benchmarks/screening.py; may be empty), `joined` (reported
+    ones that the drawing joins), `common` (what holds for all) and `recipes`: name -> what differs, from `common` or
+    from the recipe named `like`, or `of`, whose model it measures. `training: null` is the encoder as it is.
 
     Raises:
         ValueError: for what cannot be read, an unknown name, or settings that CarlTrainingArguments refuses; the
@@ -194,10 +195,11 @@ def read_study(path: str | Path) -> Study:
     for name in study.recipes:
         if files.setdefault(slug(name), name) != name:
             raise ValueError(f"{path}: {files[slug(name)]!r} and {name!r} would have the same files: rename one.")
-    for name in (study.baseline, study.chosen, *study.reported, *study.screening):
+    named = {study.baseline, *study.joined} | ({study.chosen} - {None})
+    for name in (*named, *study.reported, *study.screening):
         if name not in study.recipes:
             raise ValueError(f"{path}: there is no recipe {name!r}.")
-    if not {study.baseline, study.chosen, *study.joined} <= set(study.reported):
+    if not named <= set(study.reported):
         raise ValueError(f"{path}: baseline, chosen and joined must be among those that are reported.")
     return study
 
@@ -395,6 +397,10 @@ def run_one(runner: Runner, name: str, seed: int) -> None:
         record = {"name": name, "seed": seed, "settings": settings, **outcome,
                   "dev": runner.measure_dev(recipe, model.eval()), **environment_record()}  # fmt: skip
         write_json(path, record)
+    if args.test and study.chosen is None:
+        raise ValueError(
+            "Nothing is chosen yet (chosen in the study's file): test parts are looked at after the choice."
+        )
     if args.test and name in study.reported and "test" not in record:
         print(f"{name}, seed {seed}, on test parts ...", flush=True)
         found = runner.train(recipe, seed) if recipe.training is None else _kept(runner, name, seed)
@@ -459,7 +465,7 @@ def main() -> None:
     print(tables)
     (folder / "TABLE.md").write_text(tables, encoding="utf-8")
     points = tradeoff(study, folder)
-    if set(study.joined) <= set(points):
+    if study.joined and set(study.joined) <= set(points):
         draw_tradeoff(folder / "tradeoff.png", points, study.joined)
 
 

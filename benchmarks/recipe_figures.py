@@ -2,13 +2,15 @@
 paired bootstrap against the baseline."""
 
 import json
+import logging
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from run_tables import figure_text, mean_and_std, slug
-from screening import flat, lenth_error, main_effects
+from screening import flat, lenth_error, lenth_margin, main_effects
 
 from carl_hf.cli import write_json
 from carl_hf.evaluation.agreement import pearson
@@ -62,12 +64,13 @@ def render(study: "Study", folder: Path, truth: np.ndarray | None) -> str:
     parts = [
         "# Recipes on the same encoder\n\nRendered by benchmarks/recipe.py from the records beside it; "
         f"{study.encoder}, seeds {', '.join(map(str, study.seeds))} unless a row has fewer. Mean ± standard deviation "
-        f"over seeds. Baseline: {study.baseline}. Chosen: {study.chosen}."
+        f"over seeds. Baseline: {study.baseline}. Chosen: {study.chosen or 'nothing yet'}."
     ]
     if records:
         parts.append(f"## Development parts\n\n{_dev_table(study, records)}")
-    if study.screening and set(study.screening) <= set(records):
-        parts.append(f"## Screening\n\n{_screening_table(study, records)}")
+    seeds = _shared_seeds(study, records)
+    if seeds:
+        parts.append(f"## Screening\n\n{_screening_table(study, records, seeds)}")
     tested = _tested(study, records)
     if tested:
         parts.append(f"## Test parts\n\n{_test_table(tested)}")
@@ -119,17 +122,28 @@ def _dev_table(study: "Study", records: dict[str, dict[int, dict[str, Any]]]) ->
              *(mean_and_std([d[key] for d in dev], 1) for key in ("goemotions-six", "sst5", "score")),
              mean_and_std(shared, 1, signed=True) if name != study.baseline else "",
              *(mean_and_std([d[at] for d in detector], 3) for at in ("radius", "no radius")),
-             str(next(iter(runs.values()))["steps"]),
+             str(next(iter(runs.values()))["steps"]), " and ".join(sorted({_precision(run) for run in runs.values()})),
              mean_and_std([run["training_seconds"] for run in runs.values() if "training_seconds" in run], 0)]
         )  # fmt: skip
     header = ["recipe", "seeds", "V r", "A r", "six", "SST5", "score", "over baseline", "detector AUC",
-              "AUC, radius 0", "updates", "seconds"]  # fmt: skip
+              "AUC, radius 0", "updates", "precision", "seconds"]  # fmt: skip
     return table(header, rows)
 
 
-def _screening_table(study: "Study", records: dict[str, dict[int, dict[str, Any]]]) -> str:
+def _precision(run: dict[str, Any]) -> str:
+    return "bfloat16" if run.get("bf16") else "float32"
+
+
+def _shared_seeds(study: "Study", records: dict[str, dict[int, dict[str, Any]]]) -> list[int]:
+    """Seeds that all runs of the screening have; none where there is no screening."""
+    return sorted(
+        set.intersection(*(set(records.get(name, {})) for name in study.screening)) if study.screening else ()
+    )
+
+
+def _screening_table(study: "Study", records: dict[str, dict[int, dict[str, Any]]], seeds: Sequence[int]) -> str:
     figures = [
-        {key: float(np.mean([run["dev"][key] for run in records[name].values()])) for key in DEV_FIGURES}
+        {key: float(np.mean([records[name][seed]["dev"][key] for seed in seeds])) for key in DEV_FIGURES}
         for name in study.screening
     ]
     effects = main_effects([flat(study.settings(name)["recipe"]) for name in study.screening], figures)
@@ -138,12 +152,17 @@ def _screening_table(study: "Study", records: dict[str, dict[int, dict[str, Any]
         [e.setting, e.low, e.high, *_gains_text(e.gains)]
         for e in effects
     ]  # fmt: skip
-    errors = [figure_text(lenth_error([e.gains[key] for e in effects]), digits) for key, digits in DEV_FIGURES.items()]
-    rows.append(["standard error of each (Lenth)", "", "", *errors])
+    errors = {key: lenth_error([e.gains[key] for e in effects]) for key in DEV_FIGURES}
+    for title, factor in (
+        ("standard error of each (Lenth)", 1.0),
+        ("margin of each, 95 %", lenth_margin(len(effects))),
+    ):
+        limits = [figure_text(factor * errors[key], digits) for key, digits in DEV_FIGURES.items()]
+        rows.append([title, "", "", *limits])
     return (
-        f"Main effects over {len(figures)} runs, {study.screening[0]} among them: a figure at the second level minus "
-        "at the first, mean over all other settings.\n\n"
-        + table(["setting", "from", "to", "V r", "A r", "six", "SST5", "score"], rows)
+        f"Main effects over {len(figures)} runs, {study.screening[0]} among them, seeds {', '.join(map(str, seeds))}: "
+        "a figure at the second level minus at the first, mean over all other settings. What lies within its margin "
+        "is not told from noise.\n\n" + table(["setting", "from", "to", "V r", "A r", "six", "SST5", "score"], rows)
     )
 
 
@@ -185,11 +204,11 @@ def _gains(
         shared = sorted(tested[study.chosen] if untrained else set(runs) & set(tested[study.chosen]))
         if not shared:
             continue
-        if truth is not None:
-            pairs = [
-                (_items(folder, name, min(runs) if untrained else seed), _items(folder, study.chosen, seed))
-                for seed in shared
-            ]
+        pairs = [
+            (_items(folder, name, min(runs) if untrained else seed), _items(folder, study.chosen, seed))
+            for seed in shared
+        ]
+        if truth is not None and all(one and two for one, two in pairs):
             gains[name] = {"chosen": study.chosen, "seeds": shared, **paired_gains(pairs, truth)}
         elif known.get(name, {}).get("chosen") == study.chosen and known[name]["seeds"] == shared:
             gains[name] = known[name]
@@ -218,15 +237,15 @@ def items_path(folder: Path, file: str) -> Path:
     return folder / "items" / f"{file}.npz"
 
 
-def _items(folder: Path, name: str, seed: int) -> dict[str, np.ndarray]:
+def _items(folder: Path, name: str, seed: int) -> dict[str, np.ndarray] | None:
+    """The test items of a run; None, and a warning, where they cannot be read."""
     path = items_path(folder, f"{slug(name)}-{seed}")
     try:
         with np.load(path) as found:
             return dict(found)
-    except OSError as error:
-        raise ValueError(
-            f"{path}, the test items of {name!r}, cannot be read: remove its record, and it is run anew."
-        ) from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        logging.warning("%s, the test items of %r, cannot be read: its gains are not made anew. %s", path, name, error)
+        return None
 
 
 def paired_gains(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from carl_hf.objectives import parse_objectives
 
@@ -60,6 +61,12 @@ def lenth_error(effects: Sequence[float]) -> float:
     sizes = np.abs(effects)
     first = 1.5 * np.median(sizes)
     return float(1.5 * np.median(sizes[sizes <= 2.5 * first]))
+
+
+def lenth_margin(effects: int) -> float:
+    """Margin of error at 95 %, in standard errors: Student's t with a third as many degrees of freedom as there are
+    effects (Lenth 1989)."""
+    return float(stats.t.ppf(0.975, effects / 3))
 
 
 def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Source: Son, Saurez, Har, arXiv 2502.20613; equation numbers are the paper's.
 import dataclasses
 import logging
 import math
+import platform
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -286,10 +287,10 @@ class CarlTrainingArguments(TrainingArguments):
             super().__post_init__()
         except (OSError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"The Trainer cannot take these settings: {type(error).__name__}: {error}") from error
-        if self.bf16 and self.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        without = ("AVX2", "DEFAULT") if platform.machine().lower() in ("x86_64", "amd64") else ()
+        if self.bf16 and self.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in without:
             logger.warning(
-                "bf16: this CPU lacks AVX-512 and computes in bfloat16 several times slower "
-                "than in float32. Leave --bf16 off here."
+                "bf16: this CPU lacks AVX-512, and computes slower in bfloat16 than in float32. Leave --bf16 off here."
             )
         # a contrastive batch is collated as a whole: each process makes its own, none is cut up and dealt out
         for name in ("dispatch_batches", "split_batches"):

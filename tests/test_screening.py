@@ -32,8 +32,12 @@ def test_effects_are_the_coefficients_of_a_linear_model(screening):
     assert {(e.low, e.high) for e in effects} == {("off", "on")}
     least_squares = np.linalg.lstsq(np.c_[np.ones(12), runs], 10 + runs @ true + noise, rcond=None)[0][1:]
     assert [e.gains["score"] for e in effects] == pytest.approx(least_squares)
-    # the error is that of a difference of two means of six, found without the three that are real
-    assert screening.lenth_error([e.gains["score"] for e in effects]) == pytest.approx(0.1 * (2 / 6) ** 0.5, rel=0.6)
+
+
+def test_the_error_leaves_out_what_is_real(screening):
+    # sizes 1 to 6 and 50: median 4, so what exceeds 2.5 * 1.5 * 4 = 15 goes; 1.5 times the median of the others
+    assert screening.lenth_error([1, -2, 3, -4, 5, 6, -50]) == pytest.approx(1.5 * 3.5)
+    assert screening.lenth_margin(9) == pytest.approx(3.182, abs=1e-3)  # Student's t with 3 degrees, from a table
 
 
 def test_settings_that_change_together_have_one_effect_and_unbalanced_ones_none(screening):

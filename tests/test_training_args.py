@@ -66,8 +66,17 @@ def test_default_recipe_uses_a_relative_radius_and_a_half_life(tmp_path):
     assert args.bf16 is False  # no CUDA here
 
 
-@pytest.mark.parametrize("capability, warned", [("AVX2", True), ("AVX512", False)])
-def test_bfloat16_on_a_cpu_that_lacks_it_is_told(capability, warned, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    "machine, capability, warned",
+    [
+        ("x86_64", "AVX2", True),
+        ("x86_64", "DEFAULT", True),
+        ("x86_64", "AVX512", False),
+        ("aarch64", "DEFAULT", False),
+    ],
+)
+def test_bfloat16_on_a_cpu_that_lacks_it_is_told(machine, capability, warned, monkeypatch, caplog):
+    monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     CarlTrainingArguments("out", bf16=True, use_cpu=True)
     assert ("Leave --bf16 off here" in caplog.text) == warned
