@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from recipe_figures import items_of, items_path, read_record, render, tradeoff
+from recipe_figures import items_of, items_path, read_record, read_records, render, tradeoff
 from recipe_plot import draw_tradeoff
 from run_tables import slug
 from transformers import set_seed
@@ -370,15 +370,20 @@ def name_bins(texts: datasets.Dataset, bins: int) -> datasets.Dataset:
     return texts.select_columns(["text", "valence", "arousal"]).add_column("label", names)
 
 
-def run_study(study: Study, args: RecipeArguments) -> Runner:
-    runner = Runner(study, args)
+def run_study(study: Study, args: RecipeArguments) -> np.ndarray:
+    """Makes the records that are missing. Returns (N, 2) valence and arousal of EmoBank's test texts."""
     unknown = [name for name in args.only or () if name not in study.recipes]
     if unknown:
         raise ValueError(f"There is no recipe {unknown[0]!r}: choose from {', '.join(study.recipes)}.")
+    if args.test and study.chosen is None:
+        raise ValueError(
+            "Nothing is chosen yet (chosen in the study's file): test parts are looked at after the choice."
+        )
+    runner = Runner(study, args)
     for seed in args.seeds or study.seeds:
         for name in args.only or study.recipes:
             run_one(runner, name, study.seeds[0] if study.recipes[name].training is None else seed)
-    return runner
+    return labels_of(runner.emobank["test"])
 
 
 def run_one(runner: Runner, name: str, seed: int) -> None:
@@ -397,10 +402,6 @@ def run_one(runner: Runner, name: str, seed: int) -> None:
         record = {"name": name, "seed": seed, "settings": settings, **outcome,
                   "dev": runner.measure_dev(recipe, model.eval()), **environment_record()}  # fmt: skip
         write_json(path, record)
-    if args.test and study.chosen is None:
-        raise ValueError(
-            "Nothing is chosen yet (chosen in the study's file): test parts are looked at after the choice."
-        )
     if args.test and name in study.reported and "test" not in record:
         print(f"{name}, seed {seed}, on test parts ...", flush=True)
         found = runner.train(recipe, seed) if recipe.training is None else _kept(runner, name, seed)
@@ -458,13 +459,14 @@ def main() -> None:
         if not args.table_only:
             use_all_cores(args.num_threads)
             datasets.disable_progress_bars()
-            truth = labels_of(run_study(study, args).emobank["test"])
-        tables = render(study, folder, truth)
+            truth = run_study(study, args)
+        records = read_records(study, folder)
+        tables = render(study, records, folder, truth)
     except ValueError as error:
         sys.exit(f"error: {error}")
     print(tables)
     (folder / "TABLE.md").write_text(tables, encoding="utf-8")
-    points = tradeoff(study, folder)
+    points = tradeoff(study, records)
     if study.joined and set(study.joined) <= set(points):
         draw_tradeoff(folder / "tradeoff.png", points, study.joined)
 

@@ -20,6 +20,9 @@ from carl_hf.evaluation.markdown import table
 if TYPE_CHECKING:
     from recipe import Study
 
+Records = dict[str, dict[int, dict[str, Any]]]
+"""Recipe -> seed -> the record of a run."""
+
 TRANSFER = ("emotion/goemotions-six", "polarity/sst5", "polarity/cr", "polarity/mr")
 DEV_FIGURES = {"valence": 3, "arousal": 3, "goemotions-six": 1, "sst5": 1, "score": 1}
 """Name in a record -> digits to print."""
@@ -42,9 +45,9 @@ def read_record(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def read_records(study: "Study", folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
-    """Recipe -> seed of the study -> its record, for the runs that are there."""
-    found: dict[str, dict[int, dict[str, Any]]] = {}
+def read_records(study: "Study", folder: Path) -> Records:
+    """The records in a folder of the study's recipes and seeds."""
+    found: Records = {}
     for name in study.recipes:
         for seed in study.seeds:
             path = folder / f"{slug(name)}-{seed}.json"
@@ -53,14 +56,15 @@ def read_records(study: "Study", folder: Path) -> dict[str, dict[int, dict[str, 
     return found
 
 
-def render(study: "Study", folder: Path, truth: np.ndarray | None) -> str:
-    """The tables of the records in a folder.
+def render(study: "Study", records: Records, folder: Path, truth: np.ndarray | None) -> str:
+    """The tables of the records.
 
     Args:
+        records: from [`read_records`].
+        folder: where their test items lie, and gains.json.
         truth: (N, 2) valence and arousal of EmoBank's test texts, for the bootstrap; without it the one that stands
             in gains.json is shown.
     """
-    records = read_records(study, folder)
     parts = [
         "# Recipes on the same encoder\n\nRendered by benchmarks/recipe.py from the records beside it; "
         f"{study.encoder}, seeds {', '.join(map(str, study.seeds))} unless a row has fewer. Mean ± standard deviation "
@@ -80,7 +84,7 @@ def render(study: "Study", folder: Path, truth: np.ndarray | None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _tested(study: "Study", records: dict[str, dict[int, dict[str, Any]]]) -> dict[str, dict[int, dict[str, Any]]]:
+def _tested(study: "Study", records: Records) -> Records:
     """Of the reported recipes the runs that were measured on test parts."""
     tested = {
         name: {seed: run for seed, run in runs.items() if "test" in run}
@@ -90,13 +94,10 @@ def _tested(study: "Study", records: dict[str, dict[int, dict[str, Any]]]) -> di
     return {name: runs for name, runs in tested.items() if runs}
 
 
-def tradeoff(study: "Study", folder: Path) -> dict[str, list[np.ndarray]]:
+def tradeoff(study: "Study", records: Records) -> dict[str, list[np.ndarray]]:
     """Tested recipe -> for every seed, (3,): Spearman's rho on the STS benchmark, mean r of valence and arousal, mean
     accuracy of the transfer tasks (percent)."""
-    return {
-        name: [_point(run["test"]) for run in runs.values()]
-        for name, runs in _tested(study, read_records(study, folder)).items()
-    }
+    return {name: [_point(run["test"]) for run in runs.values()] for name, runs in _tested(study, records).items()}
 
 
 def _point(figures: dict[str, Any]) -> np.ndarray:
@@ -110,7 +111,7 @@ def _point(figures: dict[str, Any]) -> np.ndarray:
     )
 
 
-def _dev_table(study: "Study", records: dict[str, dict[int, dict[str, Any]]]) -> str:
+def _dev_table(study: "Study", records: Records) -> str:
     rows = []
     base = {seed: run["dev"]["score"] for seed, run in records.get(study.baseline, {}).items()}
     for name, runs in records.items():
@@ -134,14 +135,14 @@ def _precision(run: dict[str, Any]) -> str:
     return "bfloat16" if run.get("bf16") else "float32"
 
 
-def _shared_seeds(study: "Study", records: dict[str, dict[int, dict[str, Any]]]) -> list[int]:
+def _shared_seeds(study: "Study", records: Records) -> list[int]:
     """Seeds that all runs of the screening have; none where there is no screening."""
     return sorted(
         set.intersection(*(set(records.get(name, {})) for name in study.screening)) if study.screening else ()
     )
 
 
-def _screening_table(study: "Study", records: dict[str, dict[int, dict[str, Any]]], seeds: Sequence[int]) -> str:
+def _screening_table(study: "Study", records: Records, seeds: Sequence[int]) -> str:
     figures = [
         {key: float(np.mean([records[name][seed]["dev"][key] for seed in seeds])) for key in DEV_FIGURES}
         for name in study.screening
@@ -170,7 +171,7 @@ def _gains_text(gains: dict[str, float]) -> list[str]:
     return [figure_text(gains[key], digits, signed=True) for key, digits in DEV_FIGURES.items()]
 
 
-def _test_table(tested: dict[str, dict[int, dict[str, Any]]]) -> str:
+def _test_table(tested: Records) -> str:
     rows = []
     for name, runs in tested.items():
         figures = [run["test"] for run in runs.values()]
@@ -190,9 +191,7 @@ def _accuracy(figures: dict[str, Any], key: str) -> float:
     return figures[task][corpus]["accuracy"]
 
 
-def _gains(
-    study: "Study", tested: dict[str, dict[int, dict[str, Any]]], folder: Path, truth: np.ndarray | None
-) -> str | None:
+def _gains(study: "Study", tested: Records, folder: Path, truth: np.ndarray | None) -> str | None:
     """The chosen recipe over each other one, by the paired bootstrap over test items of the mean over shared seeds."""
     path = folder / "gains.json"
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -59,7 +59,7 @@ def test_round_trip_keeps_the_target_and_freezes_it(family, loader, tmp_path):
 
 
 def test_target_is_frozen_however_the_model_came_about(carl):
-    built = CarlModel(CarlConfig(encoder=tiny_config(), projection_dim=8, heads=["regressor"]))
+    built = CarlModel(CarlConfig(encoder=tiny_config(), projection_dim=8, heads=carl.config.heads))
     for model in (built, carl, copy.deepcopy(carl)):
         model.train()
         assert_target_is_frozen_copy(model)

@@ -214,7 +214,7 @@ def test_the_screening_table_compares_the_levels_over_shared_seeds(recipe, tmp_p
         size = np.array([0.001, 0.002, 3, 4, 5])
         record(name, 1, *(0.1 + size * (number % 2 + 10 * (number // 2))))
     record("a", 2, 9, 9, 9, 9, 9)  # no other run has this seed
-    table = render(study, tmp_path / "out", None)
+    table = render(study, recipe.read_records(study, tmp_path / "out"), tmp_path / "out", None)
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")
     ]
@@ -222,7 +222,7 @@ def test_the_screening_table_compares_the_levels_over_shared_seeds(recipe, tmp_p
     assert ["learning_rate", "0.005", "0.1", "+.010", "+.020", "+30.0", "+40.0", "+50.0"] in rows
     assert "seeds 1: a figure" in table and "Chosen: nothing yet" in table
     (tmp_path / "out" / "d-1.json").unlink()
-    assert "## Screening" not in render(study, tmp_path / "out", None)
+    assert "## Screening" not in render(study, recipe.read_records(study, tmp_path / "out"), tmp_path / "out", None)
 
 
 def test_bins_hold_equally_many_texts_and_tell_their_quantiles(recipe):
