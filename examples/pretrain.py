@@ -107,11 +107,13 @@ class PretrainArguments:
             "names, so that MCCL and regression use them too."
         },
     )
-    normalization: Normalization = field(
-        default="scale",
+    normalization: Normalization | None = field(
+        default=None,
         metadata={
-            "help": "Min and max of Eq 12: of the stated scale, or observed in the data; or the numbers of every "
-            "corpus shifted and scaled to mean 0 and standard deviation 1/3 in its training rows (not those of names)."
+            "help": "scale, observed: min and max (Eq 12) of the stated scale or observed in the data. standardized: "
+            "numbers of every corpus shifted and scaled to mean 0 and standard deviation 1/3 in its training rows "
+            "(not those of names). Unset: standardized where several corpora with numbers are mixed, else, and with "
+            "--preset paper or --shuffle_buffer, scale."
         },
     )
     skip_bad_rows: bool = field(
@@ -155,7 +157,7 @@ class PretrainArguments:
             raise ValueError(
                 f"--weights needs {len(self.corpora)} numbers, one for each corpus, got {len(self.weights)}."
             )
-        if self.shuffle_buffer is not None and (self.weights, self.normalization) != (None, "scale"):
+        if self.shuffle_buffer is not None and (self.weights, self.normalization or "scale") != (None, "scale"):
             raise ValueError(
                 "--shuffle_buffer streams each text once a pass, by its scale: no --weights, no other --normalization."
             )
@@ -166,6 +168,14 @@ class PretrainArguments:
             )
         if self.scale is not None and len(self.scale) != 2:
             raise ValueError(f"--scale needs two numbers, the least and the greatest label, got {self.scale}.")
+
+    def settle_normalization(self, preset: str) -> None:
+        """Chooses it where it is not given: corpora whose raters used their scales in different ways are brought to
+        one mean and deviation (docs/recipe.md), unless the paper's settings are asked for."""
+        mixed = sum(corpus not in EMOTION for corpus in self.corpora) > 1
+        if self.normalization is None:
+            standardized = mixed and self.shuffle_buffer is None and preset != "paper"
+            self.normalization = "standardized" if standardized else "scale"
 
     def load_emotions(self) -> ClassCorpus | None:
         """Texts and labels for the emotion classifier."""
@@ -181,7 +191,7 @@ class PretrainArguments:
         own = {
             name: getattr(self, name) for name in ("pooling", "dropout", "weights", "normalization", "va_from_names")
         }
-        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        defaults = {f.name: f.default for f in dataclasses.fields(self)} | {"normalization": "scale"}
         provenance = Provenance(
             base_model=self.encoder, corpora=self.corpora, licence=self.licence, method=method,
             trained_on_test_rows=self.include_eval_rows, language=self.language,
@@ -390,6 +400,7 @@ def main() -> None:
         )
         start_measuring_script(main_process=args.process_index == 0)
         use_all_cores(script.num_threads)
+        script.settle_normalization(args.preset)
         resume = prepare_output(args, overwrite=script.overwrite_output_dir)
         measured = script.load_dev()
         emotions = script.load_emotions()

@@ -208,6 +208,27 @@ def script(monkeypatch):
     return script
 
 
+@pytest.mark.parametrize(
+    ("settings", "preset", "expected"),
+    [
+        ({"corpora": ["emobank", "facebook"]}, "default", "standardized"),
+        ({"corpora": ["emobank", "facebook"], "normalization": "observed"}, "default", "observed"),
+        ({"corpora": ["emobank", "facebook"], "normalization": "scale"}, "default", "scale"),
+        ({"corpora": ["emobank", "facebook"]}, "paper", "scale"),
+        ({"corpora": ["emobank", "facebook"], "normalization": "standardized"}, "paper", "standardized"),
+        ({"corpora": ["emobank"]}, "default", "scale"),
+        ({"corpora": ["emobank", "goemotions-six"]}, "default", "scale"),
+        ({"corpora": ["a.csv", "b.csv"], "shuffle_buffer": 100}, "default", "scale"),
+    ],
+)
+def test_several_corpora_with_numbers_are_standardized(script, settings, preset, expected):
+    arguments = script.PretrainArguments(**settings)
+    arguments.settle_normalization(preset)
+    assert arguments.normalization == expected
+    told = arguments.provenance("x").settings
+    assert told.get("normalization", "scale") == expected
+
+
 def test_what_is_measured_stands_on_the_scale_of_its_corpus(script, csv):
     arguments = script.PretrainArguments(corpora=[str(csv)], scale=[1, 9], normalization="standardized")
     trained, measured = arguments.load(str(csv), "train"), arguments.load_dev()[str(csv)]
