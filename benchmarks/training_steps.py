@@ -113,9 +113,11 @@ class Bench:
         self.recipe = CarlTrainingArguments("unused", use_cpu=True)
 
     def trainer(self, **settings: Any) -> CarlTrainer:
+        """Of the two losses that [`Bench.plain`] computes too; `regression_weight` adds the third of the default."""
         args = CarlTrainingArguments(
             "unused", per_device_train_batch_size=self.args.batch_size, bf16=self.args.bf16, report_to="none",
-            use_cpu=self.device.type == "cpu", save_strategy="no", **settings,
+            use_cpu=self.device.type == "cpu", save_strategy="no",
+            **{"regression_weight": 0.0, "perturb_half": False, **settings},
         )  # fmt: skip
         model = CarlModel.from_encoder(self.args.encoder).to(self.device).train()
         trainer = CarlTrainer(model=model, args=args, train_dataset=self.texts, processing_class=self.tokenizer)

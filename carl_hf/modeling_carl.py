@@ -131,7 +131,7 @@ class CarlModel(CarlPreTrainedModel):
         pooling: Literal["cls", "mean"] = "cls",
         projection_dim: int = 256,
         contrast_layers: ContrastLayers = "prediction",
-        heads: Sequence[str] = (),
+        heads: Sequence[str] = ("regressor",),
         classes: Sequence[str] = (),
         dropout: float | None = None,
     ) -> "CarlModel":
@@ -141,7 +141,7 @@ class CarlModel(CarlPreTrainedModel):
             encoder: a Hub id, a local folder, `"minilm-l6"` (the encoder in the extra `[demo]`), or a loaded encoder,
                 which becomes part of the model (it is not copied).
             pooling, projection_dim, contrast_layers, heads, classes: see [`CarlConfig`];
-                `CarlTrainingArguments.heads` are those that its objectives need.
+                `CarlTrainingArguments.heads` are those that its objectives need, by default the regressor.
             dropout: probability in [0, 1) of the online encoder's dropout layers in training; its own by default.
                 It is a setting of this training, kept neither in a checkpoint nor in an export.
 

@@ -164,7 +164,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor | tuple[Tensor, CarlOutput]:
-        """The loss 0.8 L_MCCL + 0.2 L_PTD of one batch (Eq 11), or the weighted sum of the objectives in its place.
+        """The weighted sum of MCCL and PTD (Eq 11) and regression over one batch, or of the objectives in their place.
 
         The whole step runs inside one call of the (wrapped) model. One backward pass of the sentence objectives gives
         the gradients of the parameters, the saliency, and the gradient of the first PGD step; its graph is freed
@@ -338,8 +338,8 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
             logger.warning(
                 "The perturbation does not survive the dtype: only %.1f %% of the perturbed coordinates differ "
                 "from the clean ones (perturbation_radius=%g, %s). The detector can learn where salient tokens are, "
-                "but cannot see a perturbation. A relative radius of .3 to 1 is visible: --perturbation_relative true "
-                "--perturbation_radius 0.5 --pgd_step_size 0.5.",
+                "but cannot see a perturbation. A relative radius of 1 or 2 is visible: --perturbation_relative true "
+                "--perturbation_radius 2 --pgd_step_size 2.",
                 100 * share,
                 self.args.perturbation_radius,
                 "relative" if self.args.perturbation_relative else "absolute",

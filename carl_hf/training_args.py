@@ -167,29 +167,29 @@ class CarlTrainingArguments(TrainingArguments):
         },
     )
     # Token level: gradient-based perturbed token detection (PTD)
-    ptd_weight: float = field(default=0.2, metadata={"help": "Weight of PTD in the loss (Eq 11); 0 leaves it out."})
+    ptd_weight: float = field(default=0.8, metadata={"help": "Weight of PTD in the loss (Eq 11); 0 leaves it out."})
     salient_fraction: float = field(default=0.1, metadata={"help": "Share of a text's tokens that are chosen as S."})
     token_choice: Literal["salient", "random"] = field(
         default="salient", metadata={"help": "How S is chosen: 'salient' (Eq 7) or, as an ablation, 'random'."}
     )
     perturb_half: bool = field(
-        default=False,
+        default=True,
         metadata={
             "help": "Perturb each token of S with probability 1/2 and train the detector on S alone, so that it must "
             "see the perturbation: saliency no longer tells."
         },
     )
-    perturbation_radius: float = field(default=0.5, metadata={"help": "Radius eps of the ball round a token (Eq 8)."})
+    perturbation_radius: float = field(default=2.0, metadata={"help": "Radius eps of the ball round a token (Eq 8)."})
     perturbation_relative: bool = field(
         default=True,
         metadata={"help": "Radius and step size in units of the token embedding's norm; off: absolute (the paper)."},
     )
-    pgd_step_size: float = field(default=0.5, metadata={"help": "Step size alpha of PGD (Eq 8)."})
+    pgd_step_size: float = field(default=2.0, metadata={"help": "Step size alpha of PGD (Eq 8)."})
     pgd_steps: int = field(default=1, metadata={"help": "Steps of PGD; each after the first costs two passes."})
     focal_gamma: float = field(default=2.0, metadata={"help": "Exponent gamma of the focal loss (Eq 10)."})
     # Other objectives
     regression_weight: float = field(
-        default=0.0,
+        default=20.0,
         metadata={"help": "Weight of the squared error of valence and arousal in the loss; 0 leaves it out."},
     )
     proxy_alpha: float = field(default=32.0, metadata={"help": "Alpha of Proxy-Anchor: how much hard texts weigh."})
@@ -233,7 +233,7 @@ class CarlTrainingArguments(TrainingArguments):
             raise ValueError("Give momentum or momentum_half_life, not both: the half-life is another form of m_0.")
         if settings.get("objectives") is not None and set(WEIGHTS) & set(settings):
             raise ValueError(
-                f"Give objectives, or {', '.join(WEIGHTS)}: with objectives, mccl=0.8 ptd=0.2 regression=20."
+                f"Give objectives, or {', '.join(WEIGHTS)}: with objectives, mccl=0.8 ptd=0.8 regression=20."
             )
         values = {**PRESETS[preset], **settings}
         if settings.get("momentum") is not None:

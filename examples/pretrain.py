@@ -64,6 +64,7 @@ from carl_hf.export_folder import with_earlier_training
 from carl_hf.heads import FEWEST_TEXTS, check_classes
 from carl_hf.label_spaces import read_label_space
 from carl_hf.mixtures import label_names, mix_datasets, numbered_rows, numbers_from_names, remove_overlap
+from carl_hf.momentum import update_target
 from carl_hf.objectives import describe_objectives
 from carl_hf.progress import show_progress
 from carl_hf.provenance import public_corpus_name
@@ -82,6 +83,13 @@ class PretrainArguments:
     pooling: Literal["cls", "mean"] = field(default="cls", metadata={"help": "What stands for a text."})
     dropout: float | None = field(
         default=None, metadata={"help": "Dropout of the encoder in training (default: the encoder's own)."}
+    )
+    toward_plain: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share in [0, 1] of the encoder's weights before training in a mean with those after it, which is "
+            "what is measured and exported: more of meaning is kept, less of feeling is learnt."
+        },
     )
     corpora: list[str] = field(
         default_factory=lambda: ["demo"],
@@ -166,6 +174,8 @@ class PretrainArguments:
                 "--shuffle_buffer streams training rows alone: no --include_eval_rows. Without --shuffle_buffer the "
                 "corpora are loaded, and it applies."
             )
+        if not 0 <= self.toward_plain <= 1:
+            raise ValueError(f"--toward_plain must lie in [0, 1], got {self.toward_plain}.")
         if self.scale is not None and len(self.scale) != 2:
             raise ValueError(f"--scale needs two numbers, the least and the greatest label, got {self.scale}.")
 
@@ -189,7 +199,8 @@ class PretrainArguments:
 
     def provenance(self, method: str) -> Provenance:
         own = {
-            name: getattr(self, name) for name in ("pooling", "dropout", "weights", "normalization", "va_from_names")
+            name: getattr(self, name)
+            for name in ("pooling", "dropout", "toward_plain", "weights", "normalization", "va_from_names")
         }
         defaults = {f.name: f.default for f in dataclasses.fields(self)} | {"normalization": "scale"}
         provenance = Provenance(
@@ -439,13 +450,14 @@ def main() -> None:
     if not main_process:
         leave_at_once()
 
+    plain = load_encoder(script.encoder).to(args.device)
+    update_target(model.encoder, plain, momentum=1 - script.toward_plain)  # the checkpoints stay as they are
     # measured below, and kept whatever comes
     encoder_folder = trainer.export(Path(args.output_dir) / "encoder", measure_bias=False)
     marks = " (Trained on test rows.)" if script.include_eval_rows else ""
     results: dict[str, Any] = {"before": {}, "after": {}, "gain": {}}
     predictions: dict[str, tuple[str, Any, Any]] = {}
     drawn: list[Path] = []
-    plain = load_encoder(script.encoder).to(args.device)
     for corpus, parts in measured.items():
         # read only now that everything is trained and chosen
         parts["test"] = script.load(corpus, "test", measured=True)

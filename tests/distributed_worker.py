@@ -45,17 +45,20 @@ def run(folder: Path, tokenizer: Any, processes: int, name: str, case: dict[str,
     settings = copy.deepcopy(case)
     streamed, poisoned, resume = (settings.pop(key, None) for key in ("streamed", "poisoned", "resume"))
     stop_at = settings.pop("stop_at", {}).get(str(processes))
+    named = "objectives" in settings
+    if not named:
+        settings["regression_weight"] = 1.0  # plain gradient descent needs it smaller
     set_seed(0)
     encoder = tiny_encoder(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     args = CarlTrainingArguments(
         str(folder / f"{name}-{processes}"), per_device_train_batch_size=TEXTS_OF_A_STEP // processes, optim="sgd",
         max_grad_norm=0.0, weight_decay=0.0, disable_tqdm=True, logging_steps=1, use_cpu=True,
-        dataloader_pin_memory=False, train_sampling_strategy="sequential",
+        dataloader_pin_memory=False, train_sampling_strategy="sequential", perturb_half=False,
         **{"max_steps": 20, "learning_rate": 0.05, "save_strategy": "no", **settings},
     )  # fmt: skip
     classes = sorted(TOY_NAMES.values())
     model = CarlModel.from_encoder(encoder, projection_dim=8, heads=args.heads, classes=classes).double()
-    data = toy_dataset(64, mixed=bool(args.heads))
+    data = toy_dataset(64, mixed=named)
     if poisoned is not None:
         with torch.no_grad():
             for branch in (model.online.encoder, model.target.encoder):

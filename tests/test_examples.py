@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pandas
 import pytest
+import torch
 import yaml
 from conftest import toy_dataset
 from transformers import AutoModel, AutoTokenizer, pipeline
@@ -91,6 +92,22 @@ def test_own_file_trained_measured_and_exported(tiny, csv, tmp_path):
         again.stderr.strip().splitlines()[-1].startswith("error: --output_dir") and "holds another run" in again.stderr
     )
     assert json.loads((out / "results.json").read_text()) == results
+
+
+def test_half_way_back_to_the_plain_encoder(tiny, csv, tmp_path):
+    run(*flags(tiny, csv, tmp_path, "--toward_plain", "0.5", "--pooling", "mean"))
+    before, after, exported = (
+        dict(encoder.named_parameters())
+        for encoder in (
+            AutoModel.from_pretrained(tiny),
+            CarlModel.from_pretrained(tmp_path / "checkpoint-6").encoder,
+            AutoModel.from_pretrained(tmp_path / "encoder"),
+        )
+    )
+    for name, weight in exported.items():
+        torch.testing.assert_close(weight, (before[name] + after[name]) / 2)
+    assert any(not torch.equal(before[name], weight) for name, weight in exported.items())
+    assert read_record(tmp_path / "encoder")["provenance"]["settings"]["toward_plain"] == 0.5
 
 
 def test_the_first_command_of_the_readme(tmp_path):

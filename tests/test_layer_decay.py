@@ -53,7 +53,7 @@ def test_lower_layers_learn_slower_and_nothing_is_lost_or_doubled(tmp_path, toys
     model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8, heads=["proxies"], classes=["joy", "fear"])
     args = CarlTrainingArguments(
         str(tmp_path), use_cpu=True, per_device_train_batch_size=8, report_to="none", learning_rate=1e-3,
-        layer_decay=0.5, weight_decay=0.1, proxy_learning_rate=0.1,
+        layer_decay=0.5, weight_decay=0.1, proxy_learning_rate=0.1, regression_weight=0.0,
     )  # fmt: skip
     trainer = CarlTrainer(model=model, args=args, train_dataset=toys, processing_class=tokenizer)
     optimizer = trainer.create_optimizer()

@@ -162,14 +162,13 @@ def test_wrong_objectives_are_refused(words, message, tmp_path):
 
 
 def test_objectives_and_weights_exclude_each_other(tmp_path):
-    with pytest.raises(ValueError, match="mccl=0.8 ptd=0.2"):
+    with pytest.raises(ValueError, match="mccl=0.8 ptd=0.8"):
         CarlTrainingArguments(str(tmp_path), objectives=["circular"], ptd_weight=0.1)
     args = CarlTrainingArguments(str(tmp_path), objectives=["mccl", "circular=2.5", "proxy_anchor"])
     assert args.weights == {"mccl": 0.8, "circular": 2.5, "proxy_anchor": 1.0} and args.heads == ["proxies"]
-    assert CarlTrainingArguments(str(tmp_path)).weights == {"mccl": 0.8, "ptd": 0.2}
-    with_regression = CarlTrainingArguments(str(tmp_path), regression_weight=20)
-    assert with_regression.weights == {"mccl": 0.8, "ptd": 0.2, "regression": 20.0}
-    assert with_regression.heads == ["regressor"]
+    default = CarlTrainingArguments(str(tmp_path))
+    assert default.weights == {"mccl": 0.8, "ptd": 0.8, "regression": 20.0} and default.heads == ["regressor"]
+    assert CarlTrainingArguments(str(tmp_path), preset="paper").weights == {"mccl": 0.8, "ptd": 0.2}
 
 
 def test_missing_heads_labels_and_dropout_are_named(tmp_path, tokenizer):
@@ -194,10 +193,9 @@ def test_missing_heads_labels_and_dropout_are_named(tmp_path, tokenizer):
 def test_parameters_that_no_objective_uses_are_looked_for_under_ddp(tmp_path, tokenizer):
     assert make_trainer(tmp_path, tokenizer).args.ddp_find_unused_parameters is None
     assert make_trainer(tmp_path, tokenizer, mccl_weight=0.0).args.ddp_find_unused_parameters
-    more = model_for(["regression"])
+    assert make_trainer(tmp_path, tokenizer, regression_weight=0.0).args.ddp_find_unused_parameters
+    more = model_for(["regression", "cross_entropy"])
     assert make_trainer(tmp_path, tokenizer, model=more).args.ddp_find_unused_parameters
-    both = make_trainer(tmp_path, tokenizer, model=more, regression_weight=20)
-    assert both.args.ddp_find_unused_parameters is None
     chosen = make_trainer(tmp_path, tokenizer, mccl_weight=0.0, ddp_find_unused_parameters=False)
     assert chosen.args.ddp_find_unused_parameters is False
 
@@ -282,7 +280,8 @@ def test_texts_that_are_not_attacked_do_not_dilute_detection(tmp_path, tokenizer
     numbers = toy_dataset(8, seed=6)
     names = Dataset.from_dict({"text": ["joywow joywow", "woezzz"] * 4, "label": ["joy", "sadness"] * 4})
     model = model_for(["mccl"]).eval()
-    trainer = make_trainer(tmp_path, tokenizer, model=model, data=toy_dataset(mixed=True), objectives=["mccl", "ptd"])
+    trainer = make_trainer(tmp_path, tokenizer, model=model, data=toy_dataset(mixed=True), objectives=["mccl", "ptd"],
+                           perturb_half=False)  # fmt: skip
 
     def ptd(dataset):
         trainer._records.clear()
