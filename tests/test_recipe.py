@@ -1,5 +1,6 @@
 """benchmarks/recipe.py as a user starts it, its study file, and its paired bootstrap against plain loops."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -11,6 +12,8 @@ import pandas as pd
 import pytest
 import yaml
 from test_finetune_example import run
+
+from carl_hf import CarlTrainingArguments
 
 pytestmark = pytest.mark.usefixtures("measuring_packages")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -187,6 +190,22 @@ def test_a_file_that_holds_no_study_is_refused(recipe, tmp_path):
 def test_the_study_in_the_repository_can_be_read(recipe):
     study = recipe.read_study(BENCHMARKS / "recipes.yaml")
     assert study.baseline in study.reported and len(study.recipes) > 40
+
+
+def test_the_chosen_recipe_is_the_default(recipe, tmp_path):
+    study = recipe.read_study(BENCHMARKS / "recipes.yaml")
+    chosen = study.recipes[study.chosen]
+    default, found = (
+        CarlTrainingArguments(str(tmp_path), use_cpu=True, **settings) for settings in ({}, chosen.training)
+    )
+    assert found.weights == default.weights
+    changed = {f.name for f in dataclasses.fields(found) if getattr(found, f.name) != getattr(default, f.name)}
+    assert changed == {"objectives"}
+    minilm = yaml.safe_load((BENCHMARKS.parent / "examples" / "configs" / "carl-minilm.yaml").read_text())
+    assert (minilm["encoder"], minilm["pooling"], tuple(minilm["corpora"])) == (
+        study.encoder, chosen.pooling, chosen.corpora
+    )  # fmt: skip
+    assert set(minilm) == {"encoder", "pooling", "corpora", "output_dir"}
 
 
 def test_the_screening_table_compares_the_levels_over_shared_seeds(recipe, tmp_path):
