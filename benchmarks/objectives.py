@@ -114,7 +114,8 @@ class Runner:
         args = CarlTrainingArguments(
             str(Path(self.args.output_dir) / "unused"), objectives=objectives, seed=seed, save_strategy="no",
             learning_rate=self.args.learning_rate, bf16=self.args.bf16, use_cpu=not torch.cuda.is_available(),
-            report_to="none", logging_steps=50, disable_tqdm=True, **settings,
+            report_to="none", logging_steps=50, disable_tqdm=True,
+            perturb_half=False, perturbation_radius=0.5, pgd_step_size=0.5, **settings,
         )  # fmt: skip
         model = CarlModel.from_encoder(
             self.args.encoder, pooling=pooling, heads=args.heads, classes=label_names(texts) if args.heads else ()

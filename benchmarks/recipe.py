@@ -2,7 +2,7 @@
 parts, and, when the choice is made, the chosen one and the baselines on test parts.
 
     python benchmarks/recipe.py --config benchmarks/recipe.yaml --data_dir DIR --seeds 42
-    python benchmarks/recipe.py --config benchmarks/recipe.yaml --data_dir DIR --only lead regression --test true
+    python benchmarks/recipe.py --config benchmarks/recipe.yaml --data_dir DIR --only CARL regression --test true
 
 Each run leaves one JSON file in the output folder; runs that are there are not repeated, and one that was made with
 other settings is refused. At the end the tables (TABLE.md) are made anew from all files. A recipe is chosen by the

@@ -23,7 +23,7 @@ class CarlConfig(PreTrainedConfig):
         contrast_layers (`str`, defaults to `"prediction"`): what stands between embedding and contrastive loss:
             `"prediction"`, pooler dense layer and projection in both branches and the online branch's prediction (the
             paper); `"projection"`, the same without prediction; `"none"`: embeddings themselves are compared (D = H).
-        heads (`list[str]`, defaults to none): what stands on the embedding for other objectives than CARL's own:
+        heads (`list[str]`, defaults to none): what stands on the embedding for other objectives than MCCL and PTD:
             `"proxies"` (a vector for each class), `"classifier"` (a linear layer to the classes), `"regressor"` (a
             linear layer to valence and arousal).
         classes (`list[str]`, defaults to none): names of the classes that proxies and classifier know, in order.

@@ -41,11 +41,12 @@ OBJECTIVES = {
 
 
 def describe_objectives(names: Collection[str]) -> str:
-    """What a model was trained by, in words: "CARL" for MCCL with PTD."""
-    carl = {"mccl", "ptd"} <= set(names)
-    titles = ["CARL"] * carl + [
-        OBJECTIVES[n].title for n in OBJECTIVES if n in names and not (carl and n in ("mccl", "ptd"))
-    ]
+    """What a model was trained by, in words: "CARL" for MCCL with PTD, "CARL with regression" for the default."""
+    rest, titles = set(names), []
+    if rest >= {"mccl", "ptd"}:
+        titles = ["CARL with regression" if "regression" in rest else "CARL"]
+        rest -= {"mccl", "ptd", "regression"}
+    titles += [objective.title for name, objective in OBJECTIVES.items() if name in rest]
     return " and ".join(filter(None, [", ".join(titles[:-1]), titles[-1]]))
 
 

@@ -30,6 +30,8 @@ def classes_of(model: CarlModel, args: CarlTrainingArguments, train: Any) -> lis
         raise ValueError(
             f"The objectives need a model with {' and '.join(missing)}: CarlModel.from_encoder(..., "
             "heads=args.heads, classes=label_names(train)), with label_names from carl_hf.mixtures."
+            + " Or train without: regression_weight=0."
+            * (missing == ["regressor"] and args.objectives is None)
         )
     if "simcse" in args.weights and not any(m.p > 0 for m in model.modules() if isinstance(m, nn.Dropout)):
         raise ValueError("simcse contrasts two dropout masks, and the encoder's dropout is 0: dropout=0.1.")

@@ -10,6 +10,7 @@ encoder/ (for AutoModel.from_pretrained), va/ (a valence-arousal regressor) and,
 emotion/ (a classifier).
 """
 
+import copy
 import dataclasses
 import functools
 import logging
@@ -121,7 +122,7 @@ class PretrainArguments:
             "help": "scale, observed: min and max (Eq 12) of the stated scale or observed in the data. standardized: "
             "numbers of every corpus shifted and scaled to mean 0 and standard deviation 1/3 in its training rows "
             "(not those of names). Unset: standardized where several corpora with numbers are mixed, else, and with "
-            "--preset paper or --shuffle_buffer, scale."
+            "--preset paper, --shuffle_buffer, --label_space or --va_from_names, scale."
         },
     )
     skip_bad_rows: bool = field(
@@ -179,13 +180,19 @@ class PretrainArguments:
         if self.scale is not None and len(self.scale) != 2:
             raise ValueError(f"--scale needs two numbers, the least and the greatest label, got {self.scale}.")
 
-    def settle_normalization(self, preset: str) -> None:
+    def settle_normalization(self, preset: str, label_space: str | None = None) -> None:
         """Chooses it where it is not given: corpora whose raters used their scales in different ways are brought to
-        one mean and deviation (docs/recipe.md), unless the paper's settings are asked for."""
-        mixed = sum(corpus not in EMOTION for corpus in self.corpora) > 1
-        if self.normalization is None:
-            standardized = mixed and self.shuffle_buffer is None and preset != "paper"
-            self.normalization = "standardized" if standardized else "scale"
+        one mean and deviation (docs/recipe.md), unless the paper's settings are asked for, or names have a place on
+        the same plane (`label_space`, `va_from_names`)."""
+        if self.normalization is not None:
+            return
+        passes = self.weights or [1.0] * len(self.corpora)
+        numbers = [c for c, weight in zip(self.corpora, passes, strict=True) if c not in EMOTION and weight > 0]
+        placed = label_space is not None or self.va_from_names is not None
+        standardized = len(numbers) > 1 and self.shuffle_buffer is None and preset != "paper" and not placed
+        self.normalization = "standardized" if standardized else "scale"
+        if standardized:
+            logging.info("Labels of each corpus are standardized; --normalization scale leaves them as they are.")
 
     def load_emotions(self) -> ClassCorpus | None:
         """Texts and labels for the emotion classifier."""
@@ -199,8 +206,7 @@ class PretrainArguments:
 
     def provenance(self, method: str) -> Provenance:
         own = {
-            name: getattr(self, name)
-            for name in ("pooling", "dropout", "toward_plain", "weights", "normalization", "va_from_names")
+            name: getattr(self, name) for name in ("pooling", "dropout", "weights", "normalization", "va_from_names")
         }
         defaults = {f.name: f.default for f in dataclasses.fields(self)} | {"normalization": "scale"}
         provenance = Provenance(
@@ -411,7 +417,7 @@ def main() -> None:
         )
         start_measuring_script(main_process=args.process_index == 0)
         use_all_cores(script.num_threads)
-        script.settle_normalization(args.preset)
+        script.settle_normalization(args.preset, args.label_space)
         resume = prepare_output(args, overwrite=script.overwrite_output_dir)
         measured = script.load_dev()
         emotions = script.load_emotions()
@@ -431,6 +437,7 @@ def main() -> None:
             script.encoder, pooling=script.pooling, dropout=script.dropout, heads=args.heads,
             classes=label_names(train) if args.heads and script.shuffle_buffer is None else (),
         )  # fmt: skip
+        start = copy.deepcopy(model.encoder) if script.toward_plain else None
         tokenizer = load_tokenizer(script.encoder)
         trainer = CarlTrainer(
             model=model, args=args, train_dataset=train, eval_dataset=dev, processing_class=tokenizer,
@@ -450,14 +457,17 @@ def main() -> None:
     if not main_process:
         leave_at_once()
 
-    plain = load_encoder(script.encoder).to(args.device)
-    update_target(model.encoder, plain, momentum=1 - script.toward_plain)  # the checkpoints stay as they are
     # measured below, and kept whatever comes
     encoder_folder = trainer.export(Path(args.output_dir) / "encoder", measure_bias=False)
     marks = " (Trained on test rows.)" if script.include_eval_rows else ""
     results: dict[str, Any] = {"before": {}, "after": {}, "gain": {}}
     predictions: dict[str, tuple[str, Any, Any]] = {}
     drawn: list[Path] = []
+    plain = load_encoder(script.encoder).to(args.device)
+    if start is not None:  # what has been saved stays as it is
+        update_target(model.encoder, start.to(args.device), momentum=1 - script.toward_plain)
+        settings = {**(trainer.provenance.settings or {}), "toward_plain": script.toward_plain}
+        trainer.provenance = dataclasses.replace(trainer.provenance, settings=settings)
     for corpus, parts in measured.items():
         # read only now that everything is trained and chosen
         parts["test"] = script.load(corpus, "test", measured=True)
@@ -572,6 +582,8 @@ def run_record(script: PretrainArguments, args: CarlTrainingArguments, train: An
         "method": describe_objectives(args.weights),
         "encoder": script.encoder,
         "corpora": script.corpora,
+        "normalization": script.normalization,
+        "toward_plain": script.toward_plain,
         "training_texts": len(train) if script.shuffle_buffer is None else None,
         "steps": steps,
         "batch_size": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,

@@ -236,6 +236,8 @@ def script(monkeypatch):
         ({"corpora": ["emobank"]}, "default", "scale"),
         ({"corpora": ["emobank", "goemotions-six"]}, "default", "scale"),
         ({"corpora": ["a.csv", "b.csv"], "shuffle_buffer": 100}, "default", "scale"),
+        ({"corpora": ["emobank", "facebook"], "weights": [1, 0]}, "default", "scale"),
+        ({"corpora": ["emobank", "facebook"], "va_from_names": "circle12"}, "default", "scale"),
     ],
 )
 def test_several_corpora_with_numbers_are_standardized(script, settings, preset, expected):
@@ -244,6 +246,12 @@ def test_several_corpora_with_numbers_are_standardized(script, settings, preset,
     assert arguments.normalization == expected
     told = arguments.provenance("x").settings
     assert told.get("normalization", "scale") == expected
+
+
+def test_numbers_beside_angles_of_names_stay_on_the_scale(script):
+    arguments = script.PretrainArguments(corpora=["emobank", "facebook", "isear"])
+    arguments.settle_normalization("default", label_space="goemotions28")
+    assert arguments.normalization == "scale"
 
 
 def test_what_is_measured_stands_on_the_scale_of_its_corpus(script, csv):
