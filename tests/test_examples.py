@@ -47,7 +47,7 @@ def flags(tiny, csv, out, *more):
 
 
 def run(*arguments, expect=0, command=PRETRAIN):
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=600, cwd=ROOT)
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=1200, cwd=ROOT)
     assert done.returncode == expect, done.stdout + done.stderr
     return done
 
