@@ -45,6 +45,7 @@ from carl_hf.evaluation.plan import Corpora, Settings
 from carl_hf.evaluation.suite import run_tasks
 from carl_hf.evaluation.valence_arousal import labels_of
 from carl_hf.mixtures import label_names, mix_datasets, remove_overlap, text_key
+from carl_hf.momentum import update_target
 from carl_hf.version import __version__
 
 PROBE_TEXTS = 3000
@@ -292,9 +293,7 @@ class Runner:
         encoder = (model.target if recipe.export == "target" else model.online).encoder
         if recipe.toward_plain:
             encoder = copy.deepcopy(encoder)
-            with torch.no_grad():
-                for weight, plain in zip(encoder.parameters(), self.plain.parameters(), strict=True):
-                    weight.lerp_(plain.to(weight.device), recipe.toward_plain)
+            update_target(encoder, self.plain.to(encoder.device), momentum=1 - recipe.toward_plain)
 
         def encode(texts: Sequence[str]) -> np.ndarray:
             return embed_texts(encoder, list(texts), self.tokenizer, pooling=recipe.pooling).numpy()
