@@ -174,6 +174,12 @@ def test_objectives_and_weights_exclude_each_other(tmp_path):
 def test_missing_heads_labels_and_dropout_are_named(tmp_path, tokenizer):
     with pytest.raises(ValueError, match=r"model with proxies: CarlModel.from_encoder\(.*heads=args.heads"):
         make_trainer(tmp_path, tokenizer, data=toy_dataset(mixed=True), objectives=["proxy_anchor"])
+    for settings, remedy in (
+        ({"regression_weight": 20.0}, r"regression_weight=0\.$"),
+        ({"objectives": ["regression"]}, r"carl_hf\.mixtures\.$"),
+    ):
+        with pytest.raises(ValueError, match=f"model with regressor: .*{remedy}"):
+            make_trainer(tmp_path, tokenizer, model=model_for(["mccl"]), **settings)
     with pytest.raises(ValueError, match="train_dataset has no column 'label'"):
         make_trainer(tmp_path, tokenizer, objectives=["supcon"])
     names = Dataset.from_dict({"text": ["a", "b"] * 8, "label": ["joy", "anger"] * 8})
