@@ -96,8 +96,12 @@ def _tested(study: "Study", records: Records) -> Records:
 
 def tradeoff(study: "Study", records: Records) -> dict[str, list[np.ndarray]]:
     """Tested recipe -> for every seed, (3,): Spearman's rho on the STS benchmark, mean r of valence and arousal, mean
-    accuracy of the transfer tasks (percent)."""
-    return {name: [_point(run["test"]) for run in runs.values()] for name, runs in _tested(study, records).items()}
+    accuracy of the transfer tasks (percent). Of untrained encoders those that are joined alone."""
+    return {
+        name: [_point(run["test"]) for run in runs.values()]
+        for name, runs in _tested(study, records).items()
+        if name in study.joined or study.recipes[name].training is not None
+    }
 
 
 def _point(figures: dict[str, Any]) -> np.ndarray:

@@ -6,29 +6,32 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+MARKERS = "osD^v<>PX*hpd8"
 PANELS = ("mean r of valence and arousal, EmoBank", "mean accuracy of the four transfer tasks, %")
 
 
 def draw_tradeoff(path: Path, points: Mapping[str, Sequence[np.ndarray]], joined: Sequence[str]) -> None:
-    """A panel for each of two gains, over Spearman's rho on the STS benchmark; PNG or SVG by suffix.
+    """A panel for each of two gains, over Spearman's rho on the STS benchmark, and a legend; PNG or SVG by suffix.
 
     Args:
         points: recipe -> for every seed, (3,): rho, mean r of valence and arousal, mean accuracy of the transfer tasks
             (percent). Drawn are the means, with bars of one standard deviation.
         joined: recipes that a line joins, in this order: one encoder on its way back to the plain one.
     """
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = Figure(figsize=(11, 6), layout="constrained")
     axes = figure.subplots(1, 2)
     means = {name: np.mean(runs, axis=0) for name, runs in points.items()}
     for number, (axis, title) in enumerate(zip(axes, PANELS, strict=True), start=1):
         axis.plot(*np.transpose([means[name][[0, number]] for name in joined]), "-", color="0.7", zorder=0)
-        for name, runs in points.items():
+        for place, (name, runs) in enumerate(points.items()):
             x, y = means[name][[0, number]]
             spread = np.std(runs, axis=0, ddof=1) if len(runs) > 1 else np.zeros(3)
-            colour = "#1b4f8a" if name in joined else "0.35"
-            axis.errorbar(x, y, xerr=spread[0], yerr=spread[number], fmt="o", color=colour, capsize=2)
-            axis.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=9, color=colour)
+            axis.errorbar(
+                x, y, xerr=spread[0], yerr=spread[number], fmt=MARKERS[place % len(MARKERS)], capsize=2, label=name,
+                color="#1b4f8a" if name in joined else f"C{1 + place % 9}",
+            )  # fmt: skip
         axis.set(title=title, xlabel="what is kept of meaning: rho on the STS benchmark")
-        axis.margins(x=0.3, y=0.1)
+        axis.margins(0.1)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
