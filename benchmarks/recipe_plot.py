@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-MARKERS = "osD^v<>PX*hpd8"
+MARKERS = "osD^v<>PX*dph8"
 PANELS = ("mean r of valence and arousal, EmoBank", "mean accuracy of the four transfer tasks, %")
 
 
@@ -21,6 +21,8 @@ def draw_tradeoff(path: Path, points: Mapping[str, Sequence[np.ndarray]], joined
     figure = Figure(figsize=(11, 6), layout="constrained")
     axes = figure.subplots(1, 2)
     means = {name: np.mean(runs, axis=0) for name, runs in points.items()}
+    others = [name for name in points if name not in joined]
+    colours = {name: f"C{1 + place % 9}" for place, name in enumerate(others)}
     for number, (axis, title) in enumerate(zip(axes, PANELS, strict=True), start=1):
         axis.plot(*np.transpose([means[name][[0, number]] for name in joined]), "-", color="0.7", zorder=0)
         for place, (name, runs) in enumerate(points.items()):
@@ -28,7 +30,7 @@ def draw_tradeoff(path: Path, points: Mapping[str, Sequence[np.ndarray]], joined
             spread = np.std(runs, axis=0, ddof=1) if len(runs) > 1 else np.zeros(3)
             axis.errorbar(
                 x, y, xerr=spread[0], yerr=spread[number], fmt=MARKERS[place % len(MARKERS)], capsize=2, label=name,
-                color="#1b4f8a" if name in joined else f"C{1 + place % 9}",
+                color=colours.get(name, "#1b4f8a"),
             )  # fmt: skip
         axis.set(title=title, xlabel="what is kept of meaning: rho on the STS benchmark")
         axis.margins(0.1)
