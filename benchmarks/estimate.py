@@ -22,8 +22,8 @@ import torch
 from training_steps import OURS
 from transformers import BertConfig, PreTrainedConfig, RobertaConfig, RobertaModel
 
-from carl_hf.cli import parse_script_arguments
-from carl_hf.evaluation.markdown import table
+from carl_hf.commands.arguments import parse_script_arguments
+from carl_hf.report.tables import table
 
 _FORWARD = "one forward, no gradient, packed"
 _PARAMETER_BYTES = 4 + 4 + 4 + 8  # value, target, gradient, AdamW

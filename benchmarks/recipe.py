@@ -32,20 +32,20 @@ from run_tables import slug
 from transformers import set_seed
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
-from carl_hf.cli import environment_record, parse_script_arguments, use_all_cores, write_json
+from carl_hf.commands.arguments import environment_record, parse_script_arguments, use_all_cores, write_json
 from carl_hf.configuration_carl import ContrastLayers
-from carl_hf.corpora import CORPORA
-from carl_hf.data import Normalization, Split
-from carl_hf.embedding import Pooling, embed_texts
-from carl_hf.encoders import load_encoder, load_tokenizer
-from carl_hf.evaluation.data import EMOTION, read_emotion, read_polarity
-from carl_hf.evaluation.dev_probe import DevProbe
+from carl_hf.data.corpora import CORPORA
+from carl_hf.data.labelled import EMOTION, read_emotion, read_polarity
+from carl_hf.data.loading import Normalization, Split
+from carl_hf.data.mixing import label_names, mix_datasets, remove_overlap, text_key
+from carl_hf.encoders.embedding import Pooling, embed_texts
+from carl_hf.encoders.loading import load_encoder, load_tokenizer
 from carl_hf.evaluation.emotion import class_dataset, split_rows
 from carl_hf.evaluation.plan import Corpora, Settings
 from carl_hf.evaluation.suite import run_tasks
 from carl_hf.evaluation.valence_arousal import labels_of
-from carl_hf.mixtures import label_names, mix_datasets, remove_overlap, text_key
 from carl_hf.momentum import update_target
+from carl_hf.training.dev_probe import DevProbe
 from carl_hf.version import __version__
 
 PROBE_TEXTS = 3000

@@ -14,7 +14,7 @@ import memory
 import scaling
 import step_cost
 
-from carl_hf.cli import parse_script_arguments
+from carl_hf.commands.arguments import parse_script_arguments
 
 RENDERED = {
     "step_cost": ("A training step, float32", step_cost.render),

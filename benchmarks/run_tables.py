@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from carl_hf.evaluation.markdown import MISSING, fraction
+from carl_hf.report.tables import MISSING, fraction
 
 
 def slug(name: str) -> str:

@@ -7,8 +7,8 @@ All steps run in turn in one process, on the same texts, encoder, dtype and thre
 and, for CARL, the target's update. Every round takes a new batch; ratios are taken within a round, and their medians
 reported. "Sliced" encodes a batch in padded slices of similar length, "packed" without padding, as this trainer does.
 The share of the machine's rate is that of the first round, whose matrix products are counted: those of attention where
-`carl_hf.slice_attention` makes them, not where torch's own operation does (on a CPU it is not counted). Other work on
-the machine can spoil the figures: the spread shows it.
+`carl_hf.encoders.slice_attention` makes them, not where torch's own operation does (on a CPU it is not counted). Other
+work on the machine can spoil the figures: the spread shows it.
 """
 
 import functools
@@ -25,8 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from training_steps import OURS, Bench, BenchArguments, run_benchmark
 
-from carl_hf.cli import environment_record
-from carl_hf.evaluation.markdown import table
+from carl_hf.commands.arguments import environment_record
+from carl_hf.report.tables import table
 
 
 @dataclass

@@ -21,10 +21,10 @@ from training_steps import length_slices
 from transformers import Trainer, TrainingArguments, set_seed
 
 from carl_hf import CarlDataCollator, Provenance, export_va_regressor, load_va_dataset
-from carl_hf.cli import parse_script_arguments, use_all_cores
-from carl_hf.encoders import load_classifier, load_tokenizer
-from carl_hf.mixtures import mix_datasets
-from carl_hf.progress import show_progress
+from carl_hf.commands.arguments import parse_script_arguments, use_all_cores
+from carl_hf.data.mixing import mix_datasets
+from carl_hf.encoders.loading import load_classifier, load_tokenizer
+from carl_hf.utils.progress import show_progress
 
 
 @dataclass

@@ -28,8 +28,8 @@ from transformers import (
 )
 
 from carl_hf.adversary import token_saliency
-from carl_hf.embedding import pool
-from carl_hf.encoders import (
+from carl_hf.encoders.embedding import pool
+from carl_hf.encoders.loading import (
     check_encoder,
     is_va_regressor,
     load_classifier,
@@ -39,7 +39,7 @@ from carl_hf.encoders import (
     resolve_encoder,
 )
 from carl_hf.evaluation.encoder import stated_pooling
-from carl_hf.nearest import did_you_mean
+from carl_hf.utils.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from captum.attr import IntegratedGradients

@@ -6,7 +6,7 @@ P proxies (one a class), C classes, 2 (valence, arousal).
 `mccl_loss` and `focal_detection_loss` are means over this process's rows, so that the average over processes of equal
 batches equals the value (and, since the columns of other processes enter without gradient, the gradient) of one
 process on the joint batch. The others depend on their whole batch at once: several processes pass them the joint
-batch, gathered with gradient ([`carl_hf.distributed.gather_with_gradient`]).
+batch, gathered with gradient ([`carl_hf.training.distributed.gather_with_gradient`]).
 
 A row without the label that a loss needs is marked, not removed, and the loss leaves it out: NaN for valence and
 arousal or an angle, -1 for a class. A batch without any labelled row has loss 0.

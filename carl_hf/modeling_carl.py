@@ -19,9 +19,9 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, in
 from transformers.utils import ModelOutput
 
 from carl_hf.configuration_carl import CarlConfig, ContrastLayers
-from carl_hf.embedding import embed_packed, embed_texts, pool, pool_packed
-from carl_hf.encoders import check_encoder, load_encoder
-from carl_hf.packing import TokenLayout, encode_tokens, use_packed_attention
+from carl_hf.encoders.embedding import embed_packed, embed_texts, pool, pool_packed
+from carl_hf.encoders.loading import check_encoder, load_encoder
+from carl_hf.encoders.packing import TokenLayout, encode_tokens, use_packed_attention
 
 
 @dataclass
@@ -219,7 +219,7 @@ class CarlModel(CarlPreTrainedModel):
         return pool(hidden_BLH, attention_mask, self.config.pooling)
 
     def use_packed_attention(self) -> None:
-        """Lets both encoders run on packed tokens where they can (see `carl_hf.packing`); else by padded slices."""
+        """Lets both encoders run on packed tokens where they can (encoders/packing.py); else by padded slices."""
         for branch in (self.online, self.target):
             use_packed_attention(branch.encoder)
 

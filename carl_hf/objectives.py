@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from carl_hf.nearest import did_you_mean
+from carl_hf.utils.suggestions import did_you_mean
 
 LabelKind = Literal["va", "class", "angle"]
 

@@ -20,28 +20,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
-from carl_hf.checkpoints import ResumableTrainer
 from carl_hf.collator import CarlDataCollator
-from carl_hf.dropout import use_fast_dropout
-from carl_hf.evaluation.dev_probe import DevProbe
-from carl_hf.faults import SkipNonFiniteSteps
-from carl_hf.gradient_cache import Gradients
-from carl_hf.gradients import with_gradients
-from carl_hf.layer_decay import decay_by_layer
-from carl_hf.levels import SentenceLevel, detection_level
-from carl_hf.mixtures import check_dataset
+from carl_hf.data.mixing import check_dataset
+from carl_hf.encoders.dropout import use_fast_dropout
+from carl_hf.encoders.packing import TokenLayout
+from carl_hf.encoders.primitive_cache import bound_primitive_cache
+from carl_hf.export.provenance import Provenance
+from carl_hf.export.trainer_mixin import PublishingTrainer
 from carl_hf.modeling_carl import CarlModel, CarlOutput
 from carl_hf.momentum import TargetUpdateCallback, cosine_momentum
-from carl_hf.monitor import detection_auc, embedding_spread, parameter_distance
 from carl_hf.objectives import OBJECTIVES
-from carl_hf.packing import TokenLayout
-from carl_hf.primitive_cache import bound_primitive_cache
-from carl_hf.provenance import Provenance
-from carl_hf.publishing import PublishingTrainer
-from carl_hf.sentence_losses import BatchLabels
-from carl_hf.streams import EndlessRows, StreamEpochCallback, is_stream
-from carl_hf.training_args import CarlTrainingArguments
-from carl_hf.training_setup import (
+from carl_hf.training.checkpoints import ResumableTrainer
+from carl_hf.training.checks import (
     HeadWarmupCallback,
     check_batches,
     check_metric,
@@ -50,6 +40,16 @@ from carl_hf.training_setup import (
     label_angles,
     steps_per_epoch,
 )
+from carl_hf.training.dev_probe import DevProbe
+from carl_hf.training.gradient_cache import Gradients
+from carl_hf.training.gradients import with_gradients
+from carl_hf.training.layer_decay import decay_by_layer
+from carl_hf.training.levels import SentenceLevel, detection_level
+from carl_hf.training.monitor import detection_auc, embedding_spread, parameter_distance
+from carl_hf.training.nonfinite import SkipNonFiniteSteps
+from carl_hf.training.sentence_losses import BatchLabels
+from carl_hf.training.streams import EndlessRows, StreamEpochCallback, is_stream
+from carl_hf.training_args import CarlTrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
     Args:
         model ([`CarlModel`]): the model. args ([`CarlTrainingArguments`]): the recipe.
         train_dataset, eval_dataset (`datasets.Dataset`; for training also a `datasets.IterableDataset`, see
-            [`carl_hf.streams.EndlessRows`]): columns `text`, and `valence` and `arousal` (in [-1, 1]) or
+            [`carl_hf.training.streams.EndlessRows`]): columns `text`, and `valence` and `arousal` (in [-1, 1]) or
             `label` (a name) or all of them; a text without one has None there. Every objective uses the texts that
             carry what it needs.
         processing_class: the tokenizer; needed unless a `data_collator` is given.
@@ -70,9 +70,9 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
     Logs, besides the Trainer's own: every objective's loss under its name, such as `mccl` and `ptd`; `detector_auc`,
     `momentum`, `zero_label_fraction` (share of the texts with numbers whose label is (0, 0)), `changed_coordinates`
     (share of the perturbed tokens' coordinates that differ from the clean ones in the dtype the encoder computes in),
-    `embedding_std`, `effective_rank` and `target_distance` (see `carl_hf.monitor`); and `skipped_steps`, how many so
-    far, when the loss or gradient of a step is not finite (see `carl_hf.faults`). An evaluation logs the same losses
-    on `eval_dataset`, and `eval_valence_pearson`, `eval_arousal_pearson` and their mean `eval_va_pearson` from a ridge
+    `embedding_std`, `effective_rank` and `target_distance` (training/monitor.py); and `skipped_steps`, how many so
+    far, when the loss or gradient of a step is not finite (training/nonfinite.py). An evaluation logs the same
+    losses on `eval_dataset`, and `eval_valence_pearson`, `eval_arousal_pearson` and their mean from a ridge
     probe, `eval_label_accuracy` (percent) from a logistic one, each where the texts carry such labels (see
     `probe_texts`), with the cost of both, `eval_probe_seconds`.
 

@@ -13,13 +13,13 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 
-from carl_hf.engines import check_engine
-from carl_hf.label_spaces import read_label_space
+from carl_hf.data.label_spaces import read_label_space
 from carl_hf.losses import LabelKernel
 from carl_hf.momentum import momentum_from_half_life
-from carl_hf.nearest import did_you_mean
 from carl_hf.objectives import OBJECTIVES, parse_objectives
-from carl_hf.setting_types import check_setting_types
+from carl_hf.utils.engines import check_engine
+from carl_hf.utils.setting_types import check_setting_types
+from carl_hf.utils.suggestions import did_you_mean
 
 logger = logging.getLogger(__name__)
 

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from carl_hf.cli import environment_record, parse_script_arguments, use_all_cores
-from carl_hf.embedding_shards import OWN_COLUMNS, Shards, Survey, read_shards, survey
+from carl_hf.commands.arguments import environment_record, parse_script_arguments, use_all_cores
+from carl_hf.commands.embedding_shards import OWN_COLUMNS, Shards, Survey, read_shards, survey
+from carl_hf.data.table_pieces import PiecewiseTable, open_tables
 from carl_hf.evaluation.encoder import TextEncoder, load_text_encoder, split_pooling
-from carl_hf.progress import RowProgress
-from carl_hf.table_pieces import PiecewiseTable, open_tables
+from carl_hf.utils.progress import RowProgress
 
 _WINDOW = 8192  # texts embedded together; within it, texts of similar length share a batch
 _PLACE = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # as torchrun and accelerate set them

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 
 from carl_hf import CarlModel
-from carl_hf.cli import (
+from carl_hf.commands.arguments import (
     environment_record,
     parse_script_arguments,
     start_measuring_script,
@@ -30,11 +30,11 @@ from carl_hf.encoders import load_config, load_tokenizer, resolve_encoder
 from carl_hf.evaluation.comparators import read_comparators
 from carl_hf.evaluation.comparison import compare, spread
 from carl_hf.evaluation.encoder import Pooling, default_cache_dir, load_text_encoder, load_va_head, split_pooling
-from carl_hf.evaluation.pictures import draw_pictures
 from carl_hf.evaluation.plan import TASKS, Corpora, Settings
-from carl_hf.evaluation.report import print_summary, write_report
 from carl_hf.evaluation.suite import Evaluation, run_tasks
-from carl_hf.export_folder import read_record
+from carl_hf.export.folder import read_record
+from carl_hf.report.page import print_summary, write_report
+from carl_hf.report.pictures import draw_pictures
 
 
 @dataclass

@@ -33,8 +33,7 @@ from carl_hf import (
     export_emotion_classifier,
     export_encoder,
 )
-from carl_hf.bad_rows import skipped_record
-from carl_hf.cli import (
+from carl_hf.commands.arguments import (
     environment_record,
     leave_at_once,
     parse_arguments,
@@ -46,21 +45,22 @@ from carl_hf.cli import (
     use_all_cores,
     write_json,
 )
-from carl_hf.embedding import embed_poolings
+from carl_hf.data.bad_rows import skipped_record
+from carl_hf.data.label_spaces import read_label_space
+from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
+from carl_hf.data.mixing import label_names
 from carl_hf.encoders import load_encoder, load_tokenizer
+from carl_hf.encoders.embedding import embed_poolings
 from carl_hf.evaluation.circumplex import circular_order
 from carl_hf.evaluation.classification import classification_report
 from carl_hf.evaluation.comparison import class_gain
-from carl_hf.evaluation.data import EMOTION, ClassCorpus, read_emotion
 from carl_hf.evaluation.emotion import class_dataset, measure_emotion, split_rows
-from carl_hf.evaluation.figures import plot_confusion
-from carl_hf.evaluation.markdown import plain_table
-from carl_hf.export_folder import read_record, with_earlier_training
-from carl_hf.heads import check_classes
-from carl_hf.label_spaces import read_label_space
-from carl_hf.mixtures import label_names
+from carl_hf.export.folder import read_record, with_earlier_training
+from carl_hf.export.heads import check_classes
 from carl_hf.objectives import describe_objectives
-from carl_hf.progress import show_progress
+from carl_hf.report.plots import plot_confusion
+from carl_hf.report.tables import plain_table
+from carl_hf.utils.progress import show_progress
 
 
 @dataclass

@@ -19,7 +19,7 @@ import numpy as np
 from datasets import DatasetDict
 
 from carl_hf import load_va_dataset
-from carl_hf.corpora import CORPORA
+from carl_hf.data.corpora import CORPORA
 from carl_hf.evaluation.agreement import agreement
 
 try:

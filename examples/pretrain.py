@@ -26,8 +26,8 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 import carl_hf
-import carl_hf.corpora
-import carl_hf.plots
+import carl_hf.data.corpora
+import carl_hf.report.circumplex_plot
 from carl_hf import (
     CarlModel,
     CarlTrainer,
@@ -39,9 +39,7 @@ from carl_hf import (
     load_va_dataset,
     push_export,
 )
-from carl_hf.bad_rows import Skipped, skipped_record
-from carl_hf.cards import va_results
-from carl_hf.cli import (
+from carl_hf.commands.arguments import (
     environment_record,
     leave_at_once,
     parse_arguments,
@@ -53,23 +51,25 @@ from carl_hf.cli import (
     use_all_cores,
     write_json,
 )
-from carl_hf.data import Normalization, NoSplitError, find_bad_rows
-from carl_hf.embedding import Pooling, embed_poolings
+from carl_hf.data.bad_rows import Skipped, skipped_record
+from carl_hf.data.label_spaces import read_label_space
+from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
+from carl_hf.data.loading import Normalization, NoSplitError, find_bad_rows
+from carl_hf.data.mixing import label_names, mix_datasets, numbered_rows, numbers_from_names, remove_overlap
+from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.encoders import load_encoder, load_tokenizer
+from carl_hf.encoders.embedding import Pooling, embed_poolings
 from carl_hf.evaluation.agreement import pearson
-from carl_hf.evaluation.data import EMOTION, ClassCorpus, read_emotion
 from carl_hf.evaluation.emotion import class_dataset, split_rows
-from carl_hf.evaluation.markdown import plain_table
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_gain, va_metrics
-from carl_hf.export_folder import with_earlier_training
-from carl_hf.heads import FEWEST_TEXTS, check_classes
-from carl_hf.label_spaces import read_label_space
-from carl_hf.mixtures import label_names, mix_datasets, numbered_rows, numbers_from_names, remove_overlap
+from carl_hf.export.cards import va_results
+from carl_hf.export.folder import with_earlier_training
+from carl_hf.export.heads import FEWEST_TEXTS, check_classes
+from carl_hf.export.provenance import public_corpus_name
 from carl_hf.momentum import update_target
 from carl_hf.objectives import describe_objectives
-from carl_hf.progress import show_progress
-from carl_hf.provenance import public_corpus_name
-from carl_hf.streamed_corpora import stream_va_dataset
+from carl_hf.report.tables import plain_table
+from carl_hf.utils.progress import show_progress
 
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
 STREAMED_TEXTS_OF_HEAD = 10_000
@@ -221,7 +221,7 @@ class PretrainArguments:
         if corpus in EMOTION:
             return self.load_names(corpus, split)
         normalization = "scale" if measured and self.normalization == "standardized" else self.normalization
-        if corpus in carl_hf.corpora.CORPORA:
+        if corpus in carl_hf.data.corpora.CORPORA:
             return load_va_dataset(corpus, split=split, data_dir=self.data_dir, normalization=normalization)
         return load_va_dataset(
             corpus, split=split, normalization=normalization, skip_bad_rows=self.skip_bad_rows, **self.form()
@@ -239,7 +239,7 @@ class PretrainArguments:
         self, held_out: Sequence[str], seed: int, skipped: dict[str, Skipped] | None = None
     ) -> datasets.IterableDataset:
         """The training corpora, read as they are needed; `skipped` is filled with what is left out."""
-        known = [corpus for corpus in self.corpora if corpus in (*EMOTION, *carl_hf.corpora.CORPORA)]
+        known = [corpus for corpus in self.corpora if corpus in (*EMOTION, *carl_hf.data.corpora.CORPORA)]
         if known:
             raise ValueError(f"--shuffle_buffer streams files; {known[0]} is a corpus that fits into memory.")
         return stream_va_dataset(
@@ -265,7 +265,7 @@ class PretrainArguments:
         read."""
         if not self.skip_bad_rows:
             return {}
-        known = (*EMOTION, *carl_hf.corpora.CORPORA)
+        known = (*EMOTION, *carl_hf.data.corpora.CORPORA)
         loaded = self.corpora if self.shuffle_buffer is None else self.measure or []
         bad = {corpus: find_bad_rows(corpus, **self.form()) for corpus in loaded if corpus not in known}
         if emotions is not None and self.emotion_corpus not in bad:
@@ -501,7 +501,7 @@ def main() -> None:
         others = [path.stem for path in drawn]
         name += f"-{len(drawn)}" if f"circumplex-{name}" in others else ""
         drawn.append(Path(args.output_dir) / "figures" / f"circumplex-{name}.png")
-        carl_hf.plots.plot_circumplex(
+        carl_hf.report.circumplex_plot.plot_circumplex(
             drawn[-1],
             {
                 _title(f"{Path(script.encoder).name}, {old_pooling}", results["before"][corpus]): old,

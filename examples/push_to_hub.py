@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from carl_hf import push_export
-from carl_hf.cli import parse_script_arguments
-from carl_hf.export_folder import read_record
-from carl_hf.hub import Push
+from carl_hf.commands.arguments import parse_script_arguments
+from carl_hf.export.folder import read_record
+from carl_hf.export.hub import Push
 
 
 @dataclass

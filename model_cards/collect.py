@@ -11,8 +11,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from carl_hf.cards import render_card
-from carl_hf.export_folder import EXPORT_RECORD, read_record
+from carl_hf.export.cards import render_card
+from carl_hf.export.folder import EXPORT_RECORD, read_record
 
 HERE = Path(__file__).parent
 

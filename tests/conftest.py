@@ -14,7 +14,7 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from carl_hf import CarlModel, export_emotion_classifier, export_encoder, export_va_regressor
-from carl_hf.evaluation.data import ClassCorpus
+from carl_hf.data.labelled import ClassCorpus
 
 torch.set_num_threads(1)  # the models here are tiny: more threads only wait for each other
 datasets.disable_progress_bars()

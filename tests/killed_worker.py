@@ -18,8 +18,8 @@ import torch
 from test_trainer import make_trainer
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
-import carl_hf.checkpoints
-from carl_hf.checkpoints import last_checkpoint, read_seal
+import carl_hf.training.checkpoints
+from carl_hf.training.checkpoints import last_checkpoint, read_seal
 
 
 class TellBegin(TrainerCallback):
@@ -43,8 +43,8 @@ def die_removing(path, **_) -> None:
 
 PLANNED = {
     "_save_rng_state": lambda trainer: setattr(trainer, "_save_rng_state", die),
-    "seal": lambda trainer: setattr(carl_hf.checkpoints, "seal", die),
-    "removing": lambda trainer: setattr(carl_hf.checkpoints.shutil, "rmtree", die_removing),
+    "seal": lambda trainer: setattr(carl_hf.training.checkpoints, "seal", die),
+    "removing": lambda trainer: setattr(carl_hf.training.checkpoints.shutil, "rmtree", die_removing),
 }
 
 

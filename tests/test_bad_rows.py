@@ -11,10 +11,10 @@ import pyarrow.parquet
 import pytest
 
 from carl_hf import load_va_dataset
-from carl_hf.bad_rows import MAX_CHARACTERS, skipped_record
-from carl_hf.data import find_bad_rows
-from carl_hf.evaluation.data import read_emotion
-from carl_hf.tables import read_table
+from carl_hf.data.bad_rows import MAX_CHARACTERS, skipped_record
+from carl_hf.data.files import read_table
+from carl_hf.data.labelled import read_emotion
+from carl_hf.data.loading import find_bad_rows
 
 GOOD = {"text": "a quiet morning", "valence": 4, "arousal": 2}
 SURROGATE = b"caf\xe9"  # Latin-1

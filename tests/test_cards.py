@@ -7,8 +7,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from carl_hf import CarlTrainingArguments, Provenance
-from carl_hf.cards import Result, render_card, va_results
-from carl_hf.provenance import differing_settings, licence_of, public_corpus_name, public_model_id
+from carl_hf.export.cards import Result, render_card, va_results
+from carl_hf.export.provenance import differing_settings, licence_of, public_corpus_name, public_model_id
 
 CARDS = Path(__file__).parent.parent / "model_cards"
 NAMES = [f"{model}{head}" for model in ("carl-demo", "carl-minilm") for head in ("", "-va", "-emotion")]

@@ -13,7 +13,7 @@ import torch
 from conftest import toy_dataset
 from test_trainer import StopAt, make_trainer
 
-from carl_hf.checkpoints import SEAL, Seal, last_checkpoint, read_seal, remove_old_checkpoints, seal
+from carl_hf.training.checkpoints import SEAL, Seal, last_checkpoint, read_seal, remove_old_checkpoints, seal
 
 WORKER = str(Path(__file__).with_name("killed_worker.py"))
 
@@ -90,7 +90,7 @@ def test_a_torn_checkpoint_is_refused_by_name_and_passed_over_as_last(tmp_path, 
     resumed = make_trainer(tmp_path / "torn", tokenizer, **settings)
     with pytest.raises(ValueError, match="checkpoint-4 is torn: optimizer.pt is missing or cut short"):
         resumed.train(resume_from_checkpoint=str(tmp_path / "torn" / "checkpoint-4"))
-    with caplog.at_level(logging.WARNING, logger="carl_hf.checkpoints"):
+    with caplog.at_level(logging.WARNING, logger="carl_hf.training.checkpoints"):
         resumed.train(resume_from_checkpoint=True)
     assert "checkpoint-4 is torn" in caplog.text
     for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
@@ -165,7 +165,7 @@ def test_an_older_checkpoint_goes_only_when_the_new_one_is_whole(tmp_path, token
         found.append(sorted(path.name for path in tmp_path.glob("checkpoint-*")))
         seal(folder, content)
 
-    monkeypatch.setattr("carl_hf.checkpoints.seal", watched)
+    monkeypatch.setattr("carl_hf.training.checkpoints.seal", watched)
     make_trainer(tmp_path, tokenizer, **SAVING).train()
     assert found == [["checkpoint-2"], ["checkpoint-2", "checkpoint-4"], ["checkpoint-4", "checkpoint-6"]]
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-6"]

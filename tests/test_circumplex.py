@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from carl_hf.data.label_spaces import read_label_space
 from carl_hf.evaluation.circumplex import circular_correlation, circular_order, radius_against_intensity
-from carl_hf.label_spaces import read_label_space
 
 ANGLES = read_label_space("circle12").angles
 

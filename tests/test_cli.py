@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from carl_hf.cli import (
+from carl_hf.commands.arguments import (
     available_cores,
     check_output_dir,
     parse_arguments,

@@ -12,10 +12,10 @@ import pytest
 from datasets import Dataset
 
 from carl_hf import load_va_dataset
-from carl_hf.corpora import CORPORA, content_sha256
-from carl_hf.data import NoSplitError
-from carl_hf.label_spaces import read_label_space
-from carl_hf.mixtures import (
+from carl_hf.data.corpora import CORPORA, content_sha256
+from carl_hf.data.label_spaces import read_label_space
+from carl_hf.data.loading import NoSplitError
+from carl_hf.data.mixing import (
     check_dataset,
     label_names,
     mix_datasets,
@@ -225,7 +225,7 @@ def test_other_bad_input_is_refused(tmp_path):
 
 
 def test_without_a_network_the_error_names_the_flag(monkeypatch, tmp_path):
-    monkeypatch.setattr("carl_hf.corpora._cache_dir", lambda: tmp_path)
+    monkeypatch.setattr("carl_hf.data.corpora._cache_dir", lambda: tmp_path)
 
     def unreachable(*_, **__):
         raise urllib.error.URLError("no route")
@@ -252,7 +252,7 @@ class _Response:
 
 
 def test_a_download_is_used_only_if_its_checksum_fits(monkeypatch, corpora_dir, tmp_path):
-    monkeypatch.setattr("carl_hf.corpora._cache_dir", lambda: tmp_path)
+    monkeypatch.setattr("carl_hf.data.corpora._cache_dir", lambda: tmp_path)
     monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: _Response(EMOBANK.encode()))
     with pytest.raises(ValueError, match="checksum differs. Nothing was used"):
         load_va_dataset("emobank")

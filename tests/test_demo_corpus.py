@@ -14,7 +14,7 @@ LABELS = {"anger", "disgust", "fear", "joy", "sadness", "surprise", "neutral"}
 
 @pytest.fixture(scope="module")
 def rows():
-    text = (importlib.resources.files("carl_hf.resources") / "demo.csv").read_text(encoding="utf-8")
+    text = (importlib.resources.files("carl_hf.data.resources") / "demo.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 

@@ -10,7 +10,7 @@ import pytest
 from loopback_hub import LoopbackHub
 
 from carl_hf import CarlModel
-from carl_hf.encoders import load_tokenizer
+from carl_hf.encoders.loading import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 TEXTS = ["I am so happy today!", "Leave me alone, you liar.", "The report is due on Monday. " * 60]

@@ -3,7 +3,7 @@ import pytest
 import torch
 from conftest import toy_dataset
 
-from carl_hf.evaluation.data import VaCorpus
+from carl_hf.data.labelled import VaCorpus
 from carl_hf.evaluation.detector import Perturbation, measure_detector
 
 pytest.importorskip("sklearn")

@@ -19,7 +19,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from transformers import AutoModel, AutoTokenizer
 
-from carl_hf.embedding import embed_texts
+from carl_hf.encoders.embedding import embed_texts
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = str(ROOT / "examples" / "embed.py")
@@ -244,7 +244,7 @@ def test_other_sources_are_refused(run_here, tiny, tmp_path):
 def test_a_hub_data_set_is_read_part_by_part(run_here, tiny, frame, expected, tmp_path, monkeypatch):
     parts = {"train": frame[:150], "test": frame[150:]}
     loaded = DatasetDict({name: Dataset.from_pandas(part, preserve_index=False) for name, part in parts.items()})
-    monkeypatch.setattr("carl_hf.table_pieces.datasets.load_dataset", {"owner/name": loaded}.__getitem__)
+    monkeypatch.setattr("carl_hf.data.table_pieces.datasets.load_dataset", {"owner/name": loaded}.__getitem__)
     run_here(tiny, ["owner/name"], tmp_path / "out", "--keep_columns", "split", "id")
     table = embeddings_of(tmp_path / "out")
     assert table["split"].tolist() == ["train"] * 150 + ["test"] * 80 and table["id"].equals(frame["id"])

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from carl_hf.data.labelled import ClassCorpus
 from carl_hf.evaluation.classification import (
     accuracy_and_f1,
     classification_figures,
@@ -8,7 +9,6 @@ from carl_hf.evaluation.classification import (
     multi_label_f1,
     multi_label_report,
 )
-from carl_hf.evaluation.data import ClassCorpus
 from carl_hf.evaluation.emotion import few_shot, measure_emotion, split_rows
 from carl_hf.evaluation.probes import fit_logistic, fit_multi_label, fit_ridge
 

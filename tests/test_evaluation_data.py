@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carl_hf.evaluation.data import MissingCorpus, read_emotion, read_polarity, read_sts, read_va
+from carl_hf.data.labelled import MissingCorpus, read_emotion, read_polarity, read_sts, read_va
 
 
 def write(folder, name, **columns):

@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoTokenizer, pipeline
 
 from carl_hf import CarlModel
 from carl_hf.evaluation.encoder import load_va_head
-from carl_hf.export_folder import export_files, read_record
+from carl_hf.export.folder import export_files, read_record
 from carl_hf.training_args import PAPER_SETTINGS, CarlTrainingArguments
 
 pytestmark = pytest.mark.usefixtures("measuring_packages")

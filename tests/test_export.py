@@ -14,12 +14,12 @@ from carl_hf import (
     export_encoder,
     export_va_regressor,
 )
-from carl_hf.embedding import classifier_outputs
-from carl_hf.evaluation.data import ClassCorpus
+from carl_hf.data.labelled import ClassCorpus
+from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.evaluation.encoder import load_va_head
-from carl_hf.export_folder import export_files, read_record
-from carl_hf.heads import check_classes
-from carl_hf.onnx_export import export_onnx
+from carl_hf.export.folder import export_files, read_record
+from carl_hf.export.heads import check_classes
+from carl_hf.export.onnx import export_onnx
 
 TEXTS = ["a text", "another, longer text", "x" * 300]
 FILES = {

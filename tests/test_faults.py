@@ -13,8 +13,8 @@ from test_trainer import make_trainer
 from transformers import TrainerCallback
 
 from carl_hf import CarlModel
-from carl_hf.checkpoints import last_checkpoint
-from carl_hf.faults import SKIPPED_STEPS
+from carl_hf.training.checkpoints import last_checkpoint
+from carl_hf.training.nonfinite import SKIPPED_STEPS
 
 BAD = "qqq"
 
@@ -68,7 +68,7 @@ def test_a_step_with_a_text_that_is_not_finite_changes_nothing_and_names_it(tmp_
     trainer, watch = watched(
         tmp_path, tokenizer, model=poisoned(tokenizer), data=texts_with_a_bad_one(32, row=19), max_steps=4
     )
-    with caplog.at_level(logging.WARNING, logger="carl_hf.faults"):
+    with caplog.at_level(logging.WARNING, logger="carl_hf.training.nonfinite"):
         trainer.train()
     changed = [not same(a, b) for a, b in zip(watch.states, watch.states[1:], strict=False)]
     assert changed == [True, True, False, True]
@@ -95,7 +95,7 @@ def test_a_gradient_that_is_not_finite_is_told_from_a_loss_that_is_not(tmp_path,
     trainer.model.online.projection[0].weight.register_hook(
         lambda gradient: gradient * (math.inf if trainer.state.global_step == 1 else 1.0)
     )
-    with caplog.at_level(logging.WARNING, logger="carl_hf.faults"):
+    with caplog.at_level(logging.WARNING, logger="carl_hf.training.nonfinite"):
         trainer.train()
     assert not same(watch.states[0], watch.states[1]) and same(watch.states[1], watch.states[2])
     assert "Step 2 was skipped: its gradient is not finite (skipped so far: 1). No text is to blame" in caplog.text

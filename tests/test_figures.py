@@ -14,9 +14,9 @@ from matplotlib.container import BarContainer  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 
-from carl_hf.evaluation import figures  # noqa: E402
-from carl_hf.label_spaces import read_label_space  # noqa: E402
-from carl_hf.plots import COLOURS, circle_svg, plot_circumplex  # noqa: E402
+from carl_hf.data.label_spaces import read_label_space  # noqa: E402
+from carl_hf.report import plots as figures  # noqa: E402
+from carl_hf.report.circumplex_plot import COLOURS, circle_svg, plot_circumplex  # noqa: E402
 
 SIX = ["anger", "disgust", "fear", "joy", "sadness", "surprise"]
 LONG = [

@@ -12,7 +12,7 @@ from conftest import EMOTIONS, emotions
 from transformers import AutoModel, pipeline
 
 from carl_hf import CarlModel, Provenance, export_encoder
-from carl_hf.export_folder import read_record
+from carl_hf.export.folder import read_record
 
 pytestmark = pytest.mark.usefixtures("measuring_packages")
 ROOT = Path(__file__).parents[1]

@@ -23,18 +23,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carl_hf import CarlConfig, CarlTrainingArguments, load_va_dataset
-from carl_hf.bad_rows import MAX_CHARACTERS, Skipped, skipped_record
-from carl_hf.cli import last_checkpoint, parse_script_arguments
-from carl_hf.data import find_bad_rows, split_names
-from carl_hf.embedding_shards import read_shards, survey
+from carl_hf.commands.arguments import last_checkpoint, parse_script_arguments
+from carl_hf.commands.embedding_shards import read_shards, survey
+from carl_hf.data.bad_rows import MAX_CHARACTERS, Skipped, skipped_record
+from carl_hf.data.files import SUFFIXES, Piece, column_names, read_pieces, read_rows, read_table
+from carl_hf.data.label_spaces import read_label_space
+from carl_hf.data.labelled import read_emotion, read_polarity, read_sts, read_va
+from carl_hf.data.loading import find_bad_rows, split_names
+from carl_hf.data.streaming import stream_va_dataset
+from carl_hf.data.table_pieces import PIECEWISE, open_tables
 from carl_hf.evaluation.comparators import read_comparators
-from carl_hf.evaluation.data import read_emotion, read_polarity, read_sts, read_va
 from carl_hf.evaluation.encoder import EmbeddingCache
-from carl_hf.label_spaces import read_label_space
 from carl_hf.objectives import OBJECTIVES, parse_objectives
-from carl_hf.streamed_corpora import stream_va_dataset
-from carl_hf.table_pieces import PIECEWISE, open_tables
-from carl_hf.tables import SUFFIXES, Piece, column_names, read_pieces, read_rows, read_table
 
 pytestmark = pytest.mark.parametrize("examples", [100, pytest.param(1000, marks=pytest.mark.slow)])
 

@@ -6,11 +6,11 @@ from conftest import tiny_encoder, toy_dataset
 from test_trainer import double_model, make_trainer
 
 from carl_hf import CarlDataCollator, CarlModel, CarlTrainingArguments
-from carl_hf.gradient_cache import CachedPass, Gradients, cached_backward
-from carl_hf.levels import SentenceLevel
+from carl_hf.encoders.packing import TokenLayout
 from carl_hf.losses import simcse_loss
-from carl_hf.packing import TokenLayout
-from carl_hf.sentence_losses import BatchLabels
+from carl_hf.training.gradient_cache import CachedPass, Gradients, cached_backward
+from carl_hf.training.levels import SentenceLevel
+from carl_hf.training.sentence_losses import BatchLabels
 
 
 @pytest.fixture

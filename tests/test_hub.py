@@ -13,8 +13,8 @@ from loopback_hub import LoopbackHub
 from test_export import FILES, LAYOUT
 
 from carl_hf import CarlModel, export_encoder
-from carl_hf.export_folder import card_for, export_files
-from carl_hf.hub import push_export
+from carl_hf.export.folder import card_for, export_files
+from carl_hf.export.hub import push_export
 
 WORKER = str(Path(__file__).with_name("hub_worker.py"))
 PUSH = str(Path(__file__).parent.parent / "examples" / "push_to_hub.py")

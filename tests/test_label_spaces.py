@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from carl_hf.evaluation.data import EMOTION, read_emotion
-from carl_hf.label_spaces import LABEL_SPACES, read_label_space
+from carl_hf.data.label_spaces import LABEL_SPACES, read_label_space
+from carl_hf.data.labelled import EMOTION, read_emotion
 
 
 @pytest.mark.parametrize("name", LABEL_SPACES)

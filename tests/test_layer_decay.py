@@ -4,7 +4,7 @@ from conftest import tiny_encoder
 from torch import nn
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments
-from carl_hf.layer_decay import layer_depths
+from carl_hf.training.layer_decay import layer_depths
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "mpnet", "deberta-v2", "modernbert", "distilbert", "electra"])

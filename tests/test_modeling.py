@@ -6,7 +6,7 @@ from conftest import tiny_config, tiny_encoder
 from transformers import AutoConfig, AutoModel
 
 from carl_hf import CarlConfig, CarlModel
-from carl_hf.encoders import PACKAGED_ENCODER, load_encoder, load_tokenizer
+from carl_hf.encoders.loading import PACKAGED_ENCODER, load_encoder, load_tokenizer
 
 FAMILIES = ["bert", "roberta", "modernbert", "deberta-v2", "mpnet", "distilbert", "electra", "xlm-roberta"]
 IDS = torch.tensor([[0, 5, 6, 7, 2], [0, 8, 2, 1, 1]])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from carl_hf.monitor import detection_auc, embedding_spread, parameter_distance
+from carl_hf.training.monitor import detection_auc, embedding_spread, parameter_distance
 
 
 def test_auc_equals_scikit_learn_with_ties_and_masked_entries():

@@ -11,9 +11,9 @@ from test_trainer import EVERYTHING, StopAt, make_trainer
 from transformers import TrainerCallback, set_seed
 
 from carl_hf import CarlConfig, CarlDataCollator, CarlModel, CarlTrainingArguments
-from carl_hf.evaluation.dev_probe import DevProbe
-from carl_hf.mixtures import mix_datasets
+from carl_hf.data.mixing import mix_datasets
 from carl_hf.objectives import OBJECTIVES, parse_objectives
+from carl_hf.training.dev_probe import DevProbe
 
 CLASSES = sorted(TOY_NAMES.values())
 

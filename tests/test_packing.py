@@ -6,8 +6,8 @@ from conftest import tiny_encoder, toy_dataset
 from test_modeling import FAMILIES
 
 from carl_hf import CarlDataCollator, CarlModel
-from carl_hf.embedding import embed_texts
-from carl_hf.packing import TokenLayout, encode_tokens, use_packed_attention
+from carl_hf.encoders.embedding import embed_texts
+from carl_hf.encoders.packing import TokenLayout, encode_tokens, use_packed_attention
 
 PACKED = {"bert", "roberta", "xlm-roberta", "electra", "distilbert", "camembert"}
 

@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from carl_hf import CarlTrainer, CarlTrainingArguments
-from carl_hf.embedding import embed_texts
-from carl_hf.primitive_cache import CAPACITY, bound_primitive_cache
+from carl_hf.encoders.embedding import embed_texts
+from carl_hf.encoders.primitive_cache import CAPACITY, bound_primitive_cache
 
 NAME = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
@@ -14,7 +14,7 @@ NAME = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 PRODUCTS = """
 import sys
 import torch
-from carl_hf.primitive_cache import CAPACITY, bound_primitive_cache
+from carl_hf.encoders.primitive_cache import CAPACITY, bound_primitive_cache
 if sys.argv[1] == "bound":
     bound_primitive_cache()
 weight = torch.zeros(32, 48, dtype=torch.bfloat16)

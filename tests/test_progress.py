@@ -8,8 +8,8 @@ from conftest import toy_dataset
 from transformers import PrinterCallback, ProgressCallback, TrainerControl, TrainerState
 
 from carl_hf import CarlTrainer, CarlTrainingArguments
-from carl_hf.cli import parse_arguments
-from carl_hf.progress import ProgressBar, ProgressLines, bars_only_in_a_terminal, figures_line, show_progress
+from carl_hf.commands.arguments import parse_arguments
+from carl_hf.utils.progress import ProgressBar, ProgressLines, bars_only_in_a_terminal, figures_line, show_progress
 
 
 @dataclasses.dataclass
@@ -28,9 +28,9 @@ def trainer(carl, tokenizer, folder, **settings):
 def test_a_log_file_gets_one_line_an_entry(carl, tokenizer, tmp_path, caplog, capsys):
     found = trainer(carl, tokenizer, tmp_path, disable_tqdm=True)
     show_progress(found)
-    with caplog.at_level(logging.INFO, "carl_hf.progress"):
+    with caplog.at_level(logging.INFO, "carl_hf.utils.progress"):
         found.train()
-    lines = [record.getMessage() for record in caplog.records if record.name == "carl_hf.progress"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "carl_hf.utils.progress"]
     assert [line.split(":")[0].split(",")[0] for line in lines] == ["step 2/4", "step 4/4", "step 4/4"]
     assert " left: loss " in lines[0] and "  mccl " in lines[0] and "per_second" not in "".join(lines)
     assert "left" not in lines[1] and "train_runtime" in lines[2]
@@ -49,11 +49,11 @@ def test_a_terminal_gets_a_bar(carl, tokenizer, tmp_path, capsys):
 
 def test_the_time_left_counts_from_where_the_run_was_resumed(monkeypatch, caplog):
     clock = iter([100.0, 110.0])
-    monkeypatch.setattr("carl_hf.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("carl_hf.utils.progress.time.monotonic", lambda: next(clock))
     lines, state = ProgressLines(), TrainerState(global_step=90, max_steps=100, is_world_process_zero=True)
     lines.on_train_begin(None, state, TrainerControl())
     state.global_step = 95
-    with caplog.at_level(logging.INFO, "carl_hf.progress"):
+    with caplog.at_level(logging.INFO, "carl_hf.utils.progress"):
         lines.on_log(None, state, TrainerControl(), {"loss": 1.23456, "total_flos": 3.0})
     assert caplog.messages == ["step  95/100, 00:10 left: loss 1.235"]
 
@@ -69,9 +69,9 @@ def test_figures_line():
 def test_bars_are_off_where_there_is_no_terminal(terminal, given, expected, tmp_path, monkeypatch):
     switched_off = []
     monkeypatch.setattr(
-        "carl_hf.progress.transformers.utils.logging.disable_progress_bar", lambda: switched_off.append(1)
+        "carl_hf.utils.progress.transformers.utils.logging.disable_progress_bar", lambda: switched_off.append(1)
     )
-    monkeypatch.setattr("carl_hf.progress.sys.stderr.isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr("carl_hf.utils.progress.sys.stderr.isatty", lambda: terminal, raising=False)
     flags = ["--output_dir", str(tmp_path)] + (["--disable_tqdm", given] if given else [])
     assert parse_arguments(Nothing, flags)[1].disable_tqdm is expected
     bars_only_in_a_terminal()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from carl_hf.evaluation.markdown import escape, format_figure, fraction, short_names, table
-from carl_hf.evaluation.paper import paper_tables
-from carl_hf.evaluation.report import print_summary, write_report
+from carl_hf.report.page import print_summary, write_report
+from carl_hf.report.paper import paper_tables
+from carl_hf.report.tables import escape, format_figure, fraction, short_names, table
 
 PLAIN, CARL, ODD = "minilm-l6", "/runs/carl|odd/carl_a/encoder", "/runs/other/carl_b/encoder"
 

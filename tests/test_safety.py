@@ -14,8 +14,8 @@ from conftest import tiny_config, tiny_encoder, toy_dataset
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from carl_hf import CarlModel, CarlTrainingArguments
-from carl_hf.cli import public_command
-from carl_hf.encoders import load_classifier, load_encoder
+from carl_hf.commands.arguments import public_command
+from carl_hf.encoders.loading import load_classifier, load_encoder
 from carl_hf.evaluation.encoder import load_text_encoder
 
 ROOT = Path(__file__).parents[1]

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from carl_hf.dropout import draw_kept
-from carl_hf.packing import TokenLayout
-from carl_hf.slice_attention import slice_attention
+from carl_hf.encoders.dropout import draw_kept
+from carl_hf.encoders.packing import TokenLayout
+from carl_hf.encoders.slice_attention import slice_attention
 
 HEADS, WIDTH = 3, 4
 LENGTHS = {"padded": [7, 5, 4, 4, 2, 1], "even": [5, 5, 3, 3]}

@@ -7,10 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from carl_hf import load_va_dataset, tables
-from carl_hf.bad_rows import skipped_record
-from carl_hf.data import find_bad_rows
-from carl_hf.streamed_corpora import stream_va_dataset
+from carl_hf import load_va_dataset
+from carl_hf.data import files as tables
+from carl_hf.data.bad_rows import skipped_record
+from carl_hf.data.loading import find_bad_rows
+from carl_hf.data.streaming import stream_va_dataset
 
 FORM = {"scale": (1, 9), "columns": {"text": "sentence", "valence": "V", "arousal": "A"}}
 

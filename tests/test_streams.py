@@ -8,7 +8,7 @@ import torch
 from conftest import toy_dataset
 from test_trainer import StopAt, make_trainer
 
-from carl_hf.streams import EndlessRows
+from carl_hf.training.streams import EndlessRows
 
 
 def rows(count: int, buffer: int = 4) -> datasets.IterableDataset:

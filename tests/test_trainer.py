@@ -324,7 +324,7 @@ def test_perturbing_half_judges_the_salient_tokens_alone(tmp_path, tokenizer, mo
         seen.append((perturbed, eligible))
         return focal_detection_loss(logits, perturbed, eligible, gamma=gamma)
 
-    monkeypatch.setattr("carl_hf.levels.focal_detection_loss", spy)
+    monkeypatch.setattr("carl_hf.training.levels.focal_detection_loss", spy)
     make_trainer(
         tmp_path, tokenizer, perturb_half=True, max_steps=20, salient_fraction=0.5, data=toy_dataset(64)
     ).train()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from carl_hf.whole_files import write_whole
+from carl_hf.utils.atomic_files import write_whole
 
 
 def test_a_file_replaces_what_was_there_only_when_it_is_whole(tmp_path):

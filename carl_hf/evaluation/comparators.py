@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from carl_hf.yaml_files import read_yaml
+from carl_hf.utils.yaml_files import read_yaml
 
 ComparatorPooling = Literal["cls", "mean", "pooler"]
 _KEYS = ("model", "pooling", "note")

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import numpy as np
 from datasets import Dataset
 
+from carl_hf.data.labelled import ClassCorpus
 from carl_hf.evaluation.classification import classification_report, multi_label_report
-from carl_hf.evaluation.data import ClassCorpus
 from carl_hf.evaluation.geometry import dimension_curve
 from carl_hf.evaluation.probes import fit_logistic, fit_multi_label
 

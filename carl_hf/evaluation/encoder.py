@@ -19,8 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from carl_hf.configuration_carl import CarlConfig
-from carl_hf.embedding import classifier_outputs, embed_poolings
-from carl_hf.encoders import (
+from carl_hf.encoders.embedding import classifier_outputs, embed_poolings
+from carl_hf.encoders.loading import (
     is_va_regressor,
     load_classifier,
     load_config,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from carl_hf.corpora import CORPORA
-from carl_hf.evaluation import data
+from carl_hf.data import labelled as data
+from carl_hf.data.corpora import CORPORA
 
 TASKS = ("va", "polarity", "emotion", "geometry", "semantics", "detector")
 

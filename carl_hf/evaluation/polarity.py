@@ -6,9 +6,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from carl_hf.data.labelled import ClassCorpus
 from carl_hf.evaluation.bootstrap import interval
 from carl_hf.evaluation.classification import accuracy_and_f1
-from carl_hf.evaluation.data import ClassCorpus
 from carl_hf.evaluation.emotion import split_rows
 from carl_hf.evaluation.senteval import FAST_PROTOCOL, TEST_PROTOCOL, nested_kfold, split_probe
 

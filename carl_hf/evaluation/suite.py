@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from carl_hf.evaluation import data, geometry
+from carl_hf.data import labelled as data
+from carl_hf.data.label_spaces import read_label_space
+from carl_hf.evaluation import geometry
 from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.circumplex import circular_order, radius_against_intensity
 from carl_hf.evaluation.detector import measure_detector
@@ -20,7 +22,6 @@ from carl_hf.evaluation.plan import TASKS, Corpora, Settings
 from carl_hf.evaluation.polarity import measure_polarity
 from carl_hf.evaluation.semantics import pair_cosines, sts_spearman
 from carl_hf.evaluation.valence_arousal import measure_corpus, measure_head, measure_transfer, ridge_predictions
-from carl_hf.label_spaces import read_label_space
 from carl_hf.modeling_carl import CarlModel
 
 Encode = Callable[[Sequence[str]], np.ndarray]

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from carl_hf.data.labelled import VaCorpus
 from carl_hf.evaluation.agreement import FIGURES, agreement, defined, pearson
 from carl_hf.evaluation.bootstrap import RESAMPLES, interval, resample_rows
-from carl_hf.evaluation.data import VaCorpus
 from carl_hf.evaluation.probes import fit_ridge
 
 DIMENSIONS = ("valence", "arousal")

@@ -17,9 +17,9 @@ import gradio as gr
 import numpy as np
 from analysis import MOST_ROWS, MOST_SENTENCES, Models, Reading, read_csv, sentences_of
 
-from carl_hf.cli import parse_script_arguments, use_all_cores
-from carl_hf.label_spaces import read_label_space
-from carl_hf.plots import circle_svg
+from carl_hf.commands.arguments import parse_script_arguments, use_all_cores
+from carl_hf.data.label_spaces import read_label_space
+from carl_hf.report.circumplex_plot import circle_svg
 
 EXAMPLES = [
     "We won the cup and danced through the streets until sunrise!\n"

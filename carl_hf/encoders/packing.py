@@ -1,0 +1,222 @@
+"""Texts of different lengths without padding: their tokens stand one after another, attention stays within a text.
+
+Shape suffixes: B texts, L tokens of the longest, T tokens of all texts, E width of the word embeddings, H width of the
+encoder, X any width.
+
+Layers that treat every token by itself (most of an encoder's work) run once over (T, H). Attention alone needs texts:
+it is computed in slices of similar length, padded within their slice: by `slice_attention.py` where a CPU trains, else
+by torch's scaled dot-product attention. Encoders of other families, or with another attention, are called once for
+every padded slice; the result is the same.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from carl_hf.encoders.slice_attention import HeadLayout, HeadSlice, slice_attention
+
+_PACKED = "carl_packed"
+_FROM_ZERO = ("bert", "electra", "distilbert")  # position of the first token: 0
+_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")  # the number after that of the padding token
+
+
+class TokenLayout:
+    """Where the tokens of a length-sorted batch stand: padded to (B, L), or packed one after another (T,).
+
+    Args:
+        attention_mask_BL: 0 on padding, which is on the right.
+        slices: (texts, width, tokens) of each slice of consecutive texts. parts: slices of each part that is encoded
+            with its own graph; `None` for one part.
+        texts, tokens: which of a larger batch's these are.
+    """
+
+    def __init__(
+        self,
+        attention_mask_BL: Tensor,
+        slices: Sequence[tuple[int, int, int]],
+        parts: Sequence[int] | None = None,
+        texts: slice = slice(None),
+        tokens: slice = slice(None),
+    ):
+        self.mask_BL, self.slices = attention_mask_BL, tuple(slices)
+        self._slices_of_parts = (len(self.slices),) if parts is None else tuple(parts)
+        self.texts, self.tokens = texts, tokens
+        device, (rows, width) = attention_mask_BL.device, attention_mask_BL.shape
+        total = sum(tokens_of_slice for _, _, tokens_of_slice in self.slices)
+        lengths_B = attention_mask_BL.sum(1)
+        self.first_B = lengths_B.cumsum(0) - lengths_B  # a text's first token
+        row_T = torch.repeat_interleave(torch.arange(rows, device=device), lengths_B, output_size=total)
+        self.column_T = torch.arange(total, device=device) - self.first_B[row_T]  # a token's position in its text
+        self._places_T = row_T * width + self.column_T
+        self._heads: dict[int, HeadLayout] = {}
+        self.masks: list[Tensor] = []  # (texts, width) of every slice
+        self._slots: list[Tensor] = []  # place of its tokens among its texts * width
+        first_text = first_token = 0
+        for texts_of_slice, width_of_slice, tokens_of_slice in self.slices:
+            last_text, last_token = first_text + texts_of_slice, first_token + tokens_of_slice
+            inside = slice(first_token, last_token)
+            self.masks.append(attention_mask_BL[first_text:last_text, :width_of_slice])
+            self._slots.append((row_T[inside] - first_text) * width_of_slice + self.column_T[inside])
+            first_text, first_token = last_text, last_token
+
+    @classmethod
+    def of(cls, batch: dict[str, Any]) -> "TokenLayout":
+        """Of a batch of [`carl_hf.CarlDataCollator`]."""
+        return cls(batch["attention_mask"], batch["slices"], batch["parts"])
+
+    @classmethod
+    def of_lengths(cls, lengths: Sequence[int], *, texts_of_slice: int, device: torch.device) -> "TokenLayout":
+        """Of texts with so many tokens each, longest first, in slices of so many texts."""
+        lengths_B = torch.tensor(lengths)
+        mask_BL = (torch.arange(int(lengths_B[0])) < lengths_B.unsqueeze(1)).long()
+        starts = range(0, len(lengths), texts_of_slice)
+        slices = [
+            (len(part), part[0], sum(part)) for part in (lengths[start : start + texts_of_slice] for start in starts)
+        ]
+        return cls(mask_BL.to(device), slices)
+
+    @functools.cached_property
+    def parts(self) -> list["TokenLayout"]:
+        """The parts of the batch, each a layout with the `texts` and `tokens` of this one that it holds."""
+        made, first_slice, first_text, first_token = [], 0, 0, 0
+        for count in self._slices_of_parts:
+            slices = self.slices[first_slice : first_slice + count]
+            texts = slice(first_text, first_text + sum(s[0] for s in slices))
+            tokens = slice(first_token, first_token + sum(s[2] for s in slices))
+            made.append(TokenLayout(self.mask_BL[texts], slices, texts=texts, tokens=tokens))
+            first_slice, first_text, first_token = first_slice + count, texts.stop, tokens.stop
+        return made
+
+    def pack(self, values_BL: Tensor) -> Tensor:
+        """The values of the tokens (T, ...) from a padded tensor (B, L, ...)."""
+        return values_BL.flatten(0, 1).index_select(0, self._places_T)
+
+    def unpack(self, values_T: Tensor) -> Tensor:
+        """Padded (B, L) from the values of the tokens (T,); 0 on padding."""
+        padded = values_T.new_zeros(self.mask_BL.numel())
+        return padded.index_copy(0, self._places_T, values_T).view(self.mask_BL.shape)
+
+    def pad_slices(self, values_TX: Tensor) -> list[Tensor]:
+        """Slices (texts, width, X) of tokens (T, X), zeros on padding."""
+        padded = []
+        parts = values_TX.split([tokens for _, _, tokens in self.slices])
+        for part, slots, (texts, width, tokens) in zip(parts, self._slots, self.slices, strict=True):
+            if tokens < texts * width:
+                part = part.new_zeros(texts * width, *part.shape[1:]).index_copy(0, slots, part)
+            padded.append(part.unflatten(0, (texts, width)))
+        return padded
+
+    def heads(self, heads: int) -> HeadLayout:
+        """Where the tokens stand for attention with so many heads."""
+        if heads not in self._heads:
+            self._heads[heads] = self._lay_out_heads(heads)
+        return self._heads[heads]
+
+    def _lay_out_heads(self, heads: int) -> HeadLayout:
+        slices, places = [], []
+        first_text = first_token = first_place = 0
+        head_A = torch.arange(heads, device=self.mask_BL.device)
+        for mask, slots, (texts, width, tokens) in zip(self.masks, self._slots, self.slices, strict=True):
+            text, column = slots // width, slots % width
+            first_B = self.first_B[first_text : first_text + texts]
+            token = first_B.repeat_interleave(width)  # on padding stands the text's own first token
+            token[slots] = torch.arange(first_token, first_token + tokens, device=slots.device)
+            rows = token.view(texts, 1, width) * heads + head_A.view(heads, 1)
+            places.append(first_place + (text.unsqueeze(1) * heads + head_A) * width + column.unsqueeze(1))
+            bias = real = None
+            if tokens < texts * width:
+                on = mask.unsqueeze(1).expand(texts, heads, width).flatten(0, 1).bool()
+                bias = torch.zeros(on.shape, device=on.device).masked_fill(~on, -torch.inf).unsqueeze(1)
+                real = on.unsqueeze(2)
+            slices.append(HeadSlice(rows.flatten(0, 1), bias, real))
+            first_text, first_token = first_text + texts, first_token + tokens
+            first_place += texts * heads * width
+        return HeadLayout(slices, torch.cat(places))
+
+    def pack_slices(self, slices: Sequence[Tensor]) -> Tensor:
+        """Tokens (T, X) of slices (texts, width, X): the reverse of `pad_slices`."""
+        parts = []
+        for values, slots, (texts, width, tokens) in zip(slices, self._slots, self.slices, strict=True):
+            flat = values.flatten(0, 1)
+            parts.append(flat.index_select(0, slots) if tokens < texts * width else flat)
+        return torch.cat(parts)
+
+
+def _packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    layout: TokenLayout | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Scaled dot-product attention; with a layout, of the packed tokens (1, heads, T, width) within their texts."""
+    if layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    dropout = options.get("dropout", 0.0)
+    if query.device.type == "cpu" and (torch.is_grad_enabled() or dropout):  # with dropout the same, graph or not
+        q_TAD, k_TAD, v_TAD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        attended_TAD = slice_attention(
+            q_TAD, k_TAD, v_TAD, layout.heads(q_TAD.shape[1]), scale=options["scaling"], dropout=dropout
+        )  # fmt: skip
+        return attended_TAD.unsqueeze(0), None
+    slices = [layout.pad_slices(tensor.transpose(1, 2)[0]) for tensor in (query, key, value)]
+    found = []
+    for q, k, v, mask, (texts, width, tokens) in zip(*slices, layout.masks, layout.slices, strict=True):
+        attended = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
+            attn_mask=mask[:, None, None].bool() if tokens < texts * width else None,
+            dropout_p=dropout, scale=options.get("scaling"),
+        )  # fmt: skip
+        found.append(attended.transpose(1, 2))
+    return layout.pack_slices(found).unsqueeze(0), None
+
+
+AttentionInterface.register(_PACKED, _packed_attention)
+AttentionMaskInterface.register(_PACKED, sdpa_mask)
+
+
+def use_packed_attention(encoder: PreTrainedModel) -> bool:
+    """Lets `encode_tokens` run an encoder on packed tokens, where its family and its attention (sdpa) allow it.
+
+    Calls on padded texts go on as before. The setting is of this object, stays with it (another thread may be at
+    work on it), and is not saved.
+    """
+    config = encoder.config
+    can = config.model_type in _FROM_ZERO + _AFTER_PADDING and not config.to_dict().get("is_decoder")
+    if can and config._attn_implementation == "sdpa":
+        encoder.set_attn_implementation(_PACKED)
+    return is_packed(encoder)
+
+
+def is_packed(encoder: PreTrainedModel) -> bool:
+    """Whether `use_packed_attention` has taken effect."""
+    return encoder.config._attn_implementation == _PACKED
+
+
+def positions(encoder: PreTrainedModel, layout: TokenLayout) -> Tensor:
+    """Position ids (1, T) of packed texts, as the encoder's family counts them."""
+    config = encoder.config
+    first = config.pad_token_id + 1 if config.model_type in _AFTER_PADDING else 0
+    return (layout.column_T + first).unsqueeze(0)
+
+
+def encode_tokens(encoder: PreTrainedModel, embeds_TE: Tensor, layout: TokenLayout) -> Tensor:
+    """Last hidden states (T, H) of an encoder over the word embeddings (T, E) of packed texts."""
+    if is_packed(encoder):
+        output = encoder(inputs_embeds=embeds_TE.unsqueeze(0), position_ids=positions(encoder, layout), layout=layout)
+        return output.last_hidden_state[0]
+    return layout.pack_slices(
+        [
+            encoder(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
+            for embeds, mask in zip(layout.pad_slices(embeds_TE), layout.masks, strict=True)
+        ]
+    )

@@ -1,0 +1,195 @@
+"""The folder of an export: which files it may hold, how it is written whole, how its tokenizer and record look."""
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from carl_hf.export.cards import render_card
+from carl_hf.export.provenance import Provenance
+
+EXPORT_RECORD = "carl_export.json"
+
+_PUBLISHED = re.compile(
+    r"README\.md|carl_export\.json|config\.json|modules\.json|sentence_bert_config\.json|1_Pooling/config\.json"
+    r"|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
+    r"|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)"
+    r"|merges\.txt|bpe\.codes|chat_template\.jinja|[A-Za-z0-9_.-]+\.model"  # the last: SentencePiece
+    r"|figures/[A-Za-z0-9_.-]+\.png|onnx/model\.onnx"
+)
+
+
+def read_record(folder: str | Path) -> dict[str, Any] | None:
+    """What an export says of itself, or None for a folder that is none."""
+    path = Path(folder) / EXPORT_RECORD
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def with_earlier_training(provenance: Provenance, encoder: str) -> Provenance:
+    """The provenance of what was made from `encoder`: where that is an export, its base model, its corpora and what it
+    was trained by come before one's own."""
+    folder = Path(encoder)
+    record = read_record(folder) if folder.is_dir() else None
+    earlier = None if record is None else record["provenance"]
+    if earlier is None:
+        return provenance
+    methods = [method for method in (earlier["method"], provenance.method) if method is not None]
+    return replace(
+        provenance,
+        base_model=earlier["base_model"],
+        corpora=list(dict.fromkeys([*earlier["corpora"], *provenance.corpora])),
+        trained_on_test_rows=earlier["trained_on_test_rows"] or provenance.trained_on_test_rows,
+        method=", then ".join(methods) or None,
+    )
+
+
+def export_files(folder: str | Path) -> list[str]:
+    """The files of an export, relative to `folder`, sorted.
+
+    Raises:
+        ValueError: if the folder is no whole export, or holds anything that is not part of one.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {folder}.")
+    if read_record(folder) is None:
+        raise ValueError(
+            f"{folder} is no export: it holds no {EXPORT_RECORD}. export_encoder, export_va_regressor and "
+            "export_emotion_classifier write one."
+        )
+    if strange := _strange_files(folder):
+        raise ValueError(f"{folder} holds files that are not part of an export: {', '.join(strange)}. Move them away.")
+    files = _files(folder)
+    missing = {"README.md", "config.json", "tokenizer_config.json"} - set(files)
+    if missing or not any(file.endswith(".safetensors") for file in files):
+        raise ValueError(
+            f"{folder} is no whole export: it lacks {', '.join(sorted(missing)) or 'the weights'}. Export again."
+        )
+    return files
+
+
+@contextlib.contextmanager
+def replacing_export(folder: str | Path) -> Iterator[Path]:
+    """A new folder that takes the place of `folder` when all of it is written.
+
+    Raises:
+        ValueError: if `folder` is there and holds anything that is not part of an export.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists():
+        strange = _strange_files(folder) if folder.is_dir() else [folder.name]
+        if strange or (any(folder.iterdir()) and read_record(folder) is None):
+            what = f": {', '.join(strange[:3])}" if strange else ""
+            raise ValueError(f"{folder} holds something else than an export{what}. Name another folder, or empty it.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.parent) as work:
+        new, old = Path(work) / "new", Path(work) / "old"
+        new.mkdir()
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except BaseException:
+            if old.exists():
+                old.rename(folder)
+            raise
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_length: int) -> None:
+    """Saves the tokenizer so that transformers 4 reads it too, with `max_length`, and no trace of where it was."""
+    if tokenizer.is_fast:  # left over from the last call, and saved with it otherwise
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    previous = tokenizer.model_max_length
+    tokenizer.model_max_length = max_length
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.model_max_length = previous
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("is_local", "local_files_only", "backend", "name_or_path"):
+        config.pop(key, None)
+    if config.get("tokenizer_class") == "TokenizersBackend":  # its name before transformers 5
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if not config.get("extra_special_tokens"):  # a list, which transformers 4 does not read
+        config.pop("extra_special_tokens", None)
+    _write_json(path, config)
+
+
+def write_sentence_transformers_layout(folder: Path, pooling: str, width: int, max_length: int) -> None:
+    """The classic layout, which versions 2 to 6 and text-embeddings-inference read."""
+    _write_json(
+        folder / "modules.json",
+        [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+            {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+        ],
+    )
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    _write_json(
+        folder / "1_Pooling" / "config.json",
+        {
+            "word_embedding_dimension": width,
+            "pooling_mode_cls_token": pooling == "cls",
+            "pooling_mode_mean_tokens": pooling == "mean",
+            "pooling_mode_max_tokens": False,
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        },
+    )
+
+
+def write_record(folder: Path, record: dict[str, Any], figures: Sequence[str | Path], name: str) -> None:
+    """Writes the figures, the record, and the card that it gives.
+
+    Raises:
+        ValueError: for a figure that is no PNG file with a plain name, or two of one name.
+    """
+    names = [Path(figure).name for figure in figures]
+    for figure in names:
+        if not _PUBLISHED.fullmatch(f"figures/{figure}") or names.count(figure) > 1:
+            raise ValueError(
+                f"The figure {figure!r} cannot be published: name each PNG file differently, with letters, digits and "
+                "hyphens."
+            )
+    for figure in figures:
+        (folder / "figures").mkdir(exist_ok=True)
+        shutil.copy(figure, folder / "figures" / Path(figure).name)
+    record = {**record, "figures": [f"figures/{figure}" for figure in names]}
+    card = render_card(record, name)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    _write_json(folder / EXPORT_RECORD, {**record, "card_sha256": _sha256(card)})
+
+
+def card_for(folder: Path, repo_id: str) -> bytes:
+    """The export's card with the name of a repository in it; as it stands, where it was edited by hand."""
+    written, record = (folder / "README.md").read_text(encoding="utf-8"), read_record(folder)
+    edited = _sha256(written) != record["card_sha256"]
+    return (written if edited else render_card(record, repo_id)).encode("utf-8")
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
+def _strange_files(folder: Path) -> list[str]:
+    return [f for f in _files(folder) if not _PUBLISHED.fullmatch(f) or (folder / f).is_symlink()]
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

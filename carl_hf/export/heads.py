@@ -1,0 +1,229 @@
+"""Heads on frozen embeddings, as models that transformers loads: valence and arousal, and emotions.
+
+A sequence-classification model reads the first token: a linear layer, after the dense layer and activation that its
+architecture puts in between. The encoder stays as it is, the dense layer is the one that CARL trained (section 3 of
+the paper: the pooler), and the last linear layer is a probe fitted on what reaches it.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from carl_hf.data.labelled import ClassCorpus
+from carl_hf.encoders.embedding import classifier_outputs
+from carl_hf.evaluation.emotion import split_rows
+from carl_hf.evaluation.probes import LinearProbe, best_threshold, fit_logistic, fit_multi_label, fit_ridge
+from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of
+from carl_hf.modeling_carl import CarlModel
+
+FEWEST_TEXTS = 20
+"""Texts with valence and arousal that a head needs."""
+
+_PROBLEM = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What makes an emotion classifier's probabilities true, fitted on development texts.
+
+    Args:
+        temperature: by which its logits were divided; it is part of the exported weights.
+        thresholds: class -> probability from which a text is said to have it; None where a text has exactly one.
+    """
+
+    temperature: float
+    thresholds: dict[str, float] | None
+
+
+def fit_va_regressor(
+    model: CarlModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset,
+    dev: Dataset | None = None,
+    *,
+    max_length: int = 128,
+    seed: int = 42,
+) -> PreTrainedModel:
+    """A sequence-classification model with problem type regression, labels valence and arousal, and outputs
+    (v + 1) / 2, (a + 1) / 2, so that [-1, 1] becomes [0, 1].
+
+    Args:
+        train, dev: columns text, valence, arousal (in [-1, 1]). The ridge strength is chosen on dev; without one, on
+            a tenth of train, drawn by `seed`.
+
+    Raises:
+        ValueError: for fewer than `FEWEST_TEXTS` training texts.
+    """
+    if len(train) < FEWEST_TEXTS:
+        raise ValueError(f"A valence-arousal head needs at least {FEWEST_TEXTS} texts with labels, got {len(train)}.")
+    if dev is None:
+        rows = np.random.default_rng(seed).permutation(len(train))
+        held = max(2, len(rows) // 10)
+        train, dev = train.select(rows[held:]), train.select(rows[:held])
+    regressor, path = _headless(model, list(DIMENSIONS), "regression")
+    features = [
+        classifier_outputs(regressor, list(part["text"]), tokenizer, max_length=max_length).numpy()
+        for part in (train, dev)
+    ]
+    probe = fit_ridge(features[0], labels_of(train), features[1], labels_of(dev))
+    return _with_probe(regressor, path, LinearProbe(probe.weight / 2, (probe.bias + 1) / 2))
+
+
+def fit_emotion_classifier(
+    model: CarlModel,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: ClassCorpus,
+    *,
+    max_length: int = 128,
+    class_weights: Literal["equal", "balanced"] = "equal",
+) -> PreTrainedModel:
+    """A sequence-classification model over the corpus's classes, fitted on its training part, its strength chosen on
+    its validation part (for missing parts see [`carl_hf.evaluation.emotion.split_rows`]).
+
+    Where a text may have several classes the problem type is multi-label: each class has a probability of its own.
+    Otherwise `class_weights` says whether every text weighs the same, or every class.
+    """
+    check_classes(corpus)
+    train, dev, _ = split_rows(corpus)
+    several = corpus.labels.ndim == 2
+    classifier, path = _headless(
+        model, corpus.classes, "multi_label_classification" if several else "single_label_classification"
+    )
+    features = [
+        classifier_outputs(classifier, corpus.part(rows)[0], tokenizer, max_length=max_length).numpy()
+        for rows in (train, dev)
+    ]
+    parts = features[0], corpus.labels[train], features[1], corpus.labels[dev]
+    probe, _ = fit_multi_label(*parts) if several else fit_logistic(*parts, class_weights=class_weights)
+    return _with_probe(classifier, path, probe)
+
+
+def calibrate_classifier(
+    classifier: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: ClassCorpus,
+    *,
+    max_length: int = 128,
+) -> Calibration:
+    """Divides the weights of the last layer by the temperature that fits the corpus's validation part best, and
+    chooses thresholds there."""
+    texts, labels = corpus.part(split_rows(corpus)[1])
+    logits = classifier_outputs(classifier, texts, tokenizer, max_length=max_length).numpy().astype(float)
+    temperature = fit_temperature(logits, labels)
+    with torch.no_grad():
+        for parameter in classifier.get_submodule(_last_layer(classifier)).parameters():
+            parameter /= temperature
+    if labels.ndim == 1:
+        return Calibration(temperature, None)
+    cuts = [best_threshold(logits[:, c] / temperature, labels[:, c])[1] for c in range(labels.shape[1])]
+    return Calibration(
+        temperature, dict(zip(corpus.classes, class_probabilities(np.array(cuts), several=True).tolist(), strict=True))
+    )
+
+
+def check_classes(corpus: ClassCorpus) -> None:
+    """Raises a ValueError unless every class has a training text, and there are texts to choose and to measure on."""
+    train, dev, test = split_rows(corpus)
+    if 0 in (len(dev), len(test)):
+        raise ValueError("The emotion corpus has an empty validation or test part: fill it, or leave out its splits.")
+    labels = corpus.labels[train]
+    counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(corpus.classes))
+    if (counts == 0).any():
+        missing = ", ".join(repr(corpus.classes[c]) for c in np.flatnonzero(counts == 0))
+        raise ValueError(f"No training text of the emotion corpus has the label {missing}: remove it or merge it.")
+
+
+def class_probabilities(logits_NC: np.ndarray, *, several: bool) -> np.ndarray:
+    """(N, C): a sigmoid of each logit where a text may have several classes, else a softmax."""
+    if several:
+        return 1 / (1 + np.exp(-logits_NC))
+    shifted = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The T in [0.05, 20] for which `logits / T` (N, C) have the least mean negative log likelihood on `labels`: (N,)
+    numbers of classes under a softmax, or (N, C) booleans under sigmoids (Guo et al. 2017)."""
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_t: float) -> float:
+        scaled = logits / np.exp(log_t)
+        if labels.ndim == 2:
+            return float(np.logaddexp(0, np.where(labels, -scaled, scaled)).mean())
+        return float((np.logaddexp.reduce(scaled, axis=1) - scaled[np.arange(len(labels)), labels]).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
+    """Expected calibration error: mean distance of confidence and accuracy over bins of equal width, weighted by size
+    (Guo et al. 2017). Of the chosen class, for labels (N,); of every class's probability, for labels (N, C)."""
+    if labels.ndim == 2:
+        confidence, correct = probabilities.ravel(), labels.ravel()
+    else:
+        confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    distances = np.abs(np.bincount(bin_of, confidence, minlength=bins) - np.bincount(bin_of, correct, minlength=bins))
+    return float(distances.sum() / len(confidence))
+
+
+def _headless(model: CarlModel, labels: Sequence[str], problem: _PROBLEM) -> tuple[PreTrainedModel, str]:
+    """The architecture's classification model round the online encoder, with an identity in place of its last layer,
+    and that layer's path."""
+    config: Any = copy.deepcopy(model.encoder.config)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: i for i, label in config.id2label.items()}
+    config.problem_type, config.dtype = problem, torch.float32  # whatever the encoder was once loaded in
+    classifier = AutoModelForSequenceClassification.from_config(config)
+    path = _last_layer(classifier)
+    dense = _pooler_dense(model)
+    pooler = {f"pooler.dense.{name}": value for name, value in dense.state_dict().items()}  # if the encoder has none
+    missing = classifier.base_model.load_state_dict(pooler | model.encoder.state_dict(), strict=False).missing_keys
+    assert not missing, f"not in the encoder: {missing}"
+    own, last = set(classifier.base_model.modules()), classifier.get_submodule(path)
+    with torch.no_grad():
+        for layer in classifier.modules():
+            if isinstance(layer, nn.Linear) and layer not in own and layer is not last:
+                layer.weight.copy_(dense.weight)
+                if layer.bias is not None:
+                    layer.bias.copy_(dense.bias)
+    classifier.set_submodule(path, nn.Identity())
+    return classifier.to(model.device).eval(), path
+
+
+def _pooler_dense(model: CarlModel) -> nn.Linear:
+    """The dense layer of the encoder's pooler; without one that of the branch, and without that one the identity."""
+    if model.online.dense is not None:
+        return model.online.dense
+    if model.config.encoder_has_pooler:
+        return model.encoder.pooler.dense
+    width = model.config.encoder.hidden_size
+    identity = nn.Linear(width, width)
+    nn.init.eye_(identity.weight)
+    nn.init.zeros_(identity.bias)
+    return identity
+
+
+def _last_layer(classifier: PreTrainedModel) -> str:
+    """Path of the linear layer that gives the logits."""
+    return [
+        path
+        for path, layer in classifier.named_modules()
+        if isinstance(layer, nn.Linear) and layer.out_features == classifier.config.num_labels
+    ][-1]
+
+
+def _with_probe(classifier: PreTrainedModel, path: str, probe: LinearProbe) -> PreTrainedModel:
+    layer = nn.Linear(probe.weight.shape[1], probe.weight.shape[0], device=classifier.device)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(probe.weight))
+        layer.bias.copy_(torch.from_numpy(probe.bias))
+    classifier.set_submodule(path, layer)
+    return classifier

@@ -1,0 +1,136 @@
+"""Publishing an export on the Hugging Face Hub: one commit, or none."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+
+from carl_hf.export.folder import card_for, export_files
+from carl_hf.version import __version__
+
+
+@dataclass(frozen=True)
+class Push:
+    """What [`push_export`] did, or would do.
+
+    Args:
+        repo_id, branch: where. files: path -> bytes of everything that the export holds. removed: files of the
+            repository that are not in it, and go.
+        url: of the commit or pull request. changed: whether there was anything to upload. Both None for a dry run.
+    """
+
+    repo_id: str
+    branch: str
+    files: dict[str, int]
+    removed: list[str]
+    url: str | None
+    changed: bool | None
+
+
+def push_export(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    branch: str = "main",
+    pull_request: bool = False,
+    commit_message: str | None = None,
+    token: str | None = None,
+    dry_run: bool = False,
+) -> Push:
+    """Makes a repository on the Hub hold exactly an export: changed files go up and others go away, in one commit.
+
+    Until that commit the repository keeps its last state; a push that was interrupted is simply run again, and one
+    that would change nothing makes no commit. The card is rendered for `repo_id`, unless it was edited by hand.
+
+    Args:
+        folder: an export. repo_id: "owner/name"; made if it does not exist.
+        private: visibility of a new repository (public by default). One that exists must have it already.
+        branch: to push to; made from main if it does not exist. pull_request: propose the commit instead.
+        token: by default that of HF_TOKEN or `hf auth login`.
+        dry_run: only say what would be pushed; the repository may not exist yet.
+
+    Raises:
+        ValueError: for a folder that is no export, a repository id, branch or visibility that cannot be, or a push
+            that the Hub refused or that broke off; the message says what to do.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id!r} is no repository id such as org/carl-roberta: {error}") from error
+    if "/" not in repo_id:
+        raise ValueError(f"{repo_id!r} names no owner: write owner/{repo_id}.")
+    if pull_request and branch != "main":
+        raise ValueError("A pull request goes against main: leave out the branch, or push to the branch itself.")
+    folder, files = Path(folder), export_files(folder)
+    api = HfApi(token=token, library_name="carl_hf", library_version=__version__)
+    card = card_for(folder, repo_id)
+    sizes = {file: len(card) if file == "README.md" else (folder / file).stat().st_size for file in files}
+    try:
+        if dry_run and not api.repo_exists(repo_id):
+            return Push(repo_id, branch, sizes, [], None, None)
+        if not dry_run:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+        is_private = bool(api.repo_info(repo_id).private)
+        if private is not None and is_private != private:
+            raise ValueError(
+                f"{repo_id} is {'private' if is_private else 'public'} already: change that on its settings page, "
+                "or push without saying which."
+            )
+        there = {ref.name for ref in api.list_repo_refs(repo_id).branches}
+        if branch not in there and not branch.startswith("refs/"):
+            if dry_run:
+                return Push(repo_id, branch, sizes, [], None, None)
+            api.create_branch(repo_id, branch=branch, exist_ok=True)
+        head = api.repo_info(repo_id, revision=branch).sha
+        removed = sorted(set(api.list_repo_files(repo_id, revision=head)) - set(files) - {".gitattributes"})
+        if dry_run:
+            return Push(repo_id, branch, sizes, removed, None, None)
+        commit = api.create_commit(
+            repo_id,
+            [
+                *(CommitOperationDelete(path, is_folder=False) for path in removed),
+                *(CommitOperationAdd(f, card if f == "README.md" else folder / f) for f in files),
+            ],
+            commit_message=commit_message or f"Upload by carl_hf {__version__}",
+            revision=branch,
+            create_pr=pull_request,
+            parent_commit=None if pull_request else head,
+        )
+    except Exception as error:
+        # httpx or httpx2, by the version of huggingface_hub
+        from_client = type(error).__module__.partition(".")[0] in ("httpx", "httpx2")
+        if not (from_client or isinstance(error, (HfHubHTTPError, LocalTokenNotFoundError, OSError, RuntimeError))):
+            raise
+        raise ValueError(_explained(error, repo_id, branch)) from error
+    return Push(repo_id, branch, sizes, removed, commit.pr_url or commit.commit_url, commit.oid != head)
+
+
+def _explained(error: Exception, repo_id: str, branch: str) -> str:
+    """What the Hub or the way to it refused, and the remedy."""
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
+    if status == 401 or isinstance(error, LocalTokenNotFoundError):
+        return (
+            f"The Hub does not accept the token for {repo_id}: set HF_TOKEN to one with write access, or run `hf auth "
+            "login`."
+        )
+    if status == 403:
+        return f"The token may not write to {repo_id}: use one of an owner or member with write access."
+    if isinstance(error, RepositoryNotFoundError):
+        return f"The Hub has no repository {repo_id} that this token may see."
+    if status == 412:
+        return f"{repo_id} changed during the push: run it again."
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    if status is not None and status < 500:
+        return f"The Hub refused the push to {repo_id} ({branch}). {reason}"
+    return (
+        f"The push to {repo_id} broke off ({reason}). The repository keeps its last state, or holds the new one if "
+        "only the answer was lost; run the same command again."
+    )

@@ -1,0 +1,76 @@
+"""The encoder as an ONNX graph, through the exporter of transformers (extra `[onnx]`)."""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from carl_hf.export.folder import read_record
+
+_TEXTS = (
+    "Good.",
+    "What a wonderful day!",
+    "I waited for three hours in the rain, and then they told me to go home. " * 5,
+)
+
+
+def export_onnx(folder: str | Path, *, tolerance: float = 1e-4) -> Path:
+    """Adds onnx/model.onnx to an exported encoder, where sentence-transformers and onnxruntime look for it, after
+    checking that it computes the same.
+
+    Args:
+        folder: written by [`carl_hf.export_encoder`]. tolerance: greatest difference that any coordinate of a text's
+            last hidden states may have, relative to the greatest of them.
+
+    Returns:
+        the file. Its inputs are those of the tokenizer, of any batch size and length; it gives `last_hidden_state`.
+
+    Raises:
+        ValueError: if the folder holds no exported encoder, a package is missing, or the graph computes something
+            else; then nothing is written.
+    """
+    folder = Path(folder)
+    record = read_record(folder)
+    if record is None or record["kind"] != "encoder":
+        raise ValueError(f"{folder} holds no exported encoder: export_encoder writes one.")
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"The ONNX export needs {package}: pip install 'carl_hf[onnx]'.")
+    import onnx_ir
+    import onnxruntime
+    from transformers.exporters.configs import OnnxConfig
+    from transformers.exporters.exporter_onnx import OnnxExporter
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder, use_safetensors=True).eval()
+    sample = dict(tokenizer(list(_TEXTS[:2]), padding=True, return_tensors="pt"))
+    exporter_log = logging.getLogger("torch.onnx")
+    level = exporter_log.level
+    exporter_log.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # the exporter's progress
+            program = OnnxExporter().export(model, sample, config=OnnxConfig(dynamic=True)).program
+    finally:
+        exporter_log.setLevel(level)
+    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=folder.parent) as work:
+        path = Path(work) / "model.onnx"
+        onnx_ir.save(program, str(path))
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        names = [value.name for value in session.get_inputs()]
+        batch = dict(tokenizer(list(_TEXTS), padding=True, truncation=True, return_tensors="pt"))
+        found = session.run(["last_hidden_state"], {name: batch[name].numpy() for name in names})[0]
+        with torch.no_grad():
+            expected = model(**batch).last_hidden_state.numpy()
+        real = batch["attention_mask"].numpy().astype(bool)
+        error = float(np.abs(found - expected)[real].max() / np.abs(expected[real]).max())
+        if not error <= tolerance:
+            raise ValueError(f"The ONNX graph differs from the model by {error:.1e}, more than {tolerance:.1e}.")
+        (folder / "onnx").mkdir(exist_ok=True)
+        path.replace(folder / "onnx" / "model.onnx")
+    return folder / "onnx" / "model.onnx"

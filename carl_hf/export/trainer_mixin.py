@@ -1,0 +1,149 @@
+"""The Trainer's own ways of pushing, made to publish the clean export and nothing else."""
+
+import dataclasses
+import importlib.util
+import logging
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import datasets
+from huggingface_hub import HfApi
+from transformers import Trainer
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import PushInProgress
+
+from carl_hf.data.mixing import numbered_rows
+from carl_hf.encoders.loading import PACKAGED_ENCODER, is_packaged
+from carl_hf.export.cards import Result
+from carl_hf.export.exports import export_encoder
+from carl_hf.export.heads import FEWEST_TEXTS
+from carl_hf.export.hub import Push, push_export
+from carl_hf.export.provenance import Provenance, differing_settings
+from carl_hf.objectives import describe_objectives
+
+logger = logging.getLogger(__name__)
+
+
+class PublishingTrainer(Trainer):
+    """A Trainer whose `push_to_hub` and `hub_strategy` publish the exported encoder.
+
+    The plain Trainer uploads its output folder: target network, heads, training_args.bin and, under some strategies,
+    the optimizer's state. Here every strategy but "end" pushes the export at each save ("checkpoint" and
+    "all_checkpoints" as "every_save" does), and the repository holds exactly that.
+    """
+
+    provenance: Provenance
+
+    def export(self, folder: str | Path, *, measure_bias: bool = True) -> Path:
+        """Writes the encoder as it is now, with its card. See [`carl_hf.export_encoder`].
+
+        Args:
+            measure_bias: for the card, by a probe on training texts; it needs scikit-learn and `datasets.Dataset`s.
+        """
+        measurable = isinstance(self.train_dataset, datasets.Dataset) and importlib.util.find_spec("sklearn")
+        train = numbered_rows(self.train_dataset) if measure_bias and measurable else None
+        return export_encoder(
+            self.model,
+            self.processing_class,
+            folder,
+            max_length=self.args.max_length,
+            provenance=self.provenance,
+            results=self._dev_results(),
+            train=train if train is not None and len(train) >= FEWEST_TEXTS else None,
+        )
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> Push | Future | None:
+        """Exports the encoder and makes the repository `hub_model_id` hold exactly that export.
+
+        Args:
+            commit_message, token, revision, private: as for `Trainer.push_to_hub`, which takes settings of the card
+                too; here the card follows from what was trained and measured.
+            blocking: whether to return only when the push is finished; else a future of the result is returned.
+
+        Raises:
+            ValueError: if there is no tokenizer to export, or the Hub refused the push (see
+                [`carl_hf.push_export`]).
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        return self._push(self._export_for_push(True), commit_message, blocking, token, revision)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        if self.push_in_progress is not None and not self.push_in_progress.is_done():
+            if not self.args.hub_always_push:
+                return
+            self._finish_current_push()
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        try:
+            folder = self._export_for_push(False)
+        except (ValueError, OSError) as error:
+            logger.warning("Nothing was pushed; training goes on. %s", error)
+            return
+        self._push(folder, f"Training in progress, step {self.state.global_step}", False, None, None)
+
+    def _export_for_push(self, measure_bias: bool) -> Path:
+        if self.processing_class is None:
+            raise ValueError("Without a tokenizer there is nothing to publish: pass processing_class=tokenizer.")
+        return self.export(Path(self.args.output_dir) / "hub", measure_bias=measure_bias)
+
+    def _push(self, folder: Path, message: str | None, blocking: bool, token: str | None, revision: str | None) -> Any:
+        settings = {
+            "branch": revision or self.args.hub_revision or "main",
+            "commit_message": message,
+            "token": token or self.args.hub_token,
+        }
+        if blocking:
+            return push_export(folder, self.hub_model_id, **settings)
+        future = HfApi().run_as_future(push_export, folder, self.hub_model_id, **settings)
+        future.add_done_callback(_log_failure)
+        self.push_in_progress = PushInProgress([future])  # the next export waits for it
+        return future
+
+    def _dev_results(self) -> list[Result]:
+        """What the evaluation in training found for the weights as they are now."""
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        trained = self.state.global_step >= self.state.max_steps
+        step = best if best is not None and trained else self.state.global_step
+        found = next((entry for entry in self.state.log_history if "eval_probe_seconds" in entry and
+                      entry["step"] == step), {})  # fmt: skip
+        figures = {dimension: found.get(f"eval_{dimension}_pearson", -1.0) for dimension in ("valence", "arousal")}
+        results = [
+            Result("validation texts", "validation", "pearson", f"{dimension}, Pearson r", value)
+            for dimension, value in figures.items()
+            if value > -1.0  # which stands for "undefined"
+        ]
+        if "eval_label_accuracy" in found:
+            accuracy = found["eval_label_accuracy"]
+            results.append(Result("validation texts", "validation", "accuracy", "emotion, accuracy", accuracy))
+        return results
+
+    def _complete(self, provenance: Provenance | None) -> Provenance:
+        """With the settings of this run, and its objectives where no method is named; without any provenance, with the
+        encoder that the model was made from."""
+        if provenance is None:
+            name = self.model.encoder.name_or_path
+            provenance = Provenance(base_model=PACKAGED_ENCODER if is_packaged(name) else name or None)
+        return dataclasses.replace(
+            provenance,
+            settings={**(provenance.settings or {}), **differing_settings(self.args)},
+            method=describe_objectives(self.args.weights) if provenance.method == "CARL" else provenance.method,
+        )
+
+
+def _log_failure(push: Future) -> None:
+    if push.exception() is not None:
+        logger.warning("A push failed; training goes on. %s", push.exception())

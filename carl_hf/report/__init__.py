@@ -1,0 +1,15 @@
+"""Results as tables, pages and pictures.
+
+Reads what `evaluation` measured; computes no metric of its own.
+"""
+
+from carl_hf.utils.lazy import lazy_names
+
+__getattr__, __all__ = lazy_names(
+    __name__,
+    {
+        "page": ["print_summary", "write_report"],
+        "pictures": ["draw_pictures"],
+        "circumplex_plot": ["plot_circumplex"],
+    },
+)

@@ -1,0 +1,152 @@
+"""What a training needs before its first step: classes, angles and weights of labels, and checks that it can work."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from carl_hf.data.label_spaces import read_label_space
+from carl_hf.data.mixing import label_names, numbered_rows
+from carl_hf.modeling_carl import CarlModel
+from carl_hf.training.dev_probe import DevProbe
+from carl_hf.training.streams import is_stream
+from carl_hf.training_args import CarlTrainingArguments
+
+
+def classes_of(model: CarlModel, args: CarlTrainingArguments, train: Any) -> list[str] | None:
+    """Names of the classes where names matter: the model's own, else those of the training texts.
+
+    Raises:
+        ValueError: if the model lacks a head or dropout that an objective needs, or a training text has a name that
+            is none of the model's classes.
+    """
+    missing = sorted(set(args.heads) - set(model.config.heads))
+    if missing:
+        raise ValueError(
+            f"The objectives need a model with {' and '.join(missing)}: CarlModel.from_encoder(..., "
+            "heads=args.heads, classes=label_names(train)), with label_names from carl_hf.data.mixing."
+            + " Or train without: regression_weight=0."
+            * (missing == ["regressor"] and args.objectives is None)
+        )
+    if "simcse" in args.weights and not any(m.p > 0 for m in model.modules() if isinstance(m, nn.Dropout)):
+        raise ValueError("simcse contrasts two dropout masks, and the encoder's dropout is 0: dropout=0.1.")
+    if "class" not in args.label_kinds:
+        return None
+    found = label_names(train) if isinstance(train, datasets.Dataset) else []
+    classes = list(model.config.classes) or found
+    if not classes:
+        raise ValueError("The objectives need names of classes: CarlModel.from_encoder(..., classes=[...]).")
+    unknown = sorted(set(found) - set(classes))
+    if unknown:
+        raise ValueError(
+            f"The training texts have the label {unknown[0]!r}, which is none of the model's classes "
+            f"{', '.join(classes)}: CarlModel.from_encoder(..., classes=label_names(train))."
+        )
+    return classes
+
+
+def label_angles(args: CarlTrainingArguments, train: Any) -> dict[str, float]:
+    """Radians of the names that the circular loss needs: those of training texts without numbers.
+
+    Raises:
+        ValueError: if the label space lacks one, or none is named and no text has numbers.
+    """
+    if "angle" not in args.label_kinds:
+        return {}
+    space = None if args.label_space is None else read_label_space(args.label_space)
+    if not isinstance(train, datasets.Dataset):
+        return {} if space is None else space.radians_of(space.angles)
+    if space is None:
+        if len(numbered_rows(train)) == 0:
+            raise ValueError("The circular loss needs the angles of the labels: name a label_space, such as circle12.")
+        return {}
+    if "label" not in train.column_names:
+        return {}
+    valences = list(train["valence"]) if "valence" in train.column_names else [None] * len(train)
+    return space.radians_of({name for name, v in zip(train["label"], valences, strict=True) if v is None} - {None})
+
+
+def class_weights(args: CarlTrainingArguments, classes: Sequence[str] | None, train: Any) -> Tensor | None:
+    """Weights (C,) under which every class weighs the same in the cross-entropy: the number of training texts with a
+    name, over the number of classes and the class's own texts.
+
+    Raises:
+        ValueError: if they are asked for and cannot be counted.
+    """
+    if args.class_weights == "equal" or "cross_entropy" not in args.weights:
+        return None
+    if not isinstance(train, datasets.Dataset) or classes is None:
+        raise ValueError("class_weights='balanced' counts training texts: pass train_dataset as a datasets.Dataset.")
+    counts = Counter(train["label"])
+    counts_C = torch.tensor([float(counts[name]) for name in classes])
+    return counts_C.sum() / (len(classes) * counts_C.clamp_min(1))
+
+
+def check_batches(args: CarlTrainingArguments, train: Any) -> None:
+    """Raises a ValueError unless a batch can be contrasted, the texts fill one, and the encoder has steps to learn."""
+    joint = args.train_batch_size * args.world_size
+    if joint < 2:
+        raise ValueError("A contrastive batch needs at least 2 texts: raise per_device_train_batch_size.")
+    if train is None:  # nothing is to be trained
+        return
+    if isinstance(train, datasets.Dataset) and len(train) < joint:
+        raise ValueError(
+            f"{len(train)} training texts do not fill one batch of {joint}: lower --per_device_train_batch_size or "
+            "bring more texts (a partial batch is never trained on)."
+        )
+    if is_stream(train) and args.dataloader_num_workers > 1:
+        raise ValueError(
+            "A stream is read by at most one worker of each process, or its rows would be dealt out twice: "
+            "--dataloader_num_workers 0 or 1."
+        )
+    epochs = args.max_steps / steps_per_epoch(args, train) if args.max_steps > 0 else args.num_train_epochs
+    if args.warmup_epochs_of_heads >= epochs:
+        span = "a stream is one epoch" if is_stream(train) else f"training is {epochs:g} epochs"
+        raise ValueError(
+            f"The encoder would learn nothing: {span}, and in the first {args.warmup_epochs_of_heads:g} only heads "
+            f"learn. Train longer, or pass --head_warmup_epochs {0.1 if is_stream(train) else 0}."
+        )
+
+
+def steps_per_epoch(args: CarlTrainingArguments, train: Any) -> int:
+    """Optimizer steps of a pass over the training texts; all steps of a training on a stream count as one pass."""
+    if not hasattr(train, "__len__"):
+        return args.max_steps
+    batches = len(train) // (args.train_batch_size * args.world_size)
+    return max(1, math.ceil(batches / args.gradient_accumulation_steps))
+
+
+def check_metric(args: CarlTrainingArguments, probe: DevProbe | None, dev: Any) -> None:
+    """Raises a ValueError if the best checkpoint is to be chosen by a figure that no evaluation will have."""
+    metric = (args.metric_for_best_model or "").removeprefix("eval_")
+    if not (metric.endswith("_pearson") or metric == "label_accuracy"):
+        return
+    if probe is None:
+        raise ValueError(
+            f"The best checkpoint is to be chosen by {args.metric_for_best_model}, but there is no probe: it needs "
+            "--probe_texts, scikit-learn (pip install 'carl_hf[eval]'), a tokenizer as processing_class, and "
+            "train_dataset and eval_dataset as datasets.Dataset. Or name another --metric_for_best_model."
+        )
+    if metric not in probe.figures(dev):
+        raise ValueError(
+            f"The best checkpoint is to be chosen by {args.metric_for_best_model}, but training and validation texts "
+            "do not both carry the labels for it. Name another --metric_for_best_model "
+            f"({', '.join([*sorted(probe.figures(dev)), 'loss'])})."
+        )
+
+
+class HeadWarmupCallback(TrainerCallback):
+    """Leaves the encoder as it is for the first `steps`: its gradients are dropped before the optimizer's step."""
+
+    def __init__(self, steps: float):
+        self.steps = steps
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if state.global_step < self.steps:
+            for parameter in model.encoder.parameters():
+                parameter.grad = None

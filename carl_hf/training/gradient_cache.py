@@ -1,0 +1,144 @@
+"""Gradients of losses over a whole batch whose texts are encoded part by part, in the memory of one part.
+
+Gao et al., arXiv 2101.06983: embed all texts without a graph, take the losses' gradient with respect to the
+embeddings, then encode every part again, with the same random numbers, and carry its gradient on. A batch of one part
+keeps its graph instead. Exact to rounding.
+
+Shape suffixes: B texts, T tokens of all texts, E width of the word embeddings, H width of the encoder.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from carl_hf.encoders.packing import TokenLayout
+
+Encode = Callable[[Tensor, TokenLayout], Tensor]
+
+
+class _RandomState:
+    """The random state of the CPU and of a device, to be repeated."""
+
+    def __init__(self, device: torch.device):
+        self.device = device if device.type != "cpu" else None
+        self.of_cpu = torch.get_rng_state()
+        self.of_device = None if self.device is None else self._module().get_rng_state(self.device)
+
+    def _module(self):
+        return torch.get_device_module(self.device)
+
+    @contextlib.contextmanager
+    def repeated(self) -> Iterator[None]:
+        devices = [] if self.device is None else [self.device]
+        with torch.random.fork_rng(devices, device_type="cuda" if self.device is None else self.device.type):
+            torch.set_rng_state(self.of_cpu)
+            if self.device is not None:
+                self._module().set_rng_state(self.of_device, self.device)
+            yield
+
+
+class CachedPass:
+    """Embeddings of a batch, and their backward pass part by part.
+
+    Args:
+        encode: word embeddings (T, E) and layout of a part -> embeddings of its texts (its B, H).
+        embeds_TE: word embeddings of the batch. Its gradient is not needed if `keeps_graph` is false.
+        keeps_graph: whether a backward pass will follow.
+
+    Attributes:
+        pooled_BH: the embeddings, a leaf with gradient.
+    """
+
+    def __init__(self, encode: Encode, embeds_TE: Tensor, layout: TokenLayout, *, keeps_graph: bool):
+        self.encode, self.embeds_TE, self.parts = encode, embeds_TE.detach(), layout.parts
+        self._graph: tuple[Tensor, Tensor] | None = None  # of a single part
+        self._states: list[_RandomState] = []
+        if keeps_graph and len(self.parts) == 1:
+            leaf_TE = self.embeds_TE.requires_grad_()
+            self._graph = leaf_TE, encode(leaf_TE, self.parts[0])
+            pooled_BH = self._graph[1]
+        else:
+            pooled = []
+            for part in self.parts:
+                self._states.append(_RandomState(embeds_TE.device))
+                with torch.no_grad():
+                    pooled.append(encode(self.embeds_TE[part.tokens], part))
+            torch.clear_autocast_cache()  # no cast made without a graph may serve where there is one
+            pooled_BH = torch.cat(pooled)
+        self.pooled_BH = pooled_BH.detach().requires_grad_()
+
+    def backward(self, gradient_BH: Tensor, gradients: "Gradients") -> None:
+        """Adds what the gradient of the embeddings means for word embeddings and parameters."""
+        if self._graph is not None:
+            (leaf_TE, pooled_BH), self._graph = self._graph, None
+            gradients.add(pooled_BH, leaf_TE, self.parts[0], gradient_BH)
+            return
+        for part, state in zip(self.parts, self._states, strict=True):
+            with state.repeated():
+                leaf_TE = self.embeds_TE[part.tokens].requires_grad_()
+                pooled_BH = self.encode(leaf_TE, part)
+            gradients.add(pooled_BH, leaf_TE, part, gradient_BH[part.texts])
+
+
+@dataclass
+class Gradients:
+    """Sums of gradients with respect to parameters and to the word embeddings of a batch.
+
+    Args:
+        of_embeds_TE: word embeddings (T, E). parameters: what is differentiated by. of_parameters: their gradients,
+            one for each; None where no loss has reached it.
+    """
+
+    of_embeds_TE: Tensor
+    parameters: Sequence[Tensor]
+    of_parameters: list[Tensor | None]
+
+    @classmethod
+    def none_yet(cls, embeds_TE: Tensor, parameters: Sequence[Tensor]) -> "Gradients":
+        return cls(torch.zeros_like(embeds_TE, requires_grad=False), parameters, [None] * len(parameters))
+
+    def add(self, output: Tensor, leaf_TE: Tensor, part: TokenLayout, gradient: Tensor | None = None) -> None:
+        """Adds those of `output`, a scalar or a tensor with its own `gradient`, and frees its graph."""
+        of_leaf_TE, *found = torch.autograd.grad(
+            output, [leaf_TE, *self.parameters], gradient, allow_unused=True, materialize_grads=False
+        )
+        if of_leaf_TE is not None:
+            self.of_embeds_TE[part.tokens] += of_leaf_TE
+        self.add_of_parameters(found)
+
+    def add_of_parameters(self, found: Sequence[Tensor | None]) -> None:
+        """Adds gradients that nothing else uses, one for each parameter: the first of a parameter is kept itself."""
+        totals, news, kept = [], [], set()
+        for number, (total, new) in enumerate(zip(self.of_parameters, found, strict=True)):
+            if new is None:
+                continue
+            if total is not None:
+                totals.append(total)
+                news.append(new)
+                continue
+            # two parameters may have been given one tensor, or one may be an expanded number
+            alone = new.is_contiguous() and new.data_ptr() not in kept
+            kept.add(new.data_ptr())
+            self.of_parameters[number] = new if alone else new.clone(memory_format=torch.contiguous_format)
+        if totals:
+            torch._foreach_add_(totals, news)
+
+    def scaled(self, factor: float) -> "Gradients":
+        """Multiplied by a number, in place."""
+        if factor != 1.0:
+            torch._foreach_mul_([self.of_embeds_TE, *(g for g in self.of_parameters if g is not None)], factor)
+        return self
+
+
+def cached_backward(loss: Tensor, views: Sequence[CachedPass], gradients: Gradients) -> None:
+    """Adds the gradients of a scalar loss over the embeddings of one or more passes, and frees all graphs."""
+    of_pooled_and_parameters = torch.autograd.grad(
+        loss, [*(view.pooled_BH for view in views), *gradients.parameters], allow_unused=True, materialize_grads=False
+    )
+    gradients.add_of_parameters(of_pooled_and_parameters[len(views) :])
+    for view, of_pooled_BH in zip(views, of_pooled_and_parameters, strict=False):
+        if of_pooled_BH is not None:
+            view.backward(of_pooled_BH, gradients)

@@ -1,0 +1,21 @@
+"""Packages that import a module only when one of its names is used."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def lazy_names(package: str, names: dict[str, Sequence[str]]) -> tuple[Callable[[str], Any], list[str]]:
+    """The `__getattr__` and `__all__` of a package that hands out names of its modules.
+
+    Args:
+        package: its `__name__`. names: module of the package, such as `"loading"` -> names that it defines.
+    """
+    module_of = {name: module for module, defined in names.items() for name in defined}
+
+    def get(name: str) -> Any:
+        if name not in module_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
+
+    return get, sorted(module_of)
