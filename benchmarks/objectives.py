@@ -29,7 +29,7 @@ from run_tables import mean_and_std, slug
 from transformers import set_seed
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
-from carl_hf.commands.arguments import environment_record, parse_script_arguments, use_all_cores, write_json
+from carl_hf.commands.arguments import environment_record, parse_script_arguments, use_all_cores
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import ClassCorpus, read_emotion
 from carl_hf.data.mixing import label_names, mix_datasets, remove_overlap
@@ -39,6 +39,7 @@ from carl_hf.evaluation.emotion import class_dataset, emotion_curve, measure_emo
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_metrics
 from carl_hf.report.plots import plot_circularity, plot_dimension_curves
 from carl_hf.report.tables import table
+from carl_hf.utils.atomic_files import write_json
 
 CLASS_SUITES = ("emolit12", "isear", "goemotions-six")
 CLASS_OBJECTIVES: dict[str, list[str] | None] = {

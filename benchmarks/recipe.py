@@ -32,7 +32,7 @@ from run_tables import slug
 from transformers import set_seed
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
-from carl_hf.commands.arguments import environment_record, parse_script_arguments, use_all_cores, write_json
+from carl_hf.commands.arguments import environment_record, parse_script_arguments, use_all_cores
 from carl_hf.configuration_carl import ContrastLayers
 from carl_hf.data.corpora import CORPORA
 from carl_hf.data.labelled import EMOTION, read_emotion, read_polarity
@@ -46,6 +46,7 @@ from carl_hf.evaluation.suite import run_tasks
 from carl_hf.evaluation.valence_arousal import labels_of
 from carl_hf.momentum import update_target
 from carl_hf.training.dev_probe import DevProbe
+from carl_hf.utils.atomic_files import write_json
 from carl_hf.version import __version__
 
 PROBE_TEXTS = 3000

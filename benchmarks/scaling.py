@@ -38,11 +38,12 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
-from carl_hf.commands.arguments import environment_record, leave_at_once, use_all_cores, write_json
+from carl_hf.commands.arguments import environment_record, leave_at_once, use_all_cores
 from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.encoders.loading import load_tokenizer
 from carl_hf.momentum import update_target
 from carl_hf.report.tables import table
+from carl_hf.utils.atomic_files import write_json
 
 SECTIONS = ("batch", "length", "corpus", "processes", "evaluation", "bookkeeping")
 

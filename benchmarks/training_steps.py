@@ -20,11 +20,12 @@ from transformers import PreTrainedModel
 from carl_hf import CarlDataCollator, CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
 from carl_hf.collator import slices_of
-from carl_hf.commands.arguments import parse_script_arguments, use_all_cores, write_json
+from carl_hf.commands.arguments import parse_script_arguments, use_all_cores
 from carl_hf.encoders.loading import load_encoder, load_tokenizer, resolve_encoder
 from carl_hf.encoders.packing import TokenLayout, encode_tokens, use_packed_attention
 from carl_hf.losses import focal_detection_loss, mccl_loss, simcse_loss
 from carl_hf.momentum import update_target
+from carl_hf.utils.atomic_files import write_json
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

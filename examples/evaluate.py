@@ -23,7 +23,6 @@ from carl_hf.commands.arguments import (
     parse_script_arguments,
     start_measuring_script,
     use_all_cores,
-    write_json,
 )
 from carl_hf.configuration_carl import CarlConfig
 from carl_hf.encoders import load_config, load_tokenizer, resolve_encoder
@@ -35,6 +34,7 @@ from carl_hf.evaluation.suite import Evaluation, run_tasks
 from carl_hf.export.folder import read_record
 from carl_hf.report.page import print_summary, write_report
 from carl_hf.report.pictures import draw_pictures
+from carl_hf.utils.atomic_files import write_json
 
 
 @dataclass

@@ -43,7 +43,6 @@ from carl_hf.commands.arguments import (
     start_measuring_script,
     train_or_exit,
     use_all_cores,
-    write_json,
 )
 from carl_hf.data.bad_rows import skipped_record
 from carl_hf.data.label_spaces import read_label_space
@@ -60,6 +59,7 @@ from carl_hf.export.heads import check_classes
 from carl_hf.objectives import describe_objectives
 from carl_hf.report.plots import plot_confusion
 from carl_hf.report.tables import plain_table
+from carl_hf.utils.atomic_files import write_json
 from carl_hf.utils.progress import show_progress
 
 

@@ -49,7 +49,6 @@ from carl_hf.commands.arguments import (
     start_measuring_script,
     train_or_exit,
     use_all_cores,
-    write_json,
 )
 from carl_hf.data.bad_rows import Skipped, skipped_record
 from carl_hf.data.label_spaces import read_label_space
@@ -69,6 +68,7 @@ from carl_hf.export.provenance import public_corpus_name
 from carl_hf.momentum import update_target
 from carl_hf.objectives import describe_objectives
 from carl_hf.report.tables import plain_table
+from carl_hf.utils.atomic_files import write_json
 from carl_hf.utils.progress import show_progress
 
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean")

@@ -5,7 +5,6 @@ import dataclasses
 import datetime
 import importlib.util
 import inspect
-import json
 import logging
 import os
 import platform
@@ -25,7 +24,6 @@ from transformers.hf_argparser import string_to_bool
 from carl_hf.training.checkpoints import last_checkpoint, read_seal
 from carl_hf.training.nonfinite import SKIPPED_STEPS
 from carl_hf.training_args import CarlTrainingArguments
-from carl_hf.utils.atomic_files import write_whole
 from carl_hf.utils.progress import bars_only_in_a_terminal
 from carl_hf.utils.suggestions import did_you_mean
 from carl_hf.utils.yaml_files import read_yaml
@@ -262,13 +260,6 @@ def leave_at_once() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a results file whole or not at all; NaN is refused."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
 
 
 _RESULTS = ("results.json", SKIPPED_STEPS, "encoder", "va", "emotion", "hub", "figures")

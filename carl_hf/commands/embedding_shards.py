@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from carl_hf.data.bad_rows import refuse
 from carl_hf.data.files import REMEDY, Piece, first_line
 from carl_hf.data.table_pieces import PiecewiseTable
-from carl_hf.utils.atomic_files import write_whole
+from carl_hf.utils.atomic_files import write_atomically, write_json
 
 MANIFEST = "_manifest.json"  # readers of a folder of Parquet files pass over what begins with an underscore
 OWN_COLUMNS = ("row", "text", "embedding")
@@ -172,9 +172,8 @@ class Shards:
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {"settings": self.settings, "rows": self.total, "shards": len(self), **about}
-        text = (json.dumps(content, indent=2) + "\n").encode()
         # every process writes the same, so that none writes a shard before the manifest is there
-        write_whole(manifest, lambda file: file.write(text), partial_name=f"_manifest-{self.rank}.partial")
+        write_json(manifest, content, partial_name=f"_manifest-{self.rank}.partial")
 
     def _compare(self, manifest: Path) -> None:
         try:
@@ -216,7 +215,7 @@ class Shards:
             }
         ).replace_schema_metadata({_SETTINGS: self._stamp()})
         path = self.path(shard)
-        write_whole(path, lambda file: pq.write_table(table, file), partial_name=f"_{path.stem}.partial")
+        write_atomically(path, lambda file: pq.write_table(table, file), partial_name=f"_{path.stem}.partial")
 
     def _stamp(self) -> bytes:
         return json.dumps(self.settings, sort_keys=True).encode()

@@ -25,6 +25,7 @@ from huggingface_hub.constants import HF_HOME
 
 from carl_hf.data.bad_rows import number_of
 from carl_hf.data.files import read_table
+from carl_hf.utils.atomic_files import write_atomically
 from carl_hf.utils.suggestions import listed
 
 logger = logging.getLogger(__name__)
@@ -131,9 +132,7 @@ def _fetch(spec: CorpusSpec) -> pd.DataFrame:
             f"What {spec.url} gave is not the published {spec.name}: its checksum differs. Nothing was used."
         )
     cached.parent.mkdir(parents=True, exist_ok=True)
-    partial = cached.with_suffix(f".{os.getpid()}")
-    partial.write_bytes(body)
-    partial.replace(cached)
+    write_atomically(cached, lambda file: file.write(body), partial_name=f"{cached.name}.{os.getpid()}")
     return frame
 
 

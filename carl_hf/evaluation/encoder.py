@@ -1,6 +1,5 @@
 """Any encoder as a function from texts to vectors, with its vectors kept on disk."""
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from huggingface_hub.constants import HF_HOME
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
@@ -29,6 +28,7 @@ from carl_hf.encoders.loading import (
     resolve_encoder,
 )
 from carl_hf.modeling_carl import CarlModel
+from carl_hf.utils.atomic_files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -70,15 +70,13 @@ def write_vectors(folder: Path, texts: Sequence[str], vectors: np.ndarray) -> No
     """Adds a file to a cache folder: whole, or not at all."""
     keys = b"".join(map(_key, texts))
     name = hashlib.sha256(keys).hexdigest()[:16]
-    partial = folder / f"{name}.{os.getpid()}.partial"
     tensors = {"keys": np.frombuffer(keys, dtype=np.uint8).reshape(-1, 16), "vectors": vectors}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, metadata={"format": _CACHE_FORMAT})
-        partial.replace(folder / f"{name}.safetensors")
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        body = save(tensors, metadata={"format": _CACHE_FORMAT})
+        path = folder / f"{name}.safetensors"
+        write_atomically(path, lambda file: file.write(body), partial_name=f"{name}.{os.getpid()}.partial")
+    except OSError as error:
         logger.warning("Embeddings are not kept, because %s cannot be written (%s): --cache_dir.", folder, error)
 
 

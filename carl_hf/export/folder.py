@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from carl_hf.export.cards import render_card
 from carl_hf.export.provenance import Provenance
+from carl_hf.utils.atomic_files import write_json
 
 EXPORT_RECORD = "carl_export.json"
 
@@ -123,12 +124,12 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_length:
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     if not config.get("extra_special_tokens"):  # a list, which transformers 4 does not read
         config.pop("extra_special_tokens", None)
-    _write_json(path, config)
+    write_json(path, config)
 
 
 def write_sentence_transformers_layout(folder: Path, pooling: str, width: int, max_length: int) -> None:
     """The classic layout, which versions 2 to 6 and text-embeddings-inference read."""
-    _write_json(
+    write_json(
         folder / "modules.json",
         [
             {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
@@ -136,8 +137,8 @@ def write_sentence_transformers_layout(folder: Path, pooling: str, width: int, m
             {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
         ],
     )
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
-    _write_json(
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    write_json(
         folder / "1_Pooling" / "config.json",
         {
             "word_embedding_dimension": width,
@@ -168,7 +169,7 @@ def write_record(folder: Path, record: dict[str, Any], figures: Sequence[str | P
     record = {**record, "figures": [f"figures/{figure}" for figure in names]}
     card = render_card(record, name)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    _write_json(folder / EXPORT_RECORD, {**record, "card_sha256": _sha256(card)})
+    write_json(folder / EXPORT_RECORD, {**record, "card_sha256": _sha256(card)})
 
 
 def card_for(folder: Path, repo_id: str) -> bytes:
@@ -176,11 +177,6 @@ def card_for(folder: Path, repo_id: str) -> bytes:
     written, record = (folder / "README.md").read_text(encoding="utf-8"), read_record(folder)
     edited = _sha256(written) != record["card_sha256"]
     return (written if edited else render_card(record, repo_id)).encode("utf-8")
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _files(folder: Path) -> list[str]:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
-from carl_hf.utils.atomic_files import bring_to_disk, write_whole
+from carl_hf.utils.atomic_files import fsync_path, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +49,10 @@ def seal(folder: str | Path, content: Seal) -> None:
     folder = Path(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
     for path in files:
-        bring_to_disk(path)
+        fsync_path(path)
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
-    text = json.dumps({**asdict(content), "bytes": sizes}, indent=2) + "\n"
-    write_whole(folder / SEAL, lambda file: file.write(text.encode()))
-    bring_to_disk(folder)
+    write_json(folder / SEAL, {**asdict(content), "bytes": sizes})
+    fsync_path(folder)
 
 
 def read_seal(folder: str | Path) -> Seal:

@@ -1,21 +1,22 @@
-"""Files that are there whole, or not at all, whenever the process or the machine stops."""
+"""Atomic file writes: a file exists complete, or not at all, whenever the process or the machine stops."""
 
 import contextlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], Any], *, partial_name: str | None = None) -> None:
-    """Writes a file beside its place, brings it to the disk, and moves it there; what stood there stays until then.
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, partial_name: str | None = None) -> None:
+    """Writes a temporary file beside `path`, syncs it to disk and renames it; until then the old file stays.
 
     Args:
-        write: called with the open file. partial_name: of the file that is written first, by default the path's name
-            and ".partial"; processes that write the same file need one each.
+        write: called with the open file. partial_name: of the temporary file, by default the path's name and
+            ".partial"; processes that write the same file need one each.
 
     Raises:
-        OSError: if it cannot be written; what was begun is removed.
+        OSError: if it cannot be written; the temporary file is removed.
     """
     partial = path.with_name(partial_name or f"{path.name}.partial")
     try:
@@ -30,8 +31,19 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any], *, partial_name: s
         raise
 
 
-def bring_to_disk(path: Path) -> None:
-    """Returns when what the system holds of a file, or of a folder's entries, is on the disk."""
+def write_json(path: Path, content: Any, *, partial_name: str | None = None) -> None:
+    """Writes JSON atomically, making the folder if needed.
+
+    Raises:
+        ValueError: for NaN and infinity, which JSON has not. OSError: as [`write_atomically`].
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()), partial_name=partial_name)
+
+
+def fsync_path(path: Path) -> None:
+    """Returns when a file, or a folder's entries, are on the disk."""
     if path.is_dir() and os.name == "nt":
         return  # Windows opens no folders
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
