@@ -138,23 +138,33 @@ def parse_arguments(
     return script, CarlTrainingArguments(**{k: v for k, v in settings.items() if k not in script_names})
 
 
-def parse_script_arguments(script_class: type[Script], argv: Sequence[str] | None = None) -> Script:
+def parse_script_arguments(
+    script_class: type[Script], argv: Sequence[str] | None = None, *, description: str | None = None
+) -> Script:
     """Reads a script's arguments from flags and the YAML file that `--config` names; flags win.
+
+    Args:
+        description: what `--help` begins with (default: the docstring of the module of `script_class`).
 
     Raises:
         ValueError: as [`parse_arguments`].
     """
-    flags, settings = _flags_and_file((script_class,), argv, None, ())
+    flags, settings = _flags_and_file((script_class,), argv, None, (), description)
     return script_class(**{**settings, **flags})
 
 
 def _flags_and_file(
-    classes: Sequence[type], argv: Sequence[str] | None, default_config: Path | None, default_unless: Sequence[str]
+    classes: Sequence[type],
+    argv: Sequence[str] | None,
+    default_config: Path | None,
+    default_unless: Sequence[str],
+    description: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What was given as flags, and what the YAML file holds."""
     bars_only_in_a_terminal()
-    script = inspect.getmodule(classes[0])  # None where it was started by runpy
-    parser = _ExplicitParser(classes, description=script and script.__doc__, formatter_class=_HelpFormatter)
+    module = inspect.getmodule(classes[0])  # None where it was started by runpy
+    description = description or (module and module.__doc__)
+    parser = _ExplicitParser(classes, description=description, formatter_class=_HelpFormatter)
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of these arguments; flags win over it.")
     flags = vars(parser.parse_args(argv))
     config = flags.pop("config", None)
