@@ -55,7 +55,7 @@ from carl_hf.evaluation.classification import classification_report
 from carl_hf.evaluation.comparison import class_gain
 from carl_hf.evaluation.emotion import class_dataset, measure_emotion, split_rows
 from carl_hf.export.folder import read_record, with_earlier_training
-from carl_hf.export.heads import check_classes
+from carl_hf.export.task_heads import check_classes
 from carl_hf.objectives import describe_objectives
 from carl_hf.report.plots import plot_confusion
 from carl_hf.report.tables import plain_table

@@ -63,8 +63,8 @@ from carl_hf.evaluation.emotion import class_dataset, split_rows
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_gain, va_metrics
 from carl_hf.export.cards import va_results
 from carl_hf.export.folder import with_earlier_training
-from carl_hf.export.heads import FEWEST_TEXTS, check_classes
 from carl_hf.export.provenance import public_corpus_name
+from carl_hf.export.task_heads import FEWEST_TEXTS, check_classes
 from carl_hf.momentum import update_target
 from carl_hf.objectives import describe_objectives
 from carl_hf.report.tables import plain_table

@@ -18,8 +18,8 @@ from carl_hf.data.labelled import ClassCorpus
 from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.evaluation.encoder import load_va_head
 from carl_hf.export.folder import export_files, read_record
-from carl_hf.export.heads import check_classes
 from carl_hf.export.onnx import export_onnx
+from carl_hf.export.task_heads import check_classes
 
 TEXTS = ["a text", "another, longer text", "x" * 300]
 FILES = {

@@ -15,7 +15,7 @@ import yaml
 from carl_hf import CarlModel, load_va_dataset
 from carl_hf.data.labelled import ClassCorpus, read_emotion
 from carl_hf.encoders.loading import load_encoder, load_tokenizer
-from carl_hf.export.heads import fit_emotion_classifier, fit_va_regressor
+from carl_hf.export.task_heads import fit_emotion_classifier, fit_va_regressor
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed: pip install 'carl_hf[space]'")
 pytest.importorskip("captum", reason="captum is not installed: pip install 'carl_hf[space]'")

@@ -29,7 +29,8 @@ from carl_hf.export.folder import (
     write_record,
     write_sentence_transformers_layout,
 )
-from carl_hf.export.heads import (
+from carl_hf.export.provenance import Provenance, corpus_facts, public_corpus_name
+from carl_hf.export.task_heads import (
     Calibration,
     calibrate_classifier,
     calibration_error,
@@ -38,7 +39,6 @@ from carl_hf.export.heads import (
     fit_emotion_classifier,
     fit_va_regressor,
 )
-from carl_hf.export.provenance import Provenance, corpus_facts, public_corpus_name
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.version import __version__
 
@@ -142,7 +142,7 @@ def export_va_regressor(
 
     Args:
         model: a trained [`CarlModel`], on whose frozen encoder the head is fitted (see
-            [`carl_hf.export.heads.fit_va_regressor`]), or a sequence-classification model trained for these outputs.
+            [`carl_hf.export.task_heads.fit_va_regressor`]), or a sequence-classification model trained for these outputs.
         train, dev: texts, valence, arousal (in [-1, 1]) that the head is fitted to, for a [`CarlModel`].
         test: corpus -> held-out texts and labels that the card reports. corpora: names of what the head was fitted
             to; by default the training corpora of `provenance`.
@@ -207,7 +207,7 @@ def export_emotion_classifier(
 
     Args:
         model: a trained [`CarlModel`], on whose frozen encoder the head is fitted (see
-            [`carl_hf.export.heads.fit_emotion_classifier`]), or a sequence-classification model trained on these
+            [`carl_hf.export.task_heads.fit_emotion_classifier`]), or a sequence-classification model trained on these
             classes, which is calibrated in place.
         corpus: texts and classes, from [`carl_hf.data.labelled.read_emotion`]. Its test part is what the card
             reports. corpus_name: its name there, or its file.
@@ -216,7 +216,7 @@ def export_emotion_classifier(
 
     Raises:
         ValueError: if the model's labels are not the corpus's classes, a part of the corpus lacks texts or a class
-            (see [`carl_hf.export.heads.check_classes`]), or the folder holds anything else than an export.
+            (see [`carl_hf.export.task_heads.check_classes`]), or the folder holds anything else than an export.
     """
     max_length = min(max_length, tokenizer.model_max_length)
     frozen = isinstance(model, CarlModel)

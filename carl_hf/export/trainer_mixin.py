@@ -17,9 +17,9 @@ from carl_hf.data.mixing import numbered_rows
 from carl_hf.encoders.loading import PACKAGED_ENCODER, is_packaged
 from carl_hf.export.cards import Result
 from carl_hf.export.exports import export_encoder
-from carl_hf.export.heads import FEWEST_TEXTS
 from carl_hf.export.hub import Push, push_export
 from carl_hf.export.provenance import Provenance, differing_settings
+from carl_hf.export.task_heads import FEWEST_TEXTS
 from carl_hf.objectives import describe_objectives
 
 logger = logging.getLogger(__name__)

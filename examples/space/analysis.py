@@ -11,7 +11,7 @@ from carl_hf import load_va_dataset
 from carl_hf.encoders import is_va_regressor, load_classifier, load_config, load_tokenizer
 from carl_hf.encoders.embedding import classifier_outputs, embed_texts
 from carl_hf.explain import Attribution, Explainer, Method, Target
-from carl_hf.export.heads import class_probabilities
+from carl_hf.export.task_heads import class_probabilities
 
 MOST_SENTENCES = 20
 MOST_ROWS = 2000

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from carl_hf.export.bias import EXCHANGES, measure_bias
-from carl_hf.export.heads import calibration_error, class_probabilities, fit_temperature
+from carl_hf.export.task_heads import calibration_error, class_probabilities, fit_temperature
 
 
 @pytest.mark.parametrize("several", [False, True])
