@@ -7,7 +7,7 @@ All steps run in turn in one process, on the same texts, encoder, dtype and thre
 and, for CARL, the target's update. Every round takes a new batch; ratios are taken within a round, and their medians
 reported. "Sliced" encodes a batch in padded slices of similar length, "packed" without padding, as this trainer does.
 The share of the machine's rate is that of the first round, whose matrix products are counted: those of attention where
-`carl_hf.encoders.slice_attention` makes them, not where torch's own operation does (on a CPU it is not counted). Other
+`carl_hf.encoders.fast_cpu` makes them, not where torch's own operation does (on a CPU it is not counted). Other
 work on the machine can spoil the figures: the spread shows it.
 """
 

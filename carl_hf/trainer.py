@@ -22,9 +22,8 @@ from torch.utils.data import DataLoader
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
 from carl_hf.collator import CarlDataCollator
 from carl_hf.data.mixing import check_dataset
-from carl_hf.encoders.dropout import use_fast_dropout
+from carl_hf.encoders.fast_cpu import limit_primitive_cache, use_fast_dropout
 from carl_hf.encoders.packing import TokenLayout
-from carl_hf.encoders.primitive_cache import bound_primitive_cache
 from carl_hf.export.provenance import Provenance
 from carl_hf.export.trainer_mixin import PublishingTrainer
 from carl_hf.modeling_carl import CarlModel, CarlOutput
@@ -147,7 +146,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
         if is_stream(train_dataset):
             args.ignore_data_skip = True  # the stream begins where the checkpoint stands
             self.add_callback(StreamEpochCallback())
-        bound_primitive_cache()
+        limit_primitive_cache()
         self.model.use_packed_attention()
         use_fast_dropout(self.model.online.encoder)
         self._class_weights = class_weights(args, classes, train_dataset)

@@ -5,7 +5,7 @@ import torch
 from conftest import tiny_encoder
 from torch import nn
 
-from carl_hf.encoders.dropout import FastDropout, use_fast_dropout
+from carl_hf.encoders.fast_cpu import FastDropout, use_fast_dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])

@@ -6,7 +6,7 @@ import pytest
 
 from carl_hf import CarlTrainer, CarlTrainingArguments
 from carl_hf.encoders.embedding import embed_texts
-from carl_hf.encoders.primitive_cache import CAPACITY, bound_primitive_cache
+from carl_hf.encoders.fast_cpu import PRIMITIVE_CACHE_CAPACITY, limit_primitive_cache
 
 NAME = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
@@ -14,18 +14,18 @@ NAME = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 PRODUCTS = """
 import sys
 import torch
-from carl_hf.encoders.primitive_cache import CAPACITY, bound_primitive_cache
+from carl_hf.encoders.fast_cpu import PRIMITIVE_CACHE_CAPACITY, limit_primitive_cache
 if sys.argv[1] == "bound":
-    bound_primitive_cache()
+    limit_primitive_cache()
 weight = torch.zeros(32, 48, dtype=torch.bfloat16)
-for rows in [*range(8, CAPACITY + 9), 8]:
+for rows in [*range(8, PRIMITIVE_CACHE_CAPACITY + 9), 8]:
     torch.nn.functional.linear(torch.zeros(rows, 48, dtype=torch.bfloat16), weight)
 """
 
 
 def test_the_users_own_capacity_holds(monkeypatch):
     monkeypatch.setenv(NAME, "7")
-    bound_primitive_cache()
+    limit_primitive_cache()
     assert os.environ[NAME] == "7"
 
 
@@ -38,7 +38,7 @@ def test_what_does_not_fit_is_forgotten(bound, found_again):
     made = [line for line in done.stdout.splitlines() if "create:" in line and "matmul" in line]
     if not made:
         pytest.skip("torch multiplies bfloat16 matrices without oneDNN here")
-    assert len(made) == CAPACITY + 2
+    assert len(made) == PRIMITIVE_CACHE_CAPACITY + 2
     assert sum("cache_hit" in line for line in made) == found_again
 
 
@@ -51,4 +51,4 @@ def test_training_and_embedding_bound_it(use, tmp_path, monkeypatch, carl, toys,
     else:
         args = CarlTrainingArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=8, report_to="none")
         CarlTrainer(model=carl, args=args, train_dataset=toys, processing_class=tokenizer)
-    assert os.environ[NAME] == str(CAPACITY)
+    assert os.environ[NAME] == str(PRIMITIVE_CACHE_CAPACITY)

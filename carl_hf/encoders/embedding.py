@@ -9,9 +9,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from carl_hf.encoders.first_tokens import encode_first_tokens
-from carl_hf.encoders.packing import TokenLayout, encode_tokens, use_packed_attention
-from carl_hf.encoders.primitive_cache import bound_primitive_cache
+from carl_hf.encoders.fast_cpu import limit_primitive_cache
+from carl_hf.encoders.packing import TokenLayout, encode_first_tokens, encode_tokens, use_packed_attention
 
 Pooling = Literal["cls", "mean", "pooler"]
 
@@ -90,7 +89,7 @@ def embed_poolings(
     """
     if isinstance(texts, str):
         raise ValueError("embed takes a list of texts, got one string: pass [text].")
-    bound_primitive_cache()
+    limit_primitive_cache()
     was_training = encoder.training
     encoder.eval()
     try:

@@ -1,15 +1,16 @@
-"""Texts of different lengths without padding: their tokens stand one after another, attention stays within a text.
+"""Packed texts: tokens concatenated without padding, attention stays within each text.
 
 Shape suffixes: B texts, L tokens of the longest, T tokens of all texts, E width of the word embeddings, H width of the
 encoder, X any width.
 
-Layers that treat every token by itself (most of an encoder's work) run once over (T, H). Attention alone needs texts:
-it is computed in slices of similar length, padded within their slice: by `slice_attention.py` where a CPU trains, else
-by torch's scaled dot-product attention. Encoders of other families, or with another attention, are called once for
-every padded slice; the result is the same.
+Layers that treat every token by itself (most of an encoder's work) run once over (T, H). Attention is computed in
+slices of consecutive texts of similar length, padded to the longest of the slice: by `fast_cpu.py` where a CPU trains,
+else by torch's scaled dot-product attention. Encoders of other families, or with another attention implementation, are
+called once for every padded slice, with the same result.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,21 +21,26 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from carl_hf.encoders.slice_attention import HeadLayout, HeadSlice, slice_attention
+from carl_hf.encoders import fast_cpu
 
 _PACKED = "carl_packed"
 _FROM_ZERO = ("bert", "electra", "distilbert")  # position of the first token: 0
 _AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")  # the number after that of the padding token
+_BERT_LAYERS = ("bert", "roberta", "xlm-roberta", "camembert")  # families whose layers are BERT's
 
 
 class TokenLayout:
-    """Where the tokens of a length-sorted batch stand: padded to (B, L), or packed one after another (T,).
+    """The tokens of a batch, sorted by length: padded (B, L) or packed (T,), and the way from one to the other.
 
     Args:
         attention_mask_BL: 0 on padding, which is on the right.
-        slices: (texts, width, tokens) of each slice of consecutive texts. parts: slices of each part that is encoded
-            with its own graph; `None` for one part.
-        texts, tokens: which of a larger batch's these are.
+        slices: (texts, width, tokens) of each slice of consecutive texts. parts: how many slices are encoded with one
+            graph, for every such part; `None` for all.
+        texts, tokens: slices into the parent batch, for a layout that is a part of one.
+
+    Attributes:
+        first_B: index of each text's first token. column_T: a token's position in its text.
+        masks: (texts, width) of each slice. slots: index of its tokens among its texts * width.
     """
 
     def __init__(
@@ -45,26 +51,23 @@ class TokenLayout:
         texts: slice = slice(None),
         tokens: slice = slice(None),
     ):
-        self.mask_BL, self.slices = attention_mask_BL, tuple(slices)
+        self.mask_BL, self.slices, self.texts, self.tokens = attention_mask_BL, tuple(slices), texts, tokens
         self._slices_of_parts = (len(self.slices),) if parts is None else tuple(parts)
-        self.texts, self.tokens = texts, tokens
+        counts, widths, tokens_of_slices = zip(*self.slices, strict=True)
         device, (rows, width) = attention_mask_BL.device, attention_mask_BL.shape
-        total = sum(tokens_of_slice for _, _, tokens_of_slice in self.slices)
-        lengths_B = attention_mask_BL.sum(1)
-        self.first_B = lengths_B.cumsum(0) - lengths_B  # a text's first token
+        lengths_B, total = attention_mask_BL.sum(1), sum(tokens_of_slices)
+        self.first_B = lengths_B.cumsum(0) - lengths_B
         row_T = torch.repeat_interleave(torch.arange(rows, device=device), lengths_B, output_size=total)
-        self.column_T = torch.arange(total, device=device) - self.first_B[row_T]  # a token's position in its text
-        self._places_T = row_T * width + self.column_T
-        self._heads: dict[int, HeadLayout] = {}
-        self.masks: list[Tensor] = []  # (texts, width) of every slice
-        self._slots: list[Tensor] = []  # place of its tokens among its texts * width
-        first_text = first_token = 0
-        for texts_of_slice, width_of_slice, tokens_of_slice in self.slices:
-            last_text, last_token = first_text + texts_of_slice, first_token + tokens_of_slice
-            inside = slice(first_token, last_token)
-            self.masks.append(attention_mask_BL[first_text:last_text, :width_of_slice])
-            self._slots.append((row_T[inside] - first_text) * width_of_slice + self.column_T[inside])
-            first_text, first_token = last_text, last_token
+        self.column_T = torch.arange(total, device=device) - self.first_B[row_T]
+        self._index_T = row_T * width + self.column_T
+        self.masks = [mask[:, :w] for mask, w in zip(attention_mask_BL.split(counts), widths, strict=True)]
+        first_rows = itertools.accumulate(counts[:-1], initial=0)
+        tokens_by_slice = zip(row_T.split(tokens_of_slices), self.column_T.split(tokens_of_slices), strict=True)
+        self.slots = [
+            (row - first) * w + column
+            for first, w, (row, column) in zip(first_rows, widths, tokens_by_slice, strict=True)
+        ]
+        self._of_heads: dict[int, fast_cpu.HeadLayout] = {}
 
     @classmethod
     def of(cls, batch: dict[str, Any]) -> "TokenLayout":
@@ -96,57 +99,36 @@ class TokenLayout:
 
     def pack(self, values_BL: Tensor) -> Tensor:
         """The values of the tokens (T, ...) from a padded tensor (B, L, ...)."""
-        return values_BL.flatten(0, 1).index_select(0, self._places_T)
+        return values_BL.flatten(0, 1).index_select(0, self._index_T)
 
     def unpack(self, values_T: Tensor) -> Tensor:
         """Padded (B, L) from the values of the tokens (T,); 0 on padding."""
         padded = values_T.new_zeros(self.mask_BL.numel())
-        return padded.index_copy(0, self._places_T, values_T).view(self.mask_BL.shape)
+        return padded.index_copy(0, self._index_T, values_T).view(self.mask_BL.shape)
 
     def pad_slices(self, values_TX: Tensor) -> list[Tensor]:
         """Slices (texts, width, X) of tokens (T, X), zeros on padding."""
         padded = []
         parts = values_TX.split([tokens for _, _, tokens in self.slices])
-        for part, slots, (texts, width, tokens) in zip(parts, self._slots, self.slices, strict=True):
+        for part, slots, (texts, width, tokens) in zip(parts, self.slots, self.slices, strict=True):
             if tokens < texts * width:
                 part = part.new_zeros(texts * width, *part.shape[1:]).index_copy(0, slots, part)
             padded.append(part.unflatten(0, (texts, width)))
         return padded
 
-    def heads(self, heads: int) -> HeadLayout:
-        """Where the tokens stand for attention with so many heads."""
-        if heads not in self._heads:
-            self._heads[heads] = self._lay_out_heads(heads)
-        return self._heads[heads]
-
-    def _lay_out_heads(self, heads: int) -> HeadLayout:
-        slices, places = [], []
-        first_text = first_token = first_place = 0
-        head_A = torch.arange(heads, device=self.mask_BL.device)
-        for mask, slots, (texts, width, tokens) in zip(self.masks, self._slots, self.slices, strict=True):
-            text, column = slots // width, slots % width
-            first_B = self.first_B[first_text : first_text + texts]
-            token = first_B.repeat_interleave(width)  # on padding stands the text's own first token
-            token[slots] = torch.arange(first_token, first_token + tokens, device=slots.device)
-            rows = token.view(texts, 1, width) * heads + head_A.view(heads, 1)
-            places.append(first_place + (text.unsqueeze(1) * heads + head_A) * width + column.unsqueeze(1))
-            bias = real = None
-            if tokens < texts * width:
-                on = mask.unsqueeze(1).expand(texts, heads, width).flatten(0, 1).bool()
-                bias = torch.zeros(on.shape, device=on.device).masked_fill(~on, -torch.inf).unsqueeze(1)
-                real = on.unsqueeze(2)
-            slices.append(HeadSlice(rows.flatten(0, 1), bias, real))
-            first_text, first_token = first_text + texts, first_token + tokens
-            first_place += texts * heads * width
-        return HeadLayout(slices, torch.cat(places))
-
     def pack_slices(self, slices: Sequence[Tensor]) -> Tensor:
         """Tokens (T, X) of slices (texts, width, X): the reverse of `pad_slices`."""
         parts = []
-        for values, slots, (texts, width, tokens) in zip(slices, self._slots, self.slices, strict=True):
+        for values, slots, (texts, width, tokens) in zip(slices, self.slots, self.slices, strict=True):
             flat = values.flatten(0, 1)
             parts.append(flat.index_select(0, slots) if tokens < texts * width else flat)
         return torch.cat(parts)
+
+    def of_heads(self, heads: int) -> fast_cpu.HeadLayout:
+        """For attention with so many heads, by [`fast_cpu.slice_attention`]; made once."""
+        if heads not in self._of_heads:
+            self._of_heads[heads] = fast_cpu.HeadLayout.of(self, heads)
+        return self._of_heads[heads]
 
 
 def _packed_attention(
@@ -164,20 +146,20 @@ def _packed_attention(
     dropout = options.get("dropout", 0.0)
     if query.device.type == "cpu" and (torch.is_grad_enabled() or dropout):  # with dropout the same, graph or not
         q_TAD, k_TAD, v_TAD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-        attended_TAD = slice_attention(
-            q_TAD, k_TAD, v_TAD, layout.heads(q_TAD.shape[1]), scale=options["scaling"], dropout=dropout
+        attended_TAD = fast_cpu.slice_attention(
+            q_TAD, k_TAD, v_TAD, layout.of_heads(q_TAD.shape[1]), scale=options["scaling"], dropout=dropout
         )  # fmt: skip
         return attended_TAD.unsqueeze(0), None
     slices = [layout.pad_slices(tensor.transpose(1, 2)[0]) for tensor in (query, key, value)]
-    found = []
+    attended_slices = []
     for q, k, v, mask, (texts, width, tokens) in zip(*slices, layout.masks, layout.slices, strict=True):
         attended = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
             attn_mask=mask[:, None, None].bool() if tokens < texts * width else None,
             dropout_p=dropout, scale=options.get("scaling"),
         )  # fmt: skip
-        found.append(attended.transpose(1, 2))
-    return layout.pack_slices(found).unsqueeze(0), None
+        attended_slices.append(attended.transpose(1, 2))
+    return layout.pack_slices(attended_slices).unsqueeze(0), None
 
 
 AttentionInterface.register(_PACKED, _packed_attention)
@@ -202,7 +184,7 @@ def is_packed(encoder: PreTrainedModel) -> bool:
     return encoder.config._attn_implementation == _PACKED
 
 
-def positions(encoder: PreTrainedModel, layout: TokenLayout) -> Tensor:
+def _positions(encoder: PreTrainedModel, layout: TokenLayout) -> Tensor:
     """Position ids (1, T) of packed texts, as the encoder's family counts them."""
     config = encoder.config
     first = config.pad_token_id + 1 if config.model_type in _AFTER_PADDING else 0
@@ -212,7 +194,7 @@ def positions(encoder: PreTrainedModel, layout: TokenLayout) -> Tensor:
 def encode_tokens(encoder: PreTrainedModel, embeds_TE: Tensor, layout: TokenLayout) -> Tensor:
     """Last hidden states (T, H) of an encoder over the word embeddings (T, E) of packed texts."""
     if is_packed(encoder):
-        output = encoder(inputs_embeds=embeds_TE.unsqueeze(0), position_ids=positions(encoder, layout), layout=layout)
+        output = encoder(inputs_embeds=embeds_TE.unsqueeze(0), position_ids=_positions(encoder, layout), layout=layout)
         return output.last_hidden_state[0]
     return layout.pack_slices(
         [
@@ -220,3 +202,21 @@ def encode_tokens(encoder: PreTrainedModel, embeds_TE: Tensor, layout: TokenLayo
             for embeds, mask in zip(layout.pad_slices(embeds_TE), layout.masks, strict=True)
         ]
     )
+
+
+def encode_first_tokens(encoder: PreTrainedModel, embeds_TE: Tensor, layout: TokenLayout) -> Tensor:
+    """Last hidden states (B, H) of the first tokens of packed texts, all that CLS pooling reads.
+
+    On a CPU the last layer of BERT's families leaves out what nobody reads ([`fast_cpu.first_token_states`]). Hooks on
+    the encoder itself, on its last layer as a whole and on that layer's attention are not called there, nor is the
+    pooler; activation checkpointing leaves the last layer out.
+    """
+    own = not type(encoder).__module__.startswith("transformers.")  # a subclass may have other layers
+    known = is_packed(encoder) and encoder.config.model_type in _BERT_LAYERS and not own
+    if embeds_TE.device.type != "cpu" or not known:
+        return encode_tokens(encoder, embeds_TE, layout)[layout.first_B]
+    *layers, last = encoder.encoder.layer
+    hidden_1TH = encoder.embeddings(inputs_embeds=embeds_TE.unsqueeze(0), position_ids=_positions(encoder, layout))
+    for layer in layers:
+        hidden_1TH = layer(hidden_1TH, layout=layout)
+    return fast_cpu.first_token_states(last, hidden_1TH[0], layout)

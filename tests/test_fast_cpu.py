@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from carl_hf.encoders.dropout import draw_kept
+from carl_hf.encoders.fast_cpu import draw_kept, slice_attention
 from carl_hf.encoders.packing import TokenLayout
-from carl_hf.encoders.slice_attention import slice_attention
 
 HEADS, WIDTH = 3, 4
 LENGTHS = {"padded": [7, 5, 4, 4, 2, 1], "even": [5, 5, 3, 3]}
@@ -47,7 +46,7 @@ def compare(found, expected, inputs, atol):
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_values_and_gradients_are_those_of_texts_alone(lengths):
     inputs = tensors(lengths)
-    found = slice_attention(*inputs, layout_of(lengths).heads(HEADS), scale=0.7, dropout=0.0)
+    found = slice_attention(*inputs, layout_of(lengths).of_heads(HEADS), scale=0.7, dropout=0.0)
     compare(found, text_by_text(*inputs, lengths, scale=0.7), inputs, atol=1e-13)
 
 
@@ -55,7 +54,7 @@ def test_values_and_gradients_are_those_of_texts_alone(lengths):
 def test_with_dropout_they_are_those_of_the_same_masks(lengths):
     inputs, p = tensors(lengths), 0.25
     torch.manual_seed(4)
-    found = slice_attention(*inputs, layout_of(lengths).heads(HEADS), scale=0.7, dropout=p)
+    found = slice_attention(*inputs, layout_of(lengths).of_heads(HEADS), scale=0.7, dropout=p)
     torch.manual_seed(4)
     kept = []
     for width in lengths[::2]:
@@ -71,7 +70,7 @@ def test_with_dropout_they_are_those_of_the_same_masks(lengths):
 def test_queries_of_first_tokens_alone(lengths, p):
     q, k, v = tensors(lengths)
     firsts = [sum(lengths[:number]) for number in range(len(lengths))]
-    layout = layout_of(lengths).heads(HEADS)
+    layout = layout_of(lengths).of_heads(HEADS)
     torch.manual_seed(4)
     found = slice_attention(q[firsts], k, v, layout, scale=0.7, dropout=p, first_tokens=True)
     torch.manual_seed(4)
@@ -85,7 +84,7 @@ def test_queries_of_first_tokens_alone(lengths, p):
 
 def test_what_stands_beside_a_short_text_has_no_part_in_it():
     """Not even a value that is not finite leaves its text, forward or backward."""
-    lengths, layout = [4, 2, 1], layout_of([4, 2, 1], texts_of_slice=3).heads(HEADS)
+    lengths, layout = [4, 2, 1], layout_of([4, 2, 1], texts_of_slice=3).of_heads(HEADS)
     for spoilt, others in ((slice(0, 4), slice(4, 7)), (slice(4, 6), [0, 1, 2, 3, 6])):
         clean = tensors(lengths)
         q, k, v = (tensor.detach().clone() for tensor in clean)
@@ -103,7 +102,7 @@ def test_bfloat16_is_about_as_near_to_the_truth_as_torch_s_own(sharpness):
     exact = [tensor.detach().bfloat16().double().requires_grad_() for tensor in tensors(lengths)]
     rounded = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
     expected = text_by_text(*exact, lengths, scale=scale)
-    found = slice_attention(*rounded, layout_of(lengths).heads(HEADS), scale=scale, dropout=0.0)
+    found = slice_attention(*rounded, layout_of(lengths).of_heads(HEADS), scale=scale, dropout=0.0)
     assert found.dtype == torch.bfloat16
     peer = torch.cat(
         [
@@ -125,12 +124,12 @@ def test_bfloat16_is_about_as_near_to_the_truth_as_torch_s_own(sharpness):
 
 def test_everything_can_be_dropped():
     q, k, v = tensors([3, 2])
-    assert not slice_attention(q, k, v, layout_of([3, 2]).heads(HEADS), scale=1.0, dropout=1.0).any()
+    assert not slice_attention(q, k, v, layout_of([3, 2]).of_heads(HEADS), scale=1.0, dropout=1.0).any()
 
 
 def test_gradients_agree_with_differences():
     lengths = [3, 2]
-    layout = layout_of(lengths).heads(HEADS)
+    layout = layout_of(lengths).of_heads(HEADS)
     assert torch.autograd.gradcheck(
         lambda q, k, v: slice_attention(q, k, v, layout, scale=0.7, dropout=0.0), tensors(lengths)
     )
