@@ -20,7 +20,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
-from carl_hf import CarlTrainingArguments, __version__, encoders, load_va_dataset
+from carl_hf import CarlTrainingArguments, __version__, load_va_dataset
+from carl_hf.encoders import loading
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,8 +92,8 @@ def test_python_runs(code, workplace, tmp_path, monkeypatch, measuring_packages)
             pytest.importorskip(package)
     weights = workplace / "tiny_minilm" / "model" / "model.safetensors"
     monkeypatch.syspath_prepend(str(workplace))
-    monkeypatch.setattr(encoders, "_PACKAGED_MODULE", "tiny_minilm")
-    monkeypatch.setattr(encoders, "_PACKAGED_SHA256", hashlib.sha256(weights.read_bytes()).hexdigest())
+    monkeypatch.setattr(loading, "_PACKAGED_MODULE", "tiny_minilm")
+    monkeypatch.setattr(loading, "_PACKAGED_SHA256", hashlib.sha256(weights.read_bytes()).hexdigest())
     prepare = CarlTrainingArguments.__init__
 
     def one_step(self, output_dir=None, **settings):
