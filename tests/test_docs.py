@@ -32,7 +32,7 @@ def name_of(path: Path) -> str:
 
 GUIDES = [
     ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")),
-    ROOT / "model_cards" / "README.md", *sorted((ROOT / "benchmarks").glob("*/*.md")),
+    ROOT / "model_cards" / "README.md", *sorted((ROOT / "benchmarks").glob("**/*.md")),
     ROOT / "examples" / "space" / "README.md", *sorted((ROOT / "carl_hf" / "evaluation" / "metrics").glob("*/*.md")),
     ROOT / "carl_hf" / "data" / "resources" / "DATASHEET.md",
     ROOT / "carl_hf" / "data" / "label_spaces" / "SOURCES.md",

@@ -1,4 +1,4 @@
-"""examples/evaluate.py and benchmarks/va_regression.py as a user starts them."""
+"""examples/evaluate.py and benchmarks/studies/va_regression.py as a user starts them."""
 
 import importlib.util
 import json
@@ -94,7 +94,7 @@ def test_spread_over_seeds(models, tmp_path, data):
 def test_the_regression_baseline_trains_and_its_head_is_measured(models, tmp_path, tokenizer):
     tiny_encoder().save_pretrained(tmp_path / "tiny")
     tokenizer.save_pretrained(tmp_path / "tiny")
-    baseline = [sys.executable, str(ROOT / "benchmarks" / "va_regression.py")]
+    baseline = [sys.executable, str(ROOT / "benchmarks" / "studies" / "va_regression.py")]
     run("--encoder", tmp_path / "tiny", "--max_steps", "3", "--output_dir", tmp_path / "head", command=baseline)
     run("--model", tmp_path / "head", "--tasks", "va", "--no_cache", "true", "--output_dir", tmp_path / "out")
     (figures,) = json.loads((tmp_path / "out" / "results.json").read_text())["models"].values()

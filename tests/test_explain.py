@@ -303,7 +303,7 @@ def test_models_of_the_wrong_kind_are_refused(exports, tokenizer, tmp_path):
 
 def test_the_document_shows_what_was_measured():
     text = (ROOT / "docs" / "explain.md").read_text(encoding="utf-8")
-    table = (ROOT / "benchmarks" / "attributions" / "TABLE.md").read_text(encoding="utf-8")
+    table = (ROOT / "benchmarks" / "studies" / "attributions" / "TABLE.md").read_text(encoding="utf-8")
     for cell in re.findall(r"\d\d\.\d \[.*?\]", text):
         assert cell in table
 
@@ -316,7 +316,7 @@ def test_captum_is_needed_by_integrated_gradients_alone(explainer, monkeypatch):
 
 
 def test_the_benchmark_leaves_words_out():
-    spec = importlib.util.spec_from_file_location("attributions", ROOT / "benchmarks" / "attributions.py")
+    spec = importlib.util.spec_from_file_location("attributions", ROOT / "benchmarks" / "studies" / "attributions.py")
     script = importlib.util.module_from_spec(spec)
     sys.modules["attributions"] = script
     spec.loader.exec_module(script)

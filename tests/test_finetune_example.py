@@ -1,4 +1,4 @@
-"""examples/finetune_emotion.py and benchmarks/objectives.py as a user starts them; pretrain.py on a mixed corpus."""
+"""examples/finetune_emotion.py, benchmarks/studies/objectives.py, and pretrain.py on a mixed corpus: real starts."""
 
 import json
 import runpy
@@ -179,13 +179,13 @@ def test_the_table_of_objectives_is_made_from_runs_that_are_not_repeated(tiny, s
         "mixed", "--only", "frozen encoder, cls", "circular", "EmoBank + GoEmotions names", "--batch_size", 32,
         "--va_batch_size", 32, "--epochs", 1, "--va_epochs", 1, "--num_threads", 1,
     )  # fmt: skip
-    first = run("benchmarks/objectives.py", *arguments, "--seeds", 1)
+    first = run("benchmarks/studies/objectives.py", *arguments, "--seeds", 1)
     assert "goemotions-six: circular, seed 1" in first.stdout
     run_of_one = tmp_path / "goemotions-six" / "circular-1.json"
     content = json.loads(run_of_one.read_text())
     assert content["objectives"] == ["circular"] and content["seed"] == 1 and content["steps"] == 3
     written = run_of_one.stat().st_mtime_ns
-    second = run("benchmarks/objectives.py", *arguments, "--seeds", 1, 2)
+    second = run("benchmarks/studies/objectives.py", *arguments, "--seeds", 1, 2)
     assert "seed 1 ..." not in second.stdout and run_of_one.stat().st_mtime_ns == written
     table = (tmp_path / "TABLE.md").read_text()
     one, two = (
@@ -198,5 +198,5 @@ def test_the_table_of_objectives_is_made_from_runs_that_are_not_repeated(tiny, s
     assert set(mixed["validation"]) == {"valence", "arousal"} and 0 <= mixed["goemotions-six"]["accuracy"] <= 100
     for figure in ("dimensions-goemotions-six.png", "dimensions-mixed.svg", "circle-mixed.png"):
         assert (tmp_path / figure).stat().st_size > 5_000
-    wrong = run("benchmarks/objectives.py", "--suites", "emolit", expect=1)
+    wrong = run("benchmarks/studies/objectives.py", "--suites", "emolit", expect=1)
     assert "Unknown suite 'emolit': choose from emolit12" in wrong.stderr

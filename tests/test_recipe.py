@@ -1,4 +1,4 @@
-"""benchmarks/recipe.py as a user starts it, its study file, and its paired bootstrap against plain loops."""
+"""benchmarks/studies/recipe.py as a user starts it, its study file, and its paired bootstrap against plain loops."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from test_finetune_example import run
 from carl_hf import CarlTrainingArguments
 
 pytestmark = pytest.mark.usefixtures("measuring_packages")
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "studies"
 STUDY = {
     "encoder": "", "seeds": [1, 2], "baseline": "plain", "chosen": "mean, both",
     "reported": ["as it was", "plain", "mean, both"], "screening": ["plain", "half-life"],
@@ -42,7 +42,7 @@ def recipe(monkeypatch):
     import recipe
 
     yield recipe
-    for name in ("recipe", "recipe_figures", "recipe_plot", "run_tables", "screening"):
+    for name in ("recipe", "recipe_tables", "recipe_plot", "run_tables", "screening"):
         sys.modules.pop(name, None)
 
 
@@ -66,7 +66,7 @@ def study_file(folder, encoder="minilm-l6", **changes):
 def test_runs_are_made_once_and_the_chosen_recipe_is_measured_on_test_parts(tiny, data_dir, tmp_path):
     flags = ("--study", study_file(tmp_path, tiny), "--data_dir", data_dir, "--output_dir", tmp_path / "out",
              "--models_dir", tmp_path / "models", "--num_threads", 1)  # fmt: skip
-    first = run("benchmarks/recipe.py", *flags, "--seeds", 1)
+    first = run("benchmarks/studies/recipe.py", *flags, "--seeds", 1)
     assert "carl, seed 1 ..." in first.stdout and "## Test parts" not in first.stdout
     assert not (tmp_path / "out" / "tradeoff.png").exists()
     records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
@@ -93,7 +93,7 @@ def test_runs_are_made_once_and_the_chosen_recipe_is_measured_on_test_parts(tiny
     assert records["half-plain-1"]["training_seconds"] == records["mean-both-1"]["training_seconds"]
     assert records["carl-1"]["dev"] != records["as-it-was-1"]["dev"]
 
-    second = run("benchmarks/recipe.py", *flags, "--test", "true")
+    second = run("benchmarks/studies/recipe.py", *flags, "--test", "true")
     assert "carl, seed 1 ..." not in second.stdout and "carl, seed 2 ..." in second.stdout
     assert "mean, both, seed 1, on test parts ..." in second.stdout and "carl, seed 1, on" not in second.stdout
     tested = json.loads((tmp_path / "out" / "mean-both-1.json").read_text())["test"]
@@ -116,12 +116,12 @@ def test_runs_are_made_once_and_the_chosen_recipe_is_measured_on_test_parts(tiny
         assert 100 * items["polarity/mr"].mean() == pytest.approx(tested["polarity"]["mr"]["accuracy"])
     assert (tmp_path / "out" / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
     # the table can be made without corpora
-    third = run("benchmarks/recipe.py", *flags[:-4], "--models_dir", tmp_path / "none", "--table_only", "true")
+    third = run("benchmarks/studies/recipe.py", *flags[:-4], "--models_dir", tmp_path / "none", "--table_only", "true")
     assert third.stdout.strip() == table.strip()
 
     # nor is it lost with the items of a run
     (tmp_path / "out" / "items" / "plain-2.npz").write_bytes(b"PK")
-    fourth = run("benchmarks/recipe.py", *flags, "--only", "plain", "--seeds", 2)
+    fourth = run("benchmarks/studies/recipe.py", *flags, "--only", "plain", "--seeds", 2)
     assert "plain-2.npz, the test items of 'plain', cannot be read" in fourth.stderr
     assert fourth.stdout.strip() == table.strip()
 
@@ -130,16 +130,18 @@ def test_runs_are_made_once_and_the_chosen_recipe_is_measured_on_test_parts(tiny
     record = json.loads(file.read_text())
     del record["test"]
     file.write_text(json.dumps(record))
-    gone = run("benchmarks/recipe.py", *flags[:-4], "--models_dir", tmp_path / "none", "--only", "plain", "--seeds", 1,
-               "--test", "true", "--num_threads", 1, expect=1)  # fmt: skip
+    gone = run("benchmarks/studies/recipe.py", *flags[:-4], "--models_dir", tmp_path / "none", "--only", "plain",
+               "--seeds", 1, "--test", "true", "--num_threads", 1, expect=1)  # fmt: skip
     assert "The model whose development figures" in gone.stderr and "test" not in json.loads(file.read_text())
     changed = study_file(tmp_path, tiny, common={**STUDY["common"], "max_steps": 4})
-    refused = run("benchmarks/recipe.py", "--study", changed, *flags[2:], "--only", "carl", expect=1)
+    refused = run("benchmarks/studies/recipe.py", "--study", changed, *flags[2:], "--only", "carl", expect=1)
     assert "carl-1.json was run with other settings (recipe) than 'carl' has now" in refused.stderr
     early = study_file(tmp_path, tiny, chosen=None, joined=[])
-    refused = run("benchmarks/recipe.py", "--study", early, *flags[2:], "--only", "plain", "--test", "true", expect=1)
+    refused = run(
+        "benchmarks/studies/recipe.py", "--study", early, *flags[2:], "--only", "plain", "--test", "true", expect=1
+    )
     assert "Nothing is chosen yet" in refused.stderr
-    wrong = run("benchmarks/recipe.py", *flags, "--only", "karl", expect=1)
+    wrong = run("benchmarks/studies/recipe.py", *flags, "--only", "karl", expect=1)
     assert "There is no recipe 'karl': choose from as it was" in wrong.stderr
 
 
@@ -201,7 +203,7 @@ def test_the_chosen_recipe_is_the_default(recipe, tmp_path):
     assert found.weights == default.weights
     changed = {f.name for f in dataclasses.fields(found) if getattr(found, f.name) != getattr(default, f.name)}
     assert changed == {"objectives"}
-    minilm = yaml.safe_load((BENCHMARKS.parent / "examples" / "configs" / "carl-minilm.yaml").read_text())
+    minilm = yaml.safe_load((BENCHMARKS.parents[1] / "examples" / "configs" / "carl-minilm.yaml").read_text())
     assert (minilm["encoder"], minilm["pooling"], tuple(minilm["corpora"])) == (
         study.encoder, chosen.pooling, chosen.corpora
     )  # fmt: skip
@@ -209,7 +211,7 @@ def test_the_chosen_recipe_is_the_default(recipe, tmp_path):
 
 
 def test_the_screening_table_compares_the_levels_over_shared_seeds(recipe, tmp_path):
-    from recipe_figures import render
+    from recipe_tables import render
 
     recipes = {
         "a": {},
@@ -305,7 +307,7 @@ def test_a_recipe_trains_on_what_it_says(recipe, tiny, data_dir, tmp_path):
 
 
 def test_gains_are_those_of_plain_loops(recipe):
-    from recipe_figures import TRANSFER, paired_gains
+    from recipe_tables import TRANSFER, paired_gains
 
     from carl_hf.evaluation.bootstrap import resample_rows
 

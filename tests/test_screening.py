@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "studies"
 ROW = [1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0]
 
 

@@ -1,4 +1,4 @@
-"""The tables of benchmarks/recipe.py: development figures of all recipes, and test figures of the reported ones with a
+"""The tables of recipe.py: development figures of all recipes, and test figures of the reported ones with a
 paired bootstrap against the baseline."""
 
 import json
@@ -66,7 +66,7 @@ def render(study: "Study", records: Records, folder: Path, truth: np.ndarray | N
             in gains.json is shown.
     """
     parts = [
-        "# Recipes on the same encoder\n\nRendered by benchmarks/recipe.py from the records beside it; "
+        "# Recipes on the same encoder\n\nRendered by benchmarks/studies/recipe.py from the records beside it; "
         f"{study.encoder}, seeds {', '.join(map(str, study.seeds))} unless a row has fewer. Mean ± standard deviation "
         f"over seeds. Baseline: {study.baseline}. Chosen: {study.chosen or 'nothing yet'}."
     ]

@@ -1,8 +1,8 @@
-"""Which recipe makes the best affective embedding? Trains the recipes of benchmarks/recipes.yaml, measures them on dev
-parts, and, when the choice is made, the chosen one and the baselines on test parts.
+"""Which recipe makes the best affective embedding? Trains the recipes of recipes.yaml beside it, measures them on
+dev parts, and, when the choice is made, the chosen one and the baselines on test parts.
 
-    python benchmarks/recipe.py --config benchmarks/recipe.yaml --data_dir DIR --seeds 42
-    python benchmarks/recipe.py --config benchmarks/recipe.yaml --data_dir DIR --only CARL regression --test true
+    python benchmarks/studies/recipe.py --config benchmarks/studies/recipe.yaml --data_dir DIR --seeds 42
+    python benchmarks/studies/recipe.py --data_dir DIR --only CARL regression --test true
 
 Each run leaves one JSON file in the output folder; runs that are there are not repeated, and one that was made with
 other settings is refused. At the end the tables (TABLE.md) are made anew from all files. A recipe is chosen by the
@@ -26,8 +26,8 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from recipe_figures import items_of, items_path, read_record, read_records, render, tradeoff
 from recipe_plot import draw_tradeoff
+from recipe_tables import items_of, items_path, read_record, read_records, render, tradeoff
 from run_tables import slug
 from transformers import set_seed
 
@@ -62,9 +62,11 @@ RESERVED = {
 
 @dataclass
 class RecipeArguments:
-    study: str = field(default="benchmarks/recipes.yaml", metadata={"help": "YAML file of the recipes."})
+    study: str = field(default="benchmarks/studies/recipes.yaml", metadata={"help": "YAML file of the recipes."})
     data_dir: str | None = field(default=None, metadata={"help": "Folder with local copies of the corpora."})
-    output_dir: str = field(default="benchmarks/recipe", metadata={"help": "Folder of the records and tables."})
+    output_dir: str = field(
+        default="benchmarks/studies/recipe", metadata={"help": "Folder of the records and tables."}
+    )
     models_dir: str = field(default="runs/recipe", metadata={"help": "Folder of trained models."})
     only: list[str] | None = field(default=None, metadata={"help": "Names of recipes; default: all."})
     seeds: list[int] | None = field(default=None, metadata={"help": "Seeds; default: those of the study."})
@@ -153,7 +155,7 @@ class Study:
 
 def read_study(path: str | Path) -> Study:
     """The study that a YAML file describes: `encoder`, `seeds`, `baseline`, `chosen` (null before the choice),
-    `reported`, `screening` (runs of a two-level design, see benchmarks/screening.py; may be empty), `joined` (reported
+    `reported`, `screening` (runs of a two-level design, see screening.py; may be empty), `joined` (reported
     ones that the drawing joins), `common` (what holds for all) and `recipes`: name -> what differs, from `common` or
     from the recipe named `like`, or `of`, whose model it measures. `training: null` is the encoder as it is.
 

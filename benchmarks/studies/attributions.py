@@ -1,6 +1,6 @@
 """Does the word with the greatest attribution matter? Each method of carl_hf.explain against leaving words out.
 
-    python benchmarks/attributions.py --model runs/carl-demo/va
+    python benchmarks/studies/attributions.py --model runs/carl-demo/va
 
 For every held-out text of the demo corpus with at least three words, each word is left out once, and the head's answer
 is computed anew: that is the truth here. A text counts as right if leaving out the word with the greatest absolute
@@ -35,7 +35,9 @@ class AttributionsArguments:
     texts: int | None = field(default=None, metadata={"help": "Number of texts, drawn by the seed (default: all)."})
     steps: int = field(default=32, metadata={"help": "Points of integrated gradients."})
     seed: int = field(default=0, metadata={"help": "Of the draw and the bootstrap."})
-    output_dir: str = field(default="benchmarks/attributions", metadata={"help": "Folder of results and table."})
+    output_dir: str = field(
+        default="benchmarks/studies/attributions", metadata={"help": "Folder of results and table."}
+    )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads (default: all cores)."})
 
 
@@ -99,8 +101,8 @@ def rendered(results: dict[str, Any]) -> str:
     rows = [[name.replace("_", " "), *map(cell, found.values())] for name, found in results["methods"].items()]
     return (
         "# Does the word with the greatest attribution matter?\n\n"
-        "Rendered by benchmarks/attributions.py, which explains it. Percent of texts, with a 95 % interval, in which "
-        "leaving out that word moves the answer more than leaving out another word does on average; "
+        "Rendered by benchmarks/studies/attributions.py, which explains it. Percent of texts, with a 95 % interval, "
+        "in which leaving out that word moves the answer more than leaving out another word does on average; "
         f"{results['texts']} texts of the demo corpus, {results['split']} part.\n\n"
         f"{table(['scores', *DIMENSIONS], rows)}\n"
     )

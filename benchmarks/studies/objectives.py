@@ -1,7 +1,7 @@
 """Every objective on the same encoder, texts and number of updates: which embedding does each make?
 
-    python benchmarks/objectives.py --data_dir DIR --suites emolit12 isear goemotions-six va mixed
-    python benchmarks/objectives.py --table_only true
+    python benchmarks/studies/objectives.py --data_dir DIR --suites emolit12 isear goemotions-six va mixed
+    python benchmarks/studies/objectives.py --table_only true
 
 Suites: three corpora of emotion names; "va", EmoBank and the Facebook posts; "mixed", EmoBank with and without the
 names of GoEmotions. Each run leaves one JSON file in the output folder; runs that are there are not repeated. At the
@@ -76,7 +76,9 @@ SPACES = {"emolit12": "circle12", "isear": "goemotions28", "goemotions-six": "ci
 @dataclass
 class ObjectivesArguments:
     data_dir: str | None = field(default=None, metadata={"help": "Folder with local copies of the corpora."})
-    output_dir: str = field(default="benchmarks/objectives", metadata={"help": "Folder of the runs and the table."})
+    output_dir: str = field(
+        default="benchmarks/studies/objectives", metadata={"help": "Folder of the runs and the table."}
+    )
     suites: list[str] = field(
         default_factory=lambda: [*CLASS_SUITES, "va", "mixed"], metadata={"help": "Any of the suites above."}
     )
@@ -348,8 +350,9 @@ def main() -> None:
         sys.exit(f"error: {error}")
     print(tables)
     (folder / "TABLE.md").write_text(
-        "# Every objective on the same encoder and texts\n\nRendered by benchmarks/objectives.py from the runs beside "
-        "it; docs/objectives.md explains it. Mean ± standard deviation over seeds.\n\n" + tables, encoding="utf-8",
+        "# Every objective on the same encoder and texts\n\nRendered by benchmarks/studies/objectives.py from the "
+        "runs beside it; docs/objectives.md explains it. Mean ± standard deviation over seeds.\n\n" + tables,
+        encoding="utf-8",
     )  # fmt: skip
 
 

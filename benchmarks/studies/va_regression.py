@@ -1,7 +1,7 @@
 """The plain alternative to CARL: the same encoder, texts, batches and updates, trained to predict valence and arousal
 by a linear head and the squared error.
 
-    python benchmarks/va_regression.py --corpora emobank facebook --data_dir DIR --output_dir runs/regression
+    python benchmarks/studies/va_regression.py --corpora emobank facebook --data_dir DIR --output_dir runs/regression
     python examples/evaluate.py --model minilm-l6 runs/carl-minilm/encoder runs/regression --data_dir DIR
 
 The folder holds a sequence-classification model with the labels valence and arousal and outputs in [0, 1];
@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from training_steps import length_slices
 from transformers import Trainer, TrainingArguments, set_seed
 
 from carl_hf import CarlDataCollator, Provenance, export_va_regressor, load_va_dataset
@@ -52,8 +51,14 @@ class RegressionTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        ids, masks = (length_slices(inputs[name], inputs["slices"]) for name in ("input_ids", "attention_mask"))
-        logits_B2 = torch.cat([model(input_ids=i, attention_mask=m).logits for i, m in zip(ids, masks, strict=True)])
+        rows, widths, _ = zip(*inputs["slices"], strict=True)
+        ids, masks = (inputs[name].split(rows) for name in ("input_ids", "attention_mask"))
+        logits_B2 = torch.cat(
+            [
+                model(input_ids=i[:, :width], attention_mask=m[:, :width]).logits
+                for i, m, width in zip(ids, masks, widths, strict=True)
+            ]
+        )
         return F.mse_loss(logits_B2, (inputs["va"] + 1) / 2)
 
 
