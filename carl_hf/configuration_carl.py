@@ -5,6 +5,8 @@ from typing import Literal, get_args
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from carl_hf.encoders.embedding import Pooling
+
 ContrastLayers = Literal["prediction", "projection", "none"]
 HEADS = ("classifier", "proxies", "regressor")
 
@@ -33,7 +35,7 @@ class CarlConfig(PreTrainedConfig):
     sub_configs_defaults = {"encoder": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
 
     encoder: PreTrainedConfig | dict | None = None
-    pooling: Literal["cls", "mean"] = "cls"
+    pooling: Pooling = "cls"
     encoder_has_pooler: bool = True
     projection_dim: int = 256
     contrast_layers: ContrastLayers = "prediction"
@@ -41,7 +43,7 @@ class CarlConfig(PreTrainedConfig):
     classes: list[str] | None = None
 
     def __post_init__(self, **kwargs):
-        if self.pooling not in ("cls", "mean"):
+        if self.pooling not in get_args(Pooling):
             raise ValueError(f"Unknown pooling {self.pooling!r}: choose 'cls' or 'mean'.")
         if not isinstance(self.projection_dim, int) or self.projection_dim < 1:
             raise ValueError(f"projection_dim must be a positive whole number, got {self.projection_dim!r}.")

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from carl_hf.adversary import token_saliency
-from carl_hf.encoders.embedding import pool
+from carl_hf.encoders.embedding import Pooling, pool
 from carl_hf.encoders.loading import (
     check_encoder,
     is_va_regressor,
@@ -186,7 +186,7 @@ class Explainer:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        pooling: Literal["cls", "mean"] = "cls",
+        pooling: Pooling = "cls",
         max_length: int = 128,
     ):
         self._is_regressor = is_va_regressor(model.config)

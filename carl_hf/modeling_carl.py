@@ -10,7 +10,6 @@ prediction), momentum target branch (the same without prediction, no gradient), 
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, in
 from transformers.utils import ModelOutput
 
 from carl_hf.configuration_carl import CarlConfig, ContrastLayers
-from carl_hf.encoders.embedding import embed_packed, embed_texts, pool, pool_packed
+from carl_hf.encoders.embedding import Pooling, embed_packed, embed_texts, pool, pool_packed
 from carl_hf.encoders.loading import check_encoder, load_encoder
 from carl_hf.encoders.packing import TokenLayout, encode_tokens, use_packed_attention
 
@@ -128,7 +127,7 @@ class CarlModel(CarlPreTrainedModel):
         cls,
         encoder: str | PreTrainedModel,
         *,
-        pooling: Literal["cls", "mean"] = "cls",
+        pooling: Pooling = "cls",
         projection_dim: int = 256,
         contrast_layers: ContrastLayers = "prediction",
         heads: Sequence[str] = ("regressor",),

@@ -25,10 +25,10 @@ from carl_hf.commands.arguments import (
     use_all_cores,
 )
 from carl_hf.configuration_carl import CarlConfig
-from carl_hf.encoders import load_config, load_tokenizer, resolve_encoder
+from carl_hf.encoders import PoolingChoice, load_config, load_tokenizer, resolve_encoder
 from carl_hf.evaluation.comparators import read_comparators
 from carl_hf.evaluation.comparison import compare, spread
-from carl_hf.evaluation.encoder import Pooling, default_cache_dir, load_text_encoder, load_va_head, split_pooling
+from carl_hf.evaluation.encoder import default_cache_dir, load_text_encoder, load_va_head, split_pooling
 from carl_hf.evaluation.plan import TASKS, Corpora, Settings
 from carl_hf.evaluation.suite import Evaluation, run_tasks
 from carl_hf.export.folder import read_record
@@ -52,9 +52,9 @@ class EvaluateArguments:
     )
     output_dir: str = field(default="runs/evaluation", metadata={"help": "Folder for results, report and figures."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the results that the folder holds."})
-    pooling: Pooling = field(
+    pooling: PoolingChoice = field(
         default="auto",
-        metadata={"help": "What stands for a text; 'auto': what the model's folder states, else cls."},
+        metadata={"help": "Pooling; 'auto': what the model's folder states, else cls."},
     )
     va: list[str] = field(
         default_factory=lambda: ["emobank", "facebook"],
@@ -91,7 +91,7 @@ class Candidate:
 
     name: str
     model: str
-    pooling: Pooling
+    pooling: PoolingChoice
 
 
 def candidates_of(args: EvaluateArguments) -> tuple[list[Candidate], dict[str, list[str]]]:

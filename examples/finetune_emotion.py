@@ -18,7 +18,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
 from carl_hf.data.mixing import label_names
 from carl_hf.encoders import load_encoder, load_tokenizer
-from carl_hf.encoders.embedding import embed_poolings
+from carl_hf.encoders.embedding import Pooling, embed_poolings
 from carl_hf.evaluation.circumplex import circular_order
 from carl_hf.evaluation.classification import classification_report
 from carl_hf.evaluation.comparison import class_gain
@@ -68,7 +68,7 @@ class EmotionArguments:
     encoder: str = field(
         default="minilm-l6", metadata={"help": "Encoder: Hub id, folder of an export, or 'minilm-l6' (extra [demo])."}
     )
-    pooling: Literal["cls", "mean"] = field(default="cls", metadata={"help": "What stands for a text."})
+    pooling: Pooling = field(default="cls", metadata={"help": "Pooling of the encoder's last states."})
     dropout: float | None = field(
         default=None, metadata={"help": "Dropout of the encoder in training (default: the encoder's own)."}
     )

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import datasets
 import numpy as np
@@ -81,7 +81,7 @@ class PretrainArguments:
     encoder: str = field(
         default="minilm-l6", metadata={"help": "Encoder to start from: Hub id, folder, or 'minilm-l6' (extra [demo])."}
     )
-    pooling: Literal["cls", "mean"] = field(default="cls", metadata={"help": "What stands for a text."})
+    pooling: Pooling = field(default="cls", metadata={"help": "Pooling of the encoder's last states."})
     dropout: float | None = field(
         default=None, metadata={"help": "Dropout of the encoder in training (default: the encoder's own)."}
     )

@@ -9,7 +9,7 @@ import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ from carl_hf.data.labelled import read_emotion, read_polarity, read_sts, read_va
 from carl_hf.data.loading import find_bad_rows, split_names
 from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.data.table_pieces import PIECEWISE, open_tables
+from carl_hf.encoders.embedding import Pooling
 from carl_hf.evaluation.comparators import read_comparators
 from carl_hf.evaluation.encoder import EmbeddingCache
 from carl_hf.objectives import OBJECTIVES, parse_objectives
@@ -411,7 +412,7 @@ class Plain:
     temperature: float = 0.1
     seed: int = 1
     bf16: bool = False
-    pooling: Literal["cls", "mean"] = "cls"
+    pooling: Pooling = "cls"
     data_dir: str | None = None
 
 

@@ -38,7 +38,7 @@ from carl_hf.data.corpora import CORPORA
 from carl_hf.data.labelled import EMOTION, read_emotion, read_polarity
 from carl_hf.data.loading import Normalization, Split
 from carl_hf.data.mixing import label_names, mix_datasets, remove_overlap, text_key
-from carl_hf.encoders.embedding import Pooling, embed_texts
+from carl_hf.encoders.embedding import ReadPooling, embed_texts
 from carl_hf.encoders.loading import load_encoder, load_tokenizer
 from carl_hf.evaluation.emotion import class_dataset, split_rows
 from carl_hf.evaluation.plan import Corpora, Settings
@@ -92,7 +92,7 @@ class Recipe:
     """
 
     training: dict[str, Any] | None
-    pooling: Pooling = "cls"
+    pooling: ReadPooling = "cls"
     contrast_layers: ContrastLayers = "prediction"
     dropout: float | None = None
     corpora: tuple[str, ...] = ("emobank", "facebook")

@@ -20,6 +20,15 @@ __getattr__, __all__ = lazy_names(
             "load_tokenizer",
             "resolve_encoder",
         ],
-        "embedding": ["Pooling", "classifier_outputs", "embed_poolings", "embed_texts", "pool"],
+        "embedding": [
+            "Pooling",
+            "PoolingChoice",
+            "ReadPooling",
+            "StatedPooling",
+            "classifier_outputs",
+            "embed_poolings",
+            "embed_texts",
+            "pool",
+        ],
     },
 )

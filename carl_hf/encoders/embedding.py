@@ -12,13 +12,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from carl_hf.encoders.fast_cpu import limit_primitive_cache
 from carl_hf.encoders.packing import TokenLayout, encode_first_tokens, encode_tokens, use_packed_attention
 
-Pooling = Literal["cls", "mean", "pooler"]
+Pooling = Literal["cls", "mean"]
+"""What a model is trained with: the first token's last state, or the mean over all tokens."""
+ReadPooling = Literal["cls", "mean", "pooler"]
+"""What an encoder is measured with: also its own pooler output."""
+PoolingChoice = Literal["auto", "cls", "mean", "pooler"]
+"""What a user asks for: `"auto"` is the pooling that the model's folder states, else `"cls"`."""
+StatedPooling = Literal["cls", "mean", "other"]
+"""What a folder of sentence-transformers states: `"other"` is more than pooling and normalisation."""
 
 _TOKENS_OF_A_TEXT = 32  # a batch holds so many tokens for each of its nominal texts
 _TEXTS_OF_A_SLICE = 16  # whose attention is computed together
 
 
-def pool(hidden_BLH: Tensor, attention_mask_BL: Tensor, pooling: Literal["cls", "mean"]) -> Tensor:
+def pool(hidden_BLH: Tensor, attention_mask_BL: Tensor, pooling: Pooling) -> Tensor:
     """The vector (B, H) that stands for a text: its first token's state, or the mean over its tokens but padding."""
     if pooling == "cls":
         return hidden_BLH[:, 0]
@@ -26,7 +33,7 @@ def pool(hidden_BLH: Tensor, attention_mask_BL: Tensor, pooling: Literal["cls", 
     return (hidden_BLH * weight_BL1).sum(1) / weight_BL1.sum(1).clamp_min(1)
 
 
-def pool_packed(hidden_TH: Tensor, layout: TokenLayout, pooling: Literal["cls", "mean"]) -> Tensor:
+def pool_packed(hidden_TH: Tensor, layout: TokenLayout, pooling: Pooling) -> Tensor:
     """The same vectors (B, H) from the states of packed texts."""
     if pooling == "cls":
         return hidden_TH[layout.first_B]
@@ -34,9 +41,7 @@ def pool_packed(hidden_TH: Tensor, layout: TokenLayout, pooling: Literal["cls", 
     return torch.cat([pool(hidden, mask, pooling) for hidden, mask in padded])
 
 
-def embed_packed(
-    encoder: PreTrainedModel, embeds_TE: Tensor, layout: TokenLayout, pooling: Literal["cls", "mean"]
-) -> Tensor:
+def embed_packed(encoder: PreTrainedModel, embeds_TE: Tensor, layout: TokenLayout, pooling: Pooling) -> Tensor:
     """The vectors (B, H) of packed texts, from their word embeddings."""
     if pooling == "cls":
         return encode_first_tokens(encoder, embeds_TE, layout)
@@ -49,7 +54,7 @@ def embed_texts(
     texts: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
     *,
-    pooling: Pooling,
+    pooling: ReadPooling,
     batch_size: int = 64,
     max_length: int = 128,
     normalize: bool = False,
@@ -77,11 +82,11 @@ def embed_poolings(
     texts: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
     *,
-    poolings: Sequence[Pooling],
+    poolings: Sequence[ReadPooling],
     batch_size: int = 64,
     max_length: int = 128,
     progress: str | None = None,
-) -> dict[Pooling, Tensor]:
+) -> dict[ReadPooling, Tensor]:
     """The embeddings of [`embed_texts`], to rounding, under several poolings, from one pass.
 
     Args:
@@ -132,8 +137,8 @@ def _batches(order: Sequence[int], tokens: Sequence[Sequence[int]], most: int, *
 
 
 def _encode_packed(
-    encoder: PreTrainedModel, ids: Sequence[Sequence[int]], poolings: Sequence[Pooling]
-) -> dict[Pooling, Tensor]:
+    encoder: PreTrainedModel, ids: Sequence[Sequence[int]], poolings: Sequence[ReadPooling]
+) -> dict[ReadPooling, Tensor]:
     layout = TokenLayout.of_lengths(
         [len(text) for text in ids], texts_of_slice=_TEXTS_OF_A_SLICE, device=encoder.device
     )
@@ -149,8 +154,8 @@ def _encode_padded(
     encoder: PreTrainedModel,
     ids: Sequence[Sequence[int]],
     tokenizer: PreTrainedTokenizerBase,
-    poolings: Sequence[Pooling],
-) -> dict[Pooling, Tensor]:
+    poolings: Sequence[ReadPooling],
+) -> dict[ReadPooling, Tensor]:
     batch = tokenizer.pad({"input_ids": list(ids)}, padding_side="right", return_tensors="pt").to(encoder.device)
     output = encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     return {

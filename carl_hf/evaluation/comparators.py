@@ -3,11 +3,11 @@
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from carl_hf.encoders.embedding import ReadPooling
 from carl_hf.utils.yaml_files import read_yaml
 
-ComparatorPooling = Literal["cls", "mean", "pooler"]
 _KEYS = ("model", "pooling", "note")
 
 
@@ -22,7 +22,7 @@ class Comparator:
 
     name: str
     model: str | None
-    pooling: ComparatorPooling
+    pooling: ReadPooling
     note: str
 
 
@@ -56,9 +56,9 @@ def _comparator(where: str, name: str, entry: Any) -> Comparator:
     model, pooling, note = entry["model"], entry.get("pooling", "cls"), entry.get("note") or ""
     if model is not None and (not isinstance(model, str) or not model.strip()):
         raise ValueError(f"{where}: model is {reprlib.repr(model)}; give a Hub id or a folder in quotes, or null.")
-    if pooling not in get_args(ComparatorPooling):
+    if pooling not in get_args(ReadPooling):
         raise ValueError(
-            f"{where}: unknown pooling {reprlib.repr(pooling)}; choose {', '.join(get_args(ComparatorPooling))}."
+            f"{where}: unknown pooling {reprlib.repr(pooling)}; choose {', '.join(get_args(ReadPooling))}."
         )
     if model is None and not note:
         raise ValueError(f"{where}: model is null; say in 'note' where the weights can be had, or give a model.")

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from carl_hf.configuration_carl import CarlConfig
-from carl_hf.encoders.embedding import classifier_outputs, embed_poolings
+from carl_hf.encoders.embedding import PoolingChoice, StatedPooling, classifier_outputs, embed_poolings
 from carl_hf.encoders.loading import (
     is_va_regressor,
     load_classifier,
@@ -140,13 +140,10 @@ class TextEncoder:
         return vectors
 
 
-Pooling = Literal["auto", "cls", "mean", "pooler"]
-
-
-def split_pooling(name: str, default: Pooling = "auto") -> tuple[str, Pooling]:
+def split_pooling(name: str, default: PoolingChoice = "auto") -> tuple[str, PoolingChoice]:
     """The model and its pooling from "MODEL" or "MODEL@POOLING"."""
     model, _, pooling = name.rpartition("@")
-    return (model, pooling) if pooling in get_args(Pooling) else (name, default)
+    return (model, pooling) if pooling in get_args(PoolingChoice) else (name, default)
 
 
 def default_cache_dir() -> Path:
@@ -156,7 +153,7 @@ def default_cache_dir() -> Path:
 def load_text_encoder(
     name: str,
     *,
-    pooling: Pooling = "auto",
+    pooling: PoolingChoice = "auto",
     max_length: int = 128,
     batch_size: int = 64,
     cache_dir: str | Path | None = None,
@@ -242,7 +239,7 @@ def load_va_head(
     return predict
 
 
-def stated_pooling(resolved: str) -> Literal["cls", "mean", "other"] | None:
+def stated_pooling(resolved: str) -> StatedPooling | None:
     """Pooling of a sentence-transformers layout; "other" for one that is more than pooling and normalisation."""
     modules = _optional_json(resolved, "modules.json")
     if modules is None:
@@ -253,7 +250,7 @@ def stated_pooling(resolved: str) -> Literal["cls", "mean", "other"] | None:
     state = _optional_json(resolved, f"{modules[1]['path']}/config.json") or {}
     flags = (key.removeprefix("pooling_mode_") for key, value in state.items() if value is True)
     modes = [flag for flag in flags if not flag.startswith("include_")] or [state.get("pooling_mode")]  # form of 6
-    known: dict[Any, Literal["cls", "mean"]] = {
+    known: dict[Any, StatedPooling] = {
         "cls_token": "cls",
         "mean_tokens": "mean",
         "cls": "cls",
