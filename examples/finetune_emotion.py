@@ -48,12 +48,13 @@ from carl_hf.data.bad_rows import skipped_record
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
 from carl_hf.data.mixing import label_names
+from carl_hf.data.splits import split_rows
 from carl_hf.encoders import load_encoder, load_tokenizer
 from carl_hf.encoders.embedding import Pooling, embed_poolings
 from carl_hf.evaluation.circumplex import circular_order
 from carl_hf.evaluation.classification import classification_report
 from carl_hf.evaluation.comparison import class_gain
-from carl_hf.evaluation.emotion import class_dataset, measure_emotion, split_rows
+from carl_hf.evaluation.emotion import class_dataset, measure_emotion
 from carl_hf.export.folder import read_record, with_earlier_training
 from carl_hf.export.task_heads import check_classes
 from carl_hf.objectives import describe_objectives

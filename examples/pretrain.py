@@ -55,11 +55,12 @@ from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
 from carl_hf.data.loading import Normalization, NoSplitError, find_bad_rows
 from carl_hf.data.mixing import label_names, mix_datasets, numbered_rows, numbers_from_names, remove_overlap
+from carl_hf.data.splits import split_rows
 from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.encoders import load_encoder, load_tokenizer
 from carl_hf.encoders.embedding import Pooling, embed_poolings
 from carl_hf.evaluation.agreement import pearson
-from carl_hf.evaluation.emotion import class_dataset, split_rows
+from carl_hf.evaluation.emotion import class_dataset
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_gain, va_metrics
 from carl_hf.export.cards import va_results
 from carl_hf.export.folder import with_earlier_training

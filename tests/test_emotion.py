@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from carl_hf.data.labelled import ClassCorpus
+from carl_hf.data.splits import split_rows
 from carl_hf.evaluation.classification import (
     accuracy_and_f1,
     classification_figures,
@@ -9,7 +10,7 @@ from carl_hf.evaluation.classification import (
     multi_label_f1,
     multi_label_report,
 )
-from carl_hf.evaluation.emotion import few_shot, measure_emotion, split_rows
+from carl_hf.evaluation.emotion import few_shot, measure_emotion
 from carl_hf.evaluation.probes import fit_logistic, fit_multi_label, fit_ridge
 
 metrics = pytest.importorskip("sklearn.metrics")

@@ -33,9 +33,10 @@ from carl_hf.commands.arguments import environment_record, parse_script_argument
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import ClassCorpus, read_emotion
 from carl_hf.data.mixing import label_names, mix_datasets, remove_overlap
+from carl_hf.data.splits import split_rows
 from carl_hf.encoders.loading import load_tokenizer
 from carl_hf.evaluation.circumplex import circular_order, radius_against_intensity
-from carl_hf.evaluation.emotion import class_dataset, emotion_curve, measure_emotion, split_rows
+from carl_hf.evaluation.emotion import class_dataset, emotion_curve, measure_emotion
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_metrics
 from carl_hf.report.plots import plot_circularity, plot_dimension_curves
 from carl_hf.report.tables import table

@@ -37,10 +37,11 @@ from carl_hf.configuration_carl import ContrastLayers
 from carl_hf.data.corpora import CORPORA
 from carl_hf.data.labelled import EMOTION, read_emotion, read_polarity
 from carl_hf.data.loading import Normalization, Split
-from carl_hf.data.mixing import label_names, mix_datasets, remove_overlap, text_key
+from carl_hf.data.mixing import label_names, mix_datasets, remove_overlap
+from carl_hf.data.splits import split_rows, text_key
 from carl_hf.encoders.embedding import ReadPooling, embed_texts
 from carl_hf.encoders.loading import load_encoder, load_tokenizer
-from carl_hf.evaluation.emotion import class_dataset, split_rows
+from carl_hf.evaluation.emotion import class_dataset
 from carl_hf.evaluation.plan import Corpora, Settings
 from carl_hf.evaluation.suite import run_tasks
 from carl_hf.evaluation.valence_arousal import labels_of

@@ -14,8 +14,8 @@ import pandas as pd
 from carl_hf.data.bad_rows import BadRow, name_fault, number_of, refuse, text_fault
 from carl_hf.data.corpora import CORPORA, read_corpus
 from carl_hf.data.files import REMEDY, Table, read_table
-from carl_hf.data.loading import check_table, good_rows, normalized, read_source, renamed, split_names, without_overlap
-from carl_hf.data.mixing import text_key
+from carl_hf.data.loading import check_table, good_rows, normalized, read_source, renamed
+from carl_hf.data.splits import split_names, text_key, with_validation, without_overlap
 from carl_hf.utils.suggestions import listed
 
 EKMAN_SIX = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
@@ -41,14 +41,19 @@ class VaCorpus:
 
 @dataclass(frozen=True)
 class ClassCorpus:
-    """Texts with classes: `labels` (N,) numbers, or (N, C) booleans where a text may have several; `split` (N,) or
-    None; the rows of its file that were skipped."""
+    """Texts with classes: `labels` (N,) class indices, or (N, C) booleans where a text may have any number of them;
+    `split` (N,) or None; the rows of its file that were skipped."""
 
     texts: list[str]
     labels: np.ndarray
     classes: list[str]
     split: np.ndarray | None
     skipped: Sequence[BadRow] = ()
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a text may have more than one class, or none."""
+        return self.labels.ndim == 2
 
     def part(self, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
         return [self.texts[i] for i in rows], self.labels[rows]
@@ -75,10 +80,7 @@ def read_va(name: str, data_dir: str | Path | None) -> VaCorpus:
     texts, split = frame["text"].tolist(), split_names(frame) if "split" in frame else None
     keep = _kept_rows(texts, split, name)
     if split is not None:
-        split = split[keep]
-        if "validation" not in split:  # the strength is chosen on a tenth of the training part
-            train = np.flatnonzero(split == "train")
-            split[np.random.default_rng(0).choice(train, max(2, len(train) // 10), replace=False)] = "validation"
+        split = with_validation(split[keep])
     return VaCorpus([texts[i] for i in keep], labels[keep], dimensions, split)
 
 

@@ -7,7 +7,7 @@ Datasets leave this module with the columns `text`, `valence`, `arousal` (in [-1
 import logging
 import math
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -29,7 +29,8 @@ from carl_hf.data.bad_rows import (
 )
 from carl_hf.data.corpora import CORPORA, CorpusSpec, read_corpus
 from carl_hf.data.files import REMEDY, SUFFIXES, Table, load_hub_dataset, read_rows
-from carl_hf.data.mixing import COLUMNS, text_key, with_columns
+from carl_hf.data.mixing import COLUMNS, with_columns
+from carl_hf.data.splits import split_names, without_overlap
 from carl_hf.utils.suggestions import listed
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,6 @@ SKIP_REMEDY = f"{REMEDY}, or leave bad rows out with --skip_bad_rows true (skip_
 NO_GOOD_ROW = "no row is good, so that there is nothing to skip to"
 Normalization = Literal["scale", "observed", "standardized"]
 Split = Literal["train", "validation", "test", "all"]
-_SPLIT_NAMES = {"dev": "validation", "val": "validation", "valid": "validation"}
 
 
 def load_va_dataset(
@@ -320,23 +320,3 @@ def _take_split(frame: pd.DataFrame, split: Split, name: str) -> pd.DataFrame:
     if len(part) == 0:
         raise NoSplitError(f"{name} has no rows in split {split!r}; its splits are {listed(sorted(set(names)))}.")
     return part[without_overlap(frame["text"], names)[names == split]] if split == "train" else part
-
-
-def split_names(frame: pd.DataFrame) -> np.ndarray:
-    """The column `split` in lower case, every name for the development part as "validation"."""
-    return frame["split"].astype(str).str.strip().str.lower().replace(_SPLIT_NAMES).to_numpy(dtype=object)
-
-
-def without_overlap(texts: Iterable[str], split: np.ndarray) -> np.ndarray:
-    """(N,) booleans: False for a training text that stands in another split, and a validation text that stands in the
-    test split."""
-    keys = np.array([text_key(text) for text in texts], dtype=object)
-    test = set(keys[split == "test"])
-    held_out = set(keys[split != "train"])
-    return np.array(
-        [
-            not (part == "train" and key in held_out) and not (part == "validation" and key in test)
-            for key, part in zip(keys, split, strict=True)
-        ],
-        dtype=bool,
-    )

@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from carl_hf.data.bad_rows import is_blank
 from carl_hf.data.label_spaces import LabelSpace
+from carl_hf.data.splits import text_key
 
 logger = logging.getLogger(__name__)
 
@@ -144,8 +145,3 @@ def with_columns(dataset: Dataset, columns: Sequence[str]) -> Dataset:
         values["label"] = [None if is_blank(label) else str(label) for label in values["label"]]
     features = datasets.Features({column: datasets.Value(COLUMNS[column]) for column in columns})
     return Dataset.from_dict(values, features=features)
-
-
-def text_key(text: str) -> str:
-    """What two texts share that are the same up to case and white space."""
-    return " ".join(text.casefold().split())

@@ -15,10 +15,9 @@ from carl_hf.data.loading import (
     check_scale,
     normalized,
     sorted_out,
-    split_names,
     with_our_names,
 )
-from carl_hf.data.mixing import text_key
+from carl_hf.data.splits import split_names, text_key
 from carl_hf.data.table_pieces import PIECEWISE, open_tables
 
 logger = logging.getLogger(__name__)

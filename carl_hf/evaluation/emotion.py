@@ -7,41 +7,15 @@ import numpy as np
 from datasets import Dataset
 
 from carl_hf.data.labelled import ClassCorpus
+from carl_hf.data.splits import split_rows
 from carl_hf.evaluation.classification import classification_report, multi_label_report
 from carl_hf.evaluation.geometry import dimension_curve
 from carl_hf.evaluation.probes import fit_logistic, fit_multi_label
 
 FEW_SHOT_DRAWS = 10
-_SPLIT_SEED = 42
 _PROBE_OF_CURVES = (1e-2,)  # strength of the logistic probe in dimension curves, the same for every point
 _DRAWS_OF_CURVES = 3
 Items = dict[str, np.ndarray]
-
-
-def split_rows(corpus: ClassCorpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(train, dev, test) rows: the corpus's own; a missing dev part is a random tenth of train, and a corpus without
-    splits is divided 80 / 10 / 10, by class where a text has one.
-
-    The draw is the same in every training, export and evaluation, whatever their seed, so that none measures on texts
-    that another has trained on.
-    """
-    from sklearn.model_selection import train_test_split
-
-    def divide(rows: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-        labels = corpus.labels[rows] if corpus.labels.ndim == 1 else None
-        enough = labels is not None and np.bincount(labels)[np.unique(labels)].min() >= 2
-        enough = enough and round(share * len(rows)) >= len(np.unique(labels))
-        return train_test_split(rows, test_size=share, random_state=_SPLIT_SEED, stratify=labels if enough else None)
-
-    everything = np.arange(len(corpus.texts))
-    if corpus.split is None:
-        rest, test = divide(everything, 0.1)
-        train, dev = divide(rest, 1 / 9)
-        return train, dev, test
-    train, dev, test = (everything[corpus.split == part] for part in ("train", "validation", "test"))
-    if len(dev) == 0:
-        train, dev = divide(train, 0.1)
-    return train, dev, test
 
 
 def class_dataset(corpus: ClassCorpus, rows: np.ndarray) -> Dataset:

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from carl_hf.data.labelled import ClassCorpus
+from carl_hf.data.splits import split_rows
 from carl_hf.evaluation.bootstrap import interval
 from carl_hf.evaluation.classification import accuracy_and_f1
-from carl_hf.evaluation.emotion import split_rows
 from carl_hf.evaluation.senteval import FAST_PROTOCOL, TEST_PROTOCOL, nested_kfold, split_probe
 
 SENTEVAL_SEED = 1111  # of the published protocol, whatever the seed of everything else

@@ -13,11 +13,12 @@ from transformers import PreTrainedTokenizerBase
 
 from carl_hf.data import labelled as data
 from carl_hf.data.label_spaces import read_label_space
+from carl_hf.data.splits import split_rows
 from carl_hf.evaluation import geometry
 from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.circumplex import circular_order, radius_against_intensity
 from carl_hf.evaluation.detector import measure_detector
-from carl_hf.evaluation.emotion import emotion_curve, finite_curve, measure_emotion, split_rows
+from carl_hf.evaluation.emotion import emotion_curve, finite_curve, measure_emotion
 from carl_hf.evaluation.plan import TASKS, Corpora, Settings
 from carl_hf.evaluation.polarity import measure_polarity
 from carl_hf.evaluation.semantics import pair_cosines, sts_spearman

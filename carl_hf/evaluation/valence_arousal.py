@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from carl_hf.data.labelled import VaCorpus
+from carl_hf.data.splits import divide
 from carl_hf.evaluation.agreement import FIGURES, agreement, defined, pearson
 from carl_hf.evaluation.bootstrap import RESAMPLES, interval, resample_rows
 from carl_hf.evaluation.probes import fit_ridge
@@ -126,8 +127,7 @@ def measure_transfer(
     if source.split is not None:
         train, dev = source.rows("train"), source.rows("validation")
     else:
-        order = np.random.default_rng(seed).permutation(len(source.texts))
-        train, dev = np.split(order, [len(order) * 9 // 10])
+        train, dev = divide(np.random.default_rng(seed).permutation(len(source.texts)), 9)
     test = target.rows("test") if target.split is not None else np.arange(len(target.texts))
     fitted, measured = encode(source.texts), encode(target.texts)
     predictions = ridge_predictions(
@@ -157,7 +157,7 @@ def seeded_folds(size: int, seed: int) -> list[tuple[np.ndarray, np.ndarray, np.
     folds = []
     for test in np.array_split(order, FOLDS):
         rest = order[~np.isin(order, test)]
-        dev, train = np.split(rest, [max(1, len(rest) // 10)])
+        dev, train = divide(rest, 1, fewest=1)
         folds.append((train, dev, test))
     return folds
 

@@ -15,10 +15,10 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.data.labelled import ClassCorpus
+from carl_hf.data.splits import divide, split_rows
 from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.encoders.loading import is_va_regressor
 from carl_hf.evaluation.classification import classification_report, multi_label_report
-from carl_hf.evaluation.emotion import split_rows
 from carl_hf.evaluation.probes import fit_ridge
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, va_metrics
 from carl_hf.export.bias import measure_bias
@@ -94,11 +94,10 @@ def export_encoder(
         return model.embed(list(texts), tokenizer, max_length=max_length, normalize=True).numpy()
 
     def va_probe(part: Dataset) -> Callable[[Sequence[str]], np.ndarray]:
-        rows = np.random.default_rng(0).permutation(len(part))[:_PROBE_TEXTS]
-        part = part.select(rows)
+        part = part.select(np.random.default_rng(0).permutation(len(part))[:_PROBE_TEXTS])
         vectors, labels = embed(part["text"]), labels_of(part)
-        fitted = max(2, len(part) * 4 // 5)
-        probe = fit_ridge(vectors[:fitted], labels[:fitted], vectors[fitted:], labels[fitted:])
+        fitted, chosen = divide(np.arange(len(part)), 8)
+        probe = fit_ridge(vectors[fitted], labels[fitted], vectors[chosen], labels[chosen])
         return lambda texts: probe(embed(texts))
 
     vectors = embed([_SOURCE, *_EXAMPLES.values()])

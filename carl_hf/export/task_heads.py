@@ -17,8 +17,8 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.data.labelled import ClassCorpus
+from carl_hf.data.splits import divide, split_rows
 from carl_hf.encoders.embedding import classifier_outputs
-from carl_hf.evaluation.emotion import split_rows
 from carl_hf.evaluation.probes import LinearProbe, best_threshold, fit_logistic, fit_multi_label, fit_ridge
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of
 from carl_hf.modeling_carl import CarlModel
@@ -64,9 +64,8 @@ def fit_va_regressor(
     if len(train) < FEWEST_TEXTS:
         raise ValueError(f"A valence-arousal head needs at least {FEWEST_TEXTS} texts with labels, got {len(train)}.")
     if dev is None:
-        rows = np.random.default_rng(seed).permutation(len(train))
-        held = max(2, len(rows) // 10)
-        train, dev = train.select(rows[held:]), train.select(rows[:held])
+        dev_rows, train_rows = divide(np.random.default_rng(seed).permutation(len(train)), 1)
+        train, dev = train.select(train_rows), train.select(dev_rows)
     regressor, path = _headless(model, list(DIMENSIONS), "regression")
     features = [
         classifier_outputs(regressor, list(part["text"]), tokenizer, max_length=max_length).numpy()
@@ -85,7 +84,7 @@ def fit_emotion_classifier(
     class_weights: Literal["equal", "balanced"] = "equal",
 ) -> PreTrainedModel:
     """A sequence-classification model over the corpus's classes, fitted on its training part, its strength chosen on
-    its validation part (for missing parts see [`carl_hf.evaluation.emotion.split_rows`]).
+    its validation part (for missing parts see [`carl_hf.data.splits.split_rows`]).
 
     Where a text may have several classes the problem type is multi-label: each class has a probability of its own.
     Otherwise `class_weights` says whether every text weighs the same, or every class.

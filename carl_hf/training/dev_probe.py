@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from datasets import Dataset
 
+from carl_hf.data.splits import divide
 from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.probes import fit_logistic
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions
@@ -61,14 +62,14 @@ class DevProbe:
         return np.array([i for i in _named(dev) if str(names[i]) in known], dtype=int)
 
     def _correlations(self, train: np.ndarray, held: np.ndarray, dev: Dataset) -> np.ndarray:
-        fitted, chosen = _four_fifths(_numbered(self._train))
+        fitted, chosen = divide(_numbered(self._train), 8)
         judged, labels = _numbered(dev), labels_of(self._train)
         predicted = ridge_predictions(train[fitted], labels[fitted], train[chosen], labels[chosen], held[judged])
         return np.nan_to_num(pearson(predicted.T, labels_of(dev)[judged].T), nan=-1.0)
 
     def _accuracy(self, train: np.ndarray, held: np.ndarray, dev: Dataset) -> float:
         judged, names = self._judged(dev), np.array([str(name) for name in self._train["label"]])
-        fitted, chosen = _four_fifths(_named(self._train))
+        fitted, chosen = divide(_named(self._train), 8)
         classes, labels = np.unique(names[np.concatenate([fitted, chosen])], return_inverse=True)
         if len(set(labels[: len(fitted)])) == 1:  # nothing to tell apart
             predicted = np.full(len(judged), classes[labels[0]])
@@ -90,8 +91,3 @@ def _rows_with(dataset: Dataset, column: str) -> np.ndarray:
     if column not in dataset.column_names:
         return np.array([], dtype=int)
     return np.flatnonzero([value is not None for value in dataset[column]])
-
-
-def _four_fifths(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    fitted = max(2, len(rows) * 4 // 5)
-    return rows[:fitted], rows[fitted:]

@@ -1,0 +1,78 @@
+"""Train, validation and test splits: a source's own, and the seeded draws where it has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from carl_hf.data.labelled import ClassCorpus
+
+_SPLIT_NAMES = {"dev": "validation", "val": "validation", "valid": "validation"}
+_SEED = 42
+
+
+def split_names(frame: pd.DataFrame) -> np.ndarray:
+    """(N,) the column `split` in lower case, with "validation" for dev, val and valid."""
+    return frame["split"].astype(str).str.strip().str.lower().replace(_SPLIT_NAMES).to_numpy(dtype=object)
+
+
+def text_key(text: str) -> str:
+    """The same for texts that differ only in case and white space."""
+    return " ".join(text.casefold().split())
+
+
+def without_overlap(texts: Iterable[str], split: np.ndarray) -> np.ndarray:
+    """(N,) booleans: False for a training text that is also in another split, and for a validation text that is also
+    in the test split."""
+    keys = np.array([text_key(text) for text in texts], dtype=object)
+    test, held_out = set(keys[split == "test"]), set(keys[split != "train"])
+    leaks = [
+        (name == "train" and key in held_out) or (name == "validation" and key in test)
+        for key, name in zip(keys, split, strict=True)
+    ]
+    return ~np.array(leaks, dtype=bool)
+
+
+def with_validation(split: np.ndarray) -> np.ndarray:
+    """The (N,) split names; where none is "validation", a random tenth of the training rows is."""
+    if "validation" not in split:
+        train, split = np.flatnonzero(split == "train"), split.copy()
+        split[np.random.default_rng(0).choice(train, max(2, len(train) // 10), replace=False)] = "validation"
+    return split
+
+
+def divide(rows: np.ndarray, tenths: int, *, fewest: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """The first `tenths` tenths of `rows`, but at least `fewest` of them, and the others."""
+    first = max(fewest, tenths * len(rows) // 10)
+    return rows[:first], rows[first:]
+
+
+def split_rows(corpus: ClassCorpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(train, validation, test) rows of a corpus. Without a validation split, it is a random tenth of train. Without
+    any splits, the rows are divided 80 / 10 / 10, stratified by class if each text has one.
+
+    The draw is the same in every training, export and evaluation, whatever their seed, so that none measures on texts
+    that another has trained on.
+    """
+    from sklearn.model_selection import train_test_split
+
+    def draw(rows: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+        labels = None if corpus.multi_label else corpus.labels[rows]
+        if labels is not None:
+            counts = np.unique(labels, return_counts=True)[1]
+            if counts.min() < 2 or round(share * len(rows)) < len(counts):
+                labels = None  # too few to stratify
+        return train_test_split(rows, test_size=share, random_state=_SEED, stratify=labels)
+
+    rows = np.arange(len(corpus.texts))
+    if corpus.split is None:
+        rest, test = draw(rows, 0.1)
+        return *draw(rest, 1 / 9), test
+    train, validation, test = (rows[corpus.split == name] for name in ("train", "validation", "test"))
+    if len(validation) == 0:
+        train, validation = draw(train, 0.1)
+    return train, validation, test
