@@ -141,7 +141,8 @@ def export_va_regressor(
 
     Args:
         model: a trained [`CarlModel`], on whose frozen encoder the head is fitted (see
-            [`carl_hf.export.task_heads.fit_va_regressor`]), or a sequence-classification model trained for these outputs.
+            [`carl_hf.export.task_heads.fit_va_regressor`]), or a sequence-classification model trained for these
+            outputs.
         train, dev: texts, valence, arousal (in [-1, 1]) that the head is fitted to, for a [`CarlModel`].
         test: corpus -> held-out texts and labels that the card reports. corpora: names of what the head was fitted
             to; by default the training corpora of `provenance`.
