@@ -37,8 +37,8 @@ from carl_hf.encoders.loading import (
     load_encoder,
     load_tokenizer,
     resolve_encoder,
+    stated_pooling,
 )
-from carl_hf.evaluation.encoder import stated_pooling
 from carl_hf.utils.suggestions import did_you_mean
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ __getattr__, __all__ = lazy_names(
             "load_measured_encoder",
             "load_tokenizer",
             "resolve_encoder",
+            "stated_pooling",
         ],
         "embedding": [
             "Pooling",

