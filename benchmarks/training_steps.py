@@ -21,6 +21,7 @@ from carl_hf import CarlDataCollator, CarlModel, CarlTrainer, CarlTrainingArgume
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
 from carl_hf.collator import slices_of
 from carl_hf.commands.arguments import parse_script_arguments, use_all_cores
+from carl_hf.encoders import pool
 from carl_hf.encoders.loading import load_encoder, load_tokenizer, resolve_encoder
 from carl_hf.encoders.packing import TokenLayout, encode_tokens, use_packed_attention
 from carl_hf.losses import focal_detection_loss, mccl_loss, simcse_loss
@@ -114,11 +115,11 @@ class Bench:
         self.recipe = CarlTrainingArguments("unused", use_cpu=True)
 
     def trainer(self, **settings: Any) -> CarlTrainer:
-        """Of the two losses that [`Bench.plain`] computes too; `regression_weight` adds the third of the default."""
+        """With the two losses that [`Bench.plain`] computes too; `objectives` replaces them."""
         args = CarlTrainingArguments(
             "unused", per_device_train_batch_size=self.args.batch_size, bf16=self.args.bf16, report_to="none",
             use_cpu=self.device.type == "cpu", save_strategy="no",
-            **{"regression_weight": 0.0, "perturb_half": False, **settings},
+            **{"objectives": ["mccl", "ptd"], "perturb_half": False, **settings},
         )  # fmt: skip
         model = CarlModel.from_encoder(self.args.encoder).to(self.device).train()
         trainer = CarlTrainer(model=model, args=args, train_dataset=self.texts, processing_class=self.tokenizer)
@@ -245,8 +246,17 @@ class Bench:
         model = CarlModel.from_encoder(self.args.encoder).to(self.device).train()
         update = Update(list(model.online_parameters()))
 
+        def encode(embeds_BLE: Tensor, mask: Tensor) -> Tensor:
+            return model.encoder(inputs_embeds=embeds_BLE, attention_mask=mask).last_hidden_state
+
+        @torch.no_grad()
+        def project_target(ids: Tensor, mask: Tensor) -> Tensor:
+            hidden_BLH = model.target.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+            return model.target.project(pool(hidden_BLH, mask, model.config.pooling))
+
         def mccl(batch: dict[str, Any], embeds_BLE: Tensor, target_GD: Tensor) -> Tensor:
-            pooled_BH = model.pool(model.encode(embeds_BLE, batch["attention_mask"]), batch["attention_mask"])
+            mask = batch["attention_mask"]
+            pooled_BH = pool(encode(embeds_BLE, mask), mask, model.config.pooling)
             return mccl_loss(
                 model.predict(pooled_BH), target_GD, batch["va"], batch["va"], temperature=args.temperature,
                 label_temperature=args.label_temperature, kernel=args.label_kernel,
@@ -255,7 +265,7 @@ class Bench:
         def step(batch: dict[str, Any]) -> None:
             ids, mask, eligible = batch["input_ids"], batch["attention_mask"], batch["eligible"]
             with self.autocast():
-                target_GD = model.project_target(ids, mask)
+                target_GD = project_target(ids, mask)
                 embeds_BLE = model.word_embeddings(ids).detach().requires_grad_()
                 (gradient_BLE,) = torch.autograd.grad(mccl(batch, embeds_BLE, target_GD), embeds_BLE)
                 chosen_BL = select_salient_tokens(token_saliency(gradient_BLE), eligible, fraction=0.1)
@@ -264,9 +274,9 @@ class Bench:
                     step_size=args.pgd_step_size, steps=1, first_gradient=gradient_BLE,
                 )  # fmt: skip
                 l_mccl = mccl(batch, model.word_embeddings(ids), target_GD)
-                logits_BL = model.detect(model.encode(model.word_embeddings(ids) + delta_BLE, mask))
+                logits_BL = model.detect(encode(model.word_embeddings(ids) + delta_BLE, mask))
                 l_ptd = focal_detection_loss(logits_BL, chosen_BL, eligible, gamma=args.focal_gamma)
-                loss = args.mccl_weight * l_mccl + args.ptd_weight * l_ptd
+                loss = args.weights["mccl"] * l_mccl + args.weights["ptd"] * l_ptd
             loss.backward()
             update()
             update_target(model.target, model.online, 0.99)

@@ -18,7 +18,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, in
 from transformers.utils import ModelOutput
 
 from carl_hf.configuration_carl import CarlConfig, ContrastLayers
-from carl_hf.encoders.embedding import Pooling, embed_packed, embed_texts, pool, pool_packed
+from carl_hf.encoders.embedding import Pooling, embed_packed, embed_texts, pool
 from carl_hf.encoders.loading import check_encoder, load_encoder
 from carl_hf.encoders.packing import TokenLayout, encode_tokens, use_packed_attention
 
@@ -152,7 +152,7 @@ class CarlModel(CarlPreTrainedModel):
             encoder = load_encoder(encoder)
         check_encoder(encoder)
         encoder.float()  # training in bf16 or fp16 is autocast's; the weights, and the target, stay float32
-        pooler = getattr(encoder, "pooler", None)  # the one question that no configuration answers
+        pooler = getattr(encoder, "pooler", None)  # no config field says whether a pooler exists
         config = CarlConfig(
             encoder=encoder.config,
             pooling=pooling,
@@ -203,55 +203,36 @@ class CarlModel(CarlPreTrainedModel):
         self.target.requires_grad_(False)
         self.target.eval()
 
-    # The parts of a training step, in the order in which the trainer uses them.
-
-    def word_embeddings(self, input_ids: Tensor) -> Tensor:
-        """Word embeddings (B, L, E) of the online encoder, before position, type and normalisation are added."""
-        return self.encoder.get_input_embeddings()(input_ids)
-
-    def encode(self, embeds_BLE: Tensor, attention_mask: Tensor) -> Tensor:
-        """Last hidden states (B, L, H) of the online encoder over word embeddings."""
-        return self.encoder(inputs_embeds=embeds_BLE, attention_mask=attention_mask).last_hidden_state
-
-    def pool(self, hidden_BLH: Tensor, attention_mask: Tensor) -> Tensor:
-        """The embedding (B, H) of a text from its last hidden states, under the model's pooling."""
-        return pool(hidden_BLH, attention_mask, self.config.pooling)
+    # The parts of a training step, on packed texts (encoders/packing.py).
 
     def use_packed_attention(self) -> None:
-        """Lets both encoders run on packed tokens where they can (encoders/packing.py); else by padded slices."""
+        """Lets both encoders run on packed tokens where they can; else on padded slices, to the same result."""
         for branch in (self.online, self.target):
             use_packed_attention(branch.encoder)
 
-    def encode_packed(self, embeds_TE: Tensor, layout: TokenLayout) -> Tensor:
-        """Last hidden states (T, H) of the online encoder over the word embeddings of packed texts."""
+    def word_embeddings(self, input_ids: Tensor) -> Tensor:
+        """Word embeddings (..., E) of the online encoder, before position, type and normalisation are added."""
+        return self.encoder.get_input_embeddings()(input_ids)
+
+    def encode(self, embeds_TE: Tensor, layout: TokenLayout) -> Tensor:
+        """Last hidden states (T, H) of the online encoder over word embeddings."""
         return encode_tokens(self.encoder, embeds_TE, layout)
 
-    def embed_packed(self, embeds_TE: Tensor, layout: TokenLayout) -> Tensor:
-        """The embeddings (B, H) of packed texts from their word embeddings, under the model's pooling."""
+    def embed_words(self, embeds_TE: Tensor, layout: TokenLayout) -> Tensor:
+        """Embeddings (B, H) of texts from their word embeddings, under the model's pooling."""
         return embed_packed(self.encoder, embeds_TE, layout, self.config.pooling)
 
-    def pool_packed(self, hidden_TH: Tensor, layout: TokenLayout) -> Tensor:
-        """The embeddings (B, H) of packed texts from their last hidden states, under the model's pooling."""
-        return pool_packed(hidden_TH, layout, self.config.pooling)
-
     def predict(self, pooled_BH: Tensor) -> Tensor:
-        """Prediction (B, D) of the online branch from pooled states; what it projects where it has no prediction."""
+        """Prediction (B, D) of the online branch from embeddings; the projection where it has no prediction layers."""
         return self.prediction(self.online.project(pooled_BH))
 
     @torch.no_grad()
-    def project_target(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Projection (B, D) of the target branch, without gradient."""
-        hidden_BLH = self.target.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return self.target.project(self.pool(hidden_BLH, attention_mask))
-
-    @torch.no_grad()
-    def project_target_packed(self, input_ids_T: Tensor, layout: TokenLayout) -> Tensor:
-        """The same for packed texts, part by part."""
-        words, projections = self.target.encoder.get_input_embeddings(), []
-        for part in layout.parts:
-            embeds_TE = words(input_ids_T[part.tokens])
-            pooled_BH = embed_packed(self.target.encoder, embeds_TE, part, self.config.pooling)
-            projections.append(self.target.project(pooled_BH))
+    def project_target(self, input_ids_T: Tensor, layout: TokenLayout) -> Tensor:
+        """Projection (B, D) of the target branch, chunk by chunk, without gradient."""
+        encoder, projections = self.target.encoder, []
+        for chunk in layout.parts:
+            embeds_TE = encoder.get_input_embeddings()(input_ids_T[chunk.tokens])
+            projections.append(self.target.project(embed_packed(encoder, embeds_TE, chunk, self.config.pooling)))
         return torch.cat(projections)
 
     def proxy_similarity(self, embedding_BH: Tensor) -> Tensor:
@@ -266,9 +247,9 @@ class CarlModel(CarlPreTrainedModel):
             return self.classifier(embedding_BH).argmax(-1)
         return None if self.proxies is None else self.proxy_similarity(embedding_BH).argmax(-1)
 
-    def detect(self, hidden_BLH: Tensor) -> Tensor:
-        """Detector logits (B, L): positive means "this token was perturbed"."""
-        return self.detector(hidden_BLH).squeeze(-1)
+    def detect(self, hidden: Tensor) -> Tensor:
+        """Detector logits of hidden states (..., H): positive means "this token was perturbed"."""
+        return self.detector(hidden).squeeze(-1)
 
     def forward(
         self,
@@ -288,8 +269,8 @@ class CarlModel(CarlPreTrainedModel):
             return objective(self)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        hidden_BLH = self.encode(self.word_embeddings(input_ids), attention_mask)
-        embedding_BH = self.pool(hidden_BLH, attention_mask)
+        hidden_BLH = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        embedding_BH = pool(hidden_BLH, attention_mask, self.config.pooling)
         return CarlOutput(last_hidden_state=hidden_BLH, embedding=embedding_BH, prediction=self.predict(embedding_BH))
 
     def embed(

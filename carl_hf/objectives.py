@@ -1,7 +1,7 @@
 """The training objectives by name: what each needs of the model and of the data."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ class Objective:
     """An objective of the training loss.
 
     Args:
-        title: in words. weight: in the loss, where the user names none.
+        title: in words. weight: in the loss, unless the user names one.
         head: the part of [`carl_hf.CarlModel`] that only it needs.
         label: what a text must carry to count: `"va"`, valence and arousal; `"class"`, a name; `"angle"`, either, a
             name through a label space; None for nothing.
@@ -29,7 +29,7 @@ class Objective:
 
 OBJECTIVES = {
     "mccl": Objective("MCCL", 0.8, label="va"),
-    "ptd": Objective("PTD", 0.2),
+    "ptd": Objective("PTD", 0.8),
     "proxy_anchor": Objective("Proxy-Anchor", 1.0, head="proxies", label="class"),
     "circular": Objective("the circular loss", 1.0, label="angle"),
     "cross_entropy": Objective("cross-entropy", 1.0, head="classifier", label="class"),
@@ -38,6 +38,9 @@ OBJECTIVES = {
     "simcse": Objective("SimCSE", 1.0),
 }
 """MCCL and PTD are CARL's own (Eq 11); docs/objectives.md describes the others."""
+
+PAPER_WEIGHTS = {"mccl": 0.8, "ptd": 0.2}
+"""Eq 11."""
 
 
 def describe_objectives(names: Collection[str]) -> str:
@@ -50,24 +53,28 @@ def describe_objectives(names: Collection[str]) -> str:
     return " and ".join(filter(None, [", ".join(titles[:-1]), titles[-1]]))
 
 
-def parse_objectives(words: Sequence[str]) -> dict[str, float]:
+def parse_objectives(words: Sequence[str], weights: Mapping[str, float] | None = None) -> dict[str, float]:
     """Weights from words of the form `name` or `name=weight`, such as `["mccl", "circular=2"]`.
+
+    Args:
+        weights: of names without one, in place of those in [`OBJECTIVES`].
 
     Raises:
         ValueError: for an unknown name (the message lists them), one named twice, or a weight that is not positive.
     """
-    weights: dict[str, float] = {}
+    defaults = {name: objective.weight for name, objective in OBJECTIVES.items()} | dict(weights or {})
+    found: dict[str, float] = {}
     for word in words:
         name, _, number = word.partition("=")
         if name not in OBJECTIVES:
             hint = did_you_mean(name, OBJECTIVES)
             raise ValueError(f"Unknown objective {name!r}{hint} Objectives: {', '.join(OBJECTIVES)}.")
-        if name in weights:
+        if name in found:
             raise ValueError(f"The objective {name!r} is named twice.")
         try:
-            weights[name] = float(number) if number else OBJECTIVES[name].weight
+            found[name] = float(number) if number else defaults[name]
         except ValueError:
-            weights[name] = math.nan
-        if not (math.isfinite(weights[name]) and weights[name] > 0):
+            found[name] = math.nan
+        if not (math.isfinite(found[name]) and found[name] > 0):
             raise ValueError(f"The weight of an objective must be a positive number, got {word!r}.")
-    return weights
+    return found

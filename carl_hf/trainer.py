@@ -6,10 +6,10 @@ E width of the word embeddings, H width of the encoder, D projection width.
 Source: Son, Saurez, Har, arXiv 2502.20613; equation numbers are the paper's.
 """
 
+import copy
 import importlib.util
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,34 +19,30 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
 from carl_hf.collator import CarlDataCollator
 from carl_hf.data.mixing import check_dataset
 from carl_hf.encoders.fast_cpu import limit_primitive_cache, use_fast_dropout
-from carl_hf.encoders.packing import TokenLayout
 from carl_hf.export.provenance import Provenance
 from carl_hf.export.trainer_mixin import PublishingTrainer
 from carl_hf.modeling_carl import CarlModel, CarlOutput
 from carl_hf.momentum import TargetUpdateCallback, cosine_momentum
-from carl_hf.objectives import OBJECTIVES
+from carl_hf.training.callbacks import HeadWarmupCallback
 from carl_hf.training.checkpoints import ResumableTrainer
 from carl_hf.training.checks import (
-    HeadWarmupCallback,
     check_batches,
     check_metric,
+    check_model_and_arguments,
+    check_positions,
     class_weights,
     classes_of,
     label_angles,
+    leaves_parameters_unused,
     steps_per_epoch,
 )
 from carl_hf.training.dev_probe import DevProbe
-from carl_hf.training.gradient_cache import Gradients
-from carl_hf.training.gradients import with_gradients
-from carl_hf.training.layer_decay import decay_by_layer
-from carl_hf.training.levels import SentenceLevel, detection_level
-from carl_hf.training.monitor import detection_auc, embedding_spread, parameter_distance
+from carl_hf.training.monitor import RunningMeans, embedding_spread, parameter_distance, step_metrics
 from carl_hf.training.nonfinite import SkipNonFiniteSteps
-from carl_hf.training.sentence_losses import BatchLabels
+from carl_hf.training.step import BatchLabels, Step, detection_pass, finish, perturb, sentence_pass, start
 from carl_hf.training.streams import EndlessRows, StreamEpochCallback, is_stream
 from carl_hf.training_args import CarlTrainingArguments
 
@@ -94,17 +90,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
         provenance: Provenance | None = None,
         **kwargs: Any,
     ):
-        if not isinstance(args, CarlTrainingArguments):
-            raise ValueError(f"CarlTrainer needs CarlTrainingArguments, got {type(args).__name__}.")
-        if not isinstance(model, CarlModel):
-            raise ValueError(
-                f"CarlTrainer trains a CarlModel, got {type(model).__name__}: CarlModel.from_encoder(...)."
-            )
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"{args.n_gpu} GPUs in one process would split the contrastive batch: start one process each with "
-                "accelerate launch or torchrun, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
-            )
+        check_model_and_arguments(model, args)
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             if isinstance(dataset, datasets.Dataset):
                 needs = args.label_kinds if name == "train_dataset" or args.label_kinds == {"va"} else ()
@@ -114,144 +100,94 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
             if processing_class is None:
                 raise ValueError("CarlTrainer needs the encoder's tokenizer: pass processing_class=tokenizer.")
             data_collator = CarlDataCollator(
-                processing_class, max_length=args.max_length, slices=args.encode_slices,
-                parts=args.gradient_cache_parts, classes=classes, angles=label_angles(args, train_dataset),
+                processing_class, max_length=args.max_length, parts=args.gradient_cache_parts, classes=classes,
+                angles=label_angles(args, train_dataset),
             )  # fmt: skip
-            positions = model.config.encoder.to_dict().get("max_position_embeddings")
-            if positions is not None and data_collator.max_length > positions:
-                raise ValueError(
-                    f"The encoder has {positions} positions, fewer than max_length {data_collator.max_length}: lower "
-                    "--max_length."
-                )
-        if args.ddp_find_unused_parameters is None:  # what no objective uses gets no gradient
-            uses_all = {"mccl", "ptd"} <= set(args.weights) and model.config.heads == args.heads
-            uses_all = uses_all and model.config.contrast_layers != "none"  # else the pooler stays idle
-            args.ddp_find_unused_parameters = None if uses_all else True
+            check_positions(model, data_collator.max_length)
+        args = copy.copy(args)  # the caller's stay as they are
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = leaves_parameters_unused(model, args) or None
+        args.ignore_data_skip |= is_stream(train_dataset)  # a stream starts at the checkpoint's position itself
         super().__init__(
             model, args, data_collator, train_dataset, eval_dataset, processing_class=processing_class, **kwargs
         )
         self.provenance = self._complete(provenance)
         if args.push_to_hub and processing_class is None:
             raise ValueError("--push_to_hub needs the tokenizer, which is published too: processing_class=tokenizer.")
-        check_batches(self.args, train_dataset)
+        check_batches(args, train_dataset)
         self.dev_probe: DevProbe | None = None
         if args.probe_texts and self._can_probe():
             self.dev_probe = DevProbe(train_dataset, texts=args.probe_texts, seed=args.seed)
-        check_metric(self.args, self.dev_probe, eval_dataset)
-        self.faults = SkipNonFiniteSteps(self.accelerator, processing_class, args.max_skipped_steps, self.log)
-        self.add_callback(self.faults)
-        self.add_callback(TargetUpdateCallback(args.initial_momentum, lambda: self.faults.skipped))
+        check_metric(args, self.dev_probe, eval_dataset)
+        self.nonfinite = SkipNonFiniteSteps(self.accelerator, processing_class, self.log)
+        self.add_callback(self.nonfinite)
+        self.add_callback(TargetUpdateCallback(args.initial_momentum, lambda: self.nonfinite.skipped))
         if args.warmup_epochs_of_heads > 0:
             self.add_callback(HeadWarmupCallback(args.warmup_epochs_of_heads * steps_per_epoch(args, train_dataset)))
         if is_stream(train_dataset):
-            args.ignore_data_skip = True  # the stream begins where the checkpoint stands
             self.add_callback(StreamEpochCallback())
-        limit_primitive_cache()
         self.model.use_packed_attention()
         use_fast_dropout(self.model.online.encoder)
-        self._class_weights = class_weights(args, classes, train_dataset)
-        self._records: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)  # (figure of a batch, its weight)
+        self.weights = args.weights
+        self._class_weights_C = class_weights(args, classes, train_dataset)
+        self._training_means, self._evaluation_means = RunningMeans(self._gather), RunningMeans(self._gather)
+        self._step: Step | None = None
         self._last_embedding_BH: Tensor | None = None
         self._warned_of_lost_perturbation = False
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        limit_primitive_cache()
+        return super().train(*args, **kwargs)
 
     # ---- the step
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor | tuple[Tensor, CarlOutput]:
-        """The weighted sum of MCCL and PTD (Eq 11) and regression over one batch, or of the objectives in their place.
+        """L = w L_MCCL + w' L_PTD (Eq 11) with regression by default, or the objectives in their place, of one batch.
 
-        The whole step runs inside one call of the (wrapped) model. One backward pass of the sentence objectives gives
-        the gradients of the parameters, the saliency, and the gradient of the first PGD step; its graph is freed
-        before the perturbed pass.
+        The whole step runs inside one call of the (wrapped) model, where autocast and data parallelism are in force.
+        One backward pass of the sentence objectives gives the gradients of the parameters, the saliency, and the
+        gradient of the first PGD step; its graph is freed before the perturbed pass.
         """
-        args, weights = self.args, self.args.weights
         labels = BatchLabels.of(inputs, self._gather, self.accelerator.process_index)
-        counts = labels.counts()
-        # with PTD alone, saliency comes from MCCL, which is not trained on
-        sentence_weights = {name: w for name, w in weights.items() if name != "ptd"} or {"mccl": 1.0}
-        trains_sentences = set(weights) != {"ptd"}
-        loss_scale = self._loss_scale()
+        step = self._step = Step(
+            self.args, self.weights, inputs, labels, self._gather, self._class_weights_C, self._loss_scale()
+        )
 
-        def algorithm(carl: CarlModel) -> CarlOutput:
-            layout = TokenLayout.of(inputs)
-            input_ids_T = layout.pack(inputs["input_ids"])
-            words_TE = carl.word_embeddings(input_ids_T)
-            table = carl.get_input_embeddings().weight  # its gradient comes through words_TE
-            trained = [p for p in carl.online_parameters() if p.requires_grad and p is not table and carl.training]
-            target_GD = None
-            if "mccl" in sentence_weights:
-                target_GD = self._gather(carl.project_target_packed(input_ids_T, layout))
+        def carl(model: CarlModel) -> CarlOutput:
+            start(step, model)
+            loss = sentence_pass(step)  # Eq 3 to 6: momentum continuous contrastive learning, or other objectives
+            if "ptd" in self.weights:
+                perturb(step)  # Eq 7 to 9: the most salient tokens, moved by PGD
+                loss = loss + self.weights["ptd"] * detection_pass(step)  # Eq 10, 11
+            return finish(step, loss)
 
-            # Sentence level: online against target branch (Eq 3 to 6), or another objective. One backward pass gives
-            # the gradients of the parameters and of the word embeddings; its graph is freed
-            sentences = SentenceLevel(
-                carl, args, layout, sentence_weights, target_GD, labels, self._class_weights, loss_scale
-            )
-            gradients = None
-            if carl.training or "ptd" in weights:
-                gradients = Gradients.none_yet(words_TE, trained if trains_sentences else [])
-            l_sentence, losses, pooled_BH = sentences(words_TE, gradients)
-            output = CarlOutput(loss=l_sentence, embedding=pooled_BH)
-            for name, loss in losses.items():
-                self._record(counts[OBJECTIVES[name].label], **{name: loss})
-            zero_labels = (labels.va_G2 == 0).all(-1).sum()
-            self._record(counts["va"], zero_label_fraction=zero_labels / counts["va"])
-
-            if "ptd" in weights:
-                # Token level: choose salient tokens, perturb them, detect them
-                saliency_BL = layout.unpack(token_saliency(gradients.of_embeds_TE))  # Eq 7
-                # a text without a label for any sentence objective has no gradient to be attacked by: it is left out
-                eligible_BL = inputs["eligible"] & (saliency_BL > 0).any(-1, keepdim=True)
-                if args.token_choice == "random":
-                    saliency_BL = torch.rand_like(saliency_BL)
-                salient_BL = select_salient_tokens(saliency_BL, eligible_BL, fraction=args.salient_fraction)
-                perturbed_BL, judged_BL = salient_BL, eligible_BL
-                if args.perturb_half:
-                    perturbed_BL, judged_BL = salient_BL & (torch.rand_like(saliency_BL) < 0.5), salient_BL
-
-                delta_TE = pgd_perturbation(
-                    sentences.score, words_TE, layout.pack(perturbed_BL),
-                    radius=args.perturbation_radius, relative=args.perturbation_relative,
-                    step_size=args.pgd_step_size, steps=args.pgd_steps, first_gradient=gradients.of_embeds_TE,
-                )  # Eq 8  # fmt: skip
-                if not trains_sentences:
-                    gradients = Gradients.none_yet(words_TE, trained)
-                judged_texts = self._gather(judged_BL.any(-1)).sum()
-                l_ptd, logits_BL = detection_level(
-                    carl, words_TE + delta_TE, layout, perturbed_BL, judged_BL, gamma=args.focal_gamma,  # Eq 9, 10
-                    factor=counts[None] / judged_texts.clamp_min(1),  # the mean over the texts that were attacked
-                    loss_scale=weights["ptd"] * loss_scale, gradients=gradients if carl.training else None,
-                )  # fmt: skip
-                output.loss = weights["ptd"] * l_ptd + (l_sentence if trains_sentences else 0)  # Eq 11
-                self._record(
-                    judged_texts,
-                    ptd=l_ptd,
-                    detector_auc=detection_auc(logits_BL, perturbed_BL, judged_BL),
-                    changed_coordinates=_changed_coordinates(words_TE, delta_TE, layout.pack(perturbed_BL)),
-                )
-            if carl.training:
-                known = gradients.scaled(1 / loss_scale)
-                output.loss = with_gradients(
-                    output.loss, [*trained, words_TE], [*known.of_parameters, known.of_embeds_TE]
-                )
-            return output
-
-        output = model(inputs["input_ids"], objective=algorithm)
-        self._last_embedding_BH = output.embedding
+        output = model(inputs["input_ids"], objective=carl)
         return (output.loss, output) if return_outputs else output.loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
-        return self.faults.watch(inputs, self._last_embedding_BH, loss)
+        self._last_embedding_BH = self._step.embedding_BH
+        self._end_step(self._training_means)
+        return self.nonfinite.watch(inputs, self._last_embedding_BH, loss)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, None, None]:
+        inputs = self._prepare_inputs(inputs)
+        with torch.enable_grad():  # saliency needs a gradient also when nothing is trained
+            loss = self.compute_loss(model, inputs)
+        self._end_step(self._evaluation_means)
+        return loss.detach(), None, None
+
+    def _end_step(self, means: RunningMeans) -> None:
+        means.add(step_metrics(self._step))
+        self._step = None  # frees its tensors
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor:
-        self.faults.grad_norm = super()._get_grad_norm(model, grad_norm)
-        return self.faults.grad_norm
+        self.nonfinite.grad_norm = super()._get_grad_norm(model, grad_norm)
+        return self.nonfinite.grad_norm
 
     def _loss_scale(self) -> float:
         """Factor on a loss before an inner backward pass: the scaler's under fp16, where small gradients underflow."""
@@ -263,27 +199,9 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
 
     # ---- logging and evaluation
 
-    def _record(self, weight: Tensor, **figures: Tensor) -> None:
-        prefix = "" if self.model.training else "eval_"
-        for name, figure in figures.items():
-            self._records[prefix + name].append((figure.detach().float(), weight))
-
-    def _take_means(self, prefix: str) -> dict[str, float]:
-        """Means over the batches since the last call and over processes, each batch with the weight of the texts that
-        the figure is of; one that is undefined in a batch is left out there."""
-        names = [n for n in self._records if n.startswith("eval_") == (prefix == "eval_")]
-        means = {}
-        for name in names:
-            values, weights = (torch.stack(column) for column in zip(*self._records.pop(name), strict=True))
-            weights, values = weights * values.isfinite(), values.nan_to_num(posinf=0, neginf=0)
-            total = self._gather(torch.stack([(values * weights).sum(), weights.sum()]).unsqueeze(0)).sum(0)
-            if total[1] > 0:
-                means[name.removeprefix("eval_")] = (total[0] / total[1]).item()
-        return means
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:  # the entry of a training interval, not of an evaluation or of the end
-            means = self._take_means("")
+            means = self._training_means.take()
             self._warn_if_perturbation_is_lost(means)
             spread, rank = embedding_spread(self._last_embedding_BH)
             logs |= means
@@ -295,23 +213,15 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
             }
         super().log(logs, start_time)
 
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Tensor, None, None]:
-        inputs = self._prepare_inputs(inputs)
-        with torch.enable_grad():  # saliency needs a gradient also when nothing is trained
-            loss = self.compute_loss(model, inputs)
-        return loss.detach(), None, None
-
     def evaluation_loop(self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         with torch.random.fork_rng():  # random choices are the same each time and leave those of training untouched
             torch.manual_seed(self.args.seed)
             output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        figures = self._take_means("eval_")
-        if set(self.args.weights) <= set(figures):  # the plain mean over batches counts those without a label as 0
-            figures["loss"] = sum(weight * figures[name] for name, weight in self.args.weights.items())
-        figures |= self._probe_dev(dataloader.dataset)
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
+        metrics = self._evaluation_means.take()
+        if set(self.weights) <= set(metrics):  # the plain mean over batches counts those without a label as 0
+            metrics["loss"] = sum(weight * metrics[name] for name, weight in self.weights.items())
+        metrics |= self._probe_dev(dataloader.dataset)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
     def _can_probe(self) -> bool:
@@ -355,8 +265,6 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
                 group["params"] = [p for p in group["params"] if p is not proxies_PH]
             group = {"params": [proxies_PH], "lr": self.args.proxy_learning_rate, "weight_decay": 0.0}
             optimizer.add_param_group(group)
-        if self.args.layer_decay < 1 and not given:
-            decay_by_layer(optimizer, self.model.online.encoder, self.args.layer_decay)
         return optimizer
 
     def get_train_dataloader(self) -> Any:
@@ -377,11 +285,3 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
             return super().get_train_dataloader()
         finally:
             self.args.dataloader_drop_last = keep
-
-
-def _changed_coordinates(clean_TE: Tensor, delta_TE: Tensor, perturbed_T: Tensor) -> Tensor:
-    """Share of the perturbed tokens' coordinates that change, compared in the dtype in which the encoder computes."""
-    device = clean_TE.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else clean_TE.dtype
-    changed_TE = (clean_TE + delta_TE).to(dtype) != clean_TE.to(dtype)
-    return (changed_TE & perturbed_T.unsqueeze(-1)).sum() / (perturbed_T.sum() * clean_TE.shape[-1])

@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.losses import LabelKernel
 from carl_hf.momentum import momentum_from_half_life
-from carl_hf.objectives import OBJECTIVES, parse_objectives
+from carl_hf.objectives import OBJECTIVES, PAPER_WEIGHTS, parse_objectives
 from carl_hf.utils.engines import check_engine
 from carl_hf.utils.setting_types import check_setting_types
 from carl_hf.utils.suggestions import did_you_mean
@@ -37,9 +37,7 @@ PAPER_SETTINGS: dict[str, Any] = {
     "label_kernel": "cosine",
     "momentum": 0.9996,
     "momentum_half_life": None,
-    "mccl_weight": 0.8,
-    "ptd_weight": 0.2,
-    "regression_weight": 0.0,
+    "objectives": ["mccl", "ptd"],
     "salient_fraction": 0.1,
     "token_choice": "salient",
     "perturb_half": False,
@@ -52,8 +50,19 @@ PAPER_SETTINGS: dict[str, Any] = {
 }
 """The settings of the paper, with the decisions of docs/method.md where the paper is silent."""
 
-WEIGHTS = {"mccl_weight": "mccl", "ptd_weight": "ptd", "regression_weight": "regression"}
-"""Setting -> the objective that it weights, where `objectives` is not set."""
+DEFAULT_OBJECTIVES = ["mccl", "ptd", "regression"]
+
+_INSTEAD = "use objectives, such as --objectives mccl=0.8 ptd=0.8 regression=20 (the default)"
+REMOVED = {
+    "mccl_weight": _INSTEAD,
+    "ptd_weight": _INSTEAD,
+    "regression_weight": _INSTEAD,
+    "layer_decay": "it had no effect (docs/recipe.md); leave it out",
+    "encode_slices": "it changed no result; leave it out",
+    "accumulate_contrast": "raise per_device_train_batch_size; gradient_cache_parts saves its memory",
+    "max_skipped_steps": "training stops after 10 skipped steps in a row; leave it out",
+}
+"""Settings of version 0.1.0 that are gone -> what to do instead."""
 
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER_SETTINGS}
 
@@ -82,13 +91,6 @@ class CarlTrainingArguments(TrainingArguments):
         default=128, metadata={"help": "Texts of a contrastive batch in evaluation; by default as in training."}
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
-    layer_decay: float = field(
-        default=1.0,
-        metadata={
-            "help": "Factor in (0, 1] by which each layer of the encoder learns slower than the one after it, the "
-            "embeddings slowest."
-        },
-    )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up: a share of all steps below 1, else steps."})
     bf16: bool | None = field(
@@ -98,24 +100,15 @@ class CarlTrainingArguments(TrainingArguments):
     eval_steps: float | None = field(
         default=100, metadata={"help": "Optimizer steps between two evaluations, with --eval_strategy steps."}
     )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay off: the collator needs the columns of text and labels."}
-    )
     probe_texts: int = field(
         default=1000,
         metadata={
-            "help": "Training texts from which each evaluation fits its probe for the validation texts (va_pearson "
-            "or label_accuracy, by which the best checkpoint is chosen); 0 leaves the probe out."
+            "help": "Training texts on which each evaluation fits a probe for the validation texts (va_pearson or "
+            "label_accuracy, which choose the best checkpoint); 0: no probe."
         },
     )
     # Data
     max_length: int = field(default=128, metadata={"help": "Tokens kept of a text; the rest is cut off."})
-    encode_slices: int = field(
-        default=8,
-        metadata={
-            "help": "Length-sorted slices in which attention pads a batch. More slices, less padding; same loss."
-        },
-    )
     gradient_cache_parts: int = field(
         default=1,
         metadata={
@@ -123,34 +116,15 @@ class CarlTrainingArguments(TrainingArguments):
             "losses see the whole batch, the gradient is the same. More than 1 costs another forward pass."
         },
     )
-    accumulate_contrast: bool = field(
-        default=False,
-        metadata={
-            "help": "gradient_accumulation_steps enlarge the contrastive batch, in place of averaging separate ones: "
-            "so many times per_device_train_batch_size texts, in so many parts (gradient_cache_parts)."
-        },
-    )
-    # Faults
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Not needed: a step whose loss is not finite is skipped (max_skipped_steps)."}
-    )
-    max_skipped_steps: int = field(
-        default=10,
-        metadata={
-            "help": "Training stops after so many steps in a row whose loss or gradient was not finite. Each is "
-            "skipped and counted, and its texts are named."
-        },
-    )
     # What is trained
     objectives: list[str] | None = field(
         default=None,
         metadata={
-            "help": f"Objectives of the loss, each a name or name=weight: {', '.join(OBJECTIVES)}. Unset: mccl, ptd "
-            "and regression with mccl_weight, ptd_weight and regression_weight."
+            "help": f"Objectives of the loss, each a name or name=weight: {', '.join(OBJECTIVES)}. Unset: mccl ptd "
+            "regression (0.8, 0.8, 20), or mccl ptd (0.8, 0.2) with the preset 'paper'."
         },
     )
-    # Sentence level: momentum continuous contrastive learning (MCCL)
-    mccl_weight: float = field(default=0.8, metadata={"help": "Weight of MCCL in the loss (Eq 11); 0 leaves it out."})
+    # Sentence-level loss: momentum continuous contrastive learning (MCCL)
     temperature: float = field(default=0.05, metadata={"help": "Temperature of embedding similarities (Eq 5)."})
     label_temperature: float = field(default=1.0, metadata={"help": "Temperature of label similarities (Eq 5)."})
     label_kernel: LabelKernel = field(
@@ -166,8 +140,7 @@ class CarlTrainingArguments(TrainingArguments):
             "help": "m_0 given as the optimizer steps in which a target weight's past halves. Excludes momentum."
         },
     )
-    # Token level: gradient-based perturbed token detection (PTD)
-    ptd_weight: float = field(default=0.8, metadata={"help": "Weight of PTD in the loss (Eq 11); 0 leaves it out."})
+    # Token-level loss: gradient-based perturbed token detection (PTD)
     salient_fraction: float = field(default=0.1, metadata={"help": "Share of a text's tokens that are chosen as S."})
     token_choice: Literal["salient", "random"] = field(
         default="salient", metadata={"help": "How S is chosen: 'salient' (Eq 7) or, as an ablation, 'random'."}
@@ -188,10 +161,6 @@ class CarlTrainingArguments(TrainingArguments):
     pgd_steps: int = field(default=1, metadata={"help": "Steps of PGD; each after the first costs two passes."})
     focal_gamma: float = field(default=2.0, metadata={"help": "Exponent gamma of the focal loss (Eq 10)."})
     # Other objectives
-    regression_weight: float = field(
-        default=20.0,
-        metadata={"help": "Weight of the squared error of valence and arousal in the loss; 0 leaves it out."},
-    )
     proxy_alpha: float = field(default=32.0, metadata={"help": "Alpha of Proxy-Anchor: how much hard texts weigh."})
     proxy_margin: float = field(default=0.1, metadata={"help": "Margin delta of Proxy-Anchor, in cosine."})
     proxy_learning_rate: float = field(default=1e-2, metadata={"help": "Peak learning rate of the proxies."})
@@ -225,16 +194,14 @@ class CarlTrainingArguments(TrainingArguments):
         fields = [f for f in dataclasses.fields(self) if f.init]
         known = {f.name for f in fields}
         for name in settings:
+            if name in REMOVED:
+                raise ValueError(f"{name} was removed: {REMOVED[name]}.")
             if name not in known:
                 raise ValueError(f"Unknown training argument {name!r}{did_you_mean(name, known)}")
         check_engine(settings)
         check_setting_types(settings, type(self))
         if settings.get("momentum") is not None and settings.get("momentum_half_life") is not None:
             raise ValueError("Give momentum or momentum_half_life, not both: the half-life is another form of m_0.")
-        if settings.get("objectives") is not None and set(WEIGHTS) & set(settings):
-            raise ValueError(
-                f"Give objectives, or {', '.join(WEIGHTS)}: with objectives, mccl=0.8 ptd=0.8 regression=20."
-            )
         values = {**PRESETS[preset], **settings}
         if settings.get("momentum") is not None:
             values["momentum_half_life"] = None
@@ -246,6 +213,8 @@ class CarlTrainingArguments(TrainingArguments):
             values["lr_scheduler_kwargs"] = {"num_cycles": max(1, round(values["num_train_epochs"]))}
         if "per_device_train_batch_size" in values:  # a contrastive loss depends on the size of its batch
             values.setdefault("per_device_eval_batch_size", values["per_device_train_batch_size"])
+        # the collator needs the columns of text and labels; a step whose loss is not finite is skipped, not hidden
+        values = {"remove_unused_columns": False, "logging_nan_inf_filter": False} | values
         values.update(output_dir=output_dir, preset=preset)
         for f in fields:
             default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
@@ -256,14 +225,13 @@ class CarlTrainingArguments(TrainingArguments):
         """Without the token: the Trainer pickles its arguments into every checkpoint."""
         return {**self.__dict__, "hub_token": None}
 
+    def __copy__(self) -> "CarlTrainingArguments":
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
     def __post_init__(self):
         self._check_ranges()
-        if self.accumulate_contrast:
-            self.gradient_cache_parts = max(self.gradient_cache_parts, self.gradient_accumulation_steps)
-            if self.per_device_eval_batch_size == self.per_device_train_batch_size:
-                self.per_device_eval_batch_size *= self.gradient_accumulation_steps
-            self.per_device_train_batch_size *= self.gradient_accumulation_steps
-            self.gradient_accumulation_steps = 1
         if self.auto_find_batch_size:
             raise ValueError(
                 "auto_find_batch_size must be off: a smaller batch is another contrast. --gradient_cache_parts trains "
@@ -301,9 +269,10 @@ class CarlTrainingArguments(TrainingArguments):
     @property
     def weights(self) -> dict[str, float]:
         """Objective -> its weight in the loss, for those that are trained."""
-        if self.objectives is not None:
-            return parse_objectives(self.objectives)
-        return {name: weight for field, name in WEIGHTS.items() if (weight := getattr(self, field)) > 0}
+        names = self.objectives
+        if names is None:
+            names = PRESETS[self.preset].get("objectives", DEFAULT_OBJECTIVES)
+        return parse_objectives(names, PAPER_WEIGHTS if self.preset == "paper" else None)
 
     @property
     def heads(self) -> list[str]:
@@ -342,19 +311,17 @@ class CarlTrainingArguments(TrainingArguments):
 
         for name in ("temperature", "label_temperature", "proxy_alpha", "proxy_learning_rate"):
             require(number(name) > 0, name, "positive")
-        for name in (*WEIGHTS, "perturbation_radius", "pgd_step_size", "focal_gamma",
-                     "proxy_margin", "same_label_margin"):  # fmt: skip
+        for name in ("perturbation_radius", "pgd_step_size", "focal_gamma", "proxy_margin", "same_label_margin"):
             require(number(name) >= 0, name, "zero or positive")
         require(self.head_warmup_epochs is None or number("head_warmup_epochs") >= 0, "head_warmup_epochs",
                 "zero or positive")  # fmt: skip
-        for name in ("pgd_steps", "encode_slices", "gradient_cache_parts", "max_skipped_steps", "max_length"):
+        for name in ("pgd_steps", "gradient_cache_parts", "max_length"):
             require(number(name) >= 1 and number(name) == int(number(name)), name, "a whole number, at least 1")
         for name in ("momentum", "momentum_half_life"):
             require(getattr(self, name) is None or math.isfinite(number(name)), name, "a number")
         require(number("probe_texts") == 0 or number("probe_texts") >= 10, "probe_texts", "0 or at least 10")
         require(self.max_length >= 3, "max_length", "at least 3 (two special tokens and one of the text)")
-        for name in ("salient_fraction", "layer_decay"):
-            require(0 < number(name) <= 1, name, "in (0, 1]")
+        require(0 < number("salient_fraction") <= 1, "salient_fraction", "in (0, 1]")
         require(self.token_choice in ("salient", "random"), "token_choice", "'salient' or 'random'")
         require(self.label_kernel in ("cosine", "distance"), "label_kernel", "'cosine' or 'distance'")
         require(not self.remove_unused_columns, "remove_unused_columns", "False: the collator needs the text column")
@@ -362,7 +329,7 @@ class CarlTrainingArguments(TrainingArguments):
             read_label_space(self.label_space)  # a wrong one is refused at once
         require(self.class_weights in ("equal", "balanced"), "class_weights", "'equal' or 'balanced'")
         if not self.weights:
-            raise ValueError(f"{', '.join(WEIGHTS)} are 0 and objectives names nothing: nothing would be trained.")
+            raise ValueError("objectives names nothing: nothing would be trained.")
         if (self.momentum is None) == (self.momentum_half_life is None):
             raise ValueError("Give exactly one of momentum and momentum_half_life.")
         if self.momentum is not None:

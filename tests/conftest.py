@@ -13,7 +13,15 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from carl_hf import CarlModel, export_emotion_classifier, export_encoder, export_va_regressor
+from carl_hf import (
+    CarlModel,
+    CarlTrainer,
+    CarlTrainingArguments,
+    export_emotion_classifier,
+    export_encoder,
+    export_va_regressor,
+)
+from carl_hf.configuration_carl import HEADS
 from carl_hf.data.labelled import ClassCorpus
 
 torch.set_num_threads(1)  # the models here are tiny: more threads only wait for each other
@@ -108,6 +116,34 @@ def toy_dataset(size: int = 24, seed: int = 0, *, mixed: bool = False) -> datase
             rows[-1]["label"] = TOY_NAMES[word]
             rows[-1] |= [{"label": None}, {"valence": None, "arousal": None}, {}][len(rows) % 3]
     return datasets.Dataset.from_list(rows)
+
+
+def make_trainer(tmp_path, tokenizer, *, model=None, data=None, dev=None, callbacks=None, **settings):
+    transformers.set_seed(0)
+    model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8) if model is None else model
+    args = CarlTrainingArguments(
+        str(tmp_path),
+        **{
+            "per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "max_steps": 3, "logging_steps": 1,
+            "save_strategy": "no", "disable_tqdm": True, "dataloader_pin_memory": False,
+            "learning_rate": 1e-3, "use_cpu": True, **settings,
+        },
+    )  # fmt: skip
+    return CarlTrainer(
+        model=model, args=args, train_dataset=toy_dataset() if data is None else data, eval_dataset=dev,
+        processing_class=tokenizer, callbacks=callbacks,
+    )  # fmt: skip
+
+
+def double_model(everything=False, **architecture) -> CarlModel:
+    transformers.set_seed(1)
+    heads = {"heads": HEADS, "classes": sorted(TOY_NAMES.values())} if everything else {}
+    encoder = tiny_encoder(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model = CarlModel.from_encoder(encoder, projection_dim=8, **heads, **architecture).double()
+    with torch.no_grad():  # a target of its own, and biases and norms that are not at their initial values
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return model.train()
 
 
 @pytest.fixture

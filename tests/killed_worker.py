@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-from test_trainer import make_trainer
+from conftest import make_trainer
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 import carl_hf.training.checkpoints

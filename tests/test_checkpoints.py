@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import toy_dataset
-from test_trainer import StopAt, make_trainer
+from conftest import make_trainer, toy_dataset
+from test_trainer import StopAt
 
 from carl_hf.training.checkpoints import SEAL, Seal, last_checkpoint, read_seal, remove_old_checkpoints, seal
 

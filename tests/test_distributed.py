@@ -27,7 +27,7 @@ CASES = {
     "static-graph": {"ddp_static_graph": True},
     "finding-unused": {"ddp_find_unused_parameters": True},
     "not-finding-unused": {"ddp_find_unused_parameters": False, "gradient_accumulation_steps": 2},
-    "activation-checkpointing": {"ptd_weight": 0.0, "activation_checkpointing": True},
+    "activation-checkpointing": {"objectives": ["mccl", "regression=1"], "activation_checkpointing": True},
     "streamed": {"streamed": True},
     "streamed-by-a-worker": {"streamed": True, "dataloader_num_workers": 1},
     "one-text-is-not-finite": {"poisoned": 13},  # row 5 of the second batch: it falls to the second process

@@ -7,9 +7,8 @@ import math
 
 import pytest
 import torch
-from conftest import tiny_encoder, toy_dataset
+from conftest import make_trainer, tiny_encoder, toy_dataset
 from datasets import concatenate_datasets
-from test_trainer import make_trainer
 from transformers import TrainerCallback
 
 from carl_hf import CarlModel
@@ -73,7 +72,7 @@ def test_a_step_with_a_text_that_is_not_finite_changes_nothing_and_names_it(tmp_
     changed = [not same(a, b) for a, b in zip(watch.states, watch.states[1:], strict=False)]
     assert changed == [True, True, False, True]
     log = trainer.state.log_history
-    assert [h["step"] for h in log if "skipped_steps" in h] == [2] and trainer.faults.total == 1
+    assert [h["step"] for h in log if "skipped_steps" in h] == [2] and trainer.nonfinite.total == 1
     assert all(math.isfinite(h["loss"]) for h in log if "loss" in h)
     (entry,) = [json.loads(line) for line in (tmp_path / SKIPPED_STEPS).read_text().splitlines()]
     assert entry["step"] == 3 and entry["blamed"] and entry["losses"] == ["nan"]
@@ -102,23 +101,24 @@ def test_a_gradient_that_is_not_finite_is_told_from_a_loss_that_is_not(tmp_path,
     assert len(json.loads((tmp_path / SKIPPED_STEPS).read_text())["texts"]) == 8  # all of the step
 
 
-def test_a_loss_scaler_that_finds_no_scale_stops_too(tmp_path, tokenizer, caplog):
+def test_a_loss_scaler_that_finds_no_scale_stops_too(tmp_path, tokenizer, caplog, monkeypatch):
     """Under fp16 the scaler skips what overflows; it is counted, the target stands still, and there is an end."""
-    trainer, watch = watched(tmp_path, tokenizer, max_steps=8, max_skipped_steps=4)
+    monkeypatch.setattr("carl_hf.training.nonfinite.LIMIT", 4)
+    trainer, watch = watched(tmp_path, tokenizer, max_steps=8)
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
     trainer.model.online.projection[0].weight.register_hook(
         lambda gradient: gradient * (math.inf if trainer.state.global_step >= 2 else 1.0)
     )
     with pytest.raises(FloatingPointError, match="stopped at step 6: .* last 4 steps"):
         trainer.train()
-    assert trainer.faults.total == 4 and trainer.accelerator.scaler.get_scale() < 2**16
+    assert trainer.nonfinite.total == 4 and trainer.accelerator.scaler.get_scale() < 2**16
     changed = [not same(a, b) for a, b in zip(watch.states, watch.states[1:], strict=False)]
     assert changed == [True, True, False, False, False]
     assert "was skipped" not in caplog.text  # how a scaler finds its scale
 
 
 def test_training_stops_after_so_many_in_a_row_and_goes_on_from_its_checkpoint(tmp_path, tokenizer):
-    settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "max_skipped_steps": 3}
+    settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
     broken = make_trainer(tmp_path, tokenizer, **settings)
     faulty_steps = (2, 4, 5, 6)  # one alone, and three in a row
 
@@ -132,7 +132,7 @@ def test_training_stops_after_so_many_in_a_row_and_goes_on_from_its_checkpoint(t
     resumed = make_trainer(tmp_path, tokenizer, **settings)
     resumed.train(resume_from_checkpoint="last")
     assert resumed.state.global_step == 6
-    assert resumed.faults.total == 2  # steps 2 and 4; what came after the checkpoint is done again
+    assert resumed.nonfinite.total == 2  # steps 2 and 4; what came after the checkpoint is done again
 
 
 @pytest.mark.parametrize("label", [math.inf, 1.5])

@@ -2,15 +2,13 @@
 
 import pytest
 import torch
-from conftest import tiny_encoder, toy_dataset
-from test_trainer import double_model, make_trainer
+from conftest import double_model, make_trainer, tiny_encoder, toy_dataset
 
 from carl_hf import CarlDataCollator, CarlModel, CarlTrainingArguments
 from carl_hf.encoders.packing import TokenLayout
 from carl_hf.losses import simcse_loss
 from carl_hf.training.gradient_cache import CachedPass, Gradients, cached_backward
-from carl_hf.training.levels import SentenceLevel
-from carl_hf.training.sentence_losses import BatchLabels
+from carl_hf.training.step import BatchLabels, Step, sentence_pass, start
 
 
 @pytest.fixture
@@ -27,7 +25,7 @@ def test_dropout_is_repeated_and_gradients_are_those_of_the_whole_graph(batch):
     seen = []
 
     def embed(embeds, part):
-        seen.append(model.embed_packed(embeds, part))
+        seen.append(model.embed_words(embeds, part))
         return seen[-1]
 
     torch.manual_seed(3)
@@ -39,7 +37,7 @@ def test_dropout_is_repeated_and_gradients_are_those_of_the_whole_graph(batch):
     seen.clear()
     torch.manual_seed(3)
     view = CachedPass(embed, words, layout, keeps_graph=True)
-    gradients = Gradients.none_yet(words, parameters)
+    gradients = Gradients.zero(words, parameters)
     cached_backward(view.pooled_BH.cos().sum(), [view], gradients)
     assert torch.equal(torch.rand(3), following)  # the second encoding left no trace in the random state
     assert len(seen) == 6 and all(torch.equal(seen[i], seen[i + 3]) for i in range(3))
@@ -57,7 +55,7 @@ def test_without_a_backward_pass_nothing_keeps_a_graph(batch):
     graphs = []
 
     def embed(embeds, part):
-        pooled = model.embed_packed(embeds, part)
+        pooled = model.embed_words(embeds, part)
         graphs.append(pooled.grad_fn)
         return pooled
 
@@ -84,29 +82,14 @@ def step_gradients(tmp_path, tokenizer, parts, *, bf16=False, seed=0, model=None
 
 def test_cached_gradients_in_bfloat16_are_whole(tmp_path, tokenizer):
     """autocast may keep casts of the weights: those made without a graph must not be used with one."""
-    whole, _, seen = step_gradients(tmp_path, tokenizer, 1, bf16=True, ptd_weight=0.0)
-    cached, _, seen_cached = step_gradients(tmp_path, tokenizer, 3, bf16=True, ptd_weight=0.0)
+    whole, _, seen = step_gradients(tmp_path, tokenizer, 1, bf16=True, objectives=["mccl", "regression"])
+    cached, _, seen_cached = step_gradients(tmp_path, tokenizer, 3, bf16=True, objectives=["mccl", "regression"])
     assert seen == seen_cached == {torch.bfloat16} and set(whole) == set(cached)
     matrices = [n for n in whole if n.startswith("online.encoder.encoder") and whole[n].ndim == 2]
     total = sum(whole[n].square().sum() for n in matrices).sqrt()
     difference = sum((whole[n] - cached[n]).square().sum() for n in matrices).sqrt()
     assert len(matrices) == 12 and total > 1e-4 and difference < 0.1 * total
     assert all(cached[n].norm() > 0 for n in matrices)
-
-
-def test_accumulation_can_enlarge_the_contrastive_batch(tmp_path, tokenizer):
-    settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3, "accumulate_contrast": True}
-    args = CarlTrainingArguments(str(tmp_path), use_cpu=True, **settings)
-    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps, args.gradient_cache_parts) == (
-        12,
-        1,
-        3,
-    )
-    trainer = make_trainer(tmp_path, tokenizer, **settings)
-    batch = next(iter(trainer.get_train_dataloader()))
-    assert len(batch["input_ids"]) == 12 and len(batch["parts"]) == 3
-    trainer.train()
-    assert trainer.state.global_step == 3
 
 
 def test_simcse_contrasts_two_cached_views(tmp_path, tokenizer):
@@ -118,7 +101,7 @@ def test_simcse_contrasts_two_cached_views(tmp_path, tokenizer):
     parameters = [p for n, p in model.encoder.named_parameters() if "pooler" not in n and "embeddings" not in n]
 
     def embed(embeds, part):
-        return model.embed_packed(embeds, part)
+        return model.embed_words(embeds, part)
 
     torch.manual_seed(3)
     views = [torch.cat([embed(words[part.tokens], part) for part in layout.parts]) for _ in range(2)]
@@ -126,11 +109,12 @@ def test_simcse_contrasts_two_cached_views(tmp_path, tokenizer):
 
     args = CarlTrainingArguments(str(tmp_path), use_cpu=True, objectives=["simcse"])
     torch.manual_seed(3)
-    gradients = Gradients.none_yet(words, parameters)
-    SentenceLevel(model, args, layout, {"simcse": 1.0}, None, BatchLabels.of(batch, lambda rows: rows, 0), None, 1.0)(
-        words, gradients
-    )
-    for found, wish in zip(gradients.of_parameters, expected, strict=True):
+    labels = BatchLabels.of(batch, lambda rows: rows, 0)
+    step = Step(args, args.weights, batch, labels, gather=lambda rows: rows)
+    start(step, model)
+    step.words_TE, step.trained = words, parameters
+    sentence_pass(step)
+    for found, wish in zip(step.gradients.of_parameters, expected, strict=True):
         torch.testing.assert_close(found, wish, atol=1e-12, rtol=1e-9)
 
 

@@ -6,11 +6,17 @@ from conftest import tiny_config, tiny_encoder
 from transformers import AutoConfig, AutoModel
 
 from carl_hf import CarlConfig, CarlModel
-from carl_hf.encoders.loading import PACKAGED_ENCODER, load_encoder, load_tokenizer
+from carl_hf.encoders import PACKAGED_ENCODER, load_encoder, load_tokenizer
+from carl_hf.encoders.packing import TokenLayout
 
 FAMILIES = ["bert", "roberta", "modernbert", "deberta-v2", "mpnet", "distilbert", "electra", "xlm-roberta"]
 IDS = torch.tensor([[0, 5, 6, 7, 2], [0, 8, 2, 1, 1]])
 MASK = (IDS != 1).long()
+
+
+def project_target(model: CarlModel) -> torch.Tensor:
+    layout = TokenLayout(MASK, [(2, 5, 8)])
+    return model.project_target(layout.pack(IDS), layout)
 
 
 def assert_target_is_frozen_copy(model: CarlModel) -> None:
@@ -29,10 +35,9 @@ def test_every_family_gives_all_parts(family):
     model = CarlModel.from_encoder(encoder, projection_dim=8)
     assert model.encoder is encoder
     output = model(IDS, MASK)
-    # word embeddings in place of ids give the same states on every token that is not padding
     torch.testing.assert_close(output.last_hidden_state[MASK.bool()], expected[MASK.bool()], atol=1e-5, rtol=1e-5)
     assert output.embedding.shape == (2, 16) and output.prediction.shape == (2, 8)
-    assert model.project_target(IDS, MASK).shape == (2, 8) and model.detect(output.last_hidden_state).shape == (2, 5)
+    assert project_target(model).shape == (2, 8) and model.detect(output.last_hidden_state).shape == (2, 5)
     assert_target_is_frozen_copy(model)
     has_pooler = {"bert", "roberta", "mpnet", "xlm-roberta"}
     assert model.config.encoder_has_pooler == (family in has_pooler) and (model.online.dense is None) == (
@@ -72,7 +77,7 @@ def test_target_is_frozen_however_the_model_came_about(carl):
 
 def test_target_gives_the_same_twice_in_training_while_the_online_branch_drops_out(carl):
     carl.train()
-    assert torch.equal(carl.project_target(IDS, MASK), carl.project_target(IDS, MASK))
+    assert torch.equal(project_target(carl), project_target(carl))
     assert not torch.equal(carl(IDS, MASK).prediction, carl(IDS, MASK).prediction)
 
 
@@ -100,7 +105,7 @@ def test_fewer_layers_before_the_contrast(family, tmp_path):
         model.eval().save_pretrained(tmp_path / model.config.contrast_layers)
         loaded = CarlModel.from_pretrained(tmp_path / model.config.contrast_layers).eval()
         assert torch.equal(loaded(IDS, MASK).prediction, model(IDS, MASK).prediction)
-        assert torch.equal(loaded.project_target(IDS, MASK), model.project_target(IDS, MASK))
+        assert torch.equal(project_target(loaded), project_target(model))
     old = without_prediction.config.to_dict() | {"contrast_layers": None}
     assert (
         CarlConfig(**{name: value for name, value in old.items() if value is not None}).contrast_layers == "prediction"

@@ -5,15 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import TOY_NAMES, tiny_encoder, toy_dataset
+from conftest import TOY_NAMES, make_trainer, tiny_encoder, toy_dataset
 from datasets import Dataset
-from test_trainer import EVERYTHING, StopAt, make_trainer
+from test_step import EVERYTHING
+from test_trainer import StopAt
 from transformers import TrainerCallback, set_seed
 
 from carl_hf import CarlConfig, CarlDataCollator, CarlModel, CarlTrainingArguments
 from carl_hf.data.mixing import mix_datasets
 from carl_hf.objectives import OBJECTIVES, parse_objectives
 from carl_hf.training.dev_probe import DevProbe
+from carl_hf.training.monitor import step_metrics
 
 CLASSES = sorted(TOY_NAMES.values())
 
@@ -105,9 +107,8 @@ def test_each_loss_uses_the_texts_that_carry_its_label(tmp_path, tokenizer):
     )  # fmt: skip
 
     def losses(rows):
-        trainer._records.clear()
         trainer.compute_loss(model, trainer.data_collator(rows))
-        return {name.removeprefix("eval_"): values[0][0].item() for name, values in trainer._records.items()}
+        return {name: value.item() for name, (value, _) in step_metrics(trainer._step).items()}
 
     mixed = losses(rows)
     named, numbered = ([r for r in rows if r[c] is not None] for c in ("label", "valence"))
@@ -161,22 +162,25 @@ def test_wrong_objectives_are_refused(words, message, tmp_path):
         CarlTrainingArguments(str(tmp_path), objectives=words)
 
 
-def test_objectives_and_weights_exclude_each_other(tmp_path):
-    with pytest.raises(ValueError, match="mccl=0.8 ptd=0.8"):
-        CarlTrainingArguments(str(tmp_path), objectives=["circular"], ptd_weight=0.1)
+def test_a_name_means_the_weight_of_its_preset(tmp_path):
+    with pytest.raises(ValueError, match="ptd_weight was removed: use objectives, such as --objectives mccl=0.8"):
+        CarlTrainingArguments(str(tmp_path), ptd_weight=0.1)
     args = CarlTrainingArguments(str(tmp_path), objectives=["mccl", "circular=2.5", "proxy_anchor"])
     assert args.weights == {"mccl": 0.8, "circular": 2.5, "proxy_anchor": 1.0} and args.heads == ["proxies"]
     default = CarlTrainingArguments(str(tmp_path))
     assert default.weights == {"mccl": 0.8, "ptd": 0.8, "regression": 20.0} and default.heads == ["regressor"]
-    assert CarlTrainingArguments(str(tmp_path), preset="paper").weights == {"mccl": 0.8, "ptd": 0.2}
+    assert CarlTrainingArguments(str(tmp_path), objectives=["mccl", "ptd", "regression"]).weights == default.weights
+    for words in (None, ["mccl", "ptd"]):
+        paper = CarlTrainingArguments(str(tmp_path), preset="paper", objectives=words)
+        assert paper.weights == {"mccl": 0.8, "ptd": 0.2}
 
 
 def test_missing_heads_labels_and_dropout_are_named(tmp_path, tokenizer):
     with pytest.raises(ValueError, match=r"model with proxies: CarlModel.from_encoder\(.*heads=args.heads"):
         make_trainer(tmp_path, tokenizer, data=toy_dataset(mixed=True), objectives=["proxy_anchor"])
     for settings, remedy in (
-        ({"regression_weight": 20.0}, r"regression_weight=0\.$"),
-        ({"objectives": ["regression"]}, r"carl_hf\.mixtures\.$"),
+        ({}, r"objectives=\['mccl', 'ptd'\]\.$"),
+        ({"objectives": ["regression"]}, r"carl_hf\.data\.$"),
     ):
         with pytest.raises(ValueError, match=f"model with regressor: .*{remedy}"):
             make_trainer(tmp_path, tokenizer, model=model_for(["mccl"]), **settings)
@@ -198,11 +202,11 @@ def test_missing_heads_labels_and_dropout_are_named(tmp_path, tokenizer):
 
 def test_parameters_that_no_objective_uses_are_looked_for_under_ddp(tmp_path, tokenizer):
     assert make_trainer(tmp_path, tokenizer).args.ddp_find_unused_parameters is None
-    assert make_trainer(tmp_path, tokenizer, mccl_weight=0.0).args.ddp_find_unused_parameters
-    assert make_trainer(tmp_path, tokenizer, regression_weight=0.0).args.ddp_find_unused_parameters
+    assert make_trainer(tmp_path, tokenizer, objectives=["ptd", "regression"]).args.ddp_find_unused_parameters
+    assert make_trainer(tmp_path, tokenizer, objectives=["mccl", "ptd"]).args.ddp_find_unused_parameters
     more = model_for(["regression", "cross_entropy"])
     assert make_trainer(tmp_path, tokenizer, model=more).args.ddp_find_unused_parameters
-    chosen = make_trainer(tmp_path, tokenizer, mccl_weight=0.0, ddp_find_unused_parameters=False)
+    chosen = make_trainer(tmp_path, tokenizer, objectives=["ptd", "regression"], ddp_find_unused_parameters=False)
     assert chosen.args.ddp_find_unused_parameters is False
 
 
@@ -290,9 +294,8 @@ def test_texts_that_are_not_attacked_do_not_dilute_detection(tmp_path, tokenizer
                            perturb_half=False)  # fmt: skip
 
     def ptd(dataset):
-        trainer._records.clear()
         trainer.compute_loss(model, trainer.data_collator(list(dataset)))
-        return trainer._records["eval_ptd"][0][0].item()
+        return trainer._step.losses["ptd"].item()
 
     assert ptd(mix_datasets([(numbers, 1), (names, 1)], seed=0)) == pytest.approx(ptd(numbers), rel=1e-5)
 

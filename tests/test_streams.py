@@ -5,8 +5,8 @@ import itertools
 import datasets
 import pytest
 import torch
-from conftest import toy_dataset
-from test_trainer import StopAt, make_trainer
+from conftest import make_trainer, toy_dataset
+from test_trainer import StopAt
 
 from carl_hf.training.streams import EndlessRows
 

@@ -1,4 +1,4 @@
-"""The trainer against a plain step written from the equations, the EMA recurrence, and an uninterrupted run."""
+"""The trainer: what learns, the EMA recurrence, resuming against an uninterrupted run, evaluation and its probe."""
 
 import copy
 import json
@@ -8,151 +8,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import TOY_NAMES, tiny_encoder, toy_dataset
+from conftest import double_model, make_trainer, tiny_encoder, toy_dataset
 from datasets import Dataset
 from test_modeling import FAMILIES
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from carl_hf import CarlDataCollator, CarlModel, CarlTrainer, CarlTrainingArguments
-from carl_hf.adversary import pgd_perturbation, select_salient_tokens
-from carl_hf.configuration_carl import HEADS
-from carl_hf.losses import (
-    circular_loss,
-    class_cross_entropy,
-    focal_detection_loss,
-    mccl_loss,
-    proxy_anchor_loss,
-    supervised_contrastive_loss,
-    va_regression_loss,
-)
+from carl_hf.losses import focal_detection_loss
 from carl_hf.momentum import cosine_momentum
-
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-
-
-def make_trainer(tmp_path, tokenizer, *, model=None, data=None, dev=None, callbacks=None, **settings):
-    set_seed(0)
-    model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8) if model is None else model
-    args = CarlTrainingArguments(
-        str(tmp_path),
-        **{
-            "per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "max_steps": 3, "logging_steps": 1,
-            "encode_slices": 3, "save_strategy": "no", "disable_tqdm": True, "dataloader_pin_memory": False,
-            "learning_rate": 1e-3, "use_cpu": True, **settings,
-        },
-    )  # fmt: skip
-    return CarlTrainer(
-        model=model, args=args, train_dataset=toy_dataset() if data is None else data, eval_dataset=dev,
-        processing_class=tokenizer, callbacks=callbacks,
-    )  # fmt: skip
-
-
-def double_model(everything=False, **architecture) -> CarlModel:
-    set_seed(1)
-    heads = {"heads": HEADS, "classes": sorted(TOY_NAMES.values())} if everything else {}
-    model = CarlModel.from_encoder(tiny_encoder(**NO_DROPOUT), projection_dim=8, **heads, **architecture).double()
-    with torch.no_grad():  # a target of its own, and biases and norms that are not at their initial values
-        for p in model.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    return model.train()
-
-
-EVERYTHING = ["mccl", "ptd", "proxy_anchor=0.5", "circular=2", "cross_entropy", "supcon", "regression=3"]
-
-
-def plain_step(model, batch, args) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Eq 3 to 11 on one padded batch, with separate backward passes for saliency, for PGD and for training."""
-    ids, mask, va, eligible = batch["input_ids"], batch["attention_mask"], batch["va"].double(), batch["eligible"]
-
-    sentence = {name: weight for name, weight in args.weights.items() if name != "ptd"}
-
-    def sentence_loss(embeds):
-        z, label = model.pool(model.encode(embeds, mask), mask), batch.get("class")
-        losses = {
-            "mccl": lambda: mccl_loss(
-                model.predict(z), model.project_target(ids, mask), va, va, temperature=args.temperature,
-                label_temperature=args.label_temperature, kernel=args.label_kernel,
-            ),
-            "proxy_anchor": lambda: proxy_anchor_loss(z, label, model.proxies.weight_PH, alpha=32, margin=0.1),
-            "circular": lambda: circular_loss(z, batch["angle"]),
-            "cross_entropy": lambda: class_cross_entropy(model.classifier(z), label),
-            "supcon": lambda: supervised_contrastive_loss(z, label, temperature=args.temperature),
-            "regression": lambda: va_regression_loss(model.regressor(z), va),
-        }  # fmt: skip
-        return sum(weight * losses[name]() for name, weight in (sentence or {"mccl": 1}).items())
-
-    embeds = model.word_embeddings(ids).detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(sentence_loss(embeds), embeds)
-    chosen = select_salient_tokens(gradient.norm(dim=-1), eligible, fraction=args.salient_fraction)
-    perturbed, judged = chosen, eligible
-    if args.perturb_half:
-        perturbed, judged = chosen & (torch.rand(chosen.shape, dtype=embeds.dtype) < 0.5), chosen
-    delta = pgd_perturbation(
-        sentence_loss, embeds, perturbed, radius=args.perturbation_radius, relative=args.perturbation_relative,
-        step_size=args.pgd_step_size, steps=args.pgd_steps,
-    )  # fmt: skip
-    model.zero_grad()
-    logits = model.detect(model.encode(model.word_embeddings(ids) + delta, mask))
-    detection = focal_detection_loss(logits, perturbed, judged, gamma=args.focal_gamma)
-    loss = args.weights.get("ptd", 0.0) * detection
-    if sentence:
-        loss = loss + sentence_loss(model.word_embeddings(ids))
-    loss.backward()
-    return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-
-class Scaler:
-    """What the fp16 loss scaler is to the step: a factor on inner losses."""
-
-    def get_scale(self):
-        return 1024.0
-
-
-@pytest.mark.parametrize("scaler", [None, Scaler()], ids=["", "scaled"])
-@pytest.mark.parametrize(("slices", "parts"), [(1, 1), (3, 1), (8, 1), (2, 3)])
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"pgd_steps": 3, "pgd_step_size": 0.2}, {"preset": "paper"}, {"label_kernel": "distance"},
-     {"ptd_weight": 0.0}, {"mccl_weight": 0.0}, {"mccl_weight": 0.0, "regression_weight": 0.0},
-     {"perturb_half": False}, {"objectives": EVERYTHING, "label_space": "circle12", "pgd_steps": 2}],
-    ids=["default", "three-pgd-steps", "paper", "distance", "without-ptd", "without-mccl",
-         "ptd-alone", "all-perturbed", "everything"],
-)  # fmt: skip
-def test_step_equals_the_plain_one(settings, slices, parts, scaler, tmp_path, tokenizer):
-    mixed = "objectives" in settings
-    model = double_model(everything=mixed)
-    trainer = make_trainer(
-        tmp_path, tokenizer, model=model, encode_slices=slices, salient_fraction=0.3, data=toy_dataset(mixed=mixed),
-        head_warmup_epochs=0.0, gradient_cache_parts=parts, **settings,
-    )  # fmt: skip
-    trainer.accelerator.scaler = scaler
-    assert_step_is_plain(trainer, mixed=mixed)
-
-
-@pytest.mark.parametrize("layers", ["projection", "none"])
-def test_step_equals_the_plain_one_with_fewer_layers_before_the_contrast(layers, tmp_path, tokenizer):
-    model = double_model(contrast_layers=layers)
-    assert_step_is_plain(make_trainer(tmp_path, tokenizer, model=model, salient_fraction=0.3))
-
-
-def assert_step_is_plain(trainer: CarlTrainer, *, mixed: bool = False) -> None:
-    model, batch = trainer.model, trainer.data_collator(list(toy_dataset(8, seed=3, mixed=mixed)))
-    batch["va"] = batch["va"].double()
-    set_seed(5)
-    expected_loss, expected = plain_step(copy.deepcopy(model), batch, trainer.args)
-
-    set_seed(5)  # the same half of the salient tokens
-    loss = trainer.compute_loss(model, batch)
-    loss.backward()
-    torch.testing.assert_close(loss.detach(), expected_loss, rtol=1e-10, atol=1e-10)
-    total = math.sqrt(sum(g.square().sum().item() for g in expected.values()))
-    for name, parameter in model.named_parameters():
-        if name.startswith("target"):
-            assert parameter.grad is None
-            continue
-        found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        difference = (found - expected.get(name, torch.zeros_like(found))).norm().item()
-        assert difference < 1e-9 * total, name
 
 
 def test_accumulation_averages_the_gradients_of_its_batches(tmp_path, tokenizer):
@@ -187,9 +50,8 @@ def used(name: str, weights: dict) -> bool:
 @pytest.mark.parametrize(
     "settings",
     [
-        {}, {"preset": "paper"}, {"ptd_weight": 0.0}, {"mccl_weight": 0.0}, {"token_choice": "random"},
-        {"regression_weight": 0.0}, {"mccl_weight": 0.0, "regression_weight": 0.0}, {"perturb_half": False},
-        {"pgd_steps": 2},
+        {}, {"preset": "paper"}, {"objectives": ["mccl", "regression"]}, {"objectives": ["ptd", "regression"]},
+        {"objectives": ["mccl", "ptd"]}, {"objectives": ["ptd"]}, {"token_choice": "random"}, {"pgd_steps": 2},
         {"label_kernel": "distance"}, {"activation_checkpointing": True},
         {"bf16": True}, {"gradient_accumulation_steps": 2}, {"gradient_cache_parts": 3, "pgd_steps": 2},
         {"gradient_cache_parts": 3, "bf16": True}, {"momentum": 0.0}, {"momentum": 1.0},
@@ -228,7 +90,7 @@ def test_every_used_parameter_learns_and_the_target_gets_no_gradient(settings, t
     expected = {"loss", "momentum", "embedding_std", "effective_rank", "target_distance", *trainer.args.weights}
     if "mccl" in trainer.args.weights or set(trainer.args.weights) == {"ptd"}:
         expected |= {"mccl", "zero_label_fraction"}
-    if settings.get("ptd_weight", 0.2) > 0:
+    if "ptd" in trainer.args.weights:
         expected |= {"ptd", "detector_auc", "changed_coordinates"}
     assert expected <= set(logged) and all(math.isfinite(logged[k]) for k in expected)
 
@@ -324,7 +186,7 @@ def test_perturbing_half_judges_the_salient_tokens_alone(tmp_path, tokenizer, mo
         seen.append((perturbed, eligible))
         return focal_detection_loss(logits, perturbed, eligible, gamma=gamma)
 
-    monkeypatch.setattr("carl_hf.training.levels.focal_detection_loss", spy)
+    monkeypatch.setattr("carl_hf.training.step.focal_detection_loss", spy)
     make_trainer(
         tmp_path, tokenizer, perturb_half=True, max_steps=20, salient_fraction=0.5, data=toy_dataset(64)
     ).train()

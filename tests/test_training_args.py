@@ -21,9 +21,7 @@ PAPER = {  # setting: (value, where the paper, or our decision where it is silen
     "label_kernel": ("cosine", "paper, Eq 4: cosine of (valence, arousal)"),
     "momentum": (0.9996, "paper, Eq 2: m_0 = 0.9996"),
     "momentum_half_life": (None, "m_0 is given as such"),
-    "mccl_weight": (0.8, "paper, Eq 11: 0.8 L_MCCL"),
-    "ptd_weight": (0.2, "paper, Eq 11: 0.2 L_PTD"),
-    "regression_weight": (0.0, "paper, Eq 11: no third term"),
+    "objectives": (["mccl", "ptd"], "paper, Eq 11: no third term"),
     "salient_fraction": (0.1, "paper, section on PTD: 10 % of the tokens"),
     "token_choice": ("salient", "paper, Eq 7: by saliency"),
     "perturb_half": (False, "paper: all of S is perturbed"),
@@ -41,7 +39,7 @@ def test_paper_preset_is_the_paper(tmp_path):
     assert set(PAPER) == set(PAPER_SETTINGS)
     for name, (value, source) in PAPER.items():
         assert getattr(args, name) == value, source
-    assert args.initial_momentum == 0.9996
+    assert args.initial_momentum == 0.9996 and args.weights == {"mccl": 0.8, "ptd": 0.2}  # paper, Eq 11
 
 
 def test_explicit_settings_win_over_the_preset(tmp_path):
@@ -101,8 +99,7 @@ def test_arguments_survive_a_copy(tmp_path):
         ({"zzz": 1}, "Unknown training argument 'zzz'"),
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"label_temperature": -1.0}, "label_temperature must be positive"),
-        ({"ptd_weight": -0.1}, "ptd_weight must be zero or positive"),
-        ({"mccl_weight": 0.0, "ptd_weight": 0.0, "regression_weight": 0.0}, "nothing would be trained"),
+        ({"layer_decay": 0.9}, "layer_decay was removed: it had no effect"),
         ({"pgd_steps": 0}, "pgd_steps must be a whole number, at least 1"),
         ({"salient_fraction": 0.0}, "salient_fraction"),
         ({"token_choice": "best"}, "'salient' or 'random'"),

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
 from carl_hf.collator import CarlDataCollator
 from carl_hf.data.labelled import VaCorpus
+from carl_hf.encoders.embedding import pool_packed
 from carl_hf.encoders.packing import TokenLayout
 from carl_hf.evaluation.bootstrap import interval
 from carl_hf.losses import mccl_loss
@@ -135,10 +136,10 @@ def _batch_states(
     layout = TokenLayout.of(batch)
     ids_T = layout.pack(ids_BL)
     embeds_TE = model.word_embeddings(ids_T).detach().requires_grad_()
-    hidden_TH = model.encode_packed(embeds_TE, layout)
-    target_BD = model.project_target_packed(ids_T, layout)
+    hidden_TH = model.encode(embeds_TE, layout)
+    target_BD = model.project_target(ids_T, layout)
     loss = mccl_loss(
-        model.predict(model.pool_packed(hidden_TH, layout)), target_BD, va_B2, va_B2,
+        model.predict(pool_packed(hidden_TH, layout, model.config.pooling)), target_BD, va_B2, va_B2,
         temperature=settings.temperature, label_temperature=settings.label_temperature,
     )  # fmt: skip
     (gradient_TE,) = torch.autograd.grad(loss, [embeds_TE])
@@ -157,7 +158,7 @@ def _batch_states(
         )  # one step from a known gradient: the score function is not called  # fmt: skip
         chosen_T = layout.pack(eligible_BL)
         with torch.no_grad():
-            moved_TH = model.encode_packed(embeds_TE + delta_TE, layout)
+            moved_TH = model.encode(embeds_TE + delta_TE, layout)
             for radius, states_TH in ((0.0, hidden_TH), (settings.radius, moved_TH)):
                 states_TH = states_TH.detach()[chosen_T]
                 result[f"{tokens}, radius {radius:g}"] = _Tokens(

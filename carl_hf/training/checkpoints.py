@@ -135,17 +135,14 @@ class ResumableTrainer(Trainer):
     def batches(self) -> Seal:
         """The batches of this training."""
         joint = self.args.train_batch_size * self.args.world_size
-        return Seal(
-            joint, self.args.gradient_accumulation_steps, resumable=not self.args.save_only_model,
-            layer_decay=self.args.layer_decay,
-        )  # fmt: skip
+        return Seal(joint, self.args.gradient_accumulation_steps, resumable=not self.args.save_only_model)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; `resume_from_checkpoint=True` or `"last"` takes the newest whole checkpoint.
 
         Raises:
             ValueError: if the checkpoint is torn, or there is none, or it was trained with other batches (its position
-                in the data and its contrast would not fit) or another layer_decay.
+                in the data and its contrast would not fit) or a layer_decay.
         """
         if resume_from_checkpoint in (True, "last"):
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
@@ -163,11 +160,10 @@ class ResumableTrainer(Trainer):
                     "processes times --per_device_train_batch_size (--gradient_cache_parts for less memory), and "
                     "--gradient_accumulation_steps; or start anew from its model."
                 )
-            if trained.layer_decay != now.layer_decay:
+            if trained.layer_decay != 1:
                 raise ValueError(
-                    f"{resume_from_checkpoint} was trained with --layer_decay {trained.layer_decay:g}, from which the "
-                    f"optimizer has its rates; now it would be {now.layer_decay:g}. Keep it, or start anew from the "
-                    "checkpoint's model."
+                    f"{resume_from_checkpoint} was trained with --layer_decay {trained.layer_decay:g}, which this "
+                    "version has no more: start anew from the checkpoint's model."
                 )
             self.start_step = TrainerState.load_from_json(
                 str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME)

@@ -1,4 +1,4 @@
-"""What a training needs before its first step: classes, angles and weights of labels, and checks that it can work."""
+"""Before the first step: classes, angles and weights of labels, and checks that the training can work."""
 
 import math
 from collections import Counter
@@ -8,7 +8,6 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
 
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.mixing import label_names, numbered_rows
@@ -16,6 +15,34 @@ from carl_hf.modeling_carl import CarlModel
 from carl_hf.training.dev_probe import DevProbe
 from carl_hf.training.streams import is_stream
 from carl_hf.training_args import CarlTrainingArguments
+
+
+def check_model_and_arguments(model: Any, args: Any) -> None:
+    """Raises a ValueError unless they are a [`CarlModel`] and [`CarlTrainingArguments`] for one device a process."""
+    if not isinstance(args, CarlTrainingArguments):
+        raise ValueError(f"CarlTrainer needs CarlTrainingArguments, got {type(args).__name__}.")
+    if not isinstance(model, CarlModel):
+        raise ValueError(f"CarlTrainer trains a CarlModel, got {type(model).__name__}: CarlModel.from_encoder(...).")
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs in one process would split the contrastive batch: start one process each with "
+            "accelerate launch or torchrun, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
+        )
+
+
+def check_positions(model: CarlModel, max_length: int) -> None:
+    """Raises a ValueError if the encoder has fewer positions than a text may have tokens."""
+    positions = model.config.encoder.to_dict().get("max_position_embeddings")
+    if positions is not None and max_length > positions:
+        raise ValueError(
+            f"The encoder has {positions} positions, fewer than max_length {max_length}: lower --max_length."
+        )
+
+
+def leaves_parameters_unused(model: CarlModel, args: CarlTrainingArguments) -> bool:
+    """Whether some trained parameters get no gradient, which data parallelism has to be told."""
+    uses_all = {"mccl", "ptd"} <= set(args.weights) and model.config.heads == args.heads
+    return not uses_all or model.config.contrast_layers == "none"  # without a projection the pooler stays idle
 
 
 def classes_of(model: CarlModel, args: CarlTrainingArguments, train: Any) -> list[str] | None:
@@ -29,8 +56,8 @@ def classes_of(model: CarlModel, args: CarlTrainingArguments, train: Any) -> lis
     if missing:
         raise ValueError(
             f"The objectives need a model with {' and '.join(missing)}: CarlModel.from_encoder(..., "
-            "heads=args.heads, classes=label_names(train)), with label_names from carl_hf.data.mixing."
-            + " Or train without: regression_weight=0."
+            "heads=args.heads, classes=label_names(train)), with label_names from carl_hf.data."
+            + " Or train without: objectives=['mccl', 'ptd']."
             * (missing == ["regressor"] and args.objectives is None)
         )
     if "simcse" in args.weights and not any(m.p > 0 for m in model.modules() if isinstance(m, nn.Dropout)):
@@ -138,15 +165,3 @@ def check_metric(args: CarlTrainingArguments, probe: DevProbe | None, dev: Any) 
             "do not both carry the labels for it. Name another --metric_for_best_model "
             f"({', '.join([*sorted(probe.figures(dev)), 'loss'])})."
         )
-
-
-class HeadWarmupCallback(TrainerCallback):
-    """Leaves the encoder as it is for the first `steps`: its gradients are dropped before the optimizer's step."""
-
-    def __init__(self, steps: float):
-        self.steps = steps
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        if state.global_step < self.steps:
-            for parameter in model.encoder.parameters():
-                parameter.grad = None

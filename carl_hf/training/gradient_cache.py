@@ -1,8 +1,8 @@
-"""Gradients of losses over a whole batch whose texts are encoded part by part, in the memory of one part.
+"""Gradients of losses over a whole batch whose texts are encoded in chunks, in the memory of one chunk.
 
-Gao et al., arXiv 2101.06983: embed all texts without a graph, take the losses' gradient with respect to the
-embeddings, then encode every part again, with the same random numbers, and carry its gradient on. A batch of one part
-keeps its graph instead. Exact to rounding.
+Gao et al., arXiv 2101.06983 (GradCache): embed all texts without a graph, take the losses' gradient with respect to
+the embeddings, then encode every chunk again, with the same random numbers, and backpropagate through it. A batch of
+one chunk keeps its graph instead. Exact to rounding.
 
 Shape suffixes: B texts, T tokens of all texts, E width of the word embeddings, H width of the encoder.
 """
@@ -20,76 +20,72 @@ Encode = Callable[[Tensor, TokenLayout], Tensor]
 
 
 class _RandomState:
-    """The random state of the CPU and of a device, to be repeated."""
+    """The random state of the CPU and of a device, to be restored for a second encoding."""
 
     def __init__(self, device: torch.device):
         self.device = device if device.type != "cpu" else None
         self.of_cpu = torch.get_rng_state()
-        self.of_device = None if self.device is None else self._module().get_rng_state(self.device)
-
-    def _module(self):
-        return torch.get_device_module(self.device)
+        self.of_device = None if self.device is None else torch.get_device_module(device).get_rng_state(device)
 
     @contextlib.contextmanager
-    def repeated(self) -> Iterator[None]:
+    def restored(self) -> Iterator[None]:
         devices = [] if self.device is None else [self.device]
         with torch.random.fork_rng(devices, device_type="cuda" if self.device is None else self.device.type):
             torch.set_rng_state(self.of_cpu)
             if self.device is not None:
-                self._module().set_rng_state(self.of_device, self.device)
+                torch.get_device_module(self.device).set_rng_state(self.of_device, self.device)
             yield
 
 
 class CachedPass:
-    """Embeddings of a batch, and their backward pass part by part.
+    """Embeddings of a batch, and their backward pass chunk by chunk.
 
     Args:
-        encode: word embeddings (T, E) and layout of a part -> embeddings of its texts (its B, H).
-        embeds_TE: word embeddings of the batch. Its gradient is not needed if `keeps_graph` is false.
-        keeps_graph: whether a backward pass will follow.
+        encode: word embeddings (T, E) and layout of a chunk -> embeddings of its texts (its B, H).
+        embeds_TE: word embeddings of the batch. keeps_graph: whether a backward pass will follow.
 
     Attributes:
         pooled_BH: the embeddings, a leaf with gradient.
     """
 
     def __init__(self, encode: Encode, embeds_TE: Tensor, layout: TokenLayout, *, keeps_graph: bool):
-        self.encode, self.embeds_TE, self.parts = encode, embeds_TE.detach(), layout.parts
-        self._graph: tuple[Tensor, Tensor] | None = None  # of a single part
+        self.encode, self.embeds_TE, self.chunks = encode, embeds_TE.detach(), layout.parts
+        self._graph: tuple[Tensor, Tensor] | None = None  # of a single chunk
         self._states: list[_RandomState] = []
-        if keeps_graph and len(self.parts) == 1:
+        if keeps_graph and len(self.chunks) == 1:
             leaf_TE = self.embeds_TE.requires_grad_()
-            self._graph = leaf_TE, encode(leaf_TE, self.parts[0])
+            self._graph = leaf_TE, encode(leaf_TE, self.chunks[0])
             pooled_BH = self._graph[1]
         else:
             pooled = []
-            for part in self.parts:
+            for chunk in self.chunks:
                 self._states.append(_RandomState(embeds_TE.device))
                 with torch.no_grad():
-                    pooled.append(encode(self.embeds_TE[part.tokens], part))
+                    pooled.append(encode(self.embeds_TE[chunk.tokens], chunk))
             torch.clear_autocast_cache()  # no cast made without a graph may serve where there is one
             pooled_BH = torch.cat(pooled)
         self.pooled_BH = pooled_BH.detach().requires_grad_()
 
     def backward(self, gradient_BH: Tensor, gradients: "Gradients") -> None:
-        """Adds what the gradient of the embeddings means for word embeddings and parameters."""
+        """Backpropagates the gradient of the embeddings; adds those of word embeddings and parameters."""
         if self._graph is not None:
             (leaf_TE, pooled_BH), self._graph = self._graph, None
-            gradients.add(pooled_BH, leaf_TE, self.parts[0], gradient_BH)
+            gradients.add(pooled_BH, leaf_TE, self.chunks[0], gradient_BH)
             return
-        for part, state in zip(self.parts, self._states, strict=True):
-            with state.repeated():
-                leaf_TE = self.embeds_TE[part.tokens].requires_grad_()
-                pooled_BH = self.encode(leaf_TE, part)
-            gradients.add(pooled_BH, leaf_TE, part, gradient_BH[part.texts])
+        for chunk, state in zip(self.chunks, self._states, strict=True):
+            with state.restored():
+                leaf_TE = self.embeds_TE[chunk.tokens].requires_grad_()
+                pooled_BH = self.encode(leaf_TE, chunk)
+            gradients.add(pooled_BH, leaf_TE, chunk, gradient_BH[chunk.texts])
 
 
 @dataclass
 class Gradients:
-    """Sums of gradients with respect to parameters and to the word embeddings of a batch.
+    """Sums of gradients with respect to the word embeddings of a batch and to parameters.
 
     Args:
-        of_embeds_TE: word embeddings (T, E). parameters: what is differentiated by. of_parameters: their gradients,
-            one for each; None where no loss has reached it.
+        of_embeds_TE: (T, E). parameters: the parameters. of_parameters: one gradient for each; None where no loss has
+            reached it, so that weight decay does not move it.
     """
 
     of_embeds_TE: Tensor
@@ -97,20 +93,20 @@ class Gradients:
     of_parameters: list[Tensor | None]
 
     @classmethod
-    def none_yet(cls, embeds_TE: Tensor, parameters: Sequence[Tensor]) -> "Gradients":
+    def zero(cls, embeds_TE: Tensor, parameters: Sequence[Tensor]) -> "Gradients":
         return cls(torch.zeros_like(embeds_TE, requires_grad=False), parameters, [None] * len(parameters))
 
-    def add(self, output: Tensor, leaf_TE: Tensor, part: TokenLayout, gradient: Tensor | None = None) -> None:
+    def add(self, output: Tensor, leaf_TE: Tensor, chunk: TokenLayout, gradient: Tensor | None = None) -> None:
         """Adds those of `output`, a scalar or a tensor with its own `gradient`, and frees its graph."""
         of_leaf_TE, *found = torch.autograd.grad(
             output, [leaf_TE, *self.parameters], gradient, allow_unused=True, materialize_grads=False
         )
         if of_leaf_TE is not None:
-            self.of_embeds_TE[part.tokens] += of_leaf_TE
+            self.of_embeds_TE[chunk.tokens] += of_leaf_TE
         self.add_of_parameters(found)
 
     def add_of_parameters(self, found: Sequence[Tensor | None]) -> None:
-        """Adds gradients that nothing else uses, one for each parameter: the first of a parameter is kept itself."""
+        """Adds one gradient for each parameter, in place; the first of a parameter is taken over without a copy."""
         totals, news, kept = [], [], set()
         for number, (total, new) in enumerate(zip(self.of_parameters, found, strict=True)):
             if new is None:
@@ -127,7 +123,7 @@ class Gradients:
             torch._foreach_add_(totals, news)
 
     def scaled(self, factor: float) -> "Gradients":
-        """Multiplied by a number, in place."""
+        """Multiplies all by a number, in place."""
         if factor != 1.0:
             torch._foreach_mul_([self.of_embeds_TE, *(g for g in self.of_parameters if g is not None)], factor)
         return self
@@ -142,3 +138,29 @@ def cached_backward(loss: Tensor, views: Sequence[CachedPass], gradients: Gradie
     for view, of_pooled_BH in zip(views, of_pooled_and_parameters, strict=False):
         if of_pooled_BH is not None:
             view.backward(of_pooled_BH, gradients)
+
+
+class _PrecomputedGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value, count, *gradients_and_parameters):
+        ctx.gradients = gradients_and_parameters[:count]
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        gradients, ctx.gradients = ctx.gradients, None  # handed over, so scaled in place, and only once
+        torch._foreach_mul_(gradients, grad_output.to(gradients[0].dtype))
+        return None, None, *([None] * len(gradients)), *gradients
+
+
+def with_gradients(value: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Tensor:
+    """`value` as a function of `parameters` whose gradients are already known: its backward costs no pass.
+
+    The gradients are handed over: the backward pass scales them in place. `value` does not depend on a parameter whose
+    gradient is None.
+    """
+    known = [(parameter, g) for parameter, g in zip(parameters, gradients, strict=True) if g is not None]
+    if not known:
+        return value
+    parameters, gradients = zip(*known, strict=True)
+    return _PrecomputedGradients.apply(value, len(gradients), *gradients, *parameters)

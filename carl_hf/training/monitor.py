@@ -1,7 +1,64 @@
-"""Figures that tell how training goes: detection AUC and signs of collapse."""
+"""Metrics that tell how training goes: losses by objective, detection AUC, and signs of collapse."""
+
+from collections import defaultdict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from carl_hf.losses import NO_CLASS
+from carl_hf.objectives import OBJECTIVES
+from carl_hf.training.step import BatchLabels, Step
+
+
+def label_counts(labels: BatchLabels) -> dict[str | None, Tensor]:
+    """How many texts of the global batch carry each kind of label; under None, how many there are."""
+    return {
+        "va": (~labels.va_G2.isnan().any(-1)).sum(),
+        "class": (labels.class_G != NO_CLASS).sum(),
+        "angle": (~labels.angle_G.isnan()).sum(),
+        None: torch.full_like(labels.class_G[0], len(labels.class_G)),
+    }
+
+
+def step_metrics(step: Step) -> dict[str, tuple[Tensor, Tensor]]:
+    """What a step logs: name -> (mean over the texts that it is about, how many those are)."""
+    counts = label_counts(step.labels)
+    metrics = {name: (loss, counts[OBJECTIVES[name].label]) for name, loss in step.losses.items() if name != "ptd"}
+    zero_labels = (step.labels.va_G2 == 0).all(-1).sum()
+    metrics["zero_label_fraction"] = (zero_labels / counts["va"], counts["va"])
+    if "ptd" in step.losses:
+        perturbed_T = step.layout.pack(step.perturbed_BL)
+        changed_TE = (step.words_TE + step.delta_TE).to(step.dtype) != step.words_TE.to(step.dtype)
+        changed = (changed_TE & perturbed_T.unsqueeze(-1)).sum() / (perturbed_T.sum() * changed_TE.shape[-1])
+        auc = detection_auc(step.logits_BL, step.perturbed_BL, step.judged_BL)
+        for name, value in (("ptd", step.losses["ptd"]), ("detector_auc", auc), ("changed_coordinates", changed)):
+            metrics[name] = (value, step.judged_texts)
+    return metrics
+
+
+class RunningMeans:
+    """Means of metrics over batches and processes, each batch with its weight; a batch in which a metric is not finite
+    is left out of that metric."""
+
+    def __init__(self, gather: Callable[[Tensor], Tensor]):
+        self._gather = gather
+        self._entries: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+
+    def add(self, metrics: dict[str, tuple[Tensor, Tensor]]) -> None:
+        for name, (value, weight) in metrics.items():
+            self._entries[name].append((value.detach().float(), weight))
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call."""
+        means = {}
+        for name in list(self._entries):
+            values, weights = (torch.stack(column) for column in zip(*self._entries.pop(name), strict=True))
+            weights, values = weights * values.isfinite(), values.nan_to_num(posinf=0, neginf=0)
+            total = self._gather(torch.stack([(values * weights).sum(), weights.sum()]).unsqueeze(0)).sum(0)
+            if total[1] > 0:
+                means[name] = (total[0] / total[1]).item()
+        return means
 
 
 def detection_auc(logits: Tensor, positive: Tensor, eligible: Tensor) -> Tensor:

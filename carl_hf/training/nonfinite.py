@@ -19,6 +19,8 @@ from transformers import TrainerCallback
 logger = logging.getLogger(__name__)
 
 SKIPPED_STEPS = "skipped_steps.jsonl"
+LIMIT = 10
+"""Skipped steps in a row after which training stops."""
 _SHOWN_TEXTS, _SHOWN_CHARACTERS = 3, 100
 
 
@@ -48,7 +50,6 @@ class SkipNonFiniteSteps(TrainerCallback):
 
     Args:
         accelerator: of the trainer. tokenizer: decodes the texts; None names them by their token ids.
-        limit (`int`): skipped steps in a row after which training stops.
         log: takes an entry for the trainer's log, from which a resumed training takes the count.
 
     Attributes:
@@ -56,11 +57,11 @@ class SkipNonFiniteSteps(TrainerCallback):
         skipped (`bool`): whether the present step is.
 
     Raises (in training):
-        FloatingPointError: after `limit` skipped steps in a row.
+        FloatingPointError: after [`LIMIT`] skipped steps in a row.
     """
 
-    def __init__(self, accelerator: Accelerator, tokenizer: Any, limit: int, log: Callable[[dict[str, float]], None]):
-        self.accelerator, self.tokenizer, self.limit, self.log = accelerator, tokenizer, limit, log
+    def __init__(self, accelerator: Accelerator, tokenizer: Any, log: Callable[[dict[str, float]], None]):
+        self.accelerator, self.tokenizer, self.log = accelerator, tokenizer, log
         self.total, self.in_a_row, self.skipped = 0, 0, False
         self.grad_norm: Tensor | None = None
         self._batches: list[_Batch] = []
@@ -96,7 +97,7 @@ class SkipNonFiniteSteps(TrainerCallback):
             for parameter in model.parameters():
                 parameter.grad = None
             self._report(batches, state.global_step + 1, Path(args.output_dir))
-        if self.in_a_row >= self.limit:
+        if self.in_a_row >= LIMIT:
             raise FloatingPointError(
                 f"Training stopped at step {state.global_step + 1}: the loss or gradient of the last {self.in_a_row} "
                 f"steps was not finite. {SKIPPED_STEPS} in {args.output_dir} names their texts; the last checkpoint "
