@@ -47,7 +47,7 @@ from carl_hf.commands.arguments import (
 from carl_hf.data.bad_rows import skipped_record
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
-from carl_hf.data.mixing import label_names
+from carl_hf.data.mixing import class_names
 from carl_hf.data.splits import split_rows
 from carl_hf.encoders import load_encoder, load_tokenizer
 from carl_hf.encoders.embedding import Pooling, embed_poolings
@@ -129,7 +129,7 @@ def train(
     texts, dev = (class_dataset(corpus, part) for part in rows[:2])
     set_seed(args.seed)
     model = CarlModel.from_encoder(
-        script.encoder, pooling=script.pooling, dropout=script.dropout, heads=args.heads, classes=label_names(texts)
+        script.encoder, pooling=script.pooling, dropout=script.dropout, heads=args.heads, classes=class_names(texts)
     )
     choosing = args.load_best_model_at_end and script.patience
     return CarlTrainer(
@@ -141,7 +141,7 @@ def train(
 
 def _known(dev: Dataset, train: Dataset) -> Dataset:
     """Development texts whose label stands in training, where of texts with several labels only those with one are."""
-    names = set(label_names(train))
+    names = set(class_names(train))
     return dev.select([i for i, label in enumerate(dev["label"]) if label in names])
 
 

@@ -54,7 +54,7 @@ from carl_hf.data.bad_rows import Skipped, skipped_record
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
 from carl_hf.data.loading import Normalization, NoSplitError, find_bad_rows
-from carl_hf.data.mixing import label_names, mix_datasets, numbered_rows, numbers_from_names, remove_overlap
+from carl_hf.data.mixing import class_names, mix_datasets, remove_overlap, rows_with_va, va_from_class_labels
 from carl_hf.data.splits import split_rows
 from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.encoders import load_encoder, load_tokenizer
@@ -280,7 +280,7 @@ class PretrainArguments:
         texts = class_dataset(whole, np.concatenate(list(parts.values())) if split == "all" else parts[split])
         if self.va_from_names is None or split == "validation":  # what is measured has no made-up numbers
             return texts
-        return numbers_from_names(texts, read_label_space(self.va_from_names))
+        return va_from_class_labels(texts, read_label_space(self.va_from_names))
 
     def load_dev(self) -> dict[str, dict[str, datasets.Dataset]]:
         """Corpus -> its training and validation part, for the corpora to be measured on. That they have a test part
@@ -436,7 +436,7 @@ def main() -> None:
         set_seed(args.seed)
         model = CarlModel.from_encoder(
             script.encoder, pooling=script.pooling, dropout=script.dropout, heads=args.heads,
-            classes=label_names(train) if args.heads and script.shuffle_buffer is None else (),
+            classes=class_names(train) if args.heads and script.shuffle_buffer is None else (),
         )  # fmt: skip
         start = copy.deepcopy(model.encoder) if script.toward_plain else None
         tokenizer = load_tokenizer(script.encoder)
@@ -542,7 +542,7 @@ def write_exports(
         train = mix_datasets(fitted, seed=args.seed)
     elif script.shuffle_buffer is None:
         held_out = script.held_out_texts(*script.with_held_out_parts(measured))
-        train = numbered_rows(script.load_all(args, held_out, measured=True))
+        train = rows_with_va(script.load_all(args, held_out, measured=True))
     else:  # the beginning of the stream: `take` knows nothing of the pass that training has come to
         train = datasets.Dataset.from_list(list(trainer.train_dataset.take(STREAMED_TEXTS_OF_HEAD)))
     if len(train) < FEWEST_TEXTS:

@@ -17,11 +17,11 @@ from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.loading import NoSplitError
 from carl_hf.data.mixing import (
     check_dataset,
-    label_names,
+    class_names,
     mix_datasets,
-    numbered_rows,
-    numbers_from_names,
     remove_overlap,
+    rows_with_va,
+    va_from_class_labels,
 )
 
 EMOBANK = (
@@ -365,8 +365,8 @@ def test_names_alone_numbers_alone_and_mixtures_pass_for_what_needs_them():
     mixed = mix_datasets([(names, 1), (numbers, 2)], seed=0)
     assert mixed["label"] == ["joy", None, None] and mixed["valence"] == [None, 0.5, 0.5]
     check_dataset(mixed, "train_dataset", {"va", "class", "angle"})
-    assert numbered_rows(mixed)["text"] == ["c", "c"] and len(numbered_rows(names)) == 0
-    assert label_names(mixed) == ["joy"] and label_names(numbers) == []
+    assert rows_with_va(mixed)["text"] == ["c", "c"] and len(rows_with_va(names)) == 0
+    assert class_names(mixed) == ["joy"] and class_names(numbers) == []
     assert mix_datasets([(numbers, 1)], seed=0).column_names == ["text", "valence", "arousal"]
 
 
@@ -376,11 +376,11 @@ def test_names_become_numbers_by_a_label_space():
         {"text": ["a", "b", "c"], "label": ["Fear", "joy", None], "valence": [None, 0.1, 0.2],
          "arousal": [None, 0.2, 0.3]}
     )  # fmt: skip
-    found = numbers_from_names(names, space)
+    found = va_from_class_labels(names, space)
     assert found["valence"] == [-0.64, 0.1, 0.2] and found["arousal"] == [0.6, 0.2, 0.3]  # numbers stay
     assert found["label"] == ["Fear", "joy", None]
     with pytest.raises(ValueError, match="ekman6 has no entry for 'guilt'; it has anger"):
-        numbers_from_names(Dataset.from_dict({"text": ["a"], "label": ["guilt"]}), space)
+        va_from_class_labels(Dataset.from_dict({"text": ["a"], "label": ["guilt"]}), space)
 
 
 def test_labels_of_a_file_are_names_or_nothing(tmp_path):

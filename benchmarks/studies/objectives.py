@@ -32,7 +32,7 @@ from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_datas
 from carl_hf.commands.arguments import environment_record, parse_script_arguments, use_all_cores
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import ClassCorpus, read_emotion
-from carl_hf.data.mixing import label_names, mix_datasets, remove_overlap
+from carl_hf.data.mixing import class_names, mix_datasets, remove_overlap
 from carl_hf.data.splits import split_rows
 from carl_hf.encoders.loading import load_tokenizer
 from carl_hf.evaluation.circumplex import circular_order, radius_against_intensity
@@ -122,7 +122,7 @@ class Runner:
             perturb_half=False, perturbation_radius=0.5, pgd_step_size=0.5, **settings,
         )  # fmt: skip
         model = CarlModel.from_encoder(
-            self.args.encoder, pooling=pooling, heads=args.heads, classes=label_names(texts) if args.heads else ()
+            self.args.encoder, pooling=pooling, heads=args.heads, classes=class_names(texts) if args.heads else ()
         )
         trainer = CarlTrainer(model=model, args=args, train_dataset=texts, processing_class=self.tokenizer)
         start = time.perf_counter()

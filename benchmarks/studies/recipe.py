@@ -37,7 +37,7 @@ from carl_hf.configuration_carl import ContrastLayers
 from carl_hf.data.corpora import CORPORA
 from carl_hf.data.labelled import EMOTION, read_emotion, read_polarity
 from carl_hf.data.loading import Normalization, Split
-from carl_hf.data.mixing import label_names, mix_datasets, remove_overlap
+from carl_hf.data.mixing import class_names, mix_datasets, remove_overlap
 from carl_hf.data.splits import split_rows, text_key
 from carl_hf.encoders.embedding import ReadPooling, embed_texts
 from carl_hf.encoders.loading import load_encoder, load_tokenizer
@@ -271,7 +271,7 @@ class Runner:
         texts = self.texts(recipe, seed)
         model = CarlModel.from_encoder(
             self.study.encoder, pooling=recipe.pooling, contrast_layers=recipe.contrast_layers,
-            dropout=recipe.dropout, heads=args.heads, classes=label_names(texts) if args.heads else (),
+            dropout=recipe.dropout, heads=args.heads, classes=class_names(texts) if args.heads else (),
         )  # fmt: skip
         trainer = CarlTrainer(model=model, args=args, train_dataset=texts, processing_class=self.tokenizer)
         start = time.perf_counter()

@@ -12,7 +12,7 @@ __getattr__, __all__ = lazy_names(
         "corpora": ["CORPORA"],
         "labelled": ["ClassCorpus", "read_emotion"],
         "label_spaces": ["LabelSpace", "read_label_space"],
-        "mixing": ["label_names", "mix_datasets", "numbered_rows", "numbers_from_names", "remove_overlap"],
+        "mixing": ["class_names", "mix_datasets", "rows_with_va", "va_from_class_labels", "remove_overlap"],
         "streaming": ["stream_va_dataset"],
     },
 )

@@ -71,12 +71,12 @@ def check_dataset(dataset: Dataset, name: str, needs: Collection[str] = ("va",))
             raise ValueError(f"{name}: no text has {what}, which the objectives need.")
 
 
-def label_names(dataset: Dataset) -> list[str]:
+def class_names(dataset: Dataset) -> list[str]:
     """The distinct names in the column `label`, sorted; none without that column."""
     return sorted(set(dataset["label"]) - {None}) if "label" in dataset.column_names else []
 
 
-def numbered_rows(dataset: Dataset) -> Dataset:
+def rows_with_va(dataset: Dataset) -> Dataset:
     """The rows that have valence and arousal; none without such columns."""
     if not {"valence", "arousal"} <= set(dataset.column_names):
         return dataset.select([])
@@ -84,7 +84,7 @@ def numbered_rows(dataset: Dataset) -> Dataset:
     return dataset.select([row for row, pair in enumerate(values) if None not in pair])
 
 
-def numbers_from_names(dataset: Dataset, space: LabelSpace) -> Dataset:
+def va_from_class_labels(dataset: Dataset, space: LabelSpace) -> Dataset:
     """The dataset in which texts without numbers have those of their `label` in a label space.
 
     Raises:

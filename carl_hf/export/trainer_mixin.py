@@ -13,7 +13,7 @@ from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
-from carl_hf.data.mixing import numbered_rows
+from carl_hf.data.mixing import rows_with_va
 from carl_hf.encoders.loading import PACKAGED_ENCODER, is_packaged
 from carl_hf.export.cards import Result
 from carl_hf.export.exports import export_encoder
@@ -42,7 +42,7 @@ class PublishingTrainer(Trainer):
             measure_bias: for the card, by a probe on training texts; it needs scikit-learn and `datasets.Dataset`s.
         """
         measurable = isinstance(self.train_dataset, datasets.Dataset) and importlib.util.find_spec("sklearn")
-        train = numbered_rows(self.train_dataset) if measure_bias and measurable else None
+        train = rows_with_va(self.train_dataset) if measure_bias and measurable else None
         return export_encoder(
             self.model,
             self.processing_class,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from carl_hf.data.label_spaces import read_label_space
-from carl_hf.data.mixing import label_names, numbered_rows
+from carl_hf.data.mixing import class_names, rows_with_va
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.training.dev_probe import DevProbe
 from carl_hf.training.streams import is_stream
@@ -56,7 +56,7 @@ def classes_of(model: CarlModel, args: CarlTrainingArguments, train: Any) -> lis
     if missing:
         raise ValueError(
             f"The objectives need a model with {' and '.join(missing)}: CarlModel.from_encoder(..., "
-            "heads=args.heads, classes=label_names(train)), with label_names from carl_hf.data."
+            "heads=args.heads, classes=class_names(train)), with class_names from carl_hf.data."
             + " Or train without: objectives=['mccl', 'ptd']."
             * (missing == ["regressor"] and args.objectives is None)
         )
@@ -64,7 +64,7 @@ def classes_of(model: CarlModel, args: CarlTrainingArguments, train: Any) -> lis
         raise ValueError("simcse contrasts two dropout masks, and the encoder's dropout is 0: dropout=0.1.")
     if "class" not in args.label_kinds:
         return None
-    found = label_names(train) if isinstance(train, datasets.Dataset) else []
+    found = class_names(train) if isinstance(train, datasets.Dataset) else []
     classes = list(model.config.classes) or found
     if not classes:
         raise ValueError("The objectives need names of classes: CarlModel.from_encoder(..., classes=[...]).")
@@ -72,7 +72,7 @@ def classes_of(model: CarlModel, args: CarlTrainingArguments, train: Any) -> lis
     if unknown:
         raise ValueError(
             f"The training texts have the label {unknown[0]!r}, which is none of the model's classes "
-            f"{', '.join(classes)}: CarlModel.from_encoder(..., classes=label_names(train))."
+            f"{', '.join(classes)}: CarlModel.from_encoder(..., classes=class_names(train))."
         )
     return classes
 
@@ -89,7 +89,7 @@ def label_angles(args: CarlTrainingArguments, train: Any) -> dict[str, float]:
     if not isinstance(train, datasets.Dataset):
         return {} if space is None else space.radians_of(space.angles)
     if space is None:
-        if len(numbered_rows(train)) == 0:
+        if len(rows_with_va(train)) == 0:
             raise ValueError("The circular loss needs the angles of the labels: name a label_space, such as circle12.")
         return {}
     if "label" not in train.column_names:
