@@ -1,4 +1,4 @@
-"""examples/finetune_emotion.py, benchmarks/studies/objectives.py, and pretrain.py on a mixed corpus: real starts."""
+"""examples/finetune_emotion.py as a user starts it; pretrain.py on a mixed corpus."""
 
 import json
 import runpy
@@ -171,32 +171,3 @@ def test_a_mixed_corpus_trains_in_one_run(tiny, small_corpora, tmp_path):
     settings = origin["settings"]
     assert settings["va_from_names"] == "ekman6" and settings["objectives"] == ["mccl", "regression", "cross_entropy"]
     assert (tmp_path / "va").is_dir()
-
-
-def test_the_table_of_objectives_is_made_from_runs_that_are_not_repeated(tiny, small_corpora, tmp_path):
-    arguments = (
-        "--encoder", tiny, "--data_dir", small_corpora, "--output_dir", tmp_path, "--suites", "goemotions-six",
-        "mixed", "--only", "frozen encoder, cls", "circular", "EmoBank + GoEmotions names", "--batch_size", 32,
-        "--va_batch_size", 32, "--epochs", 1, "--va_epochs", 1, "--num_threads", 1,
-    )  # fmt: skip
-    first = run("benchmarks/studies/objectives.py", *arguments, "--seeds", 1)
-    assert "goemotions-six: circular, seed 1" in first.stdout
-    run_of_one = tmp_path / "goemotions-six" / "circular-1.json"
-    content = json.loads(run_of_one.read_text())
-    assert content["objectives"] == ["circular"] and content["seed"] == 1 and content["steps"] == 3
-    written = run_of_one.stat().st_mtime_ns
-    second = run("benchmarks/studies/objectives.py", *arguments, "--seeds", 1, 2)
-    assert "seed 1 ..." not in second.stdout and run_of_one.stat().st_mtime_ns == written
-    table = (tmp_path / "TABLE.md").read_text()
-    one, two = (
-        json.loads((tmp_path / "goemotions-six" / f"circular-{seed}.json").read_text())["accuracy"] for seed in (1, 2)
-    )
-    row = next(line for line in table.splitlines() if line.startswith("| circular "))
-    assert f"| {(one + two) / 2:.1f} ± {abs(one - two) / 2**0.5:.1f} |" in row
-    mixed = json.loads((tmp_path / "mixed" / "emobank-goemotions-names-2.json").read_text())
-    assert mixed["objectives"] == ["mccl", "regression", "cross_entropy"]
-    assert set(mixed["validation"]) == {"valence", "arousal"} and 0 <= mixed["goemotions-six"]["accuracy"] <= 100
-    for figure in ("dimensions-goemotions-six.png", "dimensions-mixed.svg", "circle-mixed.png"):
-        assert (tmp_path / figure).stat().st_size > 5_000
-    wrong = run("benchmarks/studies/objectives.py", "--suites", "emolit", expect=1)
-    assert "Unknown suite 'emolit': choose from emolit12" in wrong.stderr

@@ -1,0 +1,141 @@
+"""The studies in benchmarks/studies: each runs once on tiny models; published tables are those of the records."""
+
+import dataclasses
+import importlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from carl_hf import CarlTrainingArguments
+from carl_hf.evaluation.bootstrap import resample_rows
+
+pytestmark = pytest.mark.usefixtures("measuring_packages")
+STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies"
+STUDY = {
+    "seeds": [1], "baseline": "plain", "chosen": "both", "reported": ["both", "plain"], "screening": [], "joined": [],
+    "common": {"max_steps": 2, "learning_rate": 5e-3, "per_device_train_batch_size": 32, "objectives": ["regression"]},
+    "recipes": {
+        "as it was": {"training": None},
+        "plain": {},
+        "both": {"like": "plain", "pooling": "mean", "objectives": ["mccl", "ptd=0.2"], "perturb_half": True},
+        "bins": {"objectives": ["supcon"], "va_bins": 2, "normalization": "standardized", "contrast_layers": "none"},
+        "all plain": {"of": "both", "toward_plain": 1.0, "pooling": "cls"},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def start(monkeypatch):
+    """Runs the main function of a study with the flags given; without flags only imports it."""
+    monkeypatch.syspath_prepend(str(STUDIES))
+
+    def run(name, *flags):
+        module = importlib.import_module(name)
+        if flags:
+            monkeypatch.setattr(sys, "argv", [name, *map(str, flags), "--num_threads", "1"])
+            module.main()
+        return module
+
+    return run
+
+
+def test_recipes_are_trained_once_and_the_reported_ones_measured_on_test_data(start, tiny, small_corpora, tmp_path):
+    data, study, output = shutil.copytree(small_corpora, tmp_path / "data"), tmp_path / "study.yaml", tmp_path / "out"
+    (data / "cr").mkdir()
+    pd.read_csv(data / "mr" / "mr.csv").to_csv(data / "cr" / "cr.csv", index=False)
+    study.write_text(yaml.safe_dump({"encoder": str(tiny), **STUDY}, sort_keys=False))
+    flags = ("--study", study, "--output_dir", output, "--models_dir", tmp_path / "models", "--data_dir", data)
+    start("recipe", *flags, "--test", "true")
+    records = {path.stem: json.loads(path.read_text()) for path in output.glob("*-1.json")}
+    assert set(records) == {"as-it-was-1", "plain-1", "both-1", "bins-1", "all-plain-1"}
+    for name, record in records.items():
+        dev = record["dev"]
+        scores = (100 * dev["valence"], 100 * dev["arousal"], dev["goemotions-six"], dev["sst5"])
+        assert dev["score"] == pytest.approx(sum(scores) / 4) and ("test" in record) == (name in ("both-1", "plain-1"))
+    # a weighted mean that gives the trained weights no share is the encoder as it was
+    assert records["all-plain-1"]["dev"] == pytest.approx(records["as-it-was-1"]["dev"], abs=1e-6)
+    assert records["both-1"]["dev"] != records["as-it-was-1"]["dev"]
+    with np.load(output / "items" / "both-1.npz") as items:  # predicted valence and arousal; right or wrong, no labels
+        assert {items[name].dtype.kind for name in items if name != "va/emobank"} == {"b"}
+        mr = records["both-1"]["test"]["polarity"]["mr"]["accuracy"]
+        assert 100 * items["polarity/mr"].mean() == pytest.approx(mr)
+    assert set(json.loads((output / "gains.json").read_text())) == {"plain"}
+    table, written = (output / "TABLE.md").read_text(), (output / "both-1.json").stat().st_mtime_ns
+    start("recipe", *flags, "--test", "true")
+    assert (output / "TABLE.md").read_text() == table and (output / "both-1.json").stat().st_mtime_ns == written
+    study.write_text(study.read_text().replace("max_steps: 2", "max_steps: 4"))
+    with pytest.raises(SystemExit, match=r"plain-1.json was run with other settings \(recipe\) than 'plain' has now"):
+        start("recipe", *flags)
+    study.write_text(study.read_text().replace("max_steps", "max_step"))
+    with pytest.raises(SystemExit, match="Recipe 'as it was': Unknown training argument 'max_step'"):
+        start("recipe", *flags)
+
+
+def test_the_chosen_recipe_is_the_default(start, tmp_path):
+    study = start("recipe").read_study(STUDIES / "recipes.yaml")
+    chosen = study.recipes[study.chosen]
+    default, found = (CarlTrainingArguments(str(tmp_path), use_cpu=True, **each) for each in ({}, chosen.training))
+    assert found.weights == default.weights
+    changed = {f.name for f in dataclasses.fields(found) if getattr(found, f.name) != getattr(default, f.name)}
+    assert changed == {"objectives"}
+    minilm = yaml.safe_load((STUDIES.parents[1] / "examples" / "configs" / "carl-minilm.yaml").read_text())
+    del minilm["output_dir"]
+    assert minilm == {"encoder": study.encoder, "pooling": chosen.pooling, "corpora": list(chosen.corpora)}
+
+
+def test_published_tables_are_those_of_the_records(start, monkeypatch, tmp_path):
+    recipe, folder = start("recipe"), shutil.copytree(STUDIES / "recipe", tmp_path / "recipe")
+    study = recipe.read_study(STUDIES / "recipes.yaml")
+    records = recipe.read_records(study, folder)
+    assert (STUDIES / "recipe" / "TABLE.md").read_text() == recipe.render(study, records, folder, None)
+    objectives = start("objectives")
+    for draw in ("plot_dimension_curves", "plot_circularity"):
+        monkeypatch.setattr(objectives, draw, lambda *_: None)
+    tables = objectives.render(STUDIES / "objectives", objectives.ObjectivesArguments())
+    assert (STUDIES / "objectives" / "TABLE.md").read_text().endswith(tables)
+    results = json.loads((STUDIES / "attributions" / "results.json").read_text())
+    assert (STUDIES / "attributions" / "TABLE.md").read_text() == start("attributions").rendered(results)
+
+
+def test_gains_are_those_of_plain_loops(start):
+    tables, rng = start("recipe_tables"), np.random.default_rng(0)
+    truth = rng.normal(size=(60, 2))
+
+    def encoder(noise):
+        hits = {task: rng.random(50) > noise / 4 for task in tables.TRANSFER}
+        return {"va/emobank": truth + noise * rng.normal(size=(60, 2))} | hits
+
+    pairs = [(encoder(2.0), encoder(1.0)) for _ in range(3)]
+    found = tables.paired_gains(pairs, truth)
+
+    def r(items, rows):
+        return np.corrcoef(items["va/emobank"][rows, 0], truth[rows, 0])[0, 1]
+
+    resampled = [np.mean([r(two, rows) - r(one, rows) for one, two in pairs]) for rows in resample_rows(60, 42)]
+    assert found["valence"]["interval"] == pytest.approx(np.quantile(resampled, [0.025, 0.975]).tolist())
+    accuracies = [100 * (two[task].mean() - one[task].mean()) for one, two in pairs for task in tables.TRANSFER]
+    assert found["transfer"]["gain"] == pytest.approx(np.mean(accuracies))
+
+
+def test_objectives_are_compared_on_one_encoder(start, tiny, small_corpora, tmp_path):
+    flags = ("--encoder", tiny, "--data_dir", small_corpora, "--output_dir", tmp_path, "--suites", "goemotions-six",
+             "mixed", "--only", "circular", "EmoBank + GoEmotions names", "--batch_size", 32, "--va_batch_size", 32,
+             "--epochs", 1, "--va_epochs", 1, "--seeds", 1)  # fmt: skip
+    start("objectives", *flags)
+    run = json.loads((tmp_path / "goemotions-six" / "circular-1.json").read_text())
+    assert run["objectives"] == ["circular"] and run["seed"] == 1 and run["steps"] == 3
+    row = next(line for line in (tmp_path / "TABLE.md").read_text().splitlines() if line.startswith("| circular "))
+    assert f"{run['accuracy']:.1f} |" in row and (tmp_path / "circle-mixed.png").stat().st_size > 5000
+    with pytest.raises(SystemExit, match="was run with learning_rate 0.0001, not 0.1"):
+        start("objectives", *flags, "--learning_rate", 0.1)
+
+
+def test_attributions_are_compared_with_leaving_words_out(start, exports, tmp_path):
+    start("attributions", "--model", exports[0] / "va", "--texts", 3, "--steps", 2, "--output_dir", tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["texts"] == 3 and (tmp_path / "TABLE.md").is_file()
