@@ -5,7 +5,7 @@ from typing import Literal, get_args
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from carl_hf.encoders.embedding import Pooling
+from carl_hf.encoders.packing import Pooling
 
 ContrastLayers = Literal["prediction", "projection", "none"]
 HEADS = ("classifier", "proxies", "regressor")

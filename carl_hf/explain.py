@@ -28,7 +28,6 @@ from transformers import (
 )
 
 from carl_hf.adversary import token_saliency
-from carl_hf.encoders.embedding import Pooling, pool
 from carl_hf.encoders.loading import (
     check_encoder,
     is_va_regressor,
@@ -39,6 +38,7 @@ from carl_hf.encoders.loading import (
     resolve_encoder,
     stated_pooling,
 )
+from carl_hf.encoders.packing import Pooling, pool
 from carl_hf.utils.suggestions import did_you_mean
 
 if TYPE_CHECKING:

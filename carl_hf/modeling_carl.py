@@ -18,9 +18,9 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, in
 from transformers.utils import ModelOutput
 
 from carl_hf.configuration_carl import CarlConfig, ContrastLayers
-from carl_hf.encoders.embedding import Pooling, embed_packed, embed_texts, pool
+from carl_hf.encoders.embedding import embed_texts
 from carl_hf.encoders.loading import check_encoder, load_encoder
-from carl_hf.encoders.packing import TokenLayout, encode_tokens, use_packed_attention
+from carl_hf.encoders.packing import Pooling, TokenLayout, embed_packed, encode_tokens, pool, use_packed_attention
 
 
 @dataclass

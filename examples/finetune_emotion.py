@@ -49,8 +49,7 @@ from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
 from carl_hf.data.mixing import class_names
 from carl_hf.data.splits import split_rows
-from carl_hf.encoders import load_encoder, load_tokenizer
-from carl_hf.encoders.embedding import Pooling, embed_poolings
+from carl_hf.encoders import Pooling, embed_poolings, load_encoder, load_tokenizer
 from carl_hf.evaluation.circumplex import circular_order
 from carl_hf.evaluation.classification import classification_report
 from carl_hf.evaluation.comparison import class_gain

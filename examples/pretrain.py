@@ -57,8 +57,7 @@ from carl_hf.data.loading import Normalization, NoSplitError, find_bad_rows
 from carl_hf.data.mixing import class_names, mix_datasets, remove_overlap, rows_with_va, va_from_class_labels
 from carl_hf.data.splits import split_rows
 from carl_hf.data.streaming import stream_va_dataset
-from carl_hf.encoders import load_encoder, load_tokenizer
-from carl_hf.encoders.embedding import Pooling, embed_poolings
+from carl_hf.encoders import Pooling, embed_poolings, load_encoder, load_tokenizer
 from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.emotion import class_dataset
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_gain, va_metrics

@@ -7,8 +7,7 @@ from conftest import tiny_encoder
 from test_modeling import FAMILIES
 from test_packing import batch_of, packed_states
 
-from carl_hf.encoders.embedding import embed_packed
-from carl_hf.encoders.packing import TokenLayout, encode_first_tokens, use_packed_attention
+from carl_hf.encoders.packing import TokenLayout, embed_packed, encode_first_tokens, use_packed_attention
 
 
 @pytest.mark.parametrize("slices", [1, 3])

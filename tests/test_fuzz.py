@@ -32,7 +32,7 @@ from carl_hf.data.labelled import read_emotion, read_polarity, read_sts, read_va
 from carl_hf.data.loading import find_bad_rows, split_names
 from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.data.table_pieces import PIECEWISE, open_tables
-from carl_hf.encoders.embedding import Pooling
+from carl_hf.encoders import Pooling
 from carl_hf.evaluation.comparators import read_comparators
 from carl_hf.evaluation.encoder import EmbeddingCache
 from carl_hf.objectives import OBJECTIVES, parse_objectives

@@ -22,14 +22,13 @@ __getattr__, __all__ = lazy_names(
             "stated_pooling",
         ],
         "embedding": [
-            "Pooling",
             "PoolingChoice",
             "ReadPooling",
             "StatedPooling",
             "classifier_outputs",
             "embed_poolings",
             "embed_texts",
-            "pool",
         ],
+        "packing": ["Pooling", "pool"],
     },
 )

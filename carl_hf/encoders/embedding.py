@@ -1,4 +1,4 @@
-"""Texts to vectors by any encoder: pooling, and batches of texts of similar length."""
+"""Texts to vectors by any encoder, in batches of texts of similar length."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -10,10 +10,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.encoders.fast_cpu import limit_primitive_cache
-from carl_hf.encoders.packing import TokenLayout, encode_first_tokens, encode_tokens, use_packed_attention
+from carl_hf.encoders.packing import TokenLayout, embed_packed, encode_tokens, pool, pool_packed, use_packed_attention
 
-Pooling = Literal["cls", "mean"]
-"""What a model is trained with: the first token's last state, or the mean over all tokens."""
 ReadPooling = Literal["cls", "mean", "pooler"]
 """What an encoder is measured with: also its own pooler output."""
 PoolingChoice = Literal["auto", "cls", "mean", "pooler"]
@@ -23,29 +21,6 @@ StatedPooling = Literal["cls", "mean", "other"]
 
 _TOKENS_OF_A_TEXT = 32  # a batch holds so many tokens for each of its nominal texts
 _TEXTS_OF_A_SLICE = 16  # whose attention is computed together
-
-
-def pool(hidden_BLH: Tensor, attention_mask_BL: Tensor, pooling: Pooling) -> Tensor:
-    """The vector (B, H) that stands for a text: its first token's state, or the mean over its tokens but padding."""
-    if pooling == "cls":
-        return hidden_BLH[:, 0]
-    weight_BL1 = attention_mask_BL.unsqueeze(-1).to(hidden_BLH.dtype)
-    return (hidden_BLH * weight_BL1).sum(1) / weight_BL1.sum(1).clamp_min(1)
-
-
-def pool_packed(hidden_TH: Tensor, layout: TokenLayout, pooling: Pooling) -> Tensor:
-    """The same vectors (B, H) from the states of packed texts."""
-    if pooling == "cls":
-        return hidden_TH[layout.first_B]
-    padded = zip(layout.pad_slices(hidden_TH), layout.masks, strict=True)
-    return torch.cat([pool(hidden, mask, pooling) for hidden, mask in padded])
-
-
-def embed_packed(encoder: PreTrainedModel, embeds_TE: Tensor, layout: TokenLayout, pooling: Pooling) -> Tensor:
-    """The vectors (B, H) of packed texts, from their word embeddings."""
-    if pooling == "cls":
-        return encode_first_tokens(encoder, embeds_TE, layout)
-    return pool_packed(encode_tokens(encoder, embeds_TE, layout), layout, pooling)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ called once for every padded slice, with the same result.
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from carl_hf.encoders import fast_cpu
+
+Pooling = Literal["cls", "mean"]
+"""What a model is trained with: the first token's last state, or the mean over all tokens."""
 
 _PACKED = "carl_packed"
 _FROM_ZERO = ("bert", "electra", "distilbert")  # position of the first token: 0
@@ -220,3 +223,26 @@ def encode_first_tokens(encoder: PreTrainedModel, embeds_TE: Tensor, layout: Tok
     for layer in layers:
         hidden_1TH = layer(hidden_1TH, layout=layout)
     return fast_cpu.first_token_states(last, hidden_1TH[0], layout)
+
+
+def pool(hidden_BLH: Tensor, attention_mask_BL: Tensor, pooling: Pooling) -> Tensor:
+    """Embeddings (B, H): the first token's state, or the mean over all tokens but padding."""
+    if pooling == "cls":
+        return hidden_BLH[:, 0]
+    weight_BL1 = attention_mask_BL.unsqueeze(-1).to(hidden_BLH.dtype)
+    return (hidden_BLH * weight_BL1).sum(1) / weight_BL1.sum(1).clamp_min(1)
+
+
+def pool_packed(hidden_TH: Tensor, layout: TokenLayout, pooling: Pooling) -> Tensor:
+    """The same from the states of packed texts."""
+    if pooling == "cls":
+        return hidden_TH[layout.first_B]
+    padded = zip(layout.pad_slices(hidden_TH), layout.masks, strict=True)
+    return torch.cat([pool(hidden, mask, pooling) for hidden, mask in padded])
+
+
+def embed_packed(encoder: PreTrainedModel, embeds_TE: Tensor, layout: TokenLayout, pooling: Pooling) -> Tensor:
+    """Embeddings (B, H) of packed texts from their word embeddings."""
+    if pooling == "cls":
+        return encode_first_tokens(encoder, embeds_TE, layout)
+    return pool_packed(encode_tokens(encoder, embeds_TE, layout), layout, pooling)
