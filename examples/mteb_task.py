@@ -1,17 +1,16 @@
-"""EmoBank's valence and arousal as an MTEB regression task, and a sentence-transformers model measured on it.
+"""Measures a sentence-transformers model on EmoBank's valence and arousal, as an MTEB regression task.
 
     python examples/mteb_task.py --model runs/carl-demo/encoder --data_dir DIR
 
 MTEB's protocol: a probe on 2,048 training texts, drawn ten times, measured on the test split. The probe is a ridge
-regression that chooses its strength by leave-one-out: MTEB's default, a regression without penalty, fits noise where
-a model has about as many dimensions as the draw has texts. Its r is not that of examples/evaluate.py, whose probe
-sees all training texts. Needs `pip install mteb sentence-transformers`; mteb needs Python 3.11.
+regression whose penalty is chosen by leave-one-out. (MTEB's default, a regression without penalty, fits noise if a
+model has about as many dimensions as the draw has texts.) Its r differs from that of examples/evaluate.py, whose probe
+uses all training texts. Needs `pip install mteb sentence-transformers`; mteb needs Python 3.11.
 """
 
-import argparse
-import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,11 @@ import numpy as np
 from datasets import DatasetDict
 
 from carl_hf import load_va_dataset
+from carl_hf.commands.arguments import parse_script_arguments
+from carl_hf.commands.mteb import MtebArguments
 from carl_hf.data.corpora import CORPORA
 from carl_hf.evaluation.agreement import agreement
+from carl_hf.utils.atomic_files import write_json
 
 try:
     import mteb
@@ -34,15 +36,15 @@ except ImportError as error:
     )
 
 DIMENSIONS = ("valence", "arousal")
-FIGURES = ("pearson", "spearman", "ccc", "mae", "rmse", "r2", "kendalltau")  # the first three are ours
+METRICS = ("pearson", "spearman", "ccc", "mae", "rmse", "r2", "kendalltau")  # the first three are ours
 
 
 class EmoBankRegression(AbsTaskRegression):
     """Valence and arousal in [-1, 1] as the two subsets of one task.
 
     Args:
-        data_dir: folder with a local copy of EmoBank (DIR/emobank/emobank.csv); without one it is fetched from the
-            authors' repository. max_texts: of each split, so many at most (the first); None for all.
+        data_dir: folder with a local copy of EmoBank (DIR/emobank/emobank.csv); without one it is downloaded from the
+            authors' repository. max_texts: use only the first texts of each split; None for all.
     """
 
     metadata = TaskMetadata(
@@ -81,60 +83,46 @@ class EmoBankRegression(AbsTaskRegression):
         self.data_dir, self.max_texts = data_dir, max_texts
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:  # MTEB's signature
-        parts = {split: load_va_dataset("emobank", split=split, data_dir=self.data_dir) for split in ("train", "test")}
+        splits = {name: load_va_dataset("emobank", split=name, data_dir=self.data_dir) for name in ("train", "test")}
         if self.max_texts is not None:
-            parts = {split: part.take(min(self.max_texts, len(part))) for split, part in parts.items()}
+            splits = {name: split.take(min(self.max_texts, len(split))) for name, split in splits.items()}
         self.dataset = {
             dimension: DatasetDict(
-                {split: part.select_columns(["text", dimension]).rename_column(dimension, "value")
-                 for split, part in parts.items()}
+                {name: split.select_columns(["text", dimension]).rename_column(dimension, "value")
+                 for name, split in splits.items()}
             )
             for dimension in DIMENSIONS
         }  # fmt: skip
         self.data_loaded = True
 
     def _calculate_scores(self, y_test: Any, y_pred: Any) -> dict[str, float]:
-        """MTEB's scores, and r, rho and CCC."""
-        figures = agreement([[y] for y in y_pred], [[y] for y in y_test], ["value"])["value"]
-        return {**super()._calculate_scores(y_test, y_pred), **{name: figures[name] for name in FIGURES[:3]}}
+        """MTEB's scores, with our Pearson r, Spearman rho and CCC."""
+        ours = agreement([[y] for y in y_pred], [[y] for y in y_test], ["value"])["value"]
+        return {**super()._calculate_scores(y_test, y_pred), **{name: ours[name] for name in METRICS[:3]}}
 
 
-def _number(value: float) -> float | None:
-    """None for a figure that is undefined, such as r of a constant prediction."""
-    return float(value) if math.isfinite(value) else None
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=110)
-    )
-    parser.add_argument("--model", required=True, help="Folder or Hub id that SentenceTransformer loads.")
-    parser.add_argument("--data_dir", help="Folder with local copies of the corpora (without: EmoBank is fetched).")
-    parser.add_argument("--output", default="mteb_emobank.json", help="JSON file for scores (default: %(default)s).")
-    parser.add_argument("--max_texts", type=int, help="Texts of each split at most (default: all).")
-    args = parser.parse_args()
-    task = EmoBankRegression(args.data_dir, args.max_texts)
+def main(argv: Sequence[str] | None = None) -> None:
     try:
+        args = parse_script_arguments(MtebArguments, argv, description=__doc__)
+        task = EmoBankRegression(args.data_dir, args.max_texts)
         task.load_data()
-        if not Path(args.model).is_dir() and args.model.count("/") != 1:
-            raise ValueError(f"--model {args.model}: there is no such folder, and it is no Hub id (owner/name).")
         model = SentenceTransformer(args.model, model_kwargs={"use_safetensors": True})
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    done = mteb.evaluate(model, task, cache=None, show_progress_bar=False).task_results[0]
-    scores = {entry["hf_subset"]: {name: _number(entry[name]) for name in FIGURES} for entry in done.scores["test"]}
+    measured = mteb.evaluate(model, task, cache=None, show_progress_bar=False).task_results[0].scores["test"]
     result = {
         "model": args.model,
         "task": task.metadata.name,
         "mteb": mteb.__version__,
-        "texts": {split: len(part) for split, part in task.dataset[DIMENSIONS[0]].items()},
+        "texts": {name: len(split) for name, split in task.dataset[DIMENSIONS[0]].items()},
         "experiments": task.n_experiments,
-        "scores": scores,
+        "scores": {  # null: undefined, such as the r of a constant prediction
+            row["hf_subset"]: {name: row[name] if math.isfinite(row[name]) else None for name in METRICS}
+            for row in measured
+        },
     }
-    text = json.dumps(result, indent=2, allow_nan=False)
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.output).write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write_json(Path(args.output), result)
+    print(Path(args.output).read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def test_other_arguments_are_refused_unless_they_replace(run_here, tiny, parquet
 @pytest.mark.parametrize(
     "content, more, message",
     [
-        ("sentence,id\na,1\n ,2\n", [], "row 2: column 'sentence' is empty; remove the row."),
+        ("sentence,id\na,1\n ,2\n", [], "row 2: column 'sentence' is empty; correct or remove the row"),
         ("sentence\na\n", ["--text_column", "text"], "has no column 'text'; it has sentence."),
         ("sentence\na\n", ["--keep_columns", "id"], "has no column 'id'"),
         ("sentence\n", [], "there are no rows"),
@@ -219,11 +219,11 @@ def test_bad_tables_are_refused_with_their_row(content, more, message, run_here,
 @pytest.mark.parametrize(
     "lines, message",
     [
-        (['{"sentence": "a"}', '{"sentence": 3}'], "row 2: column 'sentence' holds 3, which is no text"),
+        (['{"sentence": "a"}', '{"sentence": 3}'], "row 2: column 'sentence' holds 3, not a text"),
         (['{"sentence": "a"}', "a"], "row 2: is no valid JSON"),
         (['{"sentence": "a"}', "", '{"sentence": "a"}'], "row 2: is empty; correct or remove the row"),
         (['{"sentence": "a"}', "[]"], "row 2: holds an array, not an object"),
-        (['{"sentence": 3}'], "row 1: column 'sentence' holds 3, which is no text"),
+        (['{"sentence": 3}'], "row 1: column 'sentence' holds 3, not a text"),
         (['{"sentence": "a"}', "{}"], "row 2: column 'sentence' is empty"),
         (['{"sentence": "\\ud800"}'], "row 1: column 'sentence' is not UTF-8 text"),
     ],

@@ -146,7 +146,7 @@ def test_what_a_model_was_trained_on_is_read_from_its_record(models, tmp_path, s
     [
         (["--model", "nobody/nothing"], "Cannot load the model 'nobody/nothing'"),
         (["--tasks", "vaa"], "Unknown task 'vaa'"),
-        (["--data_dir", "nowhere"], "--data_dir nowhere is no folder"),
+        (["--data_dir", "nowhere"], "--data_dir nowhere is not a folder"),
         (["--model", "runs/{seed}/x"], "say with --seeds N"),
         (["--seeds", "3"], "--seeds needs a model whose name holds {seed}"),
         (["--polarity", "imbd"], "Unknown polarity corpus 'imbd'"),

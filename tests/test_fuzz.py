@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from carl_hf import CarlConfig, CarlTrainingArguments, load_va_dataset
 from carl_hf.commands.arguments import last_checkpoint, parse_script_arguments
-from carl_hf.commands.embedding_shards import read_shards, survey
+from carl_hf.commands.shards import read_shards, survey
 from carl_hf.data.bad_rows import MAX_CHARACTERS, Skipped, skipped_record
 from carl_hf.data.files import SUFFIXES, Piece, column_names, read_pieces, read_rows, read_table
 from carl_hf.data.label_spaces import read_label_space
@@ -246,8 +246,8 @@ def test_texts_to_embed(kind, examples, tmp_path):
     def read() -> tuple[int, list[pa.Table]]:
         tables = open_tables([str(path)], names)
         found = survey(tables, "text", names[1:], lambda rows: None)
-        shards = [rows for _, rows in read_shards(tables, names, found.rows, 5, range(found.total))]
-        return found.total, [rows.select(names[1:]).cast(found.schema) and rows for rows in shards]
+        shards = [rows for _, rows in read_shards(tables, names, found.rows, 5, range(sum(found.rows)))]
+        return sum(found.rows), [rows.select(names[1:]).cast(found.schema) and rows for rows in shards]
 
     def holds(content: bytes) -> None:
         path.write_bytes(content)

@@ -1,0 +1,130 @@
+"""The command line of examples/evaluate.py: its arguments, and the models that they name."""
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from transformers.hf_argparser import HfArg
+
+from carl_hf.encoders import PoolingChoice, load_config, load_tokenizer, resolve_encoder
+from carl_hf.evaluation.comparators import read_comparators
+from carl_hf.evaluation.encoder import split_pooling
+from carl_hf.evaluation.plan import TASKS
+from carl_hf.export.folder import read_record
+
+
+@dataclass
+class EvaluateArguments:
+    model: list[str] = HfArg(
+        default_factory=lambda: ["minilm-l6"],
+        help="Hub ids, folders (encoder, CARL checkpoint, sentence-transformers model) or 'minilm-l6'. NAME@cls, "
+        "NAME@mean and NAME@pooler choose a pooling for one of them.",
+    )
+    tasks: list[str] = HfArg(default_factory=lambda: list(TASKS), help=f"Any of {', '.join(TASKS)}.")
+    data_dir: str | None = HfArg(default=None, help="Folder with the corpora (without: only the demo corpus).")
+    output_dir: str = HfArg(default="runs/evaluation", help="Folder for results, report and plots.")
+    overwrite_output_dir: bool = HfArg(default=False, help="Replace the results in the folder.")
+    pooling: PoolingChoice = HfArg(default="auto", help="'auto': what the model's folder states, else cls.")
+    va: list[str] = HfArg(
+        default_factory=lambda: ["emobank", "facebook"], help="Valence-arousal corpora; also iemocap and emotales."
+    )
+    protocol: Literal["fast", "test"] = HfArg(default="fast", help="SentEval's protocol for polarity.")
+    polarity: list[str] = HfArg(
+        default_factory=lambda: ["mr", "cr", "sst5"], help="Any of mr, cr, sst5, imdb (IMDB is large)."
+    )
+    emotion: list[str] = HfArg(
+        default_factory=lambda: ["goemotions-six", "goemotions-ekman", "isear", "emolit12"],
+        help="Emotion corpora; also goemotions-28, and files with the columns text, label and optionally split.",
+    )
+    shots: list[int] = HfArg(default_factory=list, help="Training texts per class of few-shot probes, such as 8 16.")
+    comparators: str | None = HfArg(
+        default=None, help="YAML file with more models, such as examples/configs/comparators.yaml."
+    )
+    seeds: int | None = HfArg(default=None, help="Number of runs that '{seed}' in a model's name stands for.")
+    max_length: int = HfArg(default=128, help="Tokens to keep of a text.")
+    batch_size: int = HfArg(default=64, help="Texts in a batch.")
+    seed: int = HfArg(default=42, help="Random seed of folds, splits, draws and bootstraps.")
+    strict: bool = HfArg(default=False, help="Treat a missing corpus or comparator as an error.")
+    cache_dir: str | None = HfArg(default=None, help="Folder for cached embeddings (default: below HF_HOME).")
+    no_cache: bool = HfArg(default=False, help="Do not read or write embeddings on disk.")
+    num_threads: int | None = HfArg(default=None, help="CPU threads (default: all cores).")
+
+    def __post_init__(self):
+        if self.data_dir is not None and not Path(self.data_dir).is_dir():
+            raise ValueError(f"--data_dir {self.data_dir} is not a folder.")
+        if (Path(self.output_dir) / "results.json").exists() and not self.overwrite_output_dir:
+            raise ValueError(
+                f"--output_dir {self.output_dir} holds the results of another evaluation: name another folder, or "
+                "replace them with --overwrite_output_dir true."
+            )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to measure and its name in the results. A ValueError if there is no such model."""
+
+    name: str
+    model: str
+    pooling: PoolingChoice
+
+    def __post_init__(self):
+        load_config(self.model)
+        load_tokenizer(self.model)
+
+
+def runs_of_models(args: EvaluateArguments) -> dict[str, list[str]]:
+    """The --model arguments, each with the names of the runs that its {seed} stands for, or else only its own name."""
+    if args.seeds is not None and not any("{seed}" in name for name in args.model):
+        raise ValueError("--seeds needs a model whose name holds {seed}, such as 'runs/carl-{seed}/encoder'.")
+    runs = {name: _runs(name, args.seeds) if "{seed}" in name else [name] for name in args.model}
+    names = [run for name in args.model for run in runs[name]]
+    if len({*names}) < len(names):
+        raise ValueError("--model names a model twice.")
+    return runs
+
+
+def _runs(name: str, seeds: int | None) -> list[str]:
+    if seeds is None or seeds < 2:
+        raise ValueError(f"{name} holds {{seed}}: say with --seeds N how many folders it stands for, at least 2.")
+    model, _ = split_pooling(name)
+    parts = Path(model).parts
+    depth = next(i for i, part in enumerate(parts) if "{seed}" in part)
+    matcher = re.compile(re.escape(parts[depth]).replace(re.escape("{seed}"), r"(\d+)"))
+    numbers = sorted(int(m[1]) for path in Path(*parts[:depth]).glob("*") if (m := matcher.fullmatch(path.name)))
+    folders = [model.replace("{seed}", str(number)) for number in numbers]
+    runs = [folder + name.removeprefix(model) for folder in folders if Path(folder).is_dir()]
+    if len(runs) < seeds:
+        raise ValueError(f"{name}: --seeds {seeds}, but there are {len(runs)} such folders.")
+    return runs[:seeds]
+
+
+def comparators_of(args: EvaluateArguments) -> tuple[list[Candidate], dict[str, str]]:
+    """The comparators that can be loaded, and why the others cannot."""
+    found, missing = [], {}
+    for comparator in read_comparators(args.comparators).values() if args.comparators else ():
+        if comparator.name in args.model:
+            raise ValueError(f"{args.comparators}: comparator {comparator.name!r} is a --model too; rename it.")
+        try:
+            if comparator.model is None:
+                raise ValueError(comparator.note)
+            found.append(Candidate(comparator.name, comparator.model, comparator.pooling))
+        except ValueError as error:
+            if args.strict:
+                raise ValueError(f"Comparator {comparator.name}: {error}") from error
+            missing[comparator.name] = str(error)
+            logging.warning("Comparator %s left out: %s", comparator.name, error)
+    return found, missing
+
+
+def trained_on(model: str) -> list[str]:
+    """The valence-arousal corpora whose measured texts the model was trained on, according to its export record: a
+    corpus without splits, or any other corpus if training included test rows."""
+    folder = Path(resolve_encoder(model))
+    records = filter(None, map(read_record, (folder, folder.parent / "encoder")))  # the export beside a checkpoint
+    provenance = next(records, {"provenance": None})["provenance"]
+    if provenance is None:
+        return []
+    without_splits = {"facebook", "iemocap", "emotales"}
+    return [name for name in provenance["corpora"] if name in without_splits or provenance["trained_on_test_rows"]]

@@ -1,0 +1,222 @@
+"""Embeddings of tables of any size, in Parquet files (shards) that are written atomically.
+
+Shard k holds the rows from k * shard_rows on. Process r of w writes the shards r, r + w, r + 2w, ... So the processes
+need not communicate, and neither their number nor a kill changes the result.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from carl_hf.data.bad_rows import BadRow, refuse, text_fault
+from carl_hf.data.files import REMEDY, Piece, first_line
+from carl_hf.data.table_pieces import PiecewiseTable
+from carl_hf.utils.atomic_files import write_atomically, write_json
+
+MANIFEST = "_manifest.json"  # readers of a folder of Parquet files ignore names that begin with an underscore
+_SETTINGS = b"carl_hf.settings"  # key in a shard's metadata
+
+
+class Survey(NamedTuple):
+    """What reading all rows once has found."""
+
+    rows: list[int]  # of each table
+    schema: pa.Schema  # of the columns to keep
+    sha256: str  # checksum of all cells that are read
+
+
+def survey(
+    tables: Sequence[PiecewiseTable], text_column: str, keep_columns: Sequence[str], report: Callable[[int], Any]
+) -> Survey:
+    """Reads and checks all rows once, before the first of them is embedded.
+
+    Args:
+        report: called with the number of rows of each piece.
+
+    Raises:
+        ValueError: for a text that is missing, empty or not a string, for a column of several types, or if there are
+            no rows. The message names the table and the row.
+    """
+    digest, counts, schema = hashlib.sha256(), [], pa.schema([])
+    for table in tables:
+        counts.append(0)
+        for piece in table.pieces(lambda first, stop: True):
+            refuse(table.name, piece.bad, REMEDY)
+            _check_texts(piece.frame, table.name, text_column)
+            cells = _as_arrow(piece, [text_column, *keep_columns], table.name)
+            digest.update(repr(cells.to_pydict()).encode("utf-8"))
+            kept = cells.select(keep_columns).schema.remove_metadata()
+            try:
+                schema = pa.unify_schemas([schema, kept], promote_options="permissive")
+            except pa.ArrowException as error:
+                raise ValueError(
+                    f"{table.name}: a column of --keep_columns holds values of several types ({error})."
+                ) from error
+            counts[-1] += piece.length
+            report(piece.length)
+    if not sum(counts):
+        raise ValueError(f"{', '.join(table.name for table in tables)}: there are no rows.")
+    return Survey(counts, schema, digest.hexdigest())
+
+
+def _check_texts(frame: pd.DataFrame, name: str, column: str) -> None:
+    texts = frame[column] if column in frame else dict.fromkeys(frame.index)
+    unusable = {row: text for row, text in texts.items() if not isinstance(text, str) or not text.strip()}
+    bad = [BadRow(row, *text_fault(column, text)) for row, text in unusable.items()]
+    refuse(name, bad, f"{REMEDY}, or name another column with --text_column")
+
+
+def _as_arrow(piece: Piece, columns: Sequence[str], name: str) -> pa.Table:
+    """Columns of a piece with their types: strings for text files, for JSON lines the type that fits all cells.
+
+    Raises:
+        ValueError: for a column of several types, or with numbers that no type can hold. The message names the column.
+    """
+    if piece.arrow is not None:
+        return piece.arrow.select(columns)
+    cells = {}
+    for column in columns:
+        try:
+            cells[column] = pa.array(piece.frame[column].tolist() if column in piece.frame else [None] * piece.length)
+        except (pa.ArrowException, ValueError, OverflowError, RecursionError) as error:
+            rows = f"rows {piece.first} to {piece.first + piece.length - 1}"
+            raise ValueError(
+                f"{name}, {rows}: column {column!r} of --keep_columns holds values of several types, or values that "
+                f"cannot be stored ({first_line(error)})."
+            ) from error
+    return pa.table(cells)
+
+
+def read_shards(
+    tables: Sequence[PiecewiseTable], columns: Sequence[str], rows: Sequence[int], shard_rows: int,
+    wanted: Collection[int],
+) -> Iterator[tuple[int, pa.Table]]:  # fmt: skip
+    """Number and rows of each wanted shard, in order.
+
+    Args:
+        columns: columns to read. rows: number of rows of each table, from the survey.
+
+    Raises:
+        ValueError: for a row that can no longer be read.
+    """
+    offset, total, parts = 0, sum(rows), []
+
+    def wanted_in(first: int, stop: int) -> list[int]:
+        return [shard for shard in range(first // shard_rows, (stop - 1) // shard_rows + 1) if shard in wanted]
+
+    for table, count in zip(tables, rows, strict=True):
+        for piece in table.pieces(lambda start, stop, offset=offset: bool(wanted_in(offset + start, offset + stop))):
+            refuse(table.name, piece.bad, REMEDY)
+            cells, first = _as_arrow(piece, columns, table.name), offset + piece.first - 1
+            for shard in wanted_in(first, first + len(cells)):
+                start, stop = shard * shard_rows, min((shard + 1) * shard_rows, total)
+                parts.append(cells[max(start - first, 0) : stop - first])
+                if sum(map(len, parts)) == stop - start:
+                    yield shard, pa.concat_tables(parts, promote_options="permissive")
+                    parts = []
+        offset += count
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shards in a folder, and which of them this process writes.
+
+    Args:
+        settings: everything that the shards depend on, recorded in `_manifest.json` and in each shard.
+        total: number of rows. shard_rows: rows of a shard; the last one may have fewer.
+        rank, world: index of this process, and number of processes.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    total: int
+    shard_rows: int
+    rank: int
+    world: int
+
+    def __len__(self) -> int:
+        return -(-self.total // self.shard_rows)
+
+    def rows_of(self, shard: int) -> int:
+        return min(self.shard_rows, self.total - shard * self.shard_rows)
+
+    def path(self, shard: int) -> Path:
+        return self.folder / f"part-{shard:05d}.parquet"
+
+    def own(self) -> range:
+        """The shards that this process writes."""
+        return range(self.rank, len(self), self.world)
+
+    def prepare(self, about: dict[str, Any], *, overwrite: bool) -> None:
+        """Writes the manifest and, with `overwrite`, first removes this process's shards of an earlier run.
+
+        Args:
+            about: what else the manifest records.
+
+        Raises:
+            ValueError: if the folder holds shards with other settings, or other Parquet files.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"--output_dir {self.folder} is a file; name a folder.")
+        manifest = self.folder / MANIFEST
+        if overwrite:
+            for path in self.folder.glob("*"):
+                match = re.fullmatch(r"part-(\d+)\.parquet|_part-(\d+)\.partial", path.name)
+                if match and int(match[1] or match[2]) % self.world == self.rank:
+                    path.unlink()
+        elif manifest.exists():
+            before = json.loads(manifest.read_text(encoding="utf-8"))["settings"]
+            for name, value in self.settings.items():
+                if before.get(name) != value:
+                    raise ValueError(
+                        f"--output_dir {self.folder} holds embeddings with another {name.replace('_', ' ')} "
+                        f"({before.get(name)!r}, now {value!r}): name another folder, or replace them with "
+                        "--overwrite_output_dir true."
+                    )
+            return
+        elif any(self.folder.glob("*.parquet")):
+            raise ValueError(
+                f"--output_dir {self.folder} holds Parquet files, but no {MANIFEST}: name another folder, or "
+                "replace them with --overwrite_output_dir true."
+            )
+        content = {"settings": self.settings, "rows": self.total, "shards": len(self), **about}
+        # every process writes the same file, so that none writes a shard before there is a manifest
+        write_json(manifest, content, partial_name=f"_manifest-{self.rank}.partial")
+
+    def is_finished(self, shard: int) -> bool:
+        """Whether a shard exists, is complete and has these settings."""
+        try:
+            metadata = pq.read_metadata(self.path(shard))
+        except (OSError, pa.ArrowException):
+            return False
+        return (metadata.metadata or {}).get(_SETTINGS) == self._stamp() and metadata.num_rows == self.rows_of(shard)
+
+    def write(self, shard: int, texts: pa.ChunkedArray, vectors_NH: np.ndarray, kept: pa.Table) -> None:
+        """Writes a shard: the columns row (int64, from 0), text, embedding (fixed-size list of the dtype of
+        `vectors_NH`) and those of `kept`.
+
+        Raises:
+            OSError: if it cannot be written; nothing of it is left behind.
+        """
+        first, (count, width) = shard * self.shard_rows, vectors_NH.shape
+        columns = {
+            "row": pa.array(np.arange(first, first + count)),
+            "text": texts.cast(pa.string()),
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors_NH.reshape(-1)), width),
+            **dict(zip(kept.column_names, kept.columns, strict=True)),
+        }
+        table = pa.table(columns).replace_schema_metadata({_SETTINGS: self._stamp()})
+        path = self.path(shard)
+        write_atomically(path, lambda file: pq.write_table(table, file), partial_name=f"_{path.stem}.partial")
+
+    def _stamp(self) -> bytes:
+        return json.dumps(self.settings, sort_keys=True).encode()
