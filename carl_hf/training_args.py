@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import math
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -18,6 +18,7 @@ from carl_hf.losses import LabelKernel
 from carl_hf.momentum import momentum_from_half_life
 from carl_hf.objectives import OBJECTIVES, PAPER_WEIGHTS, parse_objectives
 from carl_hf.utils.engines import check_engine
+from carl_hf.utils.fields import setting
 from carl_hf.utils.setting_types import check_setting_types
 from carl_hf.utils.suggestions import did_you_mean
 
@@ -79,111 +80,84 @@ class CarlTrainingArguments(TrainingArguments):
             settings that exclude each other.
     """
 
-    preset: Literal["default", "paper"] = field(
-        default="default", metadata={"help": "Settings to start from: 'default' or 'paper'. Explicit ones win."}
+    preset: Literal["default", "paper"] = setting(
+        "default", "Settings to start from: 'default' or 'paper'. Explicit ones win."
     )
     # TrainingArguments, with other defaults
-    num_train_epochs: float = field(default=2.0, metadata={"help": "Passes over the training texts."})
-    per_device_train_batch_size: int = field(
-        default=128, metadata={"help": "Texts of a contrastive batch on each device."}
+    num_train_epochs: float = setting(2.0, "Passes over the training texts.")
+    per_device_train_batch_size: int = setting(128, "Texts of a contrastive batch on each device.")
+    per_device_eval_batch_size: int = setting(
+        128, "Texts of a contrastive batch in evaluation; by default as in training."
     )
-    per_device_eval_batch_size: int = field(
-        default=128, metadata={"help": "Texts of a contrastive batch in evaluation; by default as in training."}
-    )
-    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
-    warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up: a share of all steps below 1, else steps."})
-    bf16: bool | None = field(
-        default=None, metadata={"help": "bfloat16 autocast. Unset: on where CUDA supports it, off on a CPU."}
-    )
-    logging_steps: float = field(default=10, metadata={"help": "Optimizer steps between two log entries."})
-    eval_steps: float | None = field(
-        default=100, metadata={"help": "Optimizer steps between two evaluations, with --eval_strategy steps."}
-    )
-    probe_texts: int = field(
-        default=1000,
-        metadata={
-            "help": "Training texts on which each evaluation fits a probe for the validation texts (va_pearson or "
-            "label_accuracy, which choose the best checkpoint); 0: no probe."
-        },
+    learning_rate: float = setting(1e-4, "Peak learning rate of AdamW.")
+    lr_scheduler_type: str = setting("cosine", "Learning rate schedule.")
+    warmup_steps: float = setting(0.1, "Warm-up: a share of all steps below 1, else steps.")
+    bf16: bool | None = setting(None, "bfloat16 autocast. Unset: on where CUDA supports it, off on a CPU.")
+    logging_steps: float = setting(10, "Optimizer steps between two log entries.")
+    eval_steps: float | None = setting(100, "Optimizer steps between two evaluations, with --eval_strategy steps.")
+    probe_texts: int = setting(
+        1000,
+        "Training texts on which each evaluation fits a probe for the validation texts (va_pearson or "
+        "label_accuracy, which choose the best checkpoint); 0: no probe.",
     )
     # Data
-    max_length: int = field(default=128, metadata={"help": "Tokens kept of a text; the rest is cut off."})
-    gradient_cache_parts: int = field(
-        default=1,
-        metadata={
-            "help": "Parts in which a batch is encoded with gradient, one after another, in the memory of one; the "
-            "losses see the whole batch, the gradient is the same. More than 1 costs another forward pass."
-        },
+    max_length: int = setting(128, "Tokens kept of a text; the rest is cut off.")
+    gradient_cache_parts: int = setting(
+        1,
+        "Parts in which a batch is encoded with gradient, one after another, in the memory of one; the "
+        "losses see the whole batch, the gradient is the same. More than 1 costs another forward pass.",
     )
     # What is trained
-    objectives: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": f"Objectives of the loss, each a name or name=weight: {', '.join(OBJECTIVES)}. Unset: mccl ptd "
-            "regression (0.8, 0.8, 20), or mccl ptd (0.8, 0.2) with the preset 'paper'."
-        },
+    objectives: list[str] | None = setting(
+        None,
+        f"Objectives of the loss, each a name or name=weight: {', '.join(OBJECTIVES)}. Unset: mccl ptd "
+        "regression (0.8, 0.8, 20), or mccl ptd (0.8, 0.2) with the preset 'paper'.",
     )
     # Sentence-level loss: momentum continuous contrastive learning (MCCL)
-    temperature: float = field(default=0.05, metadata={"help": "Temperature of embedding similarities (Eq 5)."})
-    label_temperature: float = field(default=1.0, metadata={"help": "Temperature of label similarities (Eq 5)."})
-    label_kernel: LabelKernel = field(
-        default="cosine",
-        metadata={"help": "Similarity of labels (Eq 4): 'cosine' (Eq 4, angle only) or 'distance' (intensity too)."},
+    temperature: float = setting(0.05, "Temperature of embedding similarities (Eq 5).")
+    label_temperature: float = setting(1.0, "Temperature of label similarities (Eq 5).")
+    label_kernel: LabelKernel = setting(
+        "cosine", "Similarity of labels (Eq 4): 'cosine' (Eq 4, angle only) or 'distance' (intensity too)."
     )
-    momentum: float | None = field(
-        default=None, metadata={"help": "Initial momentum m_0 of the target (Eq 2). Excludes momentum_half_life."}
-    )
-    momentum_half_life: float | None = field(
-        default=20.0,
-        metadata={
-            "help": "m_0 given as the optimizer steps in which a target weight's past halves. Excludes momentum."
-        },
+    momentum: float | None = setting(None, "Initial momentum m_0 of the target (Eq 2). Excludes momentum_half_life.")
+    momentum_half_life: float | None = setting(
+        20.0, "m_0 given as the optimizer steps in which a target weight's past halves. Excludes momentum."
     )
     # Token-level loss: gradient-based perturbed token detection (PTD)
-    salient_fraction: float = field(default=0.1, metadata={"help": "Share of a text's tokens that are chosen as S."})
-    token_choice: Literal["salient", "random"] = field(
-        default="salient", metadata={"help": "How S is chosen: 'salient' (Eq 7) or, as an ablation, 'random'."}
+    salient_fraction: float = setting(0.1, "Share of a text's tokens that are chosen as S.")
+    token_choice: Literal["salient", "random"] = setting(
+        "salient", "How S is chosen: 'salient' (Eq 7) or, as an ablation, 'random'."
     )
-    perturb_half: bool = field(
-        default=True,
-        metadata={
-            "help": "Perturb each token of S with probability 1/2 and train the detector on S alone, so that it must "
-            "see the perturbation: saliency no longer tells."
-        },
+    perturb_half: bool = setting(
+        True,
+        "Perturb each token of S with probability 1/2 and train the detector on S alone, so that it must "
+        "see the perturbation: saliency no longer tells.",
     )
-    perturbation_radius: float = field(default=2.0, metadata={"help": "Radius eps of the ball round a token (Eq 8)."})
-    perturbation_relative: bool = field(
-        default=True,
-        metadata={"help": "Radius and step size in units of the token embedding's norm; off: absolute (the paper)."},
+    perturbation_radius: float = setting(2.0, "Radius eps of the ball round a token (Eq 8).")
+    perturbation_relative: bool = setting(
+        True, "Radius and step size in units of the token embedding's norm; off: absolute (the paper)."
     )
-    pgd_step_size: float = field(default=2.0, metadata={"help": "Step size alpha of PGD (Eq 8)."})
-    pgd_steps: int = field(default=1, metadata={"help": "Steps of PGD; each after the first costs two passes."})
-    focal_gamma: float = field(default=2.0, metadata={"help": "Exponent gamma of the focal loss (Eq 10)."})
+    pgd_step_size: float = setting(2.0, "Step size alpha of PGD (Eq 8).")
+    pgd_steps: int = setting(1, "Steps of PGD; each after the first costs two passes.")
+    focal_gamma: float = setting(2.0, "Exponent gamma of the focal loss (Eq 10).")
     # Other objectives
-    proxy_alpha: float = field(default=32.0, metadata={"help": "Alpha of Proxy-Anchor: how much hard texts weigh."})
-    proxy_margin: float = field(default=0.1, metadata={"help": "Margin delta of Proxy-Anchor, in cosine."})
-    proxy_learning_rate: float = field(default=1e-2, metadata={"help": "Peak learning rate of the proxies."})
-    head_warmup_epochs: float | None = field(
-        default=None,
-        metadata={
-            "help": "Epochs in which all but the encoder learns. Unset: 1 with proxy_anchor, as its authors train, "
-            "else 0."
-        },
+    proxy_alpha: float = setting(32.0, "Alpha of Proxy-Anchor: how much hard texts weigh.")
+    proxy_margin: float = setting(0.1, "Margin delta of Proxy-Anchor, in cosine.")
+    proxy_learning_rate: float = setting(1e-2, "Peak learning rate of the proxies.")
+    head_warmup_epochs: float | None = setting(
+        None,
+        "Epochs in which all but the encoder learns. Unset: 1 with proxy_anchor, as its authors train, else 0.",
     )
-    same_label_margin: float = field(
-        default=0.0, metadata={"help": "Circular loss: texts with one angle cost nothing above cosine 1 - margin."}
+    same_label_margin: float = setting(
+        0.0, "Circular loss: texts with one angle cost nothing above cosine 1 - margin."
     )
-    label_space: str | None = field(
-        default=None,
-        metadata={
-            "help": "Label space that gives names of emotions their angles, for the circular loss: circle12, "
-            "russell1980, ekman6, goemotions28, or a CSV file."
-        },
+    label_space: str | None = setting(
+        None,
+        "Label space that gives names of emotions their angles, for the circular loss: circle12, "
+        "russell1980, ekman6, goemotions28, or a CSV file.",
     )
-    class_weights: Literal["equal", "balanced"] = field(
-        default="equal",
-        metadata={"help": "Cross-entropy: every text weighs the same, or every class (by its training texts)."},
+    class_weights: Literal["equal", "balanced"] = setting(
+        "equal", "Cross-entropy: every text weighs the same, or every class (by its training texts)."
     )
 
     def __init__(self, output_dir: str | None = None, *, preset: str = "default", **settings: Any):
@@ -322,12 +296,9 @@ class CarlTrainingArguments(TrainingArguments):
         require(number("probe_texts") == 0 or number("probe_texts") >= 10, "probe_texts", "0 or at least 10")
         require(self.max_length >= 3, "max_length", "at least 3 (two special tokens and one of the text)")
         require(0 < number("salient_fraction") <= 1, "salient_fraction", "in (0, 1]")
-        require(self.token_choice in ("salient", "random"), "token_choice", "'salient' or 'random'")
-        require(self.label_kernel in ("cosine", "distance"), "label_kernel", "'cosine' or 'distance'")
         require(not self.remove_unused_columns, "remove_unused_columns", "False: the collator needs the text column")
         if self.label_space is not None:
             read_label_space(self.label_space)  # a wrong one is refused at once
-        require(self.class_weights in ("equal", "balanced"), "class_weights", "'equal' or 'balanced'")
         if not self.weights:
             raise ValueError("objectives names nothing: nothing would be trained.")
         if (self.momentum is None) == (self.momentum_half_life is None):
