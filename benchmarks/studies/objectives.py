@@ -54,10 +54,10 @@ CLASS_OBJECTIVES: dict[str, list[str] | None] = {
 VA_OBJECTIVES: dict[str, list[str] | None] = {
     "frozen encoder": None,
     "MCCL": ["mccl"],
-    "CARL (MCCL + PTD)": ["mccl", "ptd"],
+    "CARL (MCCL + PTD)": ["mccl", "ptd=0.2"],
     "regression": ["regression"],
     "circular": ["circular"],
-    "CARL + regression": ["mccl", "ptd", "regression"],
+    "CARL + regression": ["mccl", "ptd=0.2", "regression"],
     "SimCSE": ["simcse"],
 }
 MIXED_OBJECTIVES: dict[str, list[str] | None] = {
@@ -228,6 +228,8 @@ def batch_size_of(suite: str, name: str, args: ObjectivesArguments) -> int:
 def check_settings(path: Path, suite: str, name: str, objectives: list[str] | None, args: ObjectivesArguments) -> None:
     """Raises a ValueError if a run that is there had other settings: one table must not mix them."""
     run = json.loads(path.read_text(encoding="utf-8"))
+    if run.get("objectives"):  # in the records published with the study, ptd without a weight has 0.2
+        run["objectives"] = ["ptd=0.2" if word == "ptd" else word for word in run["objectives"]]
     wanted = {"learning_rate": args.learning_rate, "bf16": args.bf16, "batch_size": batch_size_of(suite, name, args),
               "objectives": objectives}  # fmt: skip
     for setting, value in wanted.items():

@@ -56,6 +56,9 @@ PROBE_TEXTS = 3000
 MEASURING = ("pooling", "export", "toward_plain")
 """What a recipe may set that measures another's model."""
 
+RETIRED = {"layer_decay"}
+"""Removed settings of CarlTrainingArguments: recipes with them have records, and cannot be trained again."""
+
 RESERVED = {
     "seed", "use_cpu", "save_strategy", "report_to", "logging_steps", "disable_tqdm", "probe_texts", "output_dir",
 }  # fmt: skip
@@ -215,7 +218,8 @@ def _recipe(name: str, settings: dict[str, Any]) -> Recipe:
     of_recipe = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in own}
     try:
         recipe = Recipe(None if "training" in settings else training, **of_recipe)
-        CarlTrainingArguments("unused", use_cpu=True, **training)
+        kept = {key: value for key, value in training.items() if key not in RETIRED}
+        CarlTrainingArguments("unused", use_cpu=True, **kept)
     except (ValueError, TypeError) as error:
         raise ValueError(f"Recipe {name!r}: {error}") from error
     return recipe
