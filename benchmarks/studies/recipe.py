@@ -1,7 +1,7 @@
 """Which recipe makes the best affective embedding? Trains the recipes of recipes.yaml beside it, measures them on
 dev parts, and, when the choice is made, the chosen one and the baselines on test parts.
 
-    python benchmarks/studies/recipe.py --config benchmarks/studies/recipe.yaml --data_dir DIR --seeds 42
+    python benchmarks/studies/recipe.py --data_dir DIR --seeds 42
     python benchmarks/studies/recipe.py --data_dir DIR --only CARL regression --test true
 
 Each run leaves one JSON file in the output folder; runs that are there are not repeated, and one that was made with
