@@ -26,8 +26,8 @@ from carl_hf.commands.evaluate import Candidate, EvaluateArguments, comparators_
 from carl_hf.encoders import load_config, load_tokenizer, resolve_encoder
 from carl_hf.evaluation.comparison import compare, spread
 from carl_hf.evaluation.encoder import default_cache_dir, load_text_encoder, load_va_head, split_pooling
-from carl_hf.evaluation.plan import Corpora, Settings
 from carl_hf.evaluation.suite import Evaluation, run_tasks
+from carl_hf.evaluation.tasks import Corpora, Settings
 from carl_hf.report.page import print_summary, write_report
 from carl_hf.report.pictures import draw_pictures
 from carl_hf.utils.atomic_files import write_json

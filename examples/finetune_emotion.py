@@ -51,9 +51,9 @@ from carl_hf.data.mixing import class_names
 from carl_hf.data.splits import split_rows
 from carl_hf.encoders import Pooling, embed_poolings, load_encoder, load_tokenizer
 from carl_hf.evaluation.circumplex import circular_order
-from carl_hf.evaluation.classification import classification_report
 from carl_hf.evaluation.comparison import class_gain
 from carl_hf.evaluation.emotion import class_dataset, measure_emotion
+from carl_hf.evaluation.statistics import classification_report
 from carl_hf.export.folder import read_record, with_earlier_training
 from carl_hf.export.task_heads import check_classes
 from carl_hf.objectives import describe_objectives

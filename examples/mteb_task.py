@@ -21,7 +21,7 @@ from carl_hf import load_va_dataset
 from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.mteb import MtebArguments
 from carl_hf.data.corpora import CORPORA
-from carl_hf.evaluation.agreement import agreement
+from carl_hf.evaluation.statistics import agreement
 from carl_hf.utils.atomic_files import write_json
 
 try:

@@ -58,8 +58,8 @@ from carl_hf.data.mixing import class_names, mix_datasets, remove_overlap, rows_
 from carl_hf.data.splits import split_rows
 from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.encoders import Pooling, embed_poolings, load_encoder, load_tokenizer
-from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.emotion import class_dataset
+from carl_hf.evaluation.statistics import pearson
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_gain, va_metrics
 from carl_hf.export.cards import va_results
 from carl_hf.export.folder import with_earlier_training

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from carl_hf import CarlTrainingArguments
-from carl_hf.evaluation.bootstrap import resample_rows
+from carl_hf.evaluation.statistics import resample_rows
 
 pytestmark = pytest.mark.usefixtures("measuring_packages")
 STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies"

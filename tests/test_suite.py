@@ -9,8 +9,8 @@ from conftest import EMOTIONS
 
 from carl_hf import evaluate_encoder
 from carl_hf.evaluation.comparison import compare, spread
-from carl_hf.evaluation.plan import Settings
 from carl_hf.evaluation.suite import run_tasks
+from carl_hf.evaluation.tasks import Settings
 from carl_hf.report.page import write_report
 
 pytest.importorskip("sklearn")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from carl_hf.data.labelled import VaCorpus
-from carl_hf.evaluation.agreement import pearson
+from carl_hf.evaluation.statistics import pearson
 from carl_hf.evaluation.valence_arousal import (
     labels_of,
     measure_corpus,

@@ -42,8 +42,8 @@ from carl_hf.data.splits import split_rows, text_key
 from carl_hf.encoders.embedding import ReadPooling, embed_texts
 from carl_hf.encoders.loading import load_encoder, load_tokenizer
 from carl_hf.evaluation.emotion import class_dataset
-from carl_hf.evaluation.plan import Corpora, Settings
 from carl_hf.evaluation.suite import run_tasks
+from carl_hf.evaluation.tasks import Corpora, Settings
 from carl_hf.evaluation.valence_arousal import labels_of
 from carl_hf.momentum import update_target
 from carl_hf.training.dev_probe import DevProbe

@@ -12,8 +12,7 @@ import numpy as np
 from run_tables import figure_text, mean_and_std, slug
 from screening import flat, lenth_error, lenth_margin, main_effects
 
-from carl_hf.evaluation.agreement import pearson
-from carl_hf.evaluation.bootstrap import interval, resample_rows
+from carl_hf.evaluation.statistics import interval, pearson, resample_rows
 from carl_hf.report.tables import table
 from carl_hf.utils.atomic_files import write_json
 

@@ -11,7 +11,7 @@ from transformers.hf_argparser import HfArg
 from carl_hf.encoders import PoolingChoice, load_config, load_tokenizer, resolve_encoder
 from carl_hf.evaluation.comparators import read_comparators
 from carl_hf.evaluation.encoder import split_pooling
-from carl_hf.evaluation.plan import TASKS
+from carl_hf.evaluation.tasks import TASKS
 from carl_hf.export.folder import read_record
 
 

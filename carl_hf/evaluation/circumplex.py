@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.geometry import ROUNDING, class_centroids, principal_axes, unit_rows
+from carl_hf.evaluation.statistics import pearson
 
 _PERMUTATIONS = 200
 

@@ -5,9 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from carl_hf.evaluation.agreement import defined, spearman
-from carl_hf.evaluation.bootstrap import interval, resample_rows
-from carl_hf.evaluation.classification import accuracy_and_f1, confusion_matrix, macro_figures, multi_label_f1
+from carl_hf.evaluation.statistics import (
+    class_metrics,
+    defined,
+    interval,
+    one_hot,
+    resample_rows,
+    resampled_class_metrics,
+    spearman,
+)
 from carl_hf.evaluation.suite import Evaluation
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, va_gain
 
@@ -54,25 +60,20 @@ def class_gain(one: dict[str, np.ndarray], two: dict[str, np.ndarray], seed: int
         one, two: {"predictions", "references"} on the same texts, (N,) numbers of classes or (N, C) booleans.
     """
     truth = one["references"]
-    points, resampled = [], []
-    for items in (one, two):
-        predictions = items["predictions"]
-        if truth.ndim == 2:
-            hits, predicted, actual = (predictions & truth).sum(0), predictions.sum(0), truth.sum(0)
-            points.append((100 * (predictions == truth).all(1).mean(), macro_figures(hits, predicted, actual)[2]))
-            resampled.append(multi_label_f1(predictions, truth, seed=seed))
-        else:
-            classes = int(max(truth.max(), one["predictions"].max(), two["predictions"].max())) + 1
-            confusion = confusion_matrix(predictions, truth, classes)
-            f1 = macro_figures(np.diag(confusion), confusion.sum(0), confusion.sum(1))[2]
-            points.append((100 * (predictions == truth).mean(), f1))
-            resampled.append(accuracy_and_f1(predictions, truth, classes, seed=seed))
+    tables = [two["predictions"], one["predictions"], truth]
+    if truth.ndim == 1:
+        classes = int(max(table.max() for table in tables)) + 1
+        tables = [one_hot(table, classes) for table in tables]
+    after, before, truth = tables
+    point = {name: class_metrics(after, truth)[name] - value for name, value in class_metrics(before, truth).items()}
+    resampled_before = resampled_class_metrics(before, truth, seed=seed)
+    resampled_after = resampled_class_metrics(after, truth, seed=seed)
     return {
-        figure: value
-        for k, name in enumerate(("accuracy", "f1"))
-        for figure, value in (
-            (name, float(points[1][k] - points[0][k])),
-            (f"{name}_interval", interval(resampled[1][k] - resampled[0][k])),
+        key: value
+        for name in ("accuracy", "f1")
+        for key, value in (
+            (name, point[name]),
+            (f"{name}_interval", interval(resampled_after[name] - resampled_before[name])),
         )
     }
 

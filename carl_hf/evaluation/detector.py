@@ -16,7 +16,7 @@ from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_sal
 from carl_hf.collator import CarlDataCollator
 from carl_hf.data.labelled import VaCorpus
 from carl_hf.encoders.packing import TokenLayout, pool_packed
-from carl_hf.evaluation.bootstrap import interval
+from carl_hf.evaluation.statistics import interval
 from carl_hf.losses import mccl_loss
 from carl_hf.modeling_carl import CarlModel
 

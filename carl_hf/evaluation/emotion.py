@@ -8,9 +8,9 @@ from datasets import Dataset
 
 from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import split_rows
-from carl_hf.evaluation.classification import classification_report, multi_label_report
 from carl_hf.evaluation.geometry import dimension_curve
 from carl_hf.evaluation.probes import fit_logistic, fit_multi_label
+from carl_hf.evaluation.statistics import classification_report, multi_label_report
 
 FEW_SHOT_DRAWS = 10
 _PROBE_OF_CURVES = (1e-2,)  # strength of the logistic probe in dimension curves, the same for every point

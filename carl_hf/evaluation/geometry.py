@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from carl_hf.evaluation.bootstrap import RESAMPLES, interval, resample_rows
+from carl_hf.evaluation.statistics import RESAMPLES, interval, resample_rows
 
 ROUNDING = 1e-12  # squared or cosine distances below it are what rounding leaves between equal embeddings
 

@@ -8,9 +8,8 @@ import torch
 
 from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import split_rows
-from carl_hf.evaluation.bootstrap import interval
-from carl_hf.evaluation.classification import accuracy_and_f1
 from carl_hf.evaluation.senteval import FAST_PROTOCOL, TEST_PROTOCOL, nested_kfold, split_probe
+from carl_hf.evaluation.statistics import interval, one_hot, resampled_class_metrics
 
 SENTEVAL_SEED = 1111  # of the published protocol, whatever the seed of everything else
 
@@ -34,10 +33,11 @@ def measure_polarity(
         )  # fmt: skip
         predictions, truth, l2 = result.predictions, labels[test], [result.l2]
         accuracy = 100 * float((predictions == truth).mean())
-    resampled, _ = accuracy_and_f1(predictions, truth, len(corpus.classes), seed=SENTEVAL_SEED)
+    tables = (one_hot(values, len(corpus.classes)) for values in (predictions, truth))
+    resampled = resampled_class_metrics(*tables, seed=SENTEVAL_SEED)
     figures = {
         "accuracy": float(accuracy),
-        "accuracy_interval": interval(resampled),
+        "accuracy_interval": interval(resampled["accuracy"]),
         "majority": 100 * float(np.bincount(truth).max() / len(truth)),
         "protocol": protocol,
         "l2": [float(value) for value in l2],

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from carl_hf.evaluation.agreement import pearson
+from carl_hf.evaluation.statistics import pearson
 
 _RIDGE_STRENGTHS = tuple(10.0**k for k in range(-1, 6))
 _LOGISTIC_STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # C: the inverse of the penalty

@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from carl_hf.evaluation.agreement import defined, spearman
-from carl_hf.evaluation.bootstrap import RESAMPLES, interval, resample_rows
 from carl_hf.evaluation.geometry import unit_rows
+from carl_hf.evaluation.statistics import RESAMPLES, defined, interval, resample_rows, spearman
 
 
 def pair_cosines(left_NH: np.ndarray, right_NH: np.ndarray) -> np.ndarray:

@@ -15,13 +15,13 @@ from carl_hf.data import labelled as data
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.splits import split_rows
 from carl_hf.evaluation import geometry
-from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.circumplex import circular_order, radius_against_intensity
 from carl_hf.evaluation.detector import measure_detector
 from carl_hf.evaluation.emotion import emotion_curve, finite_curve, measure_emotion
-from carl_hf.evaluation.plan import TASKS, Corpora, Settings
 from carl_hf.evaluation.polarity import measure_polarity
 from carl_hf.evaluation.semantics import pair_cosines, sts_spearman
+from carl_hf.evaluation.statistics import pearson
+from carl_hf.evaluation.tasks import TASKS, Corpora, Settings
 from carl_hf.evaluation.valence_arousal import measure_corpus, measure_head, measure_transfer, ridge_predictions
 from carl_hf.modeling_carl import CarlModel
 

@@ -7,9 +7,8 @@ import numpy as np
 
 from carl_hf.data.labelled import VaCorpus
 from carl_hf.data.splits import divide
-from carl_hf.evaluation.agreement import FIGURES, agreement, defined, pearson
-from carl_hf.evaluation.bootstrap import RESAMPLES, interval, resample_rows
 from carl_hf.evaluation.probes import fit_ridge
+from carl_hf.evaluation.statistics import AGREEMENT, RESAMPLES, agreement, defined, interval, pearson, resample_rows
 
 DIMENSIONS = ("valence", "arousal")
 FOLDS = 5
@@ -55,11 +54,11 @@ def va_metrics(
     result: dict[str, Any] = agreement(predictions, labels, dimensions)
     for k, name in enumerate(dimensions):
         x, y = predictions[:, k][rows], labels[:, k][rows]
-        for figure, function in FIGURES.items():
+        for figure, function in AGREEMENT.items():
             result[name][f"{figure}_interval"] = interval(function(x, y))
         fixed = np.full(len(labels), constant[k])
         result[name]["constant"] = defined(
-            {figure: float(function(fixed, labels[:, k])) for figure, function in FIGURES.items()}, ["predictions"]
+            {figure: float(function(fixed, labels[:, k])) for figure, function in AGREEMENT.items()}, ["predictions"]
         )
     errors = _circle_errors(predictions, labels)
     fixed = _circle_errors(np.broadcast_to(constant, labels.shape), labels)

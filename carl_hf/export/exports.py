@@ -18,8 +18,8 @@ from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import divide, split_rows
 from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.encoders.loading import is_va_regressor
-from carl_hf.evaluation.classification import classification_report, multi_label_report
 from carl_hf.evaluation.probes import fit_ridge
+from carl_hf.evaluation.statistics import classification_report, multi_label_report
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, va_metrics
 from carl_hf.export.bias import measure_bias
 from carl_hf.export.cards import Result, va_results

@@ -6,8 +6,8 @@ import numpy as np
 from datasets import Dataset
 
 from carl_hf.data.splits import divide
-from carl_hf.evaluation.agreement import pearson
 from carl_hf.evaluation.probes import fit_logistic
+from carl_hf.evaluation.statistics import pearson
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions
 
 _FEWEST = 4  # texts that a probe is fitted to

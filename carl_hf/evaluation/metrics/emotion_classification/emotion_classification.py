@@ -5,7 +5,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from carl_hf.evaluation.classification import classification_figures
+from carl_hf.evaluation.statistics import classification_metrics
 
 _DESCRIPTION = """
 Accuracy in percent, macro precision, recall and F1 over all classes that are named, and the confusion matrix.
@@ -52,4 +52,4 @@ class EmotionClassification(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, classes):
-        return classification_figures(np.array(predictions), np.array(references), list(classes))
+        return classification_metrics(np.array(predictions), np.array(references), list(classes))

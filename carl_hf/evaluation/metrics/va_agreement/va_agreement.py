@@ -5,7 +5,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from carl_hf.evaluation.agreement import agreement
+from carl_hf.evaluation.statistics import agreement
 
 _DESCRIPTION = """
 Pearson r, Spearman rho, concordance correlation (CCC) and mean absolute error of numbers that are predicted for each

@@ -1,8 +1,15 @@
 import numpy as np
 import pytest
 
-from carl_hf.evaluation.agreement import absolute_error, agreement, concordance, pearson, spearman
-from carl_hf.evaluation.bootstrap import interval, resample_rows
+from carl_hf.evaluation.statistics import (
+    absolute_error,
+    agreement,
+    concordance,
+    interval,
+    pearson,
+    resample_rows,
+    spearman,
+)
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -36,7 +43,7 @@ def test_undefined_figures_are_null_with_the_reason():
     assert constant["pearson"] is None and constant["spearman"] is None
     assert constant["pearson_reason"] == "undefined: the predictions are constant"
     assert constant["ccc"] == 0 and constant["mae"] == 0.5 and "pearson_reason" not in figures["arousal"]
-    with pytest.raises(ValueError, match="row 1 is no finite number"):
+    with pytest.raises(ValueError, match="row 1 is not finite"):
         agreement(np.array([[1.0], [np.nan]]), np.zeros((2, 1)), ["valence"])
     with pytest.raises(ValueError, match="one shape"):
         agreement(np.zeros((2, 1)), np.zeros((3, 1)), ["valence"])

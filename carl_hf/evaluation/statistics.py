@@ -1,0 +1,202 @@
+"""Metrics of predictions against labels, and bootstrap intervals over test texts.
+
+Shape suffixes: N texts, K dimensions, C classes, R resamples, S samples.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 1000
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Pearson correlation along the last axis; NaN where a side is constant."""
+    x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
+    scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+    return np.where(scale > 1e-12, (x * y).sum(-1) / np.where(scale > 1e-12, scale, 1), np.nan)[()]
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Spearman rank correlation along the last axis, ties given their mean rank; NaN where a side is constant."""
+    from scipy.stats import rankdata
+
+    return pearson(rankdata(x, axis=-1), rankdata(y, axis=-1))
+
+
+def concordance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Concordance correlation along the last axis: 2 cov(x, y) / (var x + var y + (mean x - mean y)^2), population
+    moments (Lin 1989, Biometrics 45, 255-268). Unlike Pearson r it is lowered by a difference of scale or mean; 0
+    where one side is constant, NaN where both are the same constant."""
+    mean_x, mean_y = x.mean(-1), y.mean(-1)
+    covariance = ((x - mean_x[..., None]) * (y - mean_y[..., None])).mean(-1)
+    total = x.var(-1) + y.var(-1) + (mean_x - mean_y) ** 2
+    return np.where(total > 0, 2 * covariance / np.where(total > 0, total, 1), np.nan)[()]
+
+
+def absolute_error(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Mean absolute error along the last axis."""
+    return np.abs(x - y).mean(-1)
+
+
+AGREEMENT = {"pearson": pearson, "spearman": spearman, "ccc": concordance, "mae": absolute_error}
+
+
+def agreement(predictions_NK: np.ndarray, references_NK: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """Pearson r, Spearman rho, concordance correlation and mean absolute error of each of K dimensions.
+
+    Args:
+        predictions_NK, references_NK: (N, K), on one scale. names: of the K dimensions.
+
+    Returns:
+        {name: {"pearson", "spearman", "ccc", "mae"}}; see [`defined`].
+
+    Raises:
+        ValueError: for different shapes, no rows, or a value that is not finite.
+    """
+    predictions_NK, references_NK = np.asarray(predictions_NK, dtype=float), np.asarray(references_NK, dtype=float)
+    if predictions_NK.shape != references_NK.shape or predictions_NK.ndim != 2 or len(predictions_NK) == 0:
+        raise ValueError(
+            f"Predictions {predictions_NK.shape} and references {references_NK.shape} must be two (N, K) arrays of "
+            "one shape, N at least 1."
+        )
+    for what, values in (("prediction", predictions_NK), ("reference", references_NK)):
+        if not np.isfinite(values).all():
+            raise ValueError(f"The {what} in row {int((~np.isfinite(values)).any(1).argmax())} is not finite.")
+    result = {}
+    for name, x, y in zip(names, predictions_NK.T, references_NK.T, strict=True):
+        constant = [what for what, values in (("predictions", x), ("references", y)) if np.ptp(values) == 0]
+        result[name] = defined({key: float(metric(x, y)) for key, metric in AGREEMENT.items()}, constant)
+    return result
+
+
+def defined(metrics: dict[str, float], constant: Sequence[str]) -> dict[str, Any]:
+    """Metrics with None in place of NaN, and the reason as "<metric>_reason": what is `constant`."""
+    result: dict[str, Any] = {}
+    for key, value in metrics.items():
+        result[key] = value if np.isfinite(value) else None
+        if result[key] is None:
+            result[f"{key}_reason"] = f"undefined: the {' and '.join(constant) or 'values'} are constant"
+    return result
+
+
+def resample_rows(size: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
+    """(resamples, size) row indices drawn with replacement. The same size and seed give the same rows, so that two
+    models measured on one test set are paired."""
+    return np.random.default_rng(seed).integers(size, size=(resamples, size))
+
+
+def resample_counts(size: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
+    """(resamples, size): how often each text occurs in the resamples of [`resample_rows`]."""
+    return np.stack([np.bincount(rows_N, minlength=size) for rows_N in resample_rows(size, seed, resamples)])
+
+
+def interval(values: np.ndarray) -> list[float] | None:
+    """95 % percentile interval of a metric over the resamples; None if it is undefined in all of them."""
+    values = values[np.isfinite(values)]
+    return [float(v) for v in np.quantile(values, [0.025, 0.975])] if len(values) else None
+
+
+def one_hot(labels_N: np.ndarray, classes: int) -> np.ndarray:
+    """Class indices as (N, C) booleans."""
+    return np.asarray(labels_N)[:, None] == np.arange(classes)
+
+
+def class_metrics(predictions_NC: np.ndarray, references_NC: np.ndarray) -> dict[str, float]:
+    """Accuracy (exact matches, percent), macro precision, recall and F1. A class that is never predicted has precision
+    0, one that does not occur has recall 0.
+
+    Args:
+        predictions_NC, references_NC: (N, C) booleans, of single labels as from [`one_hot`].
+    """
+    macro = _macro_metrics(predictions_NC, references_NC, np.ones((1, len(references_NC))))
+    accuracy = 100 * float((predictions_NC == references_NC).all(1).mean())
+    return {"accuracy": accuracy, **{name: float(values[0]) for name, values in macro.items()}}
+
+
+def resampled_class_metrics(predictions_NC: np.ndarray, references_NC: np.ndarray, *, seed: int) -> dict[str, Any]:
+    """{"accuracy", "precision", "recall", "f1"} of each bootstrap resample, (R,) each."""
+    counts_RN = resample_counts(len(references_NC), seed).astype(float)
+    exact_N = (predictions_NC == references_NC).all(1)
+    return {
+        "accuracy": 100 * counts_RN @ exact_N / len(exact_N),
+        **_macro_metrics(predictions_NC, references_NC, counts_RN),
+    }
+
+
+def _macro_metrics(
+    predictions_NC: np.ndarray, references_NC: np.ndarray, counts_SN: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The means over the classes in each of S samples, (S,) each; text n occurs counts_SN[s, n] times in sample s."""
+    hits_SC = counts_SN @ (predictions_NC & references_NC)
+    predicted_SC, actual_SC = counts_SN @ predictions_NC, counts_SN @ references_NC
+    return {
+        "precision": (hits_SC / np.maximum(predicted_SC, 1)).mean(-1),
+        "recall": (hits_SC / np.maximum(actual_SC, 1)).mean(-1),
+        "f1": (2 * hits_SC / np.maximum(predicted_SC + actual_SC, 1)).mean(-1),
+    }
+
+
+def classification_metrics(
+    predictions_N: np.ndarray, references_N: np.ndarray, classes: Sequence[str]
+) -> dict[str, Any]:
+    """[`class_metrics`] of single labels, and their confusion matrix (rows true, columns predicted).
+
+    Args:
+        predictions_N, references_N: (N,) class indices, 0 to C - 1. classes: the C names.
+
+    Raises:
+        ValueError: for different lengths, no rows, or an index that is no class.
+    """
+    predictions_N, references_N = np.asarray(predictions_N), np.asarray(references_N)
+    if predictions_N.shape != references_N.shape or predictions_N.ndim != 1 or len(predictions_N) == 0:
+        raise ValueError(
+            f"Predictions {predictions_N.shape} and references {references_N.shape} must be of one length, at least 1."
+        )
+    for values in (predictions_N, references_N):
+        if values.min() < 0 or values.max() >= len(classes):
+            raise ValueError(
+                f"Classes must be numbers from 0 to {len(classes) - 1}, got {values.min()} to {values.max()}."
+            )
+    predictions_NC, references_NC = one_hot(predictions_N, len(classes)), one_hot(references_N, len(classes))
+    confusion_CC = references_NC.T.astype(int) @ predictions_NC
+    return {**class_metrics(predictions_NC, references_NC), "confusion": confusion_CC.tolist()}
+
+
+def classification_report(
+    predictions_N: np.ndarray, references_N: np.ndarray, classes: Sequence[str], *, seed: int
+) -> dict[str, Any]:
+    """[`classification_metrics`] with bootstrap intervals of accuracy and F1, and the majority class's accuracy."""
+    metrics = classification_metrics(predictions_N, references_N, classes)
+    tables = one_hot(predictions_N, len(classes)), one_hot(references_N, len(classes))
+    resampled = resampled_class_metrics(*tables, seed=seed)
+    return {
+        **metrics,
+        "accuracy_interval": interval(resampled["accuracy"]),
+        "f1_interval": interval(resampled["f1"]),
+        "majority": 100 * float(np.bincount(references_N).max() / len(references_N)),
+        "classes": list(classes),
+        "texts": len(references_N),
+    }
+
+
+def multi_label_report(
+    predictions_NC: np.ndarray, references_NC: np.ndarray, classes: Sequence[str], *, seed: int
+) -> dict[str, Any]:
+    """[`class_metrics`] of texts that may have several classes, with bootstrap intervals of accuracy and F1.
+
+    Args:
+        predictions_NC, references_NC: (N, C) booleans. classes: C names.
+    """
+    resampled = resampled_class_metrics(predictions_NC, references_NC, seed=seed)
+    hits_C = (predictions_NC & references_NC).sum(0)
+    f1_C = 2 * hits_C / np.maximum(predictions_NC.sum(0) + references_NC.sum(0), 1)
+    return {
+        **class_metrics(predictions_NC, references_NC),
+        "accuracy_interval": interval(resampled["accuracy"]),
+        "f1_interval": interval(resampled["f1"]),
+        "classes": list(classes),
+        "f1_per_class": dict(zip(classes, f1_C.tolist(), strict=True)),
+        "texts": len(references_NC),
+    }
