@@ -5,30 +5,14 @@ Imports `utils` only. A user's first call is [`load_encoder`] or [`embed_texts`]
 
 from carl_hf.utils.lazy import lazy_names
 
-__getattr__, __all__ = lazy_names(
-    __name__,
-    {
-        "loading": [
-            "PACKAGED_ENCODER",
-            "check_encoder",
-            "is_packaged",
-            "is_va_regressor",
-            "load_classifier",
-            "load_config",
-            "load_encoder",
-            "load_measured_encoder",
-            "load_tokenizer",
-            "resolve_encoder",
-            "stated_pooling",
-        ],
-        "embedding": [
-            "PoolingChoice",
-            "ReadPooling",
-            "StatedPooling",
-            "classifier_outputs",
-            "embed_poolings",
-            "embed_texts",
-        ],
-        "packing": ["Pooling", "pool"],
-    },
-)
+_NAMES = {
+    "loading": (
+        "PACKAGED_ENCODER", "check_encoder", "is_packaged", "is_va_regressor", "load_classifier", "load_config",
+        "load_encoder", "load_measured_encoder", "load_tokenizer", "resolve_encoder", "stated_pooling",
+    ),
+    "embedding": (
+        "PoolingChoice", "ReadPooling", "StatedPooling", "classifier_outputs", "embed_poolings", "embed_texts",
+    ),
+    "packing": ("Pooling", "pool"),
+}  # fmt: skip
+__getattr__, __all__ = lazy_names(__name__, _NAMES)

@@ -1,8 +1,11 @@
-"""Texts to vectors by any encoder, in batches of texts of similar length."""
+"""Embeddings of texts by any encoder, in batches of texts of similar length."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,105 +22,114 @@ PoolingChoice = Literal["auto", "cls", "mean", "pooler"]
 StatedPooling = Literal["cls", "mean", "other"]
 """What a folder of sentence-transformers states: `"other"` is more than pooling and normalisation."""
 
-_TOKENS_OF_A_TEXT = 32  # a batch holds so many tokens for each of its nominal texts
+_TOKENS_OF_A_TEXT = 32  # batch_size counts texts of so many tokens
 _TEXTS_OF_A_SLICE = 16  # whose attention is computed together
 
 
-@torch.no_grad()
 def embed_texts(
-    encoder: PreTrainedModel,
-    texts: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    pooling: ReadPooling,
-    batch_size: int = 64,
-    max_length: int = 128,
-    normalize: bool = False,
-) -> Tensor:
-    """Embeddings of texts, dropout off.
+    encoder: PreTrainedModel, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase,
+    *, pooling: ReadPooling, batch_size: int = 64, max_length: int = 128, normalize: bool = False,
+) -> Tensor:  # fmt: skip
+    """Embeddings of texts, without dropout.
 
     Args:
-        texts: any number of texts. batch_size: texts of 32 tokens that are encoded together; of shorter ones more.
-            The encoder goes on computing attention by `carl_hf.encoders.packing` (the same result).
+        batch_size: texts of 32 tokens that are encoded together; of shorter ones more. The encoder's attention is that
+            of `carl_hf.encoders.packing` from then on (the same result).
         pooling: `"cls"`, `"mean"`, or `"pooler"` (the encoder's own pooler output, tanh included).
         max_length: tokens kept of a text, at most those of the tokenizer. normalize: scale every vector to length 1.
 
     Returns:
         float32 `Tensor` (number of texts, H) on the CPU, in the order of the texts.
+
+    Raises:
+        ValueError: for one string in place of a list.
     """
-    (result,) = embed_poolings(
+    vectors = embed_poolings(
         encoder, texts, tokenizer, poolings=(pooling,), batch_size=batch_size, max_length=max_length
-    ).values()
-    return F.normalize(result, dim=-1) if normalize else result
+    )[pooling]
+    return F.normalize(vectors, dim=-1) if normalize else vectors
 
 
 @torch.no_grad()
 def embed_poolings(
-    encoder: PreTrainedModel,
-    texts: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    poolings: Sequence[ReadPooling],
-    batch_size: int = 64,
-    max_length: int = 128,
-    progress: str | None = None,
-) -> dict[ReadPooling, Tensor]:
+    encoder: PreTrainedModel, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase,
+    *, poolings: Sequence[ReadPooling], batch_size: int = 64, max_length: int = 128, progress: str | None = None,
+) -> dict[ReadPooling, Tensor]:  # fmt: skip
     """The embeddings of [`embed_texts`], to rounding, under several poolings, from one pass.
 
     Args:
-        progress: title of a progress bar, shown where the output is a terminal; none by default.
+        progress: title of a progress bar, shown where the output is a terminal; no bar by default.
     """
     if isinstance(texts, str):
         raise ValueError("embed takes a list of texts, got one string: pass [text].")
     limit_primitive_cache()
-    was_training = encoder.training
-    encoder.eval()
-    try:
-        max_length = min(max_length, tokenizer.model_max_length)
-        tokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"] if len(texts) else []
-        order = sorted(
-            range(len(tokens)), key=lambda i: -len(tokens[i])
-        )  # longest first: memory fails at once or never
-        results = {pooling: torch.empty(len(tokens), encoder.config.hidden_size) for pooling in poolings}
-        disable = None if progress else True  # None: only where the output is a terminal
-        packed = use_packed_attention(encoder) and "pooler" not in poolings
-        with tqdm(total=sum(map(len, tokens)), desc=progress, unit="tok", unit_scale=True, disable=disable) as bar:
-            for rows in _batches(order, tokens, batch_size * _TOKENS_OF_A_TEXT, padded=not packed):
-                ids = [tokens[i] for i in rows]
-                if packed:
-                    found = _encode_packed(encoder, ids, poolings)
-                else:
-                    found = _encode_padded(encoder, ids, tokenizer, poolings)
-                for pooling, vectors in found.items():
-                    results[pooling][rows] = vectors.float().cpu()
-                bar.update(sum(map(len, ids)))
-    finally:
-        encoder.train(was_training)
+    max_length = min(max_length, tokenizer.model_max_length)
+    tokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"] if len(texts) else []
+    lengths = [len(ids) for ids in tokens]
+    results = {pooling: torch.empty(len(tokens), encoder.config.hidden_size) for pooling in poolings}
+    disable = None if progress else True  # None: only where the output is a terminal
+    packed = use_packed_attention(encoder) and "pooler" not in poolings
+    bar = tqdm(total=sum(lengths), desc=progress, unit="tok", unit_scale=True, disable=disable)
+    with _without_dropout(encoder), bar:
+        most = batch_size * _TOKENS_OF_A_TEXT
+        for rows in _batches(lengths, most, lambda length, longest: length if packed else longest):
+            ids = [tokens[i] for i in rows]
+            encode = _encode_packed if packed else _encode_padded
+            for pooling, vectors in encode(encoder, ids, tokenizer, poolings).items():
+                results[pooling][rows] = vectors.float().cpu()
+            bar.update(sum(map(len, ids)))
     return results
 
 
-def _batches(order: Sequence[int], tokens: Sequence[Sequence[int]], most: int, *, padded: bool) -> Iterator[list[int]]:
-    """Numbers of consecutive texts, longest first, with at most so many tokens together, padding counted if there is
-    any; or of one text."""
-    rows, count = [], 0
-    for i in order:
-        length = len(tokens[rows[0] if padded and rows else i])
-        if rows and count + length > most:
+@torch.no_grad()
+def classifier_outputs(
+    model: PreTrainedModel, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase,
+    *, batch_size: int = 64, max_length: int = 128,
+) -> Tensor:  # fmt: skip
+    """Logits of a sequence-classification model, without dropout: float32 (number of texts, K) on the CPU."""
+    order, logits = [], []
+    with _without_dropout(model):
+        for rows in _batches([len(text) for text in texts], batch_size, lambda length, longest: 1):
+            batch = tokenizer(
+                [texts[i] for i in rows], truncation=True, padding=True, padding_side="right", return_tensors="pt",
+                max_length=min(max_length, tokenizer.model_max_length),
+            )  # fmt: skip
+            logits.append(model(**batch.to(model.device)).logits.float().cpu())
+            order += rows
+    return torch.cat(logits)[np.argsort(order)] if logits else torch.empty(0, 0)
+
+
+@contextlib.contextmanager
+def _without_dropout(model: PreTrainedModel) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _batches(lengths: Sequence[int], most: int, cost: Callable[[int, int], int]) -> Iterator[list[int]]:
+    """Indices of texts in batches, longest first, so that memory fails at once or never. A batch costs at most `most`,
+    or is one text; `cost` of a text follows from its own length and that of the longest in its batch."""
+    rows, spent = [], 0
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        price = cost(lengths[i], lengths[rows[0] if rows else i])
+        if rows and spent + price > most:
             yield rows
-            rows, count, length = [], 0, len(tokens[i])
+            rows, spent, price = [], 0, cost(lengths[i], lengths[i])
         rows.append(i)
-        count += length
+        spent += price
     if rows:
         yield rows
 
 
 def _encode_packed(
-    encoder: PreTrainedModel, ids: Sequence[Sequence[int]], poolings: Sequence[ReadPooling]
+    encoder: PreTrainedModel, ids: list[list[int]], tokenizer: PreTrainedTokenizerBase, poolings: Sequence[ReadPooling]
 ) -> dict[ReadPooling, Tensor]:
-    layout = TokenLayout.of_lengths(
-        [len(text) for text in ids], texts_of_slice=_TEXTS_OF_A_SLICE, device=encoder.device
-    )
-    ids_T = torch.tensor([number for text in ids for number in text], device=encoder.device)
+    lengths, device = [len(text) for text in ids], encoder.device
+    layout = TokenLayout.of_lengths(lengths, texts_of_slice=_TEXTS_OF_A_SLICE, device=device)
+    ids_T = torch.tensor(list(itertools.chain.from_iterable(ids)), device=device)
     embeds_TE = encoder.get_input_embeddings()(ids_T)
     if len(poolings) == 1:
         return {poolings[0]: embed_packed(encoder, embeds_TE, layout, poolings[0])}
@@ -126,47 +138,12 @@ def _encode_packed(
 
 
 def _encode_padded(
-    encoder: PreTrainedModel,
-    ids: Sequence[Sequence[int]],
-    tokenizer: PreTrainedTokenizerBase,
-    poolings: Sequence[ReadPooling],
+    encoder: PreTrainedModel, ids: list[list[int]], tokenizer: PreTrainedTokenizerBase, poolings: Sequence[ReadPooling]
 ) -> dict[ReadPooling, Tensor]:
-    batch = tokenizer.pad({"input_ids": list(ids)}, padding_side="right", return_tensors="pt").to(encoder.device)
-    output = encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    batch = tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(encoder.device)
+    mask_BL = batch["attention_mask"]
+    output = encoder(input_ids=batch["input_ids"], attention_mask=mask_BL)
     return {
-        pooling: output.pooler_output
-        if pooling == "pooler"
-        else pool(output.last_hidden_state, batch["attention_mask"], pooling)
+        pooling: output.pooler_output if pooling == "pooler" else pool(output.last_hidden_state, mask_BL, pooling)
         for pooling in poolings
     }
-
-
-@torch.no_grad()
-def classifier_outputs(
-    model: PreTrainedModel,
-    texts: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    batch_size: int = 64,
-    max_length: int = 128,
-) -> Tensor:
-    """What a sequence-classification model gives for texts, dropout off: float32 logits (number of texts, K) on the
-    CPU, in the order of the texts."""
-    was_training = model.training
-    model.eval()
-    try:
-        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-        rows_and_logits = []
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = tokenizer(
-                [texts[i] for i in rows], truncation=True, padding=True, padding_side="right", return_tensors="pt",
-                max_length=min(max_length, tokenizer.model_max_length),
-            )  # fmt: skip
-            rows_and_logits.append((rows, model(**batch.to(model.device)).logits.float().cpu()))
-    finally:
-        model.train(was_training)
-    result = torch.empty(len(texts), rows_and_logits[0][1].shape[1] if rows_and_logits else 0)
-    for rows, logits in rows_and_logits:
-        result[rows] = logits
-    return result

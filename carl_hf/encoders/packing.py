@@ -37,9 +37,9 @@ class TokenLayout:
 
     Args:
         attention_mask_BL: 0 on padding, which is on the right.
-        slices: (texts, width, tokens) of each slice of consecutive texts. parts: how many slices are encoded with one
-            graph, for every such part; `None` for all.
-        texts, tokens: slices into the parent batch, for a layout that is a part of one.
+        slices: (texts, width, tokens) of each slice of consecutive texts.
+        parts: how many slices share a graph, for each part of the batch; `None` for one graph.
+        texts, tokens: slices into the parent batch, for the layout of a part.
 
     Attributes:
         first_B: index of each text's first token. column_T: a token's position in its text.
@@ -47,28 +47,23 @@ class TokenLayout:
     """
 
     def __init__(
-        self,
-        attention_mask_BL: Tensor,
-        slices: Sequence[tuple[int, int, int]],
-        parts: Sequence[int] | None = None,
-        texts: slice = slice(None),
-        tokens: slice = slice(None),
-    ):
+        self, attention_mask_BL: Tensor, slices: Sequence[tuple[int, int, int]], parts: Sequence[int] | None = None,
+        texts: slice = slice(None), tokens: slice = slice(None),
+    ):  # fmt: skip
         self.mask_BL, self.slices, self.texts, self.tokens = attention_mask_BL, tuple(slices), texts, tokens
         self._slices_of_parts = (len(self.slices),) if parts is None else tuple(parts)
         counts, widths, tokens_of_slices = zip(*self.slices, strict=True)
-        device, (rows, width) = attention_mask_BL.device, attention_mask_BL.shape
+        device, (texts_of_batch, width) = attention_mask_BL.device, attention_mask_BL.shape
         lengths_B, total = attention_mask_BL.sum(1), sum(tokens_of_slices)
         self.first_B = lengths_B.cumsum(0) - lengths_B
-        row_T = torch.repeat_interleave(torch.arange(rows, device=device), lengths_B, output_size=total)
+        row_T = torch.repeat_interleave(torch.arange(texts_of_batch, device=device), lengths_B, output_size=total)
         self.column_T = torch.arange(total, device=device) - self.first_B[row_T]
         self._index_T = row_T * width + self.column_T
         self.masks = [mask[:, :w] for mask, w in zip(attention_mask_BL.split(counts), widths, strict=True)]
         first_rows = itertools.accumulate(counts[:-1], initial=0)
-        tokens_by_slice = zip(row_T.split(tokens_of_slices), self.column_T.split(tokens_of_slices), strict=True)
+        rows, columns = row_T.split(tokens_of_slices), self.column_T.split(tokens_of_slices)
         self.slots = [
-            (row - first) * w + column
-            for first, w, (row, column) in zip(first_rows, widths, tokens_by_slice, strict=True)
+            (row - first) * w + column for row, first, w, column in zip(rows, first_rows, widths, columns, strict=True)
         ]
         self._of_heads: dict[int, fast_cpu.HeadLayout] = {}
 
@@ -82,15 +77,12 @@ class TokenLayout:
         """Of texts with so many tokens each, longest first, in slices of so many texts."""
         lengths_B = torch.tensor(lengths)
         mask_BL = (torch.arange(int(lengths_B[0])) < lengths_B.unsqueeze(1)).long()
-        starts = range(0, len(lengths), texts_of_slice)
-        slices = [
-            (len(part), part[0], sum(part)) for part in (lengths[start : start + texts_of_slice] for start in starts)
-        ]
-        return cls(mask_BL.to(device), slices)
+        sliced = [lengths[start : start + texts_of_slice] for start in range(0, len(lengths), texts_of_slice)]
+        return cls(mask_BL.to(device), [(len(part), part[0], sum(part)) for part in sliced])
 
     @functools.cached_property
     def parts(self) -> list["TokenLayout"]:
-        """The parts of the batch, each a layout with the `texts` and `tokens` of this one that it holds."""
+        """The layouts of the batch's parts."""
         made, first_slice, first_text, first_token = [], 0, 0, 0
         for count in self._slices_of_parts:
             slices = self.slices[first_slice : first_slice + count]
@@ -99,6 +91,12 @@ class TokenLayout:
             made.append(TokenLayout(self.mask_BL[texts], slices, texts=texts, tokens=tokens))
             first_slice, first_text, first_token = first_slice + count, texts.stop, tokens.stop
         return made
+
+    def of_heads(self, heads: int) -> fast_cpu.HeadLayout:
+        """For attention with so many heads by [`fast_cpu.slice_attention`]; made once."""
+        if heads not in self._of_heads:
+            self._of_heads[heads] = fast_cpu.HeadLayout(self, heads)
+        return self._of_heads[heads]
 
     def pack(self, values_BL: Tensor) -> Tensor:
         """The values of the tokens (T, ...) from a padded tensor (B, L, ...)."""
@@ -127,22 +125,11 @@ class TokenLayout:
             parts.append(flat.index_select(0, slots) if tokens < texts * width else flat)
         return torch.cat(parts)
 
-    def of_heads(self, heads: int) -> fast_cpu.HeadLayout:
-        """For attention with so many heads, by [`fast_cpu.slice_attention`]; made once."""
-        if heads not in self._of_heads:
-            self._of_heads[heads] = fast_cpu.HeadLayout.of(self, heads)
-        return self._of_heads[heads]
-
 
 def _packed_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    layout: TokenLayout | None = None,
-    **options: Any,
-) -> tuple[Tensor, None]:
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+    layout: TokenLayout | None = None, **options: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
     """Scaled dot-product attention; with a layout, of the packed tokens (1, heads, T, width) within their texts."""
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
@@ -172,18 +159,17 @@ AttentionMaskInterface.register(_PACKED, sdpa_mask)
 def use_packed_attention(encoder: PreTrainedModel) -> bool:
     """Lets `encode_tokens` run an encoder on packed tokens, where its family and its attention (sdpa) allow it.
 
-    Calls on padded texts go on as before. The setting is of this object, stays with it (another thread may be at
-    work on it), and is not saved.
+    Calls on padded texts go on as before. The setting stays with this object (another thread may be using it) and is
+    not saved.
     """
     config = encoder.config
     can = config.model_type in _FROM_ZERO + _AFTER_PADDING and not config.to_dict().get("is_decoder")
     if can and config._attn_implementation == "sdpa":
         encoder.set_attn_implementation(_PACKED)
-    return is_packed(encoder)
+    return _is_packed(encoder)
 
 
-def is_packed(encoder: PreTrainedModel) -> bool:
-    """Whether `use_packed_attention` has taken effect."""
+def _is_packed(encoder: PreTrainedModel) -> bool:
     return encoder.config._attn_implementation == _PACKED
 
 
@@ -196,14 +182,12 @@ def _positions(encoder: PreTrainedModel, layout: TokenLayout) -> Tensor:
 
 def encode_tokens(encoder: PreTrainedModel, embeds_TE: Tensor, layout: TokenLayout) -> Tensor:
     """Last hidden states (T, H) of an encoder over the word embeddings (T, E) of packed texts."""
-    if is_packed(encoder):
+    if _is_packed(encoder):
         output = encoder(inputs_embeds=embeds_TE.unsqueeze(0), position_ids=_positions(encoder, layout), layout=layout)
         return output.last_hidden_state[0]
+    padded = zip(layout.pad_slices(embeds_TE), layout.masks, strict=True)
     return layout.pack_slices(
-        [
-            encoder(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
-            for embeds, mask in zip(layout.pad_slices(embeds_TE), layout.masks, strict=True)
-        ]
+        [encoder(inputs_embeds=embeds, attention_mask=mask).last_hidden_state for embeds, mask in padded]
     )
 
 
@@ -214,9 +198,8 @@ def encode_first_tokens(encoder: PreTrainedModel, embeds_TE: Tensor, layout: Tok
     the encoder itself, on its last layer as a whole and on that layer's attention are not called there, nor is the
     pooler; activation checkpointing leaves the last layer out.
     """
-    own = not type(encoder).__module__.startswith("transformers.")  # a subclass may have other layers
-    known = is_packed(encoder) and encoder.config.model_type in _BERT_LAYERS and not own
-    if embeds_TE.device.type != "cpu" or not known:
+    known = encoder.config.model_type in _BERT_LAYERS and type(encoder).__module__.startswith("transformers.")
+    if embeds_TE.device.type != "cpu" or not _is_packed(encoder) or not known:  # a subclass may have other layers
         return encode_tokens(encoder, embeds_TE, layout)[layout.first_B]
     *layers, last = encoder.encoder.layer
     hidden_1TH = encoder.embeddings(inputs_embeds=embeds_TE.unsqueeze(0), position_ids=_positions(encoder, layout))
