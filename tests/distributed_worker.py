@@ -1,5 +1,4 @@
-"""Run by test_distributed.py, alone or under torchrun: trains every case of a file in float64, one after another, and
-writes what became of each."""
+"""Cases of test_distributed.py, trained in its process or under torchrun, in float64; results go into files."""
 
 import copy
 import json
@@ -15,7 +14,7 @@ from transformers import PreTrainedTokenizerFast, TrainerCallback, set_seed
 from carl_hf import CarlDataCollator, CarlModel, CarlTrainer, CarlTrainingArguments
 from carl_hf.commands.arguments import leave_at_once
 
-TEXTS_OF_A_STEP = 8
+TEXTS_OF_A_STEP, STEPS = 8, 10
 
 
 class DoubleLabels(CarlDataCollator):
@@ -44,7 +43,7 @@ def run(folder: Path, tokenizer: Any, processes: int, name: str, case: dict[str,
     rows 0 to 7, two see rows 0 to 3 and 4 to 7."""
     settings = copy.deepcopy(case)
     streamed, poisoned, resume = (settings.pop(key, None) for key in ("streamed", "poisoned", "resume"))
-    stop_at = settings.pop("stop_at", {}).get(str(processes))
+    stop_at = settings.pop("stop_at", None)
     words = settings.setdefault("objectives", ["mccl", "ptd", "regression=1"])  # gradient descent needs it smaller
     named = not all(word.startswith(("mccl", "ptd", "regression")) for word in words)
     set_seed(0)
@@ -53,7 +52,7 @@ def run(folder: Path, tokenizer: Any, processes: int, name: str, case: dict[str,
         str(folder / f"{name}-{processes}"), per_device_train_batch_size=TEXTS_OF_A_STEP // processes, optim="sgd",
         max_grad_norm=0.0, weight_decay=0.0, disable_tqdm=True, logging_steps=1, use_cpu=True,
         dataloader_pin_memory=False, train_sampling_strategy="sequential", perturb_half=False,
-        **{"max_steps": 20, "learning_rate": 0.05, "save_strategy": "no", **settings},
+        **{"max_steps": STEPS, "learning_rate": 0.05, "save_strategy": "no", **settings},
     )  # fmt: skip
     classes = sorted(TOY_NAMES.values())
     model = CarlModel.from_encoder(encoder, projection_dim=8, heads=args.heads, classes=classes).double()
@@ -85,16 +84,14 @@ def run(folder: Path, tokenizer: Any, processes: int, name: str, case: dict[str,
     }  # fmt: skip
 
 
-def main(folder: Path, processes: int) -> None:
+def run_cases(folder: Path, processes: int, cases: dict[str, dict[str, Any]]) -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
-    main_process = True
-    for name, case in json.loads((folder / "cases.json").read_text()).items():
+    for name, case in cases.items():
         found = run(folder, tokenizer, processes, name, case)
-        main_process = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-        if main_process:
+        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
             torch.save(found, folder / f"{name}-{processes}.pt")
-    leave_at_once()  # before anything of it is torn down
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    run_cases(Path(sys.argv[1]), 2, json.loads((Path(sys.argv[1]) / "cases.json").read_text()))
+    leave_at_once()  # before anything of it is torn down

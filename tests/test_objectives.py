@@ -218,10 +218,9 @@ def test_balanced_weights_follow_the_training_texts(tmp_path, tokenizer):
     )
     # the model's four classes, in order: anger 6 texts, joy 18, relief and sadness none
     expected = [24 / (4 * 6), 24 / (4 * 18), 24 / 4, 24 / 4]
-    assert weighted._class_weights.tolist() == pytest.approx(expected)
-    assert (
-        make_trainer(tmp_path, tokenizer, model=model, data=data, objectives=["cross_entropy"])._class_weights is None
-    )
+    assert weighted._class_weights_C.tolist() == pytest.approx(expected)
+    plain = make_trainer(tmp_path, tokenizer, model=model, data=data, objectives=["cross_entropy"])
+    assert plain._class_weights_C is None
 
 
 def test_evaluation_probes_names_where_texts_have_them(tmp_path, tokenizer):

@@ -95,9 +95,8 @@ def test_every_used_parameter_learns_and_the_target_gets_no_gradient(settings, t
     assert expected <= set(logged) and all(math.isfinite(logged[k]) for k in expected)
 
 
-@pytest.mark.parametrize("preset", ["default", "paper"])
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize(("preset", "pooling"), [("default", "mean"), ("paper", "cls")])
 def test_every_family_trains(family, preset, pooling, tmp_path, tokenizer):
     model = CarlModel.from_encoder(tiny_encoder(family), pooling=pooling, projection_dim=8)
     before = copy.deepcopy(model.encoder.state_dict())
