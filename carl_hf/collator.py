@@ -1,4 +1,4 @@
-"""CarlDataCollator: texts with labels -> one length-sorted, right-padded batch, and the slices it is encoded in."""
+"""CarlDataCollator: texts with labels -> a batch sorted by length and right-padded, and the slices to encode it in."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,27 +11,25 @@ from carl_hf.losses import NO_CLASS
 
 
 class CarlDataCollator:
-    """Tokenizes texts and makes the batch that [`CarlTrainer`] computes on.
+    """Tokenizes texts and makes the batch that [`CarlTrainer`] trains on.
 
-    The texts are sorted by length, so that consecutive rows form slices with little padding. A longer text is cut at
-    `max_length`. Which tokens are special is the tokenizer's own answer.
+    Texts are truncated to `max_length` and sorted by length, so that slices of consecutive rows need little padding.
 
     Args:
-        tokenizer: any fast or slow tokenizer. max_length (`int`): tokens kept of a text, special ones included; at
-            most those of the tokenizer.
-        slices (`int`): number of length-sorted slices of (nearly) equal numbers of texts, of each part.
-        parts (`int`): number of parts of (nearly) equal numbers of tokens, which are encoded one after another.
-        classes: names of the classes, in the order of their numbers; any other name counts as none.
-        angles: name of a class -> radians, for texts without valence and arousal.
+        tokenizer: any fast or slow tokenizer. max_length (`int`): most tokens of a text, special ones included; at
+            most the tokenizer's own `model_max_length`.
+        slices (`int`): slices of (nearly) equal numbers of texts in each chunk; attention is padded within a slice.
+        parts (`int`): chunks of (nearly) equal numbers of tokens, which are encoded one after another.
+        classes: class names in the order of their indices; a text with any other label counts as unlabelled.
+        angles: class name -> radians, for texts without valence and arousal.
 
     Returns (of a call on rows with `text` and `valence`, `arousal` and / or `label`), for B texts and L tokens of the
     longest:
-        `input_ids`, `attention_mask` (long, (B, L)), `eligible` (bool, (B, L); neither special nor padding),
-        `va` (float32, (B, 2), in [-1, 1], NaN where a text has none), `class` (long, (B,), -1 where a text has none),
-        `angle` (float32, (B,), radians: of (valence, arousal), else of the label; NaN where there is neither, and for
-        valence = arousal = 0, which has no angle), `slices`, a tuple of (rows, width, tokens): the next `rows` rows
-        need only their first `width` columns, and hold so many tokens; and `parts`, a tuple of how many slices each
-        part has.
+        `input_ids`, `attention_mask` (long, (B, L)); `eligible` (bool, (B, L)): neither special nor padding;
+        `va` (float32, (B, 2), in [-1, 1]), NaN if missing; `class` (long, (B,)), -1 if missing; `angle` (float32,
+        (B,), radians): of (valence, arousal), else of the class, NaN if missing or if valence = arousal = 0;
+        `slices`: (rows, width, tokens) of each slice, whose rows need only their first `width` columns; `parts`: how
+        many slices each chunk has.
 
     Raises (when called):
         ValueError: for valence or arousal outside [-1, 1]; it names the text.
@@ -106,23 +104,30 @@ def _va(row: dict[str, Any]) -> tuple[float, float]:
 def slices_of(
     lengths: Sequence[int], *, slices: int, parts: int
 ) -> tuple[tuple[tuple[int, int, int], ...], tuple[int, ...]]:
-    """(rows, width, tokens) of the slices of texts with so many tokens each, longest first, and how many slices each
-    part has: at most `parts` parts of about as many tokens, at most `slices` slices of about as many texts in each."""
-    sizes_of_parts = [_even_sizes(texts, slices) for texts in _even_tokens(lengths, parts)]
+    """Divides texts into `parts` chunks of about equal numbers of tokens, and each chunk into `slices` slices of about
+    equal numbers of texts (fewer where there are not enough texts).
+
+    Args:
+        lengths: tokens of each text, longest first.
+
+    Returns:
+        (rows, width, tokens) of every slice; and how many slices each chunk has.
+    """
+    sizes_of_chunks = [_even_sizes(texts, slices) for texts in _even_tokens(lengths, parts)]
     found, start = [], 0
-    for size in (size for sizes in sizes_of_parts for size in sizes):
+    for size in (size for sizes in sizes_of_chunks for size in sizes):
         found.append((size, lengths[start], sum(lengths[start : start + size])))
         start += size
-    return tuple(found), tuple(len(sizes) for sizes in sizes_of_parts)
+    return tuple(found), tuple(len(sizes) for sizes in sizes_of_chunks)
 
 
 def _even_sizes(total: int, count: int) -> list[int]:
-    """`total` in `count` whole parts, none empty, as equal as can be."""
+    """`total` as a sum of at most `count` positive integers that differ by at most 1."""
     return [len(part) for part in torch.arange(total).tensor_split(min(count, total))]
 
 
 def _even_tokens(lengths: Sequence[int], count: int) -> list[int]:
-    """Numbers of consecutive texts of at most `count` parts with about as many tokens each, none empty."""
+    """How many consecutive texts each of at most `count` chunks takes, for about equal numbers of tokens."""
     before = torch.tensor(lengths).cumsum(0) - torch.tensor(lengths)  # a text belongs where its first token falls
-    part = torch.div(before * count, sum(lengths), rounding_mode="floor")
-    return part.unique_consecutive(return_counts=True)[1].tolist()
+    chunk = torch.div(before * count, sum(lengths), rounding_mode="floor")
+    return chunk.unique_consecutive(return_counts=True)[1].tolist()

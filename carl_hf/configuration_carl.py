@@ -1,4 +1,4 @@
-"""CarlConfig: what a CARL model is made of. How it is trained stands in CarlTrainingArguments."""
+"""CarlConfig: the architecture of a CARL model. CarlTrainingArguments holds how it is trained."""
 
 from typing import Literal, get_args
 
@@ -17,18 +17,17 @@ class CarlConfig(PreTrainedConfig):
     Args:
         encoder (`PreTrainedConfig` or `dict`): configuration of the encoder, of any type that `AutoModel` builds;
             BERT by default.
-        pooling (`str`, defaults to `"cls"`): what stands for the text: `"cls"`, the first token's last hidden state
-            (the paper), or `"mean"`, the mean of the last hidden states over all tokens but padding.
-        encoder_has_pooler (`bool`, defaults to `True`): whether the encoder carries a pooler whose dense layer the
-            sentence branch uses. Without one the branch has a dense layer of its own.
+        pooling (`str`, defaults to `"cls"`): `"cls"`, the first token's last hidden state (the paper), or `"mean"`,
+            the mean of the last hidden states over all tokens but padding.
+        encoder_has_pooler (`bool`, defaults to `True`): whether the encoder has a pooler, whose dense layer both
+            branches then use. Without one each branch has a dense layer of its own.
         projection_dim (`int`, defaults to 256): width D of the contrastive space; the layers before it have width H.
-        contrast_layers (`str`, defaults to `"prediction"`): what stands between embedding and contrastive loss:
+        contrast_layers (`str`, defaults to `"prediction"`): layers between embedding and contrastive loss:
             `"prediction"`, pooler dense layer and projection in both branches and the online branch's prediction (the
-            paper); `"projection"`, the same without prediction; `"none"`: embeddings themselves are compared (D = H).
-        heads (`list[str]`, defaults to none): what stands on the embedding for other objectives than MCCL and PTD:
-            `"proxies"` (a vector for each class), `"classifier"` (a linear layer to the classes), `"regressor"` (a
-            linear layer to valence and arousal).
-        classes (`list[str]`, defaults to none): names of the classes that proxies and classifier know, in order.
+            paper); `"projection"`, the same without prediction; `"none"`: the embeddings are compared (D = H).
+        heads (`list[str]`, defaults to none): task heads on the embedding: `"proxies"` (a vector for each class),
+            `"classifier"` (a linear layer to the classes), `"regressor"` (a linear layer to valence and arousal).
+        classes (`list[str]`, defaults to none): class names of proxies and classifier, in the order of their indices.
     """
 
     model_type = "carl"

@@ -3,13 +3,13 @@
 Shape suffixes: B texts of this process, G texts of the global batch, L tokens, D embedding or projection width,
 P proxies (one a class), C classes, 2 (valence, arousal).
 
-`mccl_loss` and `focal_detection_loss` are means over this process's rows, so that the average over processes of equal
-batches equals the value (and, since the columns of other processes enter without gradient, the gradient) of one
-process on the joint batch. The others depend on their whole batch at once: several processes pass them the joint
-batch, gathered with gradient ([`carl_hf.training.distributed.gather_with_gradient`]).
+Several processes: `mccl_loss` and `focal_detection_loss` are means over this process's rows. Their average over
+processes with equal batches is the value and gradient of one process on the global batch (the columns of other
+processes enter without gradient). The other losses depend on the whole batch at once: pass them the global batch,
+gathered with gradient ([`carl_hf.training.distributed.gather_with_gradient`]).
 
-A row without the label that a loss needs is marked, not removed, and the loss leaves it out: NaN for valence and
-arousal or an angle, -1 for a class. A batch without any labelled row has loss 0.
+A missing label is marked, and the loss leaves that row out: NaN for valence and arousal or an angle, -1 for a class.
+A batch without any labelled row has loss 0.
 
 Source, where nothing else is named: Son, Saurez, Har, "Continuous Adversarial Text Representation Learning for
 Affective Recognition", arXiv 2502.20613. Equation numbers are the paper's.
@@ -26,7 +26,7 @@ from torch import Tensor
 
 LabelKernel = Literal["cosine", "distance"]
 NO_CLASS = -1
-"""The class of a text without one."""
+"""Class index of a text without a class label."""
 
 _Loss = TypeVar("_Loss", bound=Callable[..., Tensor])
 _NEVER = -1e9  # a logit whose probability is 0, finite so that a row of nothing else has no NaN in its gradient

@@ -1,7 +1,7 @@
-"""CarlModel: an encoder with what CARL trains round it.
+"""CarlModel: an encoder, and the layers around it that CARL trains.
 
-Shape suffixes: B texts, L tokens, T tokens of all texts (packed, see packing.py), E width of the word embeddings,
-H width of the encoder, D projection width, P proxies.
+Shape suffixes: B texts, L tokens, T tokens of all texts (packed, see encoders/packing.py), E width of the word
+embeddings, H width of the encoder, D projection width, P proxies.
 
 Source: Son, Saurez, Har, arXiv 2502.20613, section 3: online branch (encoder, pooler without its tanh, projection,
 prediction), momentum target branch (the same without prediction, no gradient), per-token detector.
@@ -30,7 +30,7 @@ class CarlOutput(ModelOutput):
     Args:
         loss (`Tensor`): of a training objective.
         last_hidden_state (`Tensor` (B, L, H)): of the online encoder.
-        embedding (`Tensor` (B, H)): the pooled last hidden state, what the exported encoder gives its users.
+        embedding (`Tensor` (B, H)): the pooled last hidden state, as the exported encoder gives it.
         prediction (`Tensor` (B, D)): of the online branch, compared with the target branch by the contrastive loss.
     """
 
@@ -41,13 +41,13 @@ class CarlOutput(ModelOutput):
 
 
 def _mlp(width: int, output_width: int) -> nn.Sequential:
-    """Two layers with LayerNorm and GELU between; no BatchNorm, which would tie a text's result to its batch."""
+    """Two layers with LayerNorm and GELU between. BatchNorm would make a text's result depend on its batch."""
     return nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, output_width))
 
 
 class CarlBranch(nn.Module):
-    """Encoder, and, unless the contrast is between embeddings, pooler dense layer (the encoder's own where it has one)
-    and projection."""
+    """Encoder, pooler dense layer (the encoder's own where it has one) and projection; with contrast_layers "none" the
+    encoder alone."""
 
     def __init__(self, config: CarlConfig, encoder: PreTrainedModel):
         super().__init__()
@@ -57,8 +57,8 @@ class CarlBranch(nn.Module):
         self.projection = _mlp(width, config.projection_dim) if projects else None
 
     def project(self, pooled_BH: Tensor) -> Tensor:
-        """Pooled states (B, H) -> pooler dense layer without tanh -> projection (B, D); without a projection the
-        states as they are."""
+        """Pooled states (B, H) -> pooler dense layer without tanh -> projection (B, D); the pooled
+        states themselves with contrast_layers "none"."""
         if self.projection is None:
             return pooled_BH
         dense = self.encoder.pooler.dense if self.dense is None else self.dense
@@ -77,7 +77,7 @@ class TargetBranch(CarlBranch):
 
 
 class ClassProxies(nn.Module):
-    """A learned vector for every class; only its direction counts (Kim et al., arXiv 2003.13911)."""
+    """A learned vector for every class, used by its direction alone (Kim et al., arXiv 2003.13911)."""
 
     def __init__(self, classes: int, width: int):
         super().__init__()
@@ -134,15 +134,15 @@ class CarlModel(CarlPreTrainedModel):
         classes: Sequence[str] = (),
         dropout: float | None = None,
     ) -> "CarlModel":
-        """A model round a pretrained encoder; the other layers are drawn from torch's present random state.
+        """A model around a pretrained encoder; its other layers are initialised at random by torch's generator.
 
         Args:
             encoder: a Hub id, a local folder, `"minilm-l6"` (the encoder in the extra `[demo]`), or a loaded encoder,
-                which becomes part of the model (it is not copied).
+                which is used as it is, not copied.
             pooling, projection_dim, contrast_layers, heads, classes: see [`CarlConfig`];
                 `CarlTrainingArguments.heads` are those that its objectives need, by default the regressor.
-            dropout: probability in [0, 1) of the online encoder's dropout layers in training; its own by default.
-                It is a setting of this training, kept neither in a checkpoint nor in an export.
+            dropout: probability in [0, 1) for the online encoder's dropout layers, in place of their own. It is saved
+                neither in a checkpoint nor in an export.
 
         Raises:
             ValueError: if the encoder cannot be loaded, is no bidirectional text encoder, or carries PEFT adapters
@@ -187,7 +187,7 @@ class CarlModel(CarlPreTrainedModel):
         return self.online.encoder
 
     def online_parameters(self) -> Iterator[nn.Parameter]:
-        """Everything that is trained: all but the target branch."""
+        """All trained parameters: those outside the target branch."""
         return (parameter for name, parameter in self.named_parameters() if not name.startswith("target."))
 
     def get_input_embeddings(self) -> nn.Module:
@@ -241,8 +241,7 @@ class CarlModel(CarlPreTrainedModel):
 
     @torch.no_grad()
     def classify(self, embedding_BH: Tensor) -> Tensor | None:
-        """Numbers (B,) of the classes that the model's own head gives: the classifier, else the nearest proxy; None
-        where it has neither."""
+        """Predicted class indices (B,) by the classifier, else by the nearest proxy; None if the model has neither."""
         if self.classifier is not None:
             return self.classifier(embedding_BH).argmax(-1)
         return None if self.proxies is None else self.proxy_similarity(embedding_BH).argmax(-1)
@@ -261,9 +260,9 @@ class CarlModel(CarlPreTrainedModel):
 
         Args:
             input_ids (`Tensor` (B, L)): right-padded token ids. attention_mask (`Tensor` (B, L)): 0 on padding.
-            objective (`Callable`, *optional*): called with this model in place of the plain forward; its result is
-                returned. A trainer passes its whole step here, so that it runs inside the one wrapped call in which
-                autocast and distributed data parallelism are in force.
+            objective (`Callable`, *optional*): called with this model in place of the plain forward pass. The trainer
+                passes its whole step here, so that it runs inside the one wrapped call in which autocast and
+                distributed data parallelism are in force.
         """
         if objective is not None:
             return objective(self)

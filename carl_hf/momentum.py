@@ -32,8 +32,7 @@ def cosine_momentum(step: int, total_steps: int, initial: float) -> float:
 
 
 def momentum_from_half_life(half_life: float) -> float:
-    """The momentum under which the weight of a target's present value halves in `half_life` steps: 2^(-1 /
-    half_life)."""
+    """The momentum with which the target forgets half of its past in `half_life` steps: 2^(-1 / half_life)."""
     if half_life <= 0:
         raise ValueError(f"The momentum's half-life must be positive (in optimizer steps), got {half_life}.")
     return 2 ** (-1 / half_life)
@@ -59,7 +58,7 @@ class TargetUpdateCallback(TrainerCallback):
     The momentum depends on `global_step / max_steps` alone, so that a resumed run continues exactly.
 
     Args:
-        initial_momentum (`float`): m_0 in [0, 1]. skipped: tells whether the present step changed nothing.
+        initial_momentum (`float`): m_0 in [0, 1]. skipped: returns whether the current step was skipped.
     """
 
     def __init__(self, initial_momentum: float, skipped: Callable[[], bool]):

@@ -15,10 +15,10 @@ class Objective:
     """An objective of the training loss.
 
     Args:
-        title: in words. weight: in the loss, unless the user names one.
-        head: the part of [`carl_hf.CarlModel`] that only it needs.
-        label: what a text must carry to count: `"va"`, valence and arousal; `"class"`, a name; `"angle"`, either, a
-            name through a label space; None for nothing.
+        title: for cards. weight: in the loss, unless the user names one. head: the task head of
+            [`carl_hf.CarlModel`] that it needs.
+        label: which texts it uses: `"va"`, those with valence and arousal; `"class"`, those with a class label;
+            `"angle"`, both kinds (a class has an angle through a label space); None, all.
     """
 
     title: str

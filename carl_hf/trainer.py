@@ -50,31 +50,30 @@ logger = logging.getLogger(__name__)
 
 
 class CarlTrainer(PublishingTrainer, ResumableTrainer):
-    """Trains a [`CarlModel`] on texts with valence and arousal, or with names of emotions, or a mixture.
+    """Trains a [`CarlModel`] on texts with valence and arousal, with class labels, or with both.
 
     Args:
-        model ([`CarlModel`]): the model. args ([`CarlTrainingArguments`]): the recipe.
+        model ([`CarlModel`]): the model. args ([`CarlTrainingArguments`]): the recipe; copied, not changed.
         train_dataset, eval_dataset (`datasets.Dataset`; for training also a `datasets.IterableDataset`, see
-            [`carl_hf.training.streams.EndlessRows`]): columns `text`, and `valence` and `arousal` (in [-1, 1]) or
-            `label` (a name) or all of them; a text without one has None there. Every objective uses the texts that
-            carry what it needs.
+            [`carl_hf.training.streams.EndlessRows`]): columns `text`, and `valence` and `arousal` (in [-1, 1]), or
+            `label` (a class name), or all three; None marks a missing label. An objective uses the texts that have
+            the labels it needs.
         processing_class: the tokenizer; needed unless a `data_collator` is given.
-        provenance ([`Provenance`]): base model and corpora, for the card of what is pushed to the Hub.
+        provenance ([`Provenance`]): base model and corpora, for the model card of what is pushed to the Hub.
         Everything else as for `transformers.Trainer`.
 
-    Logs, besides the Trainer's own: every objective's loss under its name, such as `mccl` and `ptd`; `detector_auc`,
-    `momentum`, `zero_label_fraction` (share of the texts with numbers whose label is (0, 0)), `changed_coordinates`
-    (share of the perturbed tokens' coordinates that differ from the clean ones in the dtype the encoder computes in),
-    `embedding_std`, `effective_rank` and `target_distance` (training/monitor.py); and `skipped_steps`, how many so
-    far, when the loss or gradient of a step is not finite (training/nonfinite.py). An evaluation logs the same
-    losses on `eval_dataset`, and `eval_valence_pearson`, `eval_arousal_pearson` and their mean from a ridge
-    probe, `eval_label_accuracy` (percent) from a logistic one, each where the texts carry such labels (see
-    `probe_texts`), with the cost of both, `eval_probe_seconds`.
+    Logs, besides the Trainer's own: every objective's loss under its name, such as `mccl` and `ptd`; `detector_auc`;
+    `momentum`; `zero_label_fraction` (share of the VA labels that are (0, 0)); `changed_coordinates` (share of the
+    perturbed tokens' coordinates that change at the encoder's precision); `embedding_std`, `effective_rank` and
+    `target_distance` (training/monitor.py); and `skipped_steps` after a non-finite step (training/nonfinite.py).
+    An evaluation logs the same losses. Where the labels allow, it adds the Pearson correlations of a ridge probe
+    (`eval_valence_pearson`, `eval_arousal_pearson` and their mean `eval_va_pearson`), the accuracy in percent of a
+    logistic probe (`eval_label_accuracy`), and the time they took, `eval_probe_seconds`.
 
     Raises:
-        ValueError: if a dataset lacks a column or holds a value that cannot be trained on (the row is named), or the
-            objectives need labels or heads that are not there, or the contrastive batch would hold fewer than two
-            texts, or the training data less than one batch.
+        ValueError: if a dataset lacks a column or holds a value that cannot be trained on (the row is named), the
+            objectives need labels or heads that are missing, the contrastive batch would hold fewer than two texts,
+            or the training data do not fill one batch.
     """
 
     loss_is_scaled_for_ga = False  # compute_loss returns a mean over the batch; the Trainer averages accumulated ones
@@ -144,11 +143,11 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor | tuple[Tensor, CarlOutput]:
-        """L = w L_MCCL + w' L_PTD (Eq 11) with regression by default, or the objectives in their place, of one batch.
+        """The loss of one batch: L = w L_MCCL + w' L_PTD (Eq 11), by default with regression, or other objectives.
 
         The whole step runs inside one call of the (wrapped) model, where autocast and data parallelism are in force.
         One backward pass of the sentence objectives gives the gradients of the parameters, the saliency, and the
-        gradient of the first PGD step; its graph is freed before the perturbed pass.
+        gradient of the first PGD step; its graph is freed before the perturbed texts are encoded.
         """
         labels = BatchLabels.of(inputs, self._gather, self.accelerator.process_index)
         step = self._step = Step(
@@ -214,7 +213,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
         super().log(logs, start_time)
 
     def evaluation_loop(self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        with torch.random.fork_rng():  # random choices are the same each time and leave those of training untouched
+        with torch.random.fork_rng():  # the same random draws each time, which leave those of training alone
             torch.manual_seed(self.args.seed)
             output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         metrics = self._evaluation_means.take()
@@ -229,7 +228,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
         return held and self.processing_class is not None and importlib.util.find_spec("sklearn") is not None
 
     def _probe_dev(self, dev: Any) -> dict[str, float]:
-        """Valence and arousal on the validation texts by a probe on the present encoder, and the seconds it took."""
+        """Metrics of probes on the current encoder's embeddings of the validation texts, and the seconds they took."""
         if self.dev_probe is None or not isinstance(dev, datasets.Dataset):
             return {}
         start = time.perf_counter()
@@ -254,7 +253,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
                 "relative" if self.args.perturbation_relative else "absolute",
             )
 
-    # ---- heads and data
+    # ---- optimizer and data
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         given = self.optimizer is not None

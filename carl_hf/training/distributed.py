@@ -1,4 +1,4 @@
-"""Rows of all processes as one batch.
+"""The global batch: rows of all processes.
 
 Shape suffixes: B texts of this process, G texts of the global batch (ranks in order), D any width.
 """
@@ -23,11 +23,11 @@ class _GatherWithGradient(torch.autograd.Function):
 
 
 def gather_with_gradient(rows_BD: Tensor) -> Tensor:
-    """The rows of all processes (G, D), each process's own with gradient.
+    """The rows of all processes (G, D), this process's own with gradient.
 
-    For a loss that every process computes on the same joint batch. The gradient that reaches a process's rows is that
-    of the loss times the number of processes: data parallelism divides by it again when it averages, so that the
-    parameters get the gradient of one process on the joint batch. No communication in the backward pass.
+    For a loss that every process computes on the same global batch. The gradient that reaches a process's rows is
+    multiplied by the number of processes, by which data parallelism divides when it averages: the parameters get the
+    gradient of one process on the global batch. The backward pass needs no communication.
 
     Args:
         rows_BD (`Tensor`): as many rows on every process.
