@@ -6,6 +6,7 @@ Prints one line for each file with the functions that ran there: a map for who r
 stays short.
 """
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -42,6 +43,7 @@ def trace(trainer: CarlTrainer) -> dict[str, list[str]]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         args = CarlTrainingArguments(folder, per_device_train_batch_size=16, use_cpu=True, report_to="none")
         trainer = CarlTrainer(

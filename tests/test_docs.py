@@ -50,22 +50,24 @@ def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.S | re.M)
 
 
-NEEDED = {
-    "sentence_transformers": "sentence_transformers", "carl_hf.explain": "captum", "onnx_export": "onnxscript",
-    "load_metric": "evaluate",
-}  # fmt: skip
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+NEEDED = {"sentence_transformers": "sentence_transformers", "carl_hf.explain": "captum", "load_metric": "evaluate",
+          "onnx": "onnxscript"}  # fmt: skip
 SNIPPETS = [
     pytest.param(code, id=f"{name_of(path)}-{number}")
     for path in GUIDES
     for number, code in enumerate(blocks(path, "python"), 1)
 ]
-COMMANDS = [
-    pytest.param(line, id=f"{name_of(path)}: {line[:60]}")
+COMMANDS = {  # those that stand in several guides once
+    line: name_of(path)
     for path in GUIDES
     for block in blocks(path, "bash")
     for line in block.replace("\\\n", " ").splitlines()
     if line.strip()
-]
+}
 
 
 # ---- Python
@@ -85,7 +87,7 @@ def workplace(tmp_path_factory, exports, tiny) -> Path:
 
 
 @pytest.mark.parametrize("code", SNIPPETS)
-def test_python_runs(code, workplace, tmp_path, monkeypatch, measuring_packages):
+def test_python_runs(code, workplace, tmp_path, monkeypatch, capsys, measuring_packages):
     """As it stands, on tiny models; training makes one step."""
     for word, package in NEEDED.items():
         if word in code:
@@ -106,34 +108,26 @@ def test_python_runs(code, workplace, tmp_path, monkeypatch, measuring_packages)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(code, "snippet", "exec"), names)
-    check(names, code, tmp_path)
+    check(names, code, capsys.readouterr().out, tmp_path)
 
 
-def check(names: dict, code: str, folder: Path) -> None:
+def check(names: dict, code: str, printed: str, folder: Path) -> None:
     """Where a comment or the text says what comes out, that it does."""
+    shown = re.search(re.escape(code) + r"```\n\n```text\n(.*?)```", text_of("README.md"), re.S)
+    if shown:  # the values are the demo run's; the tiny model here gives others
+        assert re.sub(r"[-+]\d\.\d\d", "#", printed) == re.sub(r"[-+]\d\.\d\d", "#", shown[1])
     if "# (2, 384)" in code:
         assert names["embeddings"].shape == (2, 16)  # the tiny model's width
-    if '"runs/mine/encoder")' in code:
-        assert (folder / "runs" / "mine" / "encoder" / "model.safetensors").is_file()
     if "to_html" in code:
         assert "<figure" in names["page"] and names["one"].target == "similarity"
-    if "out/emotion" in code:
-        assert all((folder / "out" / kind / "carl_export.json").is_file() for kind in ("encoder", "va", "emotion"))
     if "predicted_valence" in code:
         assert names["table"][["predicted_valence", "predicted_arousal"]].notna().all(axis=None)
-    if "objectives=" in code:
-        assert (folder / "runs" / "mine" / "checkpoint-1" / "model.safetensors").is_file()
-
-
-def test_the_shown_answers_have_the_form_that_the_snippet_prints(workplace, tmp_path, monkeypatch, capsys):
-    """The numbers are the demo run's; the tiny model here gives others."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    code, shown = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.S).groups()
-    assert len(code.splitlines()) <= 10
-    monkeypatch.chdir(workplace)
-    exec(code, {})
-    printed = capsys.readouterr().out
-    assert re.sub(r"[-+]\d\.\d\d", "#", printed) == re.sub(r"[-+]\d\.\d\d", "#", shown)
+    for word, files in {
+        '"runs/mine/encoder")': ["runs/mine/encoder/model.safetensors"],
+        "out/emotion": [f"out/{kind}/carl_export.json" for kind in ("encoder", "va", "emotion")],
+        "objectives=": ["runs/mine/checkpoint-1/model.safetensors"],
+    }.items():
+        assert word not in code or all((folder / file).is_file() for file in files), word
 
 
 def test_the_shown_report_is_what_the_script_prints(capsys):
@@ -161,8 +155,7 @@ class Found(Exception):
 @functools.cache
 def parser_of(script: str) -> argparse.ArgumentParser:
     """The script's parser, from its `main` in this process."""
-    if script in PACKAGES:
-        pytest.importorskip(PACKAGES[script])
+    pytest.importorskip(PACKAGES.get(script, "torch"))
 
     def stop(self, *arguments, **named):
         raise Found(self)
@@ -179,8 +172,7 @@ def loaded(script: str) -> Iterator[ModuleType]:
     path, name = ROOT / script, Path(script).stem
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(path.parent))
-        for module in (name, "analysis"):  # the latter stands beside app.py
-            patch.delitem(sys.modules, module, raising=False)
+        patch.delitem(sys.modules, "analysis", raising=False)  # stands beside app.py
         spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)
         patch.setitem(sys.modules, name, module)
@@ -201,7 +193,7 @@ def check_launcher(words: list[str], script: int) -> None:
     assert [found.training_script, *found.training_script_args] == words[script:]
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize("line", COMMANDS, ids=[f"{name}: {line[:60]}" for line, name in COMMANDS.items()])
 def test_commands_name_scripts_flags_and_files_that_exist(line, capsys):
     for command in re.split(r" && | \| ", line):
         words = shlex.split(command, comments=True)
@@ -219,37 +211,20 @@ def test_commands_name_scripts_flags_and_files_that_exist(line, capsys):
             pytest.fail(f"{command}: {capsys.readouterr().err}")
 
 
-def test_every_script_is_in_a_guide():
-    text = "".join(path.read_text(encoding="utf-8") for path in GUIDES)
-    assert [script for script in SCRIPTS if script not in text and not script.startswith("benchmarks/")] == []
-
-
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help(script, capsys, monkeypatch):
+def test_help_says_what_each_flag_is(script, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     parser = parser_of(script)
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit, match="0"):
         argparse.ArgumentParser.parse_args(parser, ["--help"])
-    assert stop.value.code == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 119
     assert parser.description.strip().splitlines()[0] in text  # what the script is for
-    bare = [action.dest for action in parser._actions if not action.help or action.help.startswith(" (default")]
-    assert bare == [], "without help"
-    if "--config" not in text:
-        return  # a script with a handful of flags
     helps = {action.dest: action.help for action in parser._actions if action.nargs != 0}
-    for field in (field for dataclass in parser.dataclass_types for field in dataclasses.fields(dataclass)):
+    assert [name for name, words in helps.items() if not words or words.startswith(" (default")] == [], "without help"
+    for field in (f for dataclass in getattr(parser, "dataclass_types", []) for f in dataclasses.fields(dataclass)):
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if field.init and default not in (None, "", []):
-            assert "(default: " in helps[field.name], field.name
-    groups = {group.title: [a.dest for a in group._group_actions] for group in parser._action_groups}
-    assert groups["options"] == ["help", "config"] and groups["this script"]
-    carl = next(found for title, found in groups.items() if title.startswith("CARL"))
-    if carl:
-        assert {"temperature", "objectives", "preset"} <= set(carl) and "learning_rate" not in carl
-        recipe, rest = (found for title, found in groups.items() if title.startswith("training"))
-        assert "learning_rate" in recipe and "output_dir" in rest and "(default: 0.0001)" in text
+        assert not field.init or default in (None, "", []) or "(default: " in helps[field.name], field.name
 
 
 @pytest.mark.parametrize(
@@ -257,18 +232,13 @@ def test_help(script, capsys, monkeypatch):
 )
 def test_exit_codes(script, monkeypatch, capsys, tmp_path):
     """2 from argparse for an unknown flag, 1 with one clear line for a mistake."""
-    parser_of(script)  # skips what is not installed
+    mistake = "Cannot read the configuration" if "--config" in parser_of(script).format_help() else "2"
     monkeypatch.chdir(tmp_path)
-    codes = []
     with loaded(script) as module:
-        for flags in (["--no_such_flag"], ["--config", "none.yaml"]):
+        for flags, message in (["--no_such_flag"], "2"), (["--config", "none.yaml"], mistake):
             monkeypatch.setattr(sys, "argv", [script, *flags])
-            with pytest.raises(SystemExit) as stop:
+            with pytest.raises(SystemExit, match=message):
                 module.main()
-            codes.append(stop.value.code)
-    assert codes[0] == 2 and codes[1].startswith(
-        "error: Cannot read the configuration none.yaml"
-    )  # which exits with 1
     assert "unrecognized arguments: --no_such_flag" in capsys.readouterr().err
 
 
@@ -301,27 +271,37 @@ def test_links_lead_somewhere(path):
         assert (ROOT / target).exists(), target
 
 
-def test_the_guides_are_listed():
-    listed = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+def test_guides_and_scripts_are_listed():
     for guide in (ROOT / "docs").glob("*.md"):
-        assert guide.name == "README.md" or f"({guide.name})" in listed, guide.name
+        assert guide.name == "README.md" or f"({guide.name})" in text_of("docs/README.md"), guide.name
+    text = "".join(path.read_text(encoding="utf-8") for path in GUIDES)
+    assert [script for script in SCRIPTS if script not in text and not script.startswith("benchmarks/")] == []
 
 
-def test_reproduction_names_figures_that_stand_in_their_records():
-    """The figures of the model cards, in README and docs/reproduction.md as in carl_export.json."""
-    readme, table = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/reproduction.md"))
+def test_the_readme_sets_up_in_two_lines_and_names_the_configurations():
+    text = text_of("README.md")
+    lines = [line for line in text.splitlines() if line.startswith("python3 -m venv")]
+    assert len(lines) == 2 and "accelerate launch examples/pretrain.py" in lines[0] and "pytest" in lines[1]
+    assert text.index(lines[1]) < 2500  # on the first screen
+    configs = {path.stem for path in (ROOT / "examples" / "configs").glob("*.yaml")}
+    assert configs == {"demo", "carl-minilm", "carl-roberta", "carl-bert", "comparators", "emotion"}
+    demo = yaml.safe_load(text_of("examples/configs/demo.yaml"))
+    assert demo["encoder"] == "minilm-l6" and demo["corpora"] == ["demo"]
+
+
+def test_metrics_of_the_model_cards_in_the_guides_are_those_of_their_records():
     for model in ("carl-demo", "carl-minilm"):
-        record = yaml.safe_load((ROOT / "model_cards" / model / "carl_export.json").read_text(encoding="utf-8"))
-        for row in record["results"]:
-            if row["metric"] == "pearson":
-                for value in (row["value"], row["baseline"]):
-                    figure = f"{value:.3f}".removeprefix("0")
-                    assert figure in readme and figure in table, (model, row["name"], figure)
+        record = yaml.safe_load(text_of(f"model_cards/{model}/carl_export.json"))
+        for row in (row for row in record["results"] if row["metric"] == "pearson"):
+            for value in (row["value"], row["baseline"]):
+                shown = f"{value:.3f}".removeprefix("0")
+                for guide in ("README.md", "docs/reproduction.md"):
+                    assert shown in text_of(guide), (guide, model, row["name"], shown)
 
 
 def test_citation_file():
     """The keys and types of the Citation File Format 1.2.0 that the file uses."""
-    content = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    content = yaml.safe_load(text_of("CITATION.cff"))
     assert content["cff-version"] == "1.2.0" and content["type"] == "software" and content["message"]
     assert content["version"] == __version__ and content["license"] == "Apache-2.0"
     assert content["authors"] == [{"name": "carl_hf developers"}]
