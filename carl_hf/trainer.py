@@ -270,7 +270,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
         if is_stream(self.train_dataset):
             rows = EndlessRows(
                 self.train_dataset, batch=self.args.train_batch_size, process=self.args.process_index,
-                processes=self.args.world_size, start=self.start_step * self.batches.batch_texts,
+                processes=self.args.world_size, start=self.start_step * self.completion_record.texts_per_step,
             )  # fmt: skip
             return DataLoader(
                 rows, batch_size=rows.batch, collate_fn=self.data_collator,

@@ -2,7 +2,7 @@
 
 Every life is a fork of this process, which has imported everything and computed nothing, so that dozens fit in a
 minute. A life is killed (SIGKILL) at a random moment; as every step is saved, many die while saving. Three more are
-killed at planned moments: with the weights saved but not the random numbers, with all saved but the seal, and with
+killed at planned moments: with the weights saved but not the random numbers, with all saved but the record, and with
 half of an old checkpoint removed.
 """
 
@@ -19,7 +19,7 @@ from conftest import make_trainer
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 import carl_hf.training.checkpoints
-from carl_hf.training.checkpoints import last_checkpoint, read_seal
+from carl_hf.training.checkpoints import last_checkpoint, read_completion_record
 
 
 class TellBegin(TrainerCallback):
@@ -43,7 +43,7 @@ def die_removing(path, **_) -> None:
 
 PLANNED = {
     "_save_rng_state": lambda trainer: setattr(trainer, "_save_rng_state", die),
-    "seal": lambda trainer: setattr(carl_hf.training.checkpoints, "seal", die),
+    "record": lambda trainer: setattr(carl_hf.training.checkpoints, "mark_complete", die),
     "removing": lambda trainer: setattr(carl_hf.training.checkpoints.shutil, "rmtree", die_removing),
 }
 
@@ -87,7 +87,7 @@ def main(folder: Path, kills: int) -> None:
     _, status = os.waitpid(live(folder / "whole", tokenizer, steps, folder / "weights-whole.pt"), 0)
     assert status == 0, (folder / "whole.log").read_text()
     seconds_a_step = (time.monotonic() - start) / steps
-    torn, reached = 0, []
+    incomplete, reached = 0, []
     for plan in [None] * kills + list(PLANNED):
         life = live(folder / "killed", tokenizer, steps, folder / "weights-killed.pt", plan)
         if plan is None:
@@ -99,17 +99,17 @@ def main(folder: Path, kills: int) -> None:
             reached.append(int(last_checkpoint(folder / "killed").split("-")[-1]))
         except ValueError:
             reached.append(0)
-        torn += any(_is_torn(path) for path in (folder / "killed").glob("checkpoint-*"))
+        incomplete += any(_is_incomplete(path) for path in (folder / "killed").glob("checkpoint-*"))
     _, status = os.waitpid(live(folder / "killed", tokenizer, steps, folder / "weights-killed.pt"), 0)
     assert status == 0, (folder / "killed.log").read_text()
     (folder / "report.json").write_text(
-        json.dumps({"kills": kills + len(PLANNED), "left_torn": torn, "reached": reached})
+        json.dumps({"kills": kills + len(PLANNED), "left_incomplete": incomplete, "reached": reached})
     )
 
 
-def _is_torn(path: Path) -> bool:
+def _is_incomplete(path: Path) -> bool:
     try:
-        read_seal(path)
+        read_completion_record(path)
     except ValueError:
         return True
     return False

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or recognised as torn, also after a kill at any moment or with a full disk."""
+"""Checkpoints: complete or detected as incomplete, also after a kill at any moment or with a full disk."""
 
 import json
 import logging
@@ -13,7 +13,14 @@ import torch
 from conftest import make_trainer, toy_dataset
 from test_trainer import StopAt
 
-from carl_hf.training.checkpoints import SEAL, Seal, last_checkpoint, read_seal, remove_old_checkpoints, seal
+from carl_hf.training.checkpoints import (
+    RECORD,
+    CompletionRecord,
+    last_checkpoint,
+    mark_complete,
+    read_completion_record,
+    remove_old_checkpoints,
+)
 
 WORKER = str(Path(__file__).with_name("killed_worker.py"))
 
@@ -23,19 +30,19 @@ def checkpoint(folder: Path, step: int) -> Path:
     path.mkdir()
     for name, size in (("model.safetensors", 100), ("optimizer.pt", 50)):
         (path / name).write_bytes(b"x" * size)
-    seal(path, Seal(joint_batch=8, batches=1))
+    mark_complete(path, CompletionRecord(global_batch=8, batches=1))
     return path
 
 
-def test_the_newest_whole_checkpoint_is_taken_and_torn_ones_are_named(tmp_path, caplog):
-    with pytest.raises(ValueError, match="no whole checkpoint"):
+def test_the_newest_complete_checkpoint_is_taken_and_others_are_named(tmp_path, caplog):
+    with pytest.raises(ValueError, match="no complete checkpoint"):
         last_checkpoint(tmp_path)
     for step in (9, 10, 11, 12, 13):
         checkpoint(tmp_path, step)
     (tmp_path / "checkpoint-best").mkdir()
     (tmp_path / "checkpoint-11" / "optimizer.pt").write_bytes(b"x" * 49)
     (tmp_path / "checkpoint-12" / "model.safetensors").unlink()
-    (tmp_path / "checkpoint-13" / SEAL).write_text('{"batch')
+    (tmp_path / "checkpoint-13" / RECORD).write_text('{"batch')
     with caplog.at_level(logging.WARNING):
         assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
     for step, reason in (
@@ -43,17 +50,17 @@ def test_the_newest_whole_checkpoint_is_taken_and_torn_ones_are_named(tmp_path, 
         (12, "model.safetensors is missing"),
         (11, "optimizer.pt is missing"),
     ):
-        assert f"checkpoint-{step} is torn: " in caplog.text and reason in caplog.text
-    assert read_seal(tmp_path / "checkpoint-10") == Seal(8, 1)
+        assert f"checkpoint-{step} is incomplete: " in caplog.text and reason in caplog.text
+    assert read_completion_record(tmp_path / "checkpoint-10") == CompletionRecord(8, 1)
 
 
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"bytes": {}}', "[" * 9999, "1e999", '{"joint_batch": 1e999, "batches": 1}', "\0"]
 )
-def test_a_damaged_seal_is_none(content, tmp_path):
-    (checkpoint(tmp_path, 3) / SEAL).write_text(content)
+def test_a_damaged_record_is_none(content, tmp_path):
+    (checkpoint(tmp_path, 3) / RECORD).write_text(content)
     with pytest.raises(ValueError, match="never finished"):
-        read_seal(tmp_path / "checkpoint-3")
+        read_completion_record(tmp_path / "checkpoint-3")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +79,7 @@ def test_a_damaged_seal_is_none(content, tmp_path):
 def test_the_newest_and_the_best_stay_whatever_the_clock_says(limit, best, left, tmp_path):
     for step in (8, 2, 12, 6, 4):
         os.utime(checkpoint(tmp_path, step), (0, 0))
-    (tmp_path / "checkpoint-12" / SEAL).unlink()
+    (tmp_path / "checkpoint-12" / RECORD).unlink()
     remove_old_checkpoints(tmp_path, tmp_path / "checkpoint-8", best and str(tmp_path / f"checkpoint-{best}"), limit)
     assert sorted(int(path.name.split("-")[1]) for path in tmp_path.iterdir()) == left
 
@@ -80,22 +87,22 @@ def test_the_newest_and_the_best_stay_whatever_the_clock_says(limit, best, left,
 SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
 
 
-def test_a_torn_checkpoint_is_refused_by_name_and_passed_over_as_last(tmp_path, tokenizer, caplog):
+def test_an_incomplete_checkpoint_is_refused_by_name_and_skipped_as_last(tmp_path, tokenizer, caplog):
     settings = {**SAVING, "save_total_limit": None}
     whole = make_trainer(tmp_path / "whole", tokenizer, **settings)
     whole.train()
-    torn = make_trainer(tmp_path / "torn", tokenizer, callbacks=[StopAt(4)], **settings)
-    torn.train()
-    os.truncate(tmp_path / "torn" / "checkpoint-4" / "optimizer.pt", 1000)
-    resumed = make_trainer(tmp_path / "torn", tokenizer, **settings)
-    with pytest.raises(ValueError, match="checkpoint-4 is torn: optimizer.pt is missing or cut short"):
-        resumed.train(resume_from_checkpoint=str(tmp_path / "torn" / "checkpoint-4"))
+    broken = make_trainer(tmp_path / "broken", tokenizer, callbacks=[StopAt(4)], **settings)
+    broken.train()
+    os.truncate(tmp_path / "broken" / "checkpoint-4" / "optimizer.pt", 1000)
+    resumed = make_trainer(tmp_path / "broken", tokenizer, **settings)
+    with pytest.raises(ValueError, match="checkpoint-4 is incomplete: optimizer.pt is missing or cut short"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "broken" / "checkpoint-4"))
     with caplog.at_level(logging.WARNING, logger="carl_hf.training.checkpoints"):
         resumed.train(resume_from_checkpoint=True)
-    assert "checkpoint-4 is torn" in caplog.text
+    assert "checkpoint-4 is incomplete" in caplog.text
     for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    assert last_checkpoint(tmp_path / "torn").endswith("checkpoint-6")
+    assert last_checkpoint(tmp_path / "broken").endswith("checkpoint-6")
 
 
 @pytest.mark.parametrize(
@@ -129,16 +136,16 @@ def test_a_finished_run_is_resumed_without_another_step(length, streamed, tmp_pa
         assert torch.equal(a, b), name
 
 
-def test_a_checkpoint_of_the_model_alone_is_sealed_but_not_resumed(tmp_path, tokenizer):
+def test_a_checkpoint_of_the_model_alone_is_complete_but_not_resumed(tmp_path, tokenizer):
     make_trainer(tmp_path, tokenizer, save_only_model=True, **SAVING).train()
-    assert not read_seal(tmp_path / "checkpoint-6").resumable
-    with pytest.raises(ValueError, match="no whole checkpoint"):
+    assert not read_completion_record(tmp_path / "checkpoint-6").resumable
+    with pytest.raises(ValueError, match="no complete checkpoint"):
         last_checkpoint(tmp_path)
     with pytest.raises(ValueError, match="saved with --save_only_model"):
         make_trainer(tmp_path, tokenizer, **SAVING).train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
 
 
-def test_what_an_earlier_training_left_in_its_folder_is_not_sealed_with_a_checkpoint(tmp_path, tokenizer):
+def test_what_an_earlier_training_left_in_its_folder_is_not_kept_in_a_checkpoint(tmp_path, tokenizer):
     (tmp_path / "checkpoint-2").mkdir()
     (tmp_path / "checkpoint-2" / "rng_state_1.pth").write_bytes(b"of two processes")
     make_trainer(tmp_path, tokenizer, callbacks=[StopAt(2)], **SAVING).train()
@@ -163,9 +170,9 @@ def test_an_older_checkpoint_goes_only_when_the_new_one_is_whole(tmp_path, token
 
     def watched(folder, content):
         found.append(sorted(path.name for path in tmp_path.glob("checkpoint-*")))
-        seal(folder, content)
+        mark_complete(folder, content)
 
-    monkeypatch.setattr("carl_hf.training.checkpoints.seal", watched)
+    monkeypatch.setattr("carl_hf.training.checkpoints.mark_complete", watched)
     make_trainer(tmp_path, tokenizer, **SAVING).train()
     assert found == [["checkpoint-2"], ["checkpoint-2", "checkpoint-4"], ["checkpoint-4", "checkpoint-6"]]
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-6"]
@@ -200,7 +207,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(kills, tmp
     report = json.loads((tmp_path / "report.json").read_text())
     print(report)
     assert report["kills"] == kills + 3  # three of them at planned moments of a save
-    assert report["left_torn"] >= 2
+    assert report["left_incomplete"] >= 2
     whole, killed = (torch.load(tmp_path / f"weights-{name}.pt", weights_only=True) for name in ("whole", "killed"))
     for name, value in whole.items():
         assert torch.equal(killed[name], value), name

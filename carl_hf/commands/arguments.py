@@ -21,7 +21,7 @@ import transformers
 from transformers import HfArgumentParser, Trainer, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
-from carl_hf.training.checkpoints import last_checkpoint, read_seal
+from carl_hf.training.checkpoints import last_checkpoint, read_completion_record
 from carl_hf.training.nonfinite import SKIPPED_STEPS
 from carl_hf.training_args import CarlTrainingArguments
 from carl_hf.utils.progress import bars_only_in_a_terminal
@@ -303,7 +303,7 @@ def prepare_output(args: CarlTrainingArguments, *, overwrite: bool) -> str | Non
     newest whole one, `auto` for that or, where there is none, a new run.
 
     Raises:
-        ValueError: if the folder holds another run, or there is no such checkpoint, or it is torn.
+        ValueError: if the folder holds another run, or there is no such checkpoint, or it is incomplete.
     """
     resume = args.resume_from_checkpoint
     if args.process_index == 0:
@@ -313,14 +313,14 @@ def prepare_output(args: CarlTrainingArguments, *, overwrite: bool) -> str | Non
     if resume == "auto":
         try:
             return last_checkpoint(args.output_dir)
-        except ValueError:  # torn ones at most: what is whole without any is another run
+        except ValueError:  # incomplete ones at most: a complete folder without any is another run
             unfinished = all(path.name.startswith("checkpoint-") for path in results_of_a_run(args.output_dir))
             check_output_dir(args.output_dir, resume=unfinished, overwrite=overwrite)
             return None
     if resume and not Path(resume).is_dir():
         raise ValueError(f"--resume_from_checkpoint {resume} is no checkpoint folder; 'last' finds the newest one.")
     if resume:
-        read_seal(resume)
+        read_completion_record(resume)
     return resume
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or recognised as torn, and a Trainer that resumes from the newest whole one."""
+"""Checkpoints with a completion record, so that incomplete ones are detected, and a Trainer that resumes from them."""
 
 import contextlib
 import json
@@ -6,7 +6,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,100 +19,97 @@ from carl_hf.utils.atomic_files import fsync_path, write_json
 
 logger = logging.getLogger(__name__)
 
-SEAL = "checkpoint.json"
-"""Written last: the sizes of a checkpoint's files, and the batches that it was trained with."""
+RECORD = "checkpoint.json"
+"""File of the completion record, written last: the sizes of a checkpoint's files, and the batches of its training."""
 
 
 @dataclass(frozen=True)
-class Seal:
-    """What a checkpoint's seal says.
+class CompletionRecord:
+    """What a complete checkpoint states of its training.
 
     Args:
-        joint_batch: texts that are contrasted with each other, of all processes. batches: of a step, accumulated.
+        global_batch: texts that are contrasted with each other, of all processes. batches: accumulated in a step.
         resumable: whether the optimizer's state is there (not under `--save_only_model`).
-        layer_decay: by which the rates of the optimizer's groups were made.
+        layer_decay: 1, or the value of a setting of version 0.1.0 that is gone.
     """
 
-    joint_batch: int
+    global_batch: int
     batches: int
     resumable: bool = True
     layer_decay: float = 1.0
 
     @property
-    def batch_texts(self) -> int:
-        """Texts of an optimizer step."""
-        return self.joint_batch * self.batches
+    def texts_per_step(self) -> int:
+        return self.global_batch * self.batches
 
 
-def seal(folder: str | Path, content: Seal) -> None:
-    """Marks a checkpoint as whole, when all its files are on the disk."""
+def mark_complete(folder: str | Path, record: CompletionRecord) -> None:
+    """Writes the completion record of a checkpoint, after all its files have reached the disk."""
     folder = Path(folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
     for path in files:
         fsync_path(path)
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
-    write_json(folder / SEAL, {**asdict(content), "bytes": sizes})
+    batches = {"joint_batch": record.global_batch, "batches": record.batches, "resumable": record.resumable}
+    write_json(folder / RECORD, {**batches, "bytes": sizes})
     fsync_path(folder)
 
 
-def read_seal(folder: str | Path) -> Seal:
-    """What [`seal`] has written.
+def read_completion_record(folder: str | Path) -> CompletionRecord:
+    """What [`mark_complete`] has written.
 
     Raises:
-        ValueError: if the checkpoint is torn: not sealed, or a file of it is missing or of another size.
+        ValueError: if the checkpoint is incomplete: it has no record, or a file is missing or of another size.
     """
     folder = Path(folder)
     try:
-        content = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        found = Seal(
-            int(content["joint_batch"]),
-            int(content["batches"]),
-            bool(content["resumable"]),
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = CompletionRecord(
+            int(content["joint_batch"]), int(content["batches"]), bool(content["resumable"]),
             float(content.get("layer_decay", 1.0)),
-        )
+        )  # fmt: skip
         sizes = {str(name): int(size) for name, size in content["bytes"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{folder} is torn: it was never finished (no whole {SEAL}).") from error
+        raise ValueError(f"{folder} is incomplete: it was never finished (no valid {RECORD}).") from error
     for name, size in sizes.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
-            raise ValueError(f"{folder} is torn: {name} is missing or cut short.")
-    return found
+            raise ValueError(f"{folder} is incomplete: {name} is missing or cut short.")
+    return record
 
 
 def last_checkpoint(folder: str | Path) -> str:
-    """The newest checkpoint of a run that is whole and can be resumed from; each torn one, which a kill while saving
-    leaves, is passed over with a warning.
+    """The newest complete checkpoint of a run that can be resumed from. Others, such as those that a kill while saving
+    leaves, are skipped with a warning.
 
     Raises:
         ValueError: if there is none.
     """
     for path in reversed(_checkpoints(folder)):
         try:
-            if read_seal(path).resumable:
+            if read_completion_record(path).resumable:
                 return str(path)
-            logger.warning("%s holds the model alone (--save_only_model). It is passed over.", path)
+            logger.warning("%s holds the model alone (--save_only_model). It is skipped.", path)
         except ValueError as error:
-            logger.warning("%s It is passed over.", error)
-    raise ValueError(f"There is no whole checkpoint in {folder} to resume from.")
+            logger.warning("%s It is skipped.", error)
+    raise ValueError(f"There is no complete checkpoint in {folder} to resume from.")
 
 
 def _checkpoints(folder: str | Path) -> list[Path]:
     """By their steps."""
-    found = [path for path in Path(folder).glob("checkpoint-*") if _step(path) is not None and path.is_dir()]
+    found = [path for path in Path(folder).glob("checkpoint-*") if path.is_dir() and _step(path) is not None]
     return sorted(found, key=_step)
 
 
 def _step(path: Path) -> int | None:
-    number = path.name.removeprefix("checkpoint-")
-    return int(number) if number.isascii() and number.isdigit() else None
+    match = re.fullmatch(r"checkpoint-([0-9]+)", path.name)
+    return int(match[1]) if match else None
 
 
 def remove_old_checkpoints(folder: str | Path, newest: Path, best: str | None, limit: int | None) -> None:
     """Leaves `limit` checkpoints of a run (None or 0: all), and in any case the newest and the best one.
 
-    Those with more steps than the newest, which an earlier training has left that came further, go first; then the
-    oldest.
+    Those with more steps than the newest, left by an earlier training that came further, go first; then the oldest.
     """
     kept = {newest.resolve(), *([Path(best).resolve()] if best else [])}
     others = [path for path in _checkpoints(folder) if path.resolve() not in kept]
@@ -123,7 +120,7 @@ def remove_old_checkpoints(folder: str | Path, newest: Path, best: str | None, l
 
 
 class ResumableTrainer(Trainer):
-    """A Trainer whose checkpoints are sealed when they are whole. An older one is only deleted after that.
+    """A Trainer whose checkpoints get a completion record. An older one is deleted only after that.
 
     Attributes:
         start_step (`int`): optimizer steps made before the present training.
@@ -132,46 +129,47 @@ class ResumableTrainer(Trainer):
     start_step = 0
 
     @property
-    def batches(self) -> Seal:
-        """The batches of this training."""
-        joint = self.args.train_batch_size * self.args.world_size
-        return Seal(joint, self.args.gradient_accumulation_steps, resumable=not self.args.save_only_model)
+    def completion_record(self) -> CompletionRecord:
+        """That of this training's checkpoints."""
+        global_batch = self.args.train_batch_size * self.args.world_size
+        resumable = not self.args.save_only_model
+        return CompletionRecord(global_batch, self.args.gradient_accumulation_steps, resumable)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.train`; `resume_from_checkpoint=True` or `"last"` takes the newest whole checkpoint.
+        """As `Trainer.train`; `resume_from_checkpoint=True` or `"last"` takes the newest complete checkpoint.
 
         Raises:
-            ValueError: if the checkpoint is torn, or there is none, or it was trained with other batches (its position
-                in the data and its contrast would not fit) or a layer_decay.
+            ValueError: if the checkpoint is incomplete, or there is none, or it was trained with other batches (its
+                position in the data and its contrast would not fit) or with a layer_decay.
         """
         if resume_from_checkpoint in (True, "last"):
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         self.start_step = 0
         if resume_from_checkpoint:
-            trained, now = read_seal(resume_from_checkpoint), self.batches
-            if not trained.resumable:
-                raise ValueError(
-                    f"{resume_from_checkpoint} holds the model alone: it was saved with --save_only_model."
-                )
-            if (trained.joint_batch, trained.batches) != (now.joint_batch, now.batches):
-                raise ValueError(
-                    f"{resume_from_checkpoint} was trained with {trained.joint_batch} texts in a contrastive batch "
-                    f"and {trained.batches} batches a step, now it would be {now.joint_batch} and {now.batches}. Keep "
-                    "processes times --per_device_train_batch_size (--gradient_cache_parts for less memory), and "
-                    "--gradient_accumulation_steps; or start anew from its model."
-                )
-            if trained.layer_decay != 1:
-                raise ValueError(
-                    f"{resume_from_checkpoint} was trained with --layer_decay {trained.layer_decay:g}, which this "
-                    "version has no more: start anew from the checkpoint's model."
-                )
-            self.start_step = TrainerState.load_from_json(
-                str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME)
-            ).global_step
+            self._check_resumable(resume_from_checkpoint)
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
+            self.start_step = state.global_step
         return super().train(resume_from_checkpoint or None, *args, **kwargs)
 
+    def _check_resumable(self, checkpoint: str) -> None:
+        trained, now = read_completion_record(checkpoint), self.completion_record
+        if not trained.resumable:
+            raise ValueError(f"{checkpoint} holds the model alone: it was saved with --save_only_model.")
+        if (trained.global_batch, trained.batches) != (now.global_batch, now.batches):
+            raise ValueError(
+                f"{checkpoint} was trained with {trained.global_batch} texts in a contrastive batch and "
+                f"{trained.batches} batches a step, now it would be {now.global_batch} and {now.batches}. Keep "
+                "processes times --per_device_train_batch_size (--gradient_cache_parts for less memory), and "
+                "--gradient_accumulation_steps; or start anew from its model."
+            )
+        if trained.layer_decay != 1:
+            raise ValueError(
+                f"{checkpoint} was trained with --layer_decay {trained.layer_decay:g}, which this version does not "
+                "have: start anew from the checkpoint's model."
+            )
+
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        if self.state.global_step >= self.state.max_steps:  # what is resumed had made all its steps
+        if self.state.global_step >= self.state.max_steps:  # a finished run is resumed
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
@@ -179,10 +177,10 @@ class ResumableTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save and folder.exists():  # of an earlier training that came this far
-            (folder / SEAL).unlink(missing_ok=True)
+            (folder / RECORD).unlink(missing_ok=True)
             shutil.rmtree(folder)
         self.accelerator.wait_for_everyone()
-        keep, self.args.save_total_limit = self.args.save_total_limit, None  # nothing goes before this is whole
+        keep, self.args.save_total_limit = self.args.save_total_limit, None  # nothing goes before this is complete
         try:
             with _write_errors(folder):
                 super()._save_checkpoint(model, trial)
@@ -192,13 +190,13 @@ class ResumableTrainer(Trainer):
         if self.args.should_save:
             with _write_errors(folder):
                 torch.save(self.args, folder / TRAINING_ARGS_NAME)
-                seal(folder, self.batches)
+                mark_complete(folder, self.completion_record)
             remove_old_checkpoints(folder.parent, folder, self.state.best_model_checkpoint, keep)
 
 
 @contextlib.contextmanager
 def _write_errors(folder: Path) -> Iterator[None]:
-    """Makes the errors of the libraries that write a checkpoint an OSError that names it."""
+    """Makes errors of the libraries that write a checkpoint an OSError that names it."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
