@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import math
+import os
 
 import numpy as np
 import pytest
@@ -128,6 +129,15 @@ def test_target_follows_the_recurrence(tmp_path, tokenizer):
     trainer.train()
     for name, p in model.target.named_parameters():
         torch.testing.assert_close(p.detach(), expected[name], atol=1e-10, rtol=0)
+
+
+def test_the_constructor_changes_neither_arguments_nor_environment(carl, tmp_path, tokenizer):
+    args = CarlTrainingArguments(str(tmp_path), per_device_train_batch_size=8, max_steps=2, use_cpu=True)
+    before, environment = dict(vars(args)), dict(os.environ)
+    stream = toy_dataset().to_iterable_dataset()
+    trainer = CarlTrainer(model=carl, args=args, train_dataset=stream, processing_class=tokenizer)
+    assert vars(args) == before and dict(os.environ) == environment
+    assert trainer.args.ignore_data_skip and not args.ignore_data_skip  # a stream is resumed by its position
 
 
 class StopAt(TrainerCallback):

@@ -46,11 +46,11 @@ def leaves_parameters_unused(model: CarlModel, args: CarlTrainingArguments) -> b
 
 
 def classes_of(model: CarlModel, args: CarlTrainingArguments, train: Any) -> list[str] | None:
-    """Names of the classes where names matter: the model's own, else those of the training texts.
+    """The class names for objectives that use classes, else None: the model's own, else those of the training texts.
 
     Raises:
-        ValueError: if the model lacks a head or dropout that an objective needs, or a training text has a name that
-            is none of the model's classes.
+        ValueError: if the model lacks a head or dropout that an objective needs, or a training text has a class that
+            the model does not have.
     """
     missing = sorted(set(args.heads) - set(model.config.heads))
     if missing:
@@ -78,10 +78,10 @@ def classes_of(model: CarlModel, args: CarlTrainingArguments, train: Any) -> lis
 
 
 def label_angles(args: CarlTrainingArguments, train: Any) -> dict[str, float]:
-    """Radians of the names that the circular loss needs: those of training texts without numbers.
+    """Class name -> radians for the circular loss: the classes of training texts without VA labels.
 
     Raises:
-        ValueError: if the label space lacks one, or none is named and no text has numbers.
+        ValueError: if the label space lacks a class, or there is neither a label space nor a text with VA labels.
     """
     if "angle" not in args.label_kinds:
         return {}
@@ -99,11 +99,10 @@ def label_angles(args: CarlTrainingArguments, train: Any) -> dict[str, float]:
 
 
 def class_weights(args: CarlTrainingArguments, classes: Sequence[str] | None, train: Any) -> Tensor | None:
-    """Weights (C,) under which every class weighs the same in the cross-entropy: the number of training texts with a
-    name, over the number of classes and the class's own texts.
+    """Class weights (C,) for class_weights="balanced": number of labelled training texts / (C * texts of the class).
 
     Raises:
-        ValueError: if they are asked for and cannot be counted.
+        ValueError: if the training texts cannot be counted.
     """
     if args.class_weights == "equal" or "cross_entropy" not in args.weights:
         return None
@@ -115,16 +114,16 @@ def class_weights(args: CarlTrainingArguments, classes: Sequence[str] | None, tr
 
 
 def check_batches(args: CarlTrainingArguments, train: Any) -> None:
-    """Raises a ValueError unless a batch can be contrasted, the texts fill one, and the encoder has steps to learn."""
-    joint = args.train_batch_size * args.world_size
-    if joint < 2:
+    """Raises a ValueError unless the texts fill a contrastive batch and the encoder trains for at least one step."""
+    global_batch = args.train_batch_size * args.world_size
+    if global_batch < 2:
         raise ValueError("A contrastive batch needs at least 2 texts: raise per_device_train_batch_size.")
     if train is None:  # nothing is to be trained
         return
-    if isinstance(train, datasets.Dataset) and len(train) < joint:
+    if isinstance(train, datasets.Dataset) and len(train) < global_batch:
         raise ValueError(
-            f"{len(train)} training texts do not fill one batch of {joint}: lower --per_device_train_batch_size or "
-            "bring more texts (a partial batch is never trained on)."
+            f"{len(train)} training texts do not fill one batch of {global_batch} (a partial batch is never trained "
+            "on): lower --per_device_train_batch_size or bring more texts."
         )
     if is_stream(train) and args.dataloader_num_workers > 1:
         raise ValueError(
@@ -141,7 +140,7 @@ def check_batches(args: CarlTrainingArguments, train: Any) -> None:
 
 
 def steps_per_epoch(args: CarlTrainingArguments, train: Any) -> int:
-    """Optimizer steps of a pass over the training texts; all steps of a training on a stream count as one pass."""
+    """Optimizer steps of an epoch; a whole training on a stream counts as one epoch."""
     if not hasattr(train, "__len__"):
         return args.max_steps
     batches = len(train) // (args.train_batch_size * args.world_size)
@@ -149,7 +148,7 @@ def steps_per_epoch(args: CarlTrainingArguments, train: Any) -> int:
 
 
 def check_metric(args: CarlTrainingArguments, probe: DevProbe | None, dev: Any) -> None:
-    """Raises a ValueError if the best checkpoint is to be chosen by a figure that no evaluation will have."""
+    """Raises a ValueError if the best checkpoint is to be chosen by a metric that no evaluation will have."""
     metric = (args.metric_for_best_model or "").removeprefix("eval_")
     if not (metric.endswith("_pearson") or metric == "label_accuracy"):
         return
