@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def record(kind="va", **changes):
         "kind": kind, "pooling": "cls", "width": 384, "max_length": 128, "versions": {"carl_hf": "1"},
         "provenance": Provenance(base_model="roberta-base", corpora=["emobank", "facebook"]).record(),
         "head": None if kind == "encoder" else head,
-        "results": [Result("emobank", "test", "pearson", "valence, Pearson r", 0.7, (0.6, 0.8), 0.0, "abc").record()],
+        "results": [asdict(Result("emobank", "test", "pearson", "valence, Pearson r", 0.7, (0.6, 0.8), 0.0, "abc"))],
         "baseline": "constant answer", "widget": widget, "bias": None, "figures": [], **changes,
     }  # fmt: skip
 
@@ -93,7 +94,7 @@ def test_hostile_strings_leave_the_front_matter_valid_and_unchanged(hostile):
     bias = {"kind": {hostile: {"shift": {"a": [0.1, 0.0], hostile: [-0.1, 0.0]}, "largest": 0.2}}}
     result = Result(hostile, "test", "f1", hostile, 0.5)
     settings = {"weights": hostile}
-    changed = record("emotion", head=head, widget=widget, bias=bias, results=[result.record()])
+    changed = record("emotion", head=head, widget=widget, bias=bias, results=[asdict(result)])
     changed["provenance"] = Provenance(base_model="roberta-base", corpora=[hostile], settings=settings).record()
     card = render_card(changed, hostile)
     found = front_matter(card)

@@ -265,7 +265,7 @@ def test_a_class_without_training_texts_is_named(several):
     split[:2] = ["validation", "test"]
     with pytest.raises(ValueError, match="No training text of the emotion corpus has the label 'fear'"):
         check_classes(ClassCorpus(corpus.texts, corpus.labels, corpus.classes, split))
-    with pytest.raises(ValueError, match="empty validation or test part"):
+    with pytest.raises(ValueError, match="empty validation or test split"):
         check_classes(ClassCorpus(corpus.texts, corpus.labels, corpus.classes, np.where(fear, "dev", "train")))
 
 

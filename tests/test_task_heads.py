@@ -11,22 +11,22 @@ def test_the_temperature_that_made_the_logits_is_found_again(truth, several):
     pytest.importorskip("scipy")
     rng = np.random.default_rng(0)
     logits = 2 * rng.normal(size=(20_000, 4))  # of labels drawn from them; then they are sharpened or dulled
-    probabilities = class_probabilities(logits, several=several)
+    probabilities = class_probabilities(logits, multi_label=several)
     if several:
         labels = rng.random(probabilities.shape) < probabilities
     else:
         labels = (probabilities.cumsum(1) > rng.random((len(logits), 1))).argmax(1)
     found = fit_temperature(logits * truth, labels)
     assert found == pytest.approx(truth, rel=0.05)
-    honest = calibration_error(class_probabilities(logits * truth / found, several=several), labels)
+    honest = calibration_error(class_probabilities(logits * truth / found, multi_label=several), labels)
     assert honest < 0.02
     if truth == 3.0:
-        assert calibration_error(class_probabilities(logits * truth, several=several), labels) > 3 * honest
+        assert calibration_error(class_probabilities(logits * truth, multi_label=several), labels) > 3 * honest
 
 
 def test_calibration_error_equals_a_loop_over_bins():
     rng = np.random.default_rng(1)
-    probabilities = class_probabilities(rng.normal(size=(200, 3)), several=False)
+    probabilities = class_probabilities(rng.normal(size=(200, 3)), multi_label=False)
     labels = rng.integers(3, size=200)
     expected = 0.0
     for low in np.arange(15) / 15:
@@ -35,8 +35,8 @@ def test_calibration_error_equals_a_loop_over_bins():
             right = np.mean([probabilities[i].argmax() == labels[i] for i in inside])
             expected += len(inside) / 200 * abs(np.mean([probabilities[i].max() for i in inside]) - right)
     assert calibration_error(probabilities, labels) == pytest.approx(expected, abs=1e-12)
-    assert class_probabilities(np.array([[0.0, np.log(3)]]), several=False)[0] == pytest.approx([0.25, 0.75])
-    assert class_probabilities(np.array([[0.0, np.log(3)]]), several=True)[0] == pytest.approx([0.5, 0.75])
+    assert class_probabilities(np.array([[0.0, np.log(3)]]), multi_label=False)[0] == pytest.approx([0.25, 0.75])
+    assert class_probabilities(np.array([[0.0, np.log(3)]]), multi_label=True)[0] == pytest.approx([0.5, 0.75])
 
 
 def test_bias_is_the_shift_that_was_built_in():
@@ -58,9 +58,10 @@ def test_bias_is_the_shift_that_was_built_in():
 
 
 def test_the_exchanged_sentences_are_complete():
-    for kind, exchange in EXCHANGES.items():
-        assert len(set(exchange.sentences)) == len(exchange.sentences) >= 10, kind
-        assert all(sentence.count("{}") == 1 for sentence in exchange.sentences), kind
-        assert len({len(words) for words in exchange.groups.values()}) == 1, kind  # groups of one size
-        words = [word for group in exchange.groups.values() for word in group]
-        assert len(set(words)) == len(words) and len(exchange.groups) >= 2, kind
+    for name, exchange in EXCHANGES.items():
+        sentences, groups = exchange["sentences"], exchange["groups"]
+        assert len(set(sentences)) == len(sentences) >= 10, name
+        assert all(sentence.count("{}") == 1 for sentence in sentences), name
+        assert len({len(words) for words in groups.values()}) == 1, name  # groups of one size
+        words = [word for group in groups.values() for word in group]
+        assert len(set(words)) == len(words) and len(groups) >= 2, name

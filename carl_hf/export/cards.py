@@ -3,42 +3,37 @@
 import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from carl_hf.export.provenance import Provenance, corpus_facts, is_public_corpus, public_corpus_name
+from carl_hf.export.provenance import CorpusFacts, Provenance, corpus_facts, is_public_corpus, public_corpus_name
 from carl_hf.report.tables import MISSING, escape, fraction, table
 
 Kind = Literal["encoder", "va", "emotion"]
 
 
 class _Page(NamedTuple):
-    """What the Hub is told of each kind of export."""
+    """What the Hub is told of a kind of export."""
 
     library: str
     pipeline: str
-    tags: list[str]
     task: str
+    tags: list[str]
 
 
 _PAGES: dict[Kind, _Page] = {
     "encoder": _Page(
-        "sentence-transformers",
-        "sentence-similarity",
+        "sentence-transformers", "sentence-similarity", "Valence and arousal by a linear probe on frozen embeddings",
         ["sentence-transformers", "sentence-similarity", "feature-extraction", "transformers"],
-        "Valence and arousal by a linear probe on frozen embeddings",
     ),
-    "va": _Page(
-        "transformers",
-        "text-classification",
-        ["text-classification", "valence", "arousal"],
-        "Valence and arousal",
-    ),
-    "emotion": _Page("transformers", "text-classification", ["text-classification", "emotion"], "Emotion recognition"),
-}
+    "va": _Page("transformers", "text-classification", "Valence and arousal",
+                ["text-classification", "valence", "arousal"]),
+    "emotion": _Page("transformers", "text-classification", "Emotion recognition",
+                     ["text-classification", "emotion"]),
+}  # fmt: skip
 _UNKNOWN_ORIGIN = Provenance(method="means that it does not record").record()
 _OUTPUTS_SHOWN = 2  # of each exchange in the table of biases: those that shift most
 
@@ -62,9 +57,6 @@ class Result:
     interval: tuple[float, float] | None = None
     baseline: float | None = None
     revision: str | None = None
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def va_results(
@@ -179,9 +171,8 @@ def _results_table(results: Sequence[Result], baseline: str | None) -> str:
 def _corpora_table(corpora: Sequence[str]) -> str:
     rows = []
     for name in corpora:
-        facts = corpus_facts(name)
-        stated = [escape(facts.licence), escape(facts.source)] if facts else ["not stated", MISSING]
-        rows.append([escape(name), *stated, facts.revision[:12] if facts and facts.revision else MISSING])
+        facts = corpus_facts(name) or CorpusFacts("not stated", MISSING)
+        rows.append([escape(name), escape(facts.licence), escape(facts.source), (facts.revision or MISSING)[:12]])
     return table(["corpus", "licence", "source", "revision"], rows, text_columns=4) if rows else ""
 
 

@@ -1,4 +1,4 @@
-"""The folder of an export: which files it may hold, how it is written whole, how its tokenizer and record look."""
+"""The folder of an export: which files it may hold, and how they are written."""
 
 import contextlib
 import hashlib
@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -29,17 +29,15 @@ _PUBLISHED = re.compile(
 
 
 def read_record(folder: str | Path) -> dict[str, Any] | None:
-    """What an export says of itself, or None for a folder that is none."""
+    """The carl_export.json of an export, or None for any other folder."""
     path = Path(folder) / EXPORT_RECORD
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def with_earlier_training(provenance: Provenance, encoder: str) -> Provenance:
-    """The provenance of what was made from `encoder`: where that is an export, its base model, its corpora and what it
-    was trained by come before one's own."""
-    folder = Path(encoder)
-    record = read_record(folder) if folder.is_dir() else None
-    earlier = None if record is None else record["provenance"]
+    """The provenance of a model that was made from `encoder`: if that is an export, its base model, corpora and method
+    of training come first."""
+    earlier = (read_record(encoder) or {}).get("provenance")
     if earlier is None:
         return provenance
     methods = [method for method in (earlier["method"], provenance.method) if method is not None]
@@ -56,7 +54,7 @@ def export_files(folder: str | Path) -> list[str]:
     """The files of an export, relative to `folder`, sorted.
 
     Raises:
-        ValueError: if the folder is no whole export, or holds anything that is not part of one.
+        ValueError: if the folder is no complete export, or holds anything that is not part of one.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -66,29 +64,29 @@ def export_files(folder: str | Path) -> list[str]:
             f"{folder} is no export: it holds no {EXPORT_RECORD}. export_encoder, export_va_regressor and "
             "export_emotion_classifier write one."
         )
-    if strange := _strange_files(folder):
-        raise ValueError(f"{folder} holds files that are not part of an export: {', '.join(strange)}. Move them away.")
+    if foreign := _foreign_files(folder):
+        raise ValueError(f"{folder} holds files that are not part of an export: {', '.join(foreign)}. Move them away.")
     files = _files(folder)
-    missing = {"README.md", "config.json", "tokenizer_config.json"} - set(files)
-    if missing or not any(file.endswith(".safetensors") for file in files):
-        raise ValueError(
-            f"{folder} is no whole export: it lacks {', '.join(sorted(missing)) or 'the weights'}. Export again."
-        )
+    missing = sorted({"README.md", "config.json", "tokenizer_config.json"} - set(files))
+    if not any(file.endswith(".safetensors") for file in files):
+        missing.append("the weights")
+    if missing:
+        raise ValueError(f"{folder} is no complete export: it lacks {', '.join(missing)}. Export again.")
     return files
 
 
 @contextlib.contextmanager
 def replacing_export(folder: str | Path) -> Iterator[Path]:
-    """A new folder that takes the place of `folder` when all of it is written.
+    """A new folder that replaces `folder` when everything is written.
 
     Raises:
-        ValueError: if `folder` is there and holds anything that is not part of an export.
+        ValueError: if `folder` exists and holds anything that is not part of an export.
     """
     folder = Path(folder).resolve()
     if folder.exists():
-        strange = _strange_files(folder) if folder.is_dir() else [folder.name]
-        if strange or (any(folder.iterdir()) and read_record(folder) is None):
-            what = f": {', '.join(strange[:3])}" if strange else ""
+        foreign = _foreign_files(folder) if folder.is_dir() else [folder.name]
+        if foreign or (any(folder.iterdir()) and read_record(folder) is None):
+            what = f": {', '.join(foreign[:3])}" if foreign else ""
             raise ValueError(f"{folder} holds something else than an export{what}. Name another folder, or empty it.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.parent) as work:
@@ -106,7 +104,7 @@ def replacing_export(folder: str | Path) -> Iterator[Path]:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_length: int) -> None:
-    """Saves the tokenizer so that transformers 4 reads it too, with `max_length`, and no trace of where it was."""
+    """Saves the tokenizer with `max_length`, without local paths, and so that transformers 4 reads it too."""
     if tokenizer.is_fast:  # left over from the last call, and saved with it otherwise
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
@@ -127,53 +125,47 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_length:
     write_json(path, config)
 
 
-def write_sentence_transformers_layout(folder: Path, pooling: str, width: int, max_length: int) -> None:
-    """The classic layout, which versions 2 to 6 and text-embeddings-inference read."""
-    write_json(
-        folder / "modules.json",
-        [
-            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-            {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
-        ],
-    )
+def write_sentence_transformers_layout(
+    folder: Path, pooling: Literal["cls", "mean"], width: int, max_length: int
+) -> None:
+    """The classic layout, which sentence-transformers 2 to 6 and text-embeddings-inference read."""
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    entries = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for i, (path, name) in enumerate(modules)
+    ]
+    chosen = {"cls": "cls_token", "mean": "mean_tokens"}[pooling]
+    modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
+    pooling_config = {"word_embedding_dimension": width} | {f"pooling_mode_{mode}": mode == chosen for mode in modes}
+    write_json(folder / "modules.json", entries)
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
-    write_json(
-        folder / "1_Pooling" / "config.json",
-        {
-            "word_embedding_dimension": width,
-            "pooling_mode_cls_token": pooling == "cls",
-            "pooling_mode_mean_tokens": pooling == "mean",
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        },
-    )
+    write_json(folder / "1_Pooling" / "config.json", pooling_config)
 
 
 def write_record(folder: Path, record: dict[str, Any], figures: Sequence[str | Path], name: str) -> None:
-    """Writes the figures, the record, and the card that it gives.
+    """Copies the figures, and writes carl_export.json and the card that is rendered from it.
 
     Raises:
-        ValueError: for a figure that is no PNG file with a plain name, or two of one name.
+        ValueError: if a figure is not a PNG file with a plain name, or two have the same name.
     """
-    names = [Path(figure).name for figure in figures]
-    for figure in names:
-        if not _PUBLISHED.fullmatch(f"figures/{figure}") or names.count(figure) > 1:
+    published = [f"figures/{Path(figure).name}" for figure in figures]
+    for source, target in zip(figures, published, strict=True):
+        if not _PUBLISHED.fullmatch(target) or published.count(target) > 1:
             raise ValueError(
-                f"The figure {figure!r} cannot be published: name each PNG file differently, with letters, digits and "
-                "hyphens."
+                f"The figure {Path(source).name!r} cannot be published: name each PNG file differently, with letters, "
+                "digits and hyphens."
             )
-    for figure in figures:
+    for source, target in zip(figures, published, strict=True):
         (folder / "figures").mkdir(exist_ok=True)
-        shutil.copy(figure, folder / "figures" / Path(figure).name)
-    record = {**record, "figures": [f"figures/{figure}" for figure in names]}
+        shutil.copy(source, folder / target)
+    record = {**record, "figures": published}
     card = render_card(record, name)
     (folder / "README.md").write_text(card, encoding="utf-8")
     write_json(folder / EXPORT_RECORD, {**record, "card_sha256": _sha256(card)})
 
 
 def card_for(folder: Path, repo_id: str) -> bytes:
-    """The export's card with the name of a repository in it; as it stands, where it was edited by hand."""
+    """The export's card, rendered for a repository; unchanged if it was edited by hand."""
     written, record = (folder / "README.md").read_text(encoding="utf-8"), read_record(folder)
     edited = _sha256(written) != record["card_sha256"]
     return (written if edited else render_card(record, repo_id)).encode("utf-8")
@@ -183,7 +175,7 @@ def _files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
-def _strange_files(folder: Path) -> list[str]:
+def _foreign_files(folder: Path) -> list[str]:
     return [f for f in _files(folder) if not _PUBLISHED.fullmatch(f) or (folder / f).is_symlink()]
 
 

@@ -4,12 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalTokenNotFoundError,
-    RepositoryNotFoundError,
-)
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from carl_hf.export.folder import card_for, export_files
@@ -18,12 +13,12 @@ from carl_hf.version import __version__
 
 @dataclass(frozen=True)
 class Push:
-    """What [`push_export`] did, or would do.
+    """What [`push_export`] did, or with `dry_run` would do.
 
     Args:
-        repo_id, branch: where. files: path -> bytes of everything that the export holds. removed: files of the
-            repository that are not in it, and go.
-        url: of the commit or pull request. changed: whether there was anything to upload. Both None for a dry run.
+        repo_id, branch: where. files: path -> bytes, of the whole export. removed: files of the repository that are
+            not in the export.
+        url: of the commit or pull request. changed: whether anything was uploaded. Both None for a dry run.
     """
 
     repo_id: str
@@ -45,21 +40,21 @@ def push_export(
     token: str | None = None,
     dry_run: bool = False,
 ) -> Push:
-    """Makes a repository on the Hub hold exactly an export: changed files go up and others go away, in one commit.
+    """Makes a repository on the Hub hold exactly an export, in one commit; without changes there is no commit.
 
-    Until that commit the repository keeps its last state; a push that was interrupted is simply run again, and one
-    that would change nothing makes no commit. The card is rendered for `repo_id`, unless it was edited by hand.
+    The commit is the last step: a push that was interrupted leaves the repository as it was and can be run again. The
+    card is rendered for `repo_id`, unless it was edited by hand.
 
     Args:
         folder: an export. repo_id: "owner/name"; made if it does not exist.
-        private: visibility of a new repository (public by default). One that exists must have it already.
-        branch: to push to; made from main if it does not exist. pull_request: propose the commit instead.
+        private: visibility of a new repository (public by default); an existing one must have it already.
+        branch: to push to; made from main if it does not exist. pull_request: open one against main instead.
         token: by default that of HF_TOKEN or `hf auth login`.
-        dry_run: only say what would be pushed; the repository may not exist yet.
+        dry_run: only list what would be pushed; the repository need not exist.
 
     Raises:
-        ValueError: for a folder that is no export, a repository id, branch or visibility that cannot be, or a push
-            that the Hub refused or that broke off; the message says what to do.
+        ValueError: if the folder is no export, the repository id, branch or visibility is not possible, or the push
+            was refused or broke off; the message says what to do.
     """
     try:
         validate_repo_id(repo_id)
@@ -84,8 +79,7 @@ def push_export(
                 f"{repo_id} is {'private' if is_private else 'public'} already: change that on its settings page, "
                 "or push without saying which."
             )
-        there = {ref.name for ref in api.list_repo_refs(repo_id).branches}
-        if branch not in there and not branch.startswith("refs/"):
+        if not branch.startswith("refs/") and branch not in {r.name for r in api.list_repo_refs(repo_id).branches}:
             if dry_run:
                 return Push(repo_id, branch, sizes, [], None, None)
             api.create_branch(repo_id, branch=branch, exist_ok=True)
@@ -93,6 +87,7 @@ def push_export(
         removed = sorted(set(api.list_repo_files(repo_id, revision=head)) - set(files) - {".gitattributes"})
         if dry_run:
             return Push(repo_id, branch, sizes, removed, None, None)
+        # not upload_folder: with hf_xet installed it may split a push into several commits
         commit = api.create_commit(
             repo_id,
             [
@@ -114,7 +109,7 @@ def push_export(
 
 
 def _explained(error: Exception, repo_id: str, branch: str) -> str:
-    """What the Hub or the way to it refused, and the remedy."""
+    """What went wrong, and what to do."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
     if status == 401 or isinstance(error, LocalTokenNotFoundError):
         return (
@@ -131,6 +126,6 @@ def _explained(error: Exception, repo_id: str, branch: str) -> str:
     if status is not None and status < 500:
         return f"The Hub refused the push to {repo_id} ({branch}). {reason}"
     return (
-        f"The push to {repo_id} broke off ({reason}). The repository keeps its last state, or holds the new one if "
-        "only the answer was lost; run the same command again."
+        f"The push to {repo_id} broke off ({reason}). The repository is as it was, or, if only the answer was lost, "
+        "holds the new export; run the same command again."
     )

@@ -22,22 +22,22 @@ _TEXTS = (
 
 def export_onnx(folder: str | Path, *, tolerance: float = 1e-4) -> Path:
     """Adds onnx/model.onnx to an exported encoder, where sentence-transformers and onnxruntime look for it, after
-    checking that it computes the same.
+    comparing its output with the model's.
 
     Args:
-        folder: written by [`carl_hf.export_encoder`]. tolerance: greatest difference that any coordinate of a text's
-            last hidden states may have, relative to the greatest of them.
+        folder: written by [`carl_hf.export_encoder`].
+        tolerance: largest allowed difference of the last hidden states, relative to their largest absolute value.
 
     Returns:
-        the file. Its inputs are those of the tokenizer, of any batch size and length; it gives `last_hidden_state`.
+        the file. The graph takes the tokenizer's outputs, of any batch size and length, and returns
+        `last_hidden_state`.
 
     Raises:
-        ValueError: if the folder holds no exported encoder, a package is missing, or the graph computes something
-            else; then nothing is written.
+        ValueError: if the folder holds no exported encoder, a package is missing, or the outputs differ; then nothing
+            is written.
     """
     folder = Path(folder)
-    record = read_record(folder)
-    if record is None or record["kind"] != "encoder":
+    if (read_record(folder) or {}).get("kind") != "encoder":
         raise ValueError(f"{folder} holds no exported encoder: export_encoder writes one.")
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
@@ -62,9 +62,9 @@ def export_onnx(folder: str | Path, *, tolerance: float = 1e-4) -> Path:
         path = Path(work) / "model.onnx"
         onnx_ir.save(program, str(path))
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        names = [value.name for value in session.get_inputs()]
         batch = dict(tokenizer(list(_TEXTS), padding=True, truncation=True, return_tensors="pt"))
-        found = session.run(["last_hidden_state"], {name: batch[name].numpy() for name in names})[0]
+        inputs = {value.name: batch[value.name].numpy() for value in session.get_inputs()}
+        found = session.run(["last_hidden_state"], inputs)[0]
         with torch.no_grad():
             expected = model(**batch).last_hidden_state.numpy()
         real = batch["attention_mask"].numpy().astype(bool)
@@ -72,5 +72,4 @@ def export_onnx(folder: str | Path, *, tolerance: float = 1e-4) -> Path:
         if not error <= tolerance:
             raise ValueError(f"The ONNX graph differs from the model by {error:.1e}, more than {tolerance:.1e}.")
         (folder / "onnx").mkdir(exist_ok=True)
-        path.replace(folder / "onnx" / "model.onnx")
-    return folder / "onnx" / "model.onnx"
+        return path.replace(folder / "onnx" / "model.onnx")

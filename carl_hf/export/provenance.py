@@ -1,8 +1,8 @@
-"""Where a model comes from: what its card must say about data, licences and settings."""
+"""Where a model comes from: the data, licences and settings that its card states."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from carl_hf.data.corpora import CORPORA
+from carl_hf.data.corpora import CORPORA, CorpusSpec
 from carl_hf.encoders.loading import PACKAGED_ENCODER
 from carl_hf.training_args import CarlTrainingArguments
 
 _PACKAGED_ENCODER_ID = "sentence-transformers/all-MiniLM-L6-v2"
-# From the least to the most demanding. What is made from several may be passed on under the last of them: CC BY-SA 4.0
-# allows its adaptations to go under GPL-3.0.
+# From the least to the most strict. What is made from several may be shared under the last of them: CC BY-SA 4.0
+# allows adaptations under GPL-3.0.
 _LICENCES = ("apache-2.0", "cc-by-4.0", "cc-by-sa-4.0", "gpl-3.0")
 _OTHER_FIELDS = (
     "seed", "max_steps", "gradient_accumulation_steps", "optim", "weight_decay", "max_grad_norm",
@@ -27,7 +27,7 @@ _NO_SETTINGS = ("logging_steps", "remove_unused_columns", "per_device_eval_batch
 
 @dataclass(frozen=True)
 class CorpusFacts:
-    """What a card says of a corpus: licence as stated by its authors, source, and pinned revision."""
+    """A corpus on a card: its licence as its authors state it, its source and its pinned revision."""
 
     licence: str
     source: str
@@ -44,29 +44,26 @@ _EMOTION_CORPORA = {
 }
 
 
-def corpus_facts(name: str) -> CorpusFacts | None:
-    """Licence and source of a corpus of [`carl_hf.data.corpora`] or of the evaluation; None for one's own."""
-    if name in CORPORA:
-        spec = CORPORA[name]
-        return CorpusFacts(spec.licence, spec.source, spec.revision)
-    return _EMOTION_CORPORA.get(name)
+def corpus_facts(name: str) -> CorpusFacts | CorpusSpec | None:
+    """Licence, source and revision of a corpus of [`carl_hf.data.corpora`] or of the evaluation; None for others."""
+    return CORPORA.get(name) or _EMOTION_CORPORA.get(name)
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What an export records of its origin.
+    """What an export was made from.
 
     Args:
-        base_model: the encoder that training started from: a Hub id, `"minilm-l6"`, or a folder (which is not
-            published).
-        corpora: training corpora, by the names of [`carl_hf.data.corpora`], Hub ids, or files (published by name,
-            without their folder).
-        licence: of the result, as a Hub identifier; by default it follows from the corpora.
-        trained_on_test_rows: whether their held-out parts were trained on; an evaluation marks such figures.
-        settings: training settings that differ from the defaults; None if they are not known.
-        method: what it was trained by; None for an encoder that was not. For the default a trainer names its
+        base_model: the encoder that training started from: a Hub id, `"minilm-l6"`, or a folder, which is not
+            published.
+        corpora: training corpora: names of [`carl_hf.data.corpora`], Hub ids, or files, published without their
+            folder.
+        licence: of the model, as a Hub identifier; by default it follows from the corpora.
+        trained_on_test_rows: whether it was trained on their test splits too; evaluations mark such metrics.
+        settings: training settings that differ from the defaults; None if unknown.
+        method: of training; None for an encoder that was not trained. A trainer replaces the default by its
             objectives.
-        language: of the texts, as a two-letter code.
+        language: of the texts, a two-letter code.
 
     Raises:
         ValueError: for a licence that is no identifier.
@@ -85,41 +82,36 @@ class Provenance:
             raise ValueError(f"The licence must be an identifier of the Hub such as cc-by-4.0, got {self.licence!r}.")
 
     def record(self, head_corpora: Sequence[str] = ()) -> dict[str, Any]:
-        """As it is written into an export, with the licence that `head_corpora` ask for too: nothing in it names a
-        folder of this machine."""
-        return {
+        """As in carl_export.json: without local folders, and with the licence that `head_corpora` require too."""
+        return asdict(self) | {
             "base_model": public_model_id(self.base_model),
             "corpora": [public_corpus_name(corpus) for corpus in self.corpora],
             "licence": self.licence or licence_of([*self.corpora, *head_corpora]),
-            "trained_on_test_rows": self.trained_on_test_rows,
-            "settings": self.settings,
-            "method": self.method,
-            "language": self.language,
         }
 
 
 def public_model_id(name: str | None) -> str | None:
-    """The Hub id of a model, or None where it has none that could be published: a folder, or no valid id."""
+    """The Hub id of a model; None for a folder or what is no valid id."""
     if name == PACKAGED_ENCODER:
         return _PACKAGED_ENCODER_ID
     return name if name is not None and _is_repo_id(name) and not Path(name).exists() else None
 
 
 def public_corpus_name(name: str) -> str:
-    """A corpus's name without folders; Hub ids keep their owner."""
+    """A corpus's name without its local folder; Hub ids keep their owner."""
     if corpus_facts(name) is not None or (_is_repo_id(name) and not Path(name).exists()):
         return name
     return re.split(r"[/\\]", name)[-1]
 
 
 def is_public_corpus(name: str) -> bool:
-    """Whether others can find a corpus by this name: one that carl_hf knows, or a data set on the Hub."""
+    """Whether this names a corpus that carl_hf knows, or a data set on the Hub."""
     return corpus_facts(name) is not None or ("/" in name and _is_repo_id(name))
 
 
 def licence_of(corpora: Sequence[str]) -> str:
-    """The licence under which a model trained on `corpora` may be passed on, as the Hub writes it: the most demanding
-    of theirs; "other" where one may not be passed on, else "unknown" where one is not known."""
+    """The Hub identifier of the licence that a model trained on `corpora` needs: the strictest of theirs; "other" if
+    one of them may not be shared, else "unknown" if the licence of one is not known."""
     facts = [corpus_facts(corpus) for corpus in corpora]
     licences = [fact.licence.lower() for fact in facts if fact is not None]
     if not set(licences) <= set(_LICENCES):
@@ -128,15 +120,15 @@ def licence_of(corpora: Sequence[str]) -> str:
 
 
 def differing_settings(args: CarlTrainingArguments) -> dict[str, Any]:
-    """The settings of a run that differ from the defaults: those that shape the model, no paths and no logging."""
-    # from the fields: making another object of arguments would reset the running accelerator's state
+    """The settings of a run that shape the model and differ from the defaults: no paths, no logging."""
+    # from the fields: another instance of the arguments would reset the running accelerator's state
     defaults = {f.name: f.default_factory() if f.default is MISSING else f.default for f in fields(args) if f.init}
     shaping = [*CarlTrainingArguments.__annotations__, *_OTHER_FIELDS]
     values = {name: getattr(args, name) for name in shaping if name not in _NO_SETTINGS}
     return {
         name: value.value if isinstance(value, Enum) else value
         for name, value in values.items()
-        if value != defaults[name] and (value or defaults[name])  # unset and empty are one: lr_scheduler_kwargs
+        if value != defaults[name] and (value or defaults[name])  # None and {} are the same: lr_scheduler_kwargs
     }
 
 

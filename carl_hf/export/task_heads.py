@@ -1,8 +1,8 @@
-"""Heads on frozen embeddings, as models that transformers loads: valence and arousal, and emotions.
+"""Task heads on frozen encoders, as models that transformers loads: valence and arousal, and emotions.
 
-A sequence-classification model reads the first token: a linear layer, after the dense layer and activation that its
-architecture puts in between. The encoder stays as it is, the dense layer is the one that CARL trained (section 3 of
-the paper: the pooler), and the last linear layer is a probe fitted on what reaches it.
+A sequence-classification model reads the first token, through the dense layer and activation that its architecture
+puts before the last linear layer. Here the encoder stays as it is, the dense layer is the one that CARL trained (the
+pooler; section 3 of the paper), and the last layer is a probe fitted on the output of that activation.
 """
 
 import copy
@@ -24,18 +24,18 @@ from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of
 from carl_hf.modeling_carl import CarlModel
 
 FEWEST_TEXTS = 20
-"""Texts with valence and arousal that a head needs."""
+"""Texts with valence and arousal that a task head needs."""
 
-_PROBLEM = Literal["regression", "single_label_classification", "multi_label_classification"]
+_ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What makes an emotion classifier's probabilities true, fitted on development texts.
+    """Calibration of an emotion classifier, fitted on validation texts.
 
     Args:
-        temperature: by which its logits were divided; it is part of the exported weights.
-        thresholds: class -> probability from which a text is said to have it; None where a text has exactly one.
+        temperature: by which the logits were divided; already part of the exported weights.
+        thresholds: class -> probability from which on it is predicted; None where each text has exactly one class.
     """
 
     temperature: float
@@ -55,7 +55,7 @@ def fit_va_regressor(
     (v + 1) / 2, (a + 1) / 2, so that [-1, 1] becomes [0, 1].
 
     Args:
-        train, dev: columns text, valence, arousal (in [-1, 1]). The ridge strength is chosen on dev; without one, on
+        train, dev: columns text, valence, arousal (in [-1, 1]). The ridge strength is chosen on dev; without it, on
             a tenth of train, drawn by `seed`.
 
     Raises:
@@ -68,8 +68,8 @@ def fit_va_regressor(
         train, dev = train.select(train_rows), train.select(dev_rows)
     regressor, path = _headless(model, list(DIMENSIONS), "regression")
     features = [
-        classifier_outputs(regressor, list(part["text"]), tokenizer, max_length=max_length).numpy()
-        for part in (train, dev)
+        classifier_outputs(regressor, list(data["text"]), tokenizer, max_length=max_length).numpy()
+        for data in (train, dev)
     ]
     probe = fit_ridge(features[0], labels_of(train), features[1], labels_of(dev))
     return _with_probe(regressor, path, LinearProbe(probe.weight / 2, (probe.bias + 1) / 2))
@@ -83,73 +83,70 @@ def fit_emotion_classifier(
     max_length: int = 128,
     class_weights: Literal["equal", "balanced"] = "equal",
 ) -> PreTrainedModel:
-    """A sequence-classification model over the corpus's classes, fitted on its training part, its strength chosen on
-    its validation part (for missing parts see [`carl_hf.data.splits.split_rows`]).
+    """A sequence-classification model over the corpus's classes: logistic regression on its train split, the strength
+    chosen on its validation split (see [`carl_hf.data.splits.split_rows`]). `class_weights` says whether every text
+    weighs the same, or every class; for multi-label corpora it is not used.
 
-    Where a text may have several classes the problem type is multi-label: each class has a probability of its own.
-    Otherwise `class_weights` says whether every text weighs the same, or every class.
+    Raises:
+        ValueError: as [`check_classes`].
     """
     check_classes(corpus)
     train, dev, _ = split_rows(corpus)
-    several = corpus.labels.ndim == 2
-    classifier, path = _headless(
-        model, corpus.classes, "multi_label_classification" if several else "single_label_classification"
-    )
+    classifier, path = _headless(model, corpus.classes, problem_type(corpus))
     features = [
         classifier_outputs(classifier, corpus.part(rows)[0], tokenizer, max_length=max_length).numpy()
         for rows in (train, dev)
     ]
-    parts = features[0], corpus.labels[train], features[1], corpus.labels[dev]
-    probe, _ = fit_multi_label(*parts) if several else fit_logistic(*parts, class_weights=class_weights)
+    data = features[0], corpus.labels[train], features[1], corpus.labels[dev]
+    probe, _ = fit_multi_label(*data) if corpus.multi_label else fit_logistic(*data, class_weights=class_weights)
     return _with_probe(classifier, path, probe)
 
 
 def calibrate_classifier(
-    classifier: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    corpus: ClassCorpus,
-    *,
-    max_length: int = 128,
+    classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: ClassCorpus, *, max_length: int = 128
 ) -> Calibration:
-    """Divides the weights of the last layer by the temperature that fits the corpus's validation part best, and
-    chooses thresholds there."""
+    """Divides the last layer by the temperature that fits the corpus's validation split best, and chooses the
+    thresholds of a multi-label corpus there."""
     texts, labels = corpus.part(split_rows(corpus)[1])
     logits = classifier_outputs(classifier, texts, tokenizer, max_length=max_length).numpy().astype(float)
     temperature = fit_temperature(logits, labels)
     with torch.no_grad():
         for parameter in classifier.get_submodule(_last_layer(classifier)).parameters():
             parameter /= temperature
-    if labels.ndim == 1:
+    if not corpus.multi_label:
         return Calibration(temperature, None)
     cuts = [best_threshold(logits[:, c] / temperature, labels[:, c])[1] for c in range(labels.shape[1])]
-    return Calibration(
-        temperature, dict(zip(corpus.classes, class_probabilities(np.array(cuts), several=True).tolist(), strict=True))
-    )
+    thresholds = class_probabilities(np.array(cuts), multi_label=True).tolist()
+    return Calibration(temperature, dict(zip(corpus.classes, thresholds, strict=True)))
 
 
 def check_classes(corpus: ClassCorpus) -> None:
-    """Raises a ValueError unless every class has a training text, and there are texts to choose and to measure on."""
+    """Raises a ValueError unless every class has a training text, and the validation and test splits have texts."""
     train, dev, test = split_rows(corpus)
     if 0 in (len(dev), len(test)):
-        raise ValueError("The emotion corpus has an empty validation or test part: fill it, or leave out its splits.")
+        raise ValueError("The emotion corpus has an empty validation or test split: fill it, or leave out all splits.")
     labels = corpus.labels[train]
-    counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(corpus.classes))
+    counts = labels.sum(0) if corpus.multi_label else np.bincount(labels, minlength=len(corpus.classes))
     if (counts == 0).any():
         missing = ", ".join(repr(corpus.classes[c]) for c in np.flatnonzero(counts == 0))
         raise ValueError(f"No training text of the emotion corpus has the label {missing}: remove it or merge it.")
 
 
-def class_probabilities(logits_NC: np.ndarray, *, several: bool) -> np.ndarray:
-    """(N, C): a sigmoid of each logit where a text may have several classes, else a softmax."""
-    if several:
+def problem_type(corpus: ClassCorpus) -> _ProblemType:
+    return "multi_label_classification" if corpus.multi_label else "single_label_classification"
+
+
+def class_probabilities(logits_NC: np.ndarray, *, multi_label: bool) -> np.ndarray:
+    """(N, C): the sigmoid of each logit for multi-label corpora, else the softmax."""
+    if multi_label:
         return 1 / (1 + np.exp(-logits_NC))
     shifted = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The T in [0.05, 20] for which `logits / T` (N, C) have the least mean negative log likelihood on `labels`: (N,)
-    numbers of classes under a softmax, or (N, C) booleans under sigmoids (Guo et al. 2017)."""
+    """The T in [0.05, 20] that minimises the mean negative log likelihood of `logits / T` (N, C) (Guo et al. 2017).
+    `labels` are class indices (N,) under a softmax, or booleans (N, C) under sigmoids."""
     from scipy.optimize import minimize_scalar
 
     def loss(log_t: float) -> float:
@@ -163,7 +160,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
     """Expected calibration error: mean distance of confidence and accuracy over bins of equal width, weighted by size
-    (Guo et al. 2017). Of the chosen class, for labels (N,); of every class's probability, for labels (N, C)."""
+    (Guo et al. 2017). For labels (N,) of the predicted class, for labels (N, C) of every class's probability."""
     if labels.ndim == 2:
         confidence, correct = probabilities.ravel(), labels.ravel()
     else:
@@ -173,9 +170,9 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: in
     return float(distances.sum() / len(confidence))
 
 
-def _headless(model: CarlModel, labels: Sequence[str], problem: _PROBLEM) -> tuple[PreTrainedModel, str]:
-    """The architecture's classification model round the online encoder, with an identity in place of its last layer,
-    and that layer's path."""
+def _headless(model: CarlModel, labels: Sequence[str], problem: _ProblemType) -> tuple[PreTrainedModel, str]:
+    """The architecture's classification model around the online encoder, its last layer replaced by an identity; and
+    that layer's path."""
     config: Any = copy.deepcopy(model.encoder.config)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in config.id2label.items()}
@@ -198,7 +195,8 @@ def _headless(model: CarlModel, labels: Sequence[str], problem: _PROBLEM) -> tup
 
 
 def _pooler_dense(model: CarlModel) -> nn.Linear:
-    """The dense layer of the encoder's pooler; without one that of the branch, and without that one the identity."""
+    """The dense layer of the contrastive head; without one, that of the encoder's pooler; without a pooler, the
+    identity."""
     if model.online.dense is not None:
         return model.online.dense
     if model.config.encoder_has_pooler:
@@ -211,7 +209,7 @@ def _pooler_dense(model: CarlModel) -> nn.Linear:
 
 
 def _last_layer(classifier: PreTrainedModel) -> str:
-    """Path of the linear layer that gives the logits."""
+    """Path of the linear layer that outputs the logits."""
     return [
         path
         for path, layer in classifier.named_modules()

@@ -1,4 +1,4 @@
-"""The Trainer's own ways of pushing, made to publish the clean export and nothing else."""
+"""The Trainer's own ways to push, changed to publish the clean export and nothing else."""
 
 import dataclasses
 import importlib.util
@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 class PublishingTrainer(Trainer):
     """A Trainer whose `push_to_hub` and `hub_strategy` publish the exported encoder.
 
-    The plain Trainer uploads its output folder: target network, heads, training_args.bin and, under some strategies,
+    The plain Trainer uploads its output folder: target network, heads, training_args.bin and, with some strategies,
     the optimizer's state. Here every strategy but "end" pushes the export at each save ("checkpoint" and
-    "all_checkpoints" as "every_save" does), and the repository holds exactly that.
+    "all_checkpoints" do the same as "every_save").
     """
 
     provenance: Provenance
@@ -39,7 +39,7 @@ class PublishingTrainer(Trainer):
         """Writes the encoder as it is now, with its card. See [`carl_hf.export_encoder`].
 
         Args:
-            measure_bias: for the card, by a probe on training texts; it needs scikit-learn and `datasets.Dataset`s.
+            measure_bias: for the card, with a probe on training texts; needs scikit-learn and `datasets.Dataset`s.
         """
         measurable = isinstance(self.train_dataset, datasets.Dataset) and importlib.util.find_spec("sklearn")
         train = rows_with_va(self.train_dataset) if measure_bias and measurable else None
@@ -63,14 +63,11 @@ class PublishingTrainer(Trainer):
     ) -> Push | Future | None:
         """Exports the encoder and makes the repository `hub_model_id` hold exactly that export.
 
-        Args:
-            commit_message, token, revision, private: as for `Trainer.push_to_hub`, which takes settings of the card
-                too; here the card follows from what was trained and measured.
-            blocking: whether to return only when the push is finished; else a future of the result is returned.
+        The arguments are those of `Trainer.push_to_hub`, without the ones for its card: here the card follows from
+        training and evaluation. If not `blocking`, a future of the result is returned.
 
         Raises:
-            ValueError: if there is no tokenizer to export, or the Hub refused the push (see
-                [`carl_hf.push_export`]).
+            ValueError: if there is no tokenizer to export, or the push fails (see [`carl_hf.push_export`]).
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
@@ -114,26 +111,24 @@ class PublishingTrainer(Trainer):
         return future
 
     def _dev_results(self) -> list[Result]:
-        """What the evaluation in training found for the weights as they are now."""
+        """The metrics of the evaluation during training that belong to the current weights."""
         best = self.state.best_global_step if self.args.load_best_model_at_end else None
-        trained = self.state.global_step >= self.state.max_steps
-        step = best if best is not None and trained else self.state.global_step
-        found = next((entry for entry in self.state.log_history if "eval_probe_seconds" in entry and
-                      entry["step"] == step), {})  # fmt: skip
-        figures = {dimension: found.get(f"eval_{dimension}_pearson", -1.0) for dimension in ("valence", "arousal")}
-        results = [
-            Result("validation texts", "validation", "pearson", f"{dimension}, Pearson r", value)
-            for dimension, value in figures.items()
-            if value > -1.0  # which stands for "undefined"
-        ]
-        if "eval_label_accuracy" in found:
-            accuracy = found["eval_label_accuracy"]
+        finished = self.state.global_step >= self.state.max_steps
+        step = best if best is not None and finished else self.state.global_step
+        entries = (e for e in self.state.log_history if "eval_probe_seconds" in e and e["step"] == step)
+        metrics = next(entries, {})
+        results = []
+        for dimension in ("valence", "arousal"):
+            value = metrics.get(f"eval_{dimension}_pearson", -1.0)
+            if value > -1.0:  # which stands for "undefined"
+                results.append(Result("validation texts", "validation", "pearson", f"{dimension}, Pearson r", value))
+        if (accuracy := metrics.get("eval_label_accuracy")) is not None:
             results.append(Result("validation texts", "validation", "accuracy", "emotion, accuracy", accuracy))
         return results
 
     def _complete(self, provenance: Provenance | None) -> Provenance:
-        """With the settings of this run, and its objectives where no method is named; without any provenance, with the
-        encoder that the model was made from."""
+        """With the settings of this run, and its objectives if no method is named. Without a provenance, the base
+        model is the encoder that the model was made from."""
         if provenance is None:
             name = self.model.encoder.name_or_path
             provenance = Provenance(base_model=PACKAGED_ENCODER if is_packaged(name) else name or None)

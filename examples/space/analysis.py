@@ -71,7 +71,7 @@ class Models:
     def emotions(self, texts: Sequence[str]) -> list[dict[str, float]]:
         """Probabilities of each text's emotions, the greatest first."""
         logits = classifier_outputs(self._emotion, texts, self._emotion_tokenizer)
-        rows = class_probabilities(logits.numpy().astype(float), several=self._several)
+        rows = class_probabilities(logits.numpy().astype(float), multi_label=self._several)
         names = [self._emotion.config.id2label[i] for i in range(rows.shape[1])]
         return [dict(sorted(zip(names, row.tolist(), strict=True), key=lambda pair: -pair[1])) for row in rows]
 
