@@ -1,6 +1,10 @@
+import functools
+import importlib.util
 import os
 import string
+import sys
 from pathlib import Path
+from types import ModuleType
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -28,6 +32,7 @@ torch.set_num_threads(1)  # the models here are tiny: more threads only wait for
 datasets.disable_progress_bars()
 transformers.utils.logging.disable_progress_bar()
 
+ROOT = Path(__file__).parents[1]
 SMALL = {
     "vocab_size": 128,
     "hidden_size": 16,
@@ -35,6 +40,16 @@ SMALL = {
     "num_attention_heads": 2,
     "intermediate_size": 32,
 }
+
+
+@functools.cache
+def load_script(path: str) -> ModuleType:
+    """A script such as "examples/embed.py" as a module, to call its main(argv) in this process."""
+    spec = importlib.util.spec_from_file_location(f"script_{Path(path).stem}", ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
 
 
 def tiny_config(model_type: str = "bert", **overrides) -> transformers.PreTrainedConfig:

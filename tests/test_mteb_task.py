@@ -1,29 +1,35 @@
-"""The MTEB example on a made-up EmoBank and a tiny encoder, against scikit-learn and scipy."""
+"""examples/mteb_task.py on a made-up EmoBank and a tiny encoder, against scikit-learn and scipy."""
 
 import json
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import tiny_encoder
+from conftest import ROOT, tiny_encoder
 
 from carl_hf import CarlModel, export_encoder, load_va_dataset
+from carl_hf.commands.arguments import parse_script_arguments
+from carl_hf.commands.mteb import MtebArguments
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "mteb_task.py"
-
-
-def test_without_mteb_it_says_what_to_install():
-    code = f"import sys, runpy; sys.modules['mteb'] = None; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "error: " in done.stderr and "pip install mteb sentence-transformers" in done.stderr
+SCRIPT = str(ROOT / "examples" / "mteb_task.py")
 
 
-def test_scores_equal_a_ridge_regression_on_the_same_embeddings(tmp_path, tokenizer, monkeypatch, capsys):
+def test_without_mteb_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    with pytest.raises(SystemExit, match="error: .*pip install mteb sentence-transformers"):
+        runpy.run_path(SCRIPT)
+
+
+def test_a_missing_model_is_refused():
+    for flags in ([], ["--model", "none"]):
+        with pytest.raises(ValueError, match="no such folder"):
+            parse_script_arguments(MtebArguments, flags)
+
+
+def test_scores_equal_a_ridge_regression_on_the_same_embeddings(tmp_path, tokenizer):
     pytest.importorskip("mteb")
     from scipy.stats import pearsonr, spearmanr
     from sentence_transformers import SentenceTransformer
@@ -31,41 +37,28 @@ def test_scores_equal_a_ridge_regression_on_the_same_embeddings(tmp_path, tokeni
 
     rng = np.random.default_rng(0)
     words = np.array(["joy", "woe", "calm", "storm", "rain", "sun", "stone"])
-    frame = pd.DataFrame(
-        {
-            "id": range(140),
-            "split": ["train"] * 100 + ["dev"] * 10 + ["test"] * 30,
-            "V": rng.uniform(1, 5, 140),
-            "A": rng.uniform(1, 5, 140),
-            "D": rng.uniform(1, 5, 140),
-            "text": [f"{' '.join(rng.choice(words, 1 + i % 6))} {i}" for i in range(140)],
-        }
-    )
+    texts = [f"{' '.join(rng.choice(words, 1 + i % 6))} {i}" for i in range(140)]
+    split = ["train"] * 100 + ["dev"] * 10 + ["test"] * 30
+    ratings = dict(zip("VAD", rng.uniform(1, 5, (3, 140)), strict=True))
     (tmp_path / "emobank").mkdir()
-    frame.to_csv(tmp_path / "emobank" / "emobank.csv", index=False)
+    pd.DataFrame({"text": texts, "split": split, **ratings}).to_csv(tmp_path / "emobank" / "emobank.csv", index=False)
     folder = export_encoder(CarlModel.from_encoder(tiny_encoder()), tokenizer, tmp_path / "encoder", max_length=32)
     out = tmp_path / "out" / "scores.json"
-    script = runpy.run_path(str(SCRIPT))
-    arguments = ["mteb_task.py", "--model", str(folder), "--data_dir", str(tmp_path), "--output", str(out)]
-    monkeypatch.setattr(sys, "argv", arguments)
-    script["main"]()
+    command = [sys.executable, SCRIPT, "--model", folder, "--data_dir", tmp_path, "--output", out]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
-    assert result == json.loads(capsys.readouterr().out)
+    assert json.loads(done.stdout[done.stdout.index("{") :]) == result
     assert result["texts"] == {"train": 100, "test": 30}
 
-    parts = {split: load_va_dataset("emobank", split=split, data_dir=tmp_path) for split in ("train", "test")}
+    splits = {name: load_va_dataset("emobank", split=name, data_dir=tmp_path) for name in ("train", "test")}
     model = SentenceTransformer(str(folder), device="cpu")
-    embeddings = {split: model.encode(part["text"]) for split, part in parts.items()}
+    embeddings = {name: model.encode(rows["text"]) for name, rows in splits.items()}
     for dimension in ("valence", "arousal"):
-        probe = RidgeCV(alphas=[0.001, 0.01, 0.1, 1, 10, 100, 1000]).fit(
-            embeddings["train"], parts["train"][dimension]
-        )
-        predictions, truth = probe.predict(embeddings["test"]), np.array(parts["test"][dimension])
+        probe = RidgeCV(alphas=[0.001, 0.01, 0.1, 1, 10, 100, 1000])
+        probe.fit(embeddings["train"], splits["train"][dimension])
+        predictions, truth = probe.predict(embeddings["test"]), np.array(splits["test"][dimension])
         scores = result["scores"][dimension]
         assert scores["pearson"] == pytest.approx(pearsonr(predictions, truth).statistic, abs=1e-3)
         assert scores["spearman"] == pytest.approx(spearmanr(predictions, truth).statistic, abs=1e-2)
         assert scores["mae"] == pytest.approx(np.abs(predictions - truth).mean(), abs=1e-3)
-
-    monkeypatch.setattr(sys, "argv", [*arguments[:2], str(tmp_path / "none"), *arguments[3:]])
-    with pytest.raises(SystemExit, match="no such folder"):
-        script["main"]()
