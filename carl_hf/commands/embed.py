@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from transformers.hf_argparser import HfArg
+from carl_hf.utils.fields import setting
 
 _RESERVED = ("row", "text", "embedding")  # the columns that a shard always has
 _SETTINGS = ("max_length", "bf16", "dtype", "shard_rows", "text_column", "keep_columns")
@@ -14,24 +14,22 @@ _SETTINGS = ("max_length", "bf16", "dtype", "shard_rows", "text_column", "keep_c
 
 @dataclass
 class EmbedArguments:
-    model: str = HfArg(
-        default="minilm-l6",
-        help="Hub id, folder (encoder, CARL checkpoint, sentence-transformers model) or 'minilm-l6'. NAME@cls, "
+    model: str = setting(
+        "minilm-l6",
+        "Hub id, folder (encoder, CARL checkpoint, sentence-transformers model) or 'minilm-l6'. NAME@cls, "
         "NAME@mean and NAME@pooler choose a pooling (without: the one that the model's folder states, else cls).",
     )
-    texts: list[str] = HfArg(
-        default_factory=list, help="Files (.csv, .tsv, .jsonl, .parquet), folders of them, patterns, or Hub data sets."
-    )
-    text_column: str = HfArg(default="text", help="Name of the column with the texts.")
-    keep_columns: list[str] = HfArg(default_factory=list, help="Columns to copy into the shards.")
-    output_dir: str = HfArg(default="runs/embedded", help="Folder for the shards.")
-    overwrite_output_dir: bool = HfArg(default=False, help="Replace the shards in the folder.")
-    shard_rows: int = HfArg(default=50_000, help="Rows of a shard; a killed process loses at most one shard.")
-    dtype: Literal["float32", "float16"] = HfArg(default="float32", help="Number format of the stored embeddings.")
-    bf16: bool = HfArg(default=False, help="Compute in bfloat16 (autocast).")
-    max_length: int = HfArg(default=128, help="Tokens to keep of a text.")
-    batch_size: int = HfArg(default=64, help="Texts of 32 tokens in a batch; of shorter ones there are more.")
-    num_threads: int | None = HfArg(default=None, help="CPU threads (default: all cores).")
+    texts: list[str] = setting([], "Files (.csv, .tsv, .jsonl, .parquet), folders, patterns, or Hub data sets.")
+    text_column: str = setting("text", "Name of the column with the texts.")
+    keep_columns: list[str] = setting([], "Columns to copy into the shards.")
+    output_dir: str = setting("runs/embedded", "Folder for the shards.")
+    overwrite_output_dir: bool = setting(False, "Replace the shards in the folder.")
+    shard_rows: int = setting(50_000, "Rows of a shard; a killed process loses at most one shard.")
+    dtype: Literal["float32", "float16"] = setting("float32", "Number format of the stored embeddings.")
+    bf16: bool = setting(False, "Compute in bfloat16 (autocast).")
+    max_length: int = setting(128, "Tokens to keep of a text.")
+    batch_size: int = setting(64, "Texts of 32 tokens in a batch; of shorter ones there are more.")
+    num_threads: int | None = setting(None, "CPU threads (default: all cores).")
 
     def __post_init__(self):
         if not self.texts:

@@ -6,50 +6,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from transformers.hf_argparser import HfArg
-
 from carl_hf.encoders import PoolingChoice, load_config, load_tokenizer, resolve_encoder
 from carl_hf.evaluation.comparators import read_comparators
 from carl_hf.evaluation.encoder import split_pooling
 from carl_hf.evaluation.tasks import TASKS
 from carl_hf.export.folder import read_record
+from carl_hf.utils.fields import setting
 
 
 @dataclass
 class EvaluateArguments:
-    model: list[str] = HfArg(
-        default_factory=lambda: ["minilm-l6"],
-        help="Hub ids, folders (encoder, CARL checkpoint, sentence-transformers model) or 'minilm-l6'. NAME@cls, "
+    model: list[str] = setting(
+        ["minilm-l6"],
+        "Hub ids, folders (encoder, CARL checkpoint, sentence-transformers model) or 'minilm-l6'. NAME@cls, "
         "NAME@mean and NAME@pooler choose a pooling for one of them.",
     )
-    tasks: list[str] = HfArg(default_factory=lambda: list(TASKS), help=f"Any of {', '.join(TASKS)}.")
-    data_dir: str | None = HfArg(default=None, help="Folder with the corpora (without: only the demo corpus).")
-    output_dir: str = HfArg(default="runs/evaluation", help="Folder for results, report and plots.")
-    overwrite_output_dir: bool = HfArg(default=False, help="Replace the results in the folder.")
-    pooling: PoolingChoice = HfArg(default="auto", help="'auto': what the model's folder states, else cls.")
-    va: list[str] = HfArg(
-        default_factory=lambda: ["emobank", "facebook"], help="Valence-arousal corpora; also iemocap and emotales."
+    tasks: list[str] = setting([*TASKS], f"Any of {', '.join(TASKS)}.")
+    data_dir: str | None = setting(None, "Folder with the corpora (without: only the demo corpus).")
+    output_dir: str = setting("runs/evaluation", "Folder for results, report and plots.")
+    overwrite_output_dir: bool = setting(False, "Replace the results in the folder.")
+    pooling: PoolingChoice = setting("auto", "Pooling; 'auto': what the model's folder states, else cls.")
+    va: list[str] = setting(["emobank", "facebook"], "Valence-arousal corpora; also iemocap and emotales.")
+    protocol: Literal["fast", "test"] = setting("fast", "SentEval's protocol for polarity.")
+    polarity: list[str] = setting(["mr", "cr", "sst5"], "Any of mr, cr, sst5, imdb (IMDB is large).")
+    emotion: list[str] = setting(
+        ["goemotions-six", "goemotions-ekman", "isear", "emolit12"],
+        "Emotion corpora; also goemotions-28, and files with the columns text, label and optionally split.",
     )
-    protocol: Literal["fast", "test"] = HfArg(default="fast", help="SentEval's protocol for polarity.")
-    polarity: list[str] = HfArg(
-        default_factory=lambda: ["mr", "cr", "sst5"], help="Any of mr, cr, sst5, imdb (IMDB is large)."
-    )
-    emotion: list[str] = HfArg(
-        default_factory=lambda: ["goemotions-six", "goemotions-ekman", "isear", "emolit12"],
-        help="Emotion corpora; also goemotions-28, and files with the columns text, label and optionally split.",
-    )
-    shots: list[int] = HfArg(default_factory=list, help="Training texts per class of few-shot probes, such as 8 16.")
-    comparators: str | None = HfArg(
-        default=None, help="YAML file with more models, such as examples/configs/comparators.yaml."
-    )
-    seeds: int | None = HfArg(default=None, help="Number of runs that '{seed}' in a model's name stands for.")
-    max_length: int = HfArg(default=128, help="Tokens to keep of a text.")
-    batch_size: int = HfArg(default=64, help="Texts in a batch.")
-    seed: int = HfArg(default=42, help="Random seed of folds, splits, draws and bootstraps.")
-    strict: bool = HfArg(default=False, help="Treat a missing corpus or comparator as an error.")
-    cache_dir: str | None = HfArg(default=None, help="Folder for cached embeddings (default: below HF_HOME).")
-    no_cache: bool = HfArg(default=False, help="Do not read or write embeddings on disk.")
-    num_threads: int | None = HfArg(default=None, help="CPU threads (default: all cores).")
+    shots: list[int] = setting([], "Training texts per class of few-shot probes, such as 8 16.")
+    comparators: str | None = setting(None, "YAML file with more models, such as examples/configs/comparators.yaml.")
+    seeds: int | None = setting(None, "Number of runs that '{seed}' in a model's name stands for.")
+    max_length: int = setting(128, "Tokens to keep of a text.")
+    batch_size: int = setting(64, "Texts in a batch.")
+    seed: int = setting(42, "Random seed of folds, splits, draws and bootstraps.")
+    strict: bool = setting(False, "Treat a missing corpus or comparator as an error.")
+    cache_dir: str | None = setting(None, "Folder for cached embeddings (default: below HF_HOME).")
+    no_cache: bool = setting(False, "Do not read or write embeddings on disk.")
+    num_threads: int | None = setting(None, "CPU threads (default: all cores).")
 
     def __post_init__(self):
         if self.data_dir is not None and not Path(self.data_dir).is_dir():

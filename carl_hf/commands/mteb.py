@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers.hf_argparser import HfArg
+from carl_hf.utils.fields import setting
 
 
 @dataclass
 class MtebArguments:
-    model: str | None = HfArg(default=None, help="Folder or Hub id of a model that SentenceTransformer can load.")
-    data_dir: str | None = HfArg(default=None, help="Folder with the corpora (without: EmoBank is downloaded).")
-    output: str = HfArg(default="mteb_emobank.json", help="JSON file for the scores.")
-    max_texts: int | None = HfArg(default=None, help="Number of texts to use of each split (default: all).")
+    model: str | None = setting(None, "Folder or Hub id of a model that SentenceTransformer can load.")
+    data_dir: str | None = setting(None, "Folder with the corpora (without: EmoBank is downloaded).")
+    output: str = setting("mteb_emobank.json", "JSON file for the scores.")
+    max_texts: int | None = setting(None, "Number of texts to use of each split (default: all).")
 
     def __post_init__(self):
         if self.model is None or (not Path(self.model).is_dir() and self.model.count("/") != 1):

@@ -4,25 +4,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from transformers.hf_argparser import HfArg
-
 from carl_hf.export.folder import read_record
 from carl_hf.export.hub import Push
+from carl_hf.utils.fields import setting
 
 
 @dataclass
 class PushArguments:
-    export: str | None = HfArg(default=None, help="Output folder of examples/pretrain.py, or an exported folder.")
-    repo_id: str | None = HfArg(default=None, help="Repository on the Hub: org/name.")
-    head: Literal["va", "emotion"] | None = HfArg(
-        default=None, help="Publish va/ or emotion/ of the output folder instead of encoder/."
-    )
-    private: bool = HfArg(default=False, help="Make a new repository private.")
-    public: bool = HfArg(default=False, help="Make a new repository public (the Hub's default).")
-    branch: str = HfArg(default="main", help="Branch to push to; created if it does not exist.")
-    pull_request: bool = HfArg(default=False, help="Open a pull request against main instead.")
-    message: str | None = HfArg(default=None, help="Commit message.")
-    dry_run: bool = HfArg(default=False, help="Only list what would be published.")
+    export: str | None = setting(None, "Output folder of examples/pretrain.py, or an exported folder.")
+    repo_id: str | None = setting(None, "Repository on the Hub: org/name.")
+    head: Literal["va", "emotion"] | None = setting(None, "Publish the folder va/ or emotion/ instead of encoder/.")
+    private: bool = setting(False, "Make a new repository private.")
+    public: bool = setting(False, "Make a new repository public (the Hub's default).")
+    branch: str = setting("main", "Branch to push to; created if it does not exist.")
+    pull_request: bool = setting(False, "Open a pull request against main instead.")
+    message: str | None = setting(None, "Commit message.")
+    dry_run: bool = setting(False, "Only list what would be published.")
 
     def __post_init__(self):
         if self.export is None or self.repo_id is None:

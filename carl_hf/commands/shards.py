@@ -43,8 +43,7 @@ def survey(
         report: called with the number of rows of each piece.
 
     Raises:
-        ValueError: for a text that is missing, empty or not a string, for a column of several types, or if there are
-            no rows. The message names the table and the row.
+        ValueError: for a missing, empty or non-string text, a column of several types, or no rows at all.
     """
     digest, counts, schema = hashlib.sha256(), [], pa.schema([])
     for table in tables:
@@ -58,9 +57,7 @@ def survey(
             try:
                 schema = pa.unify_schemas([schema, kept], promote_options="permissive")
             except pa.ArrowException as error:
-                raise ValueError(
-                    f"{table.name}: a column of --keep_columns holds values of several types ({error})."
-                ) from error
+                raise ValueError(f"{table.name}: a column of --keep_columns has several types ({error}).") from error
             counts[-1] += piece.length
             report(piece.length)
     if not sum(counts):
@@ -76,11 +73,7 @@ def _check_texts(frame: pd.DataFrame, name: str, column: str) -> None:
 
 
 def _as_arrow(piece: Piece, columns: Sequence[str], name: str) -> pa.Table:
-    """Columns of a piece with their types: strings for text files, for JSON lines the type that fits all cells.
-
-    Raises:
-        ValueError: for a column of several types, or with numbers that no type can hold. The message names the column.
-    """
+    """Columns of a piece with their types: strings for text files, for JSON lines the type that fits all cells."""
     if piece.arrow is not None:
         return piece.arrow.select(columns)
     cells = {}
@@ -167,7 +160,10 @@ class Shards:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"--output_dir {self.folder} is a file; name a folder.")
-        manifest = self.folder / MANIFEST
+        manifest, remedy = (
+            self.folder / MANIFEST,
+            "name another folder, or replace them with --overwrite_output_dir true",
+        )
         if overwrite:
             for path in self.folder.glob("*"):
                 match = re.fullmatch(r"part-(\d+)\.parquet|_part-(\d+)\.partial", path.name)
@@ -179,15 +175,11 @@ class Shards:
                 if before.get(name) != value:
                     raise ValueError(
                         f"--output_dir {self.folder} holds embeddings with another {name.replace('_', ' ')} "
-                        f"({before.get(name)!r}, now {value!r}): name another folder, or replace them with "
-                        "--overwrite_output_dir true."
+                        f"({before.get(name)!r}, now {value!r}): {remedy}."
                     )
             return
         elif any(self.folder.glob("*.parquet")):
-            raise ValueError(
-                f"--output_dir {self.folder} holds Parquet files, but no {MANIFEST}: name another folder, or "
-                "replace them with --overwrite_output_dir true."
-            )
+            raise ValueError(f"--output_dir {self.folder} holds Parquet files, but no {MANIFEST}: {remedy}.")
         content = {"settings": self.settings, "rows": self.total, "shards": len(self), **about}
         # every process writes the same file, so that none writes a shard before there is a manifest
         write_json(manifest, content, partial_name=f"_manifest-{self.rank}.partial")
