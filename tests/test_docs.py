@@ -23,6 +23,7 @@ from torch.distributed.run import get_args_parser
 from carl_hf import CarlTrainingArguments, __version__, load_va_dataset
 from carl_hf.encoders import loading
 
+pytestmark = pytest.mark.xdist_group("docs")  # scripts are loaded once
 ROOT = Path(__file__).parents[1]
 
 

@@ -29,6 +29,7 @@ def test_a_missing_model_is_refused():
             parse_script_arguments(MtebArguments, flags)
 
 
+@pytest.mark.slow
 def test_scores_equal_a_ridge_regression_on_the_same_embeddings(tmp_path, tokenizer):
     pytest.importorskip("mteb")
     from scipy.stats import pearsonr, spearmanr
