@@ -9,7 +9,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerControl, Trai
 
 from carl_hf import CarlTrainer, CarlTrainingArguments
 from carl_hf.commands.arguments import parse_arguments
-from carl_hf.utils.progress import ProgressBar, ProgressLines, bars_only_in_a_terminal, figures_line, show_progress
+from carl_hf.utils.progress import ProgressBar, ProgressLines, bars_only_in_a_terminal, format_metrics, show_progress
 
 
 @dataclasses.dataclass
@@ -58,9 +58,9 @@ def test_the_time_left_counts_from_where_the_run_was_resumed(monkeypatch, caplog
     assert caplog.messages == ["step  95/100, 00:10 left: loss 1.235"]
 
 
-def test_figures_line():
+def test_format_metrics():
     logs = {"loss": 0.5, "epoch": 1.0, "note": "x", "eval_steps_per_second": 2.0}
-    assert figures_line(logs) == "loss 0.5  note x"
+    assert format_metrics(logs) == "loss 0.5  note x"
 
 
 @pytest.mark.parametrize(

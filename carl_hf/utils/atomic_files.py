@@ -43,7 +43,7 @@ def write_json(path: Path, content: Any, *, partial_name: str | None = None) -> 
 
 
 def fsync_path(path: Path) -> None:
-    """Returns when a file, or a folder's entries, are on the disk."""
+    """Returns when a file, or a folder's entries, have reached the disk."""
     if path.is_dir() and os.name == "nt":
         return  # Windows opens no folders
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

@@ -1,10 +1,10 @@
-"""Which engines of accelerate and torch.distributed train CARL, and which are refused before they start."""
+"""The engines of accelerate and torch.distributed that cannot train CARL, refused before they start."""
 
 import os
 from collections.abc import Mapping
 from typing import Any
 
-_REFUSED = {
+_REFUSED = {  # name: (argument, variable by which `accelerate launch` asks for it)
     "FSDP": ("fsdp", "ACCELERATE_USE_FSDP"),
     "DeepSpeed": ("deepspeed", "ACCELERATE_USE_DEEPSPEED"),
     "Megatron-LM": (None, "ACCELERATE_USE_MEGATRON_LM"),
@@ -15,11 +15,10 @@ _TRUE = ("1", "true", "yes", "y", "t", "on")  # as accelerate reads it
 
 
 def check_engine(settings: Mapping[str, Any]) -> None:
-    """Refuses what has not been made to work: a step takes gradients inside the forward pass, for which the engine has
-    to hold whole parameters there.
+    """Refuses engines that do not hold whole parameters in the forward pass, where a step takes gradients.
 
     Args:
-        settings: training arguments by name. What `accelerate launch` asks for is read from its environment variables.
+        settings: training arguments by name.
 
     Raises:
         ValueError: it names the engine and the remedy.

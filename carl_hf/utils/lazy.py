@@ -1,16 +1,12 @@
 """Packages that import a module only when one of its names is used."""
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
-def lazy_names(package: str, names: dict[str, Sequence[str]]) -> tuple[Callable[[str], Any], list[str]]:
-    """The `__getattr__` and `__all__` of a package that hands out names of its modules.
-
-    Args:
-        package: its `__name__`. names: module of the package, such as `"loading"` -> names that it defines.
-    """
+def lazy_names(package: str, names: dict[str, Iterable[str]]) -> tuple[Callable[[str], Any], list[str]]:
+    """The `__getattr__` and `__all__` of a package; `names` are those that each of its modules defines."""
     module_of = {name: module for module, defined in names.items() for name in defined}
 
     def get(name: str) -> Any:

@@ -1,5 +1,6 @@
 """What long jobs show: bars with the time left in a terminal, plain lines in a log file."""
 
+import io
 import logging
 import sys
 import time
@@ -20,17 +21,17 @@ def bars_only_in_a_terminal() -> None:
         datasets.disable_progress_bars()
 
 
-def figures_line(logs: dict[str, Any]) -> str:
-    """The figures of a log entry, `name value` each, but for the Trainer's rates and counts of operations."""
+def format_metrics(logs: dict[str, Any]) -> str:
+    """The values of a log entry, `name value` each, but for the Trainer's rates and counts of operations."""
     shown = {k: v for k, v in logs.items() if k not in ("epoch", "total_flos") and not k.endswith("_per_second")}
     return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
 
 
 class ProgressLines(TrainerCallback):
-    """A line for every log entry: the step, the time that is left, the figures."""
+    """A line for every log entry: the step, the time left, the values."""
 
     def __init__(self):
-        self._start: tuple[float, int] | None = None
+        self._start: tuple[float, int] | None = None  # of the present training: when, and from which step on
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._start = time.monotonic(), state.global_step
@@ -41,47 +42,20 @@ class ProgressLines(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero:
             return
-        place = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
+        step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
         if self._start is not None and self._start[1] < state.global_step < state.max_steps:
             seconds, first = time.monotonic() - self._start[0], self._start[1]
             left = seconds / (state.global_step - first) * (state.max_steps - state.global_step)
-            place += f", {tqdm.format_interval(left)} left"
-        logger.info("%s: %s", place, figures_line(logs or {}))
+            step += f", {tqdm.format_interval(left)} left"
+        logger.info("%s: %s", step, format_metrics(logs or {}))
 
 
 class ProgressBar(ProgressCallback):
-    """The Trainer's bar, with the figures as [`ProgressLines`] writes them."""
+    """The Trainer's bar, with the values as [`ProgressLines`] writes them."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and self.training_bar is not None:
-            self.training_bar.write(f"step {state.global_step}: {figures_line(logs or {})}", file=sys.stderr)
-
-
-class RowProgress:
-    """Rows done, their rate and the time that is left: a bar in a terminal, elsewhere the lines that are asked for.
-
-    Args:
-        total: rows to do. shown: whether this process shows anything.
-    """
-
-    def __init__(self, total: int, *, shown: bool = True):
-        self._total, self._done, self._start, self._shown = total, 0, time.monotonic(), shown
-        self._bar = tqdm(total=total, unit="rows", unit_scale=True, disable=None if shown else True)
-
-    def update(self, rows: int) -> None:
-        self._done += rows
-        self._bar.update(rows)
-
-    def line(self, what: str) -> None:
-        """A line on how far it is, unless there is a bar."""
-        if not self._shown or not self._bar.disable:
-            return
-        rate = self._done / max(time.monotonic() - self._start, 1e-9)
-        left = tqdm.format_interval((self._total - self._done) / rate) if rate else "?"
-        logger.info("%s: %s/%s rows, %.0f rows/s, %s left", what, f"{self._done:,}", f"{self._total:,}", rate, left)
-
-    def close(self) -> None:
-        self._bar.close()
+            self.training_bar.write(f"step {state.global_step}: {format_metrics(logs or {})}", file=sys.stderr)
 
 
 def show_progress(trainer: Trainer) -> None:
@@ -89,3 +63,23 @@ def show_progress(trainer: Trainer) -> None:
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(ProgressLines() if trainer.args.disable_tqdm else ProgressBar())
+
+
+class RowProgress(tqdm):
+    """Rows done, their rate and the time left: a bar in a terminal, elsewhere the lines that are asked for.
+
+    Args:
+        total: rows to do. shown: whether this process shows anything.
+    """
+
+    def __init__(self, total: int, *, shown: bool = True):
+        in_terminal = sys.stderr.isatty()
+        self._logs = shown and not in_terminal
+        output = sys.stderr if shown and in_terminal else io.StringIO()
+        super().__init__(total=total, unit=" rows", unit_scale=True, smoothing=0, file=output)
+
+    def line(self, what: str) -> None:
+        """Logs how far it is, unless there is a bar."""
+        if self._logs:
+            form = "{n:,}/{total:,} rows, {rate_fmt}, {remaining} left"
+            logger.info("%s: %s", what, self.format_meter(**{**self.format_dict, "bar_format": form}))

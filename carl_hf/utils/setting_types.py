@@ -9,11 +9,12 @@ from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "nothing"}
+_UNIONS = (Union, types.UnionType)
 
 
 def check_setting_types(settings: Mapping[str, Any], owner: type) -> None:
-    """Checks the values of settings against the annotations of the class that declares them: numbers, texts, choices
-    and lists of these. What a mapping holds is its owner's to check.
+    """Checks settings against the annotations of the class that declares them: numbers, texts, choices and lists of
+    these. Mappings are checked by what reads them.
 
     Raises:
         ValueError: for the first that does not fit; it names the setting and what it must be.
@@ -26,33 +27,31 @@ def check_setting_types(settings: Mapping[str, Any], owner: type) -> None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    origin, options = get_origin(hint), get_args(hint)
-    if hint is dict or origin is dict:  # or what its owner makes of it
-        return not isinstance(value, (str, list, tuple, numbers.Real))
-    if origin in (Union, types.UnionType):
+    kind, options = get_origin(hint) or hint, get_args(hint)
+    if kind in _UNIONS:
         return any(_fits(value, option) for option in options)
-    if origin is Literal:
+    if kind is Literal:
         return any(value == option for option in options)
-    if origin is list:
+    if kind is list:
         return isinstance(value, (list, tuple)) and all(_fits(item, options[0]) for item in value)
-    if hint in (bool, str, type(None)):
-        return isinstance(value, hint)
-    if hint in (int, float):
+    if kind is dict:  # or the object that its reader makes of it
+        return not isinstance(value, (str, list, tuple, numbers.Real))
+    if kind in (int, float):
         number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        return number and (hint is float or (math.isfinite(value) and value == int(value)))
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return isinstance(value, (hint, str))
-    return not isinstance(origin or hint, type) or isinstance(value, origin or hint)
+        return number and (kind is float or (math.isfinite(value) and value == int(value)))
+    if not isinstance(kind, type):
+        return True
+    return isinstance(value, (kind, str) if issubclass(kind, Enum) else kind)
 
 
 def _described(hint: Any) -> str:
-    options = get_args(hint)
-    if get_origin(hint) in (Union, types.UnionType):
+    kind, options = get_origin(hint) or hint, get_args(hint)
+    if kind in _UNIONS:
         return " or ".join(dict.fromkeys(_described(option) for option in options))
-    if get_origin(hint) is Literal:
+    if kind is Literal:
         return " or ".join(map(repr, options))
-    if get_origin(hint) is list:
+    if kind is list:
         return f"a list (each {_described(options[0])})"
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return "one of " + ", ".join(member.value for member in hint)
-    return _WORDS.get(hint, f"a {getattr(hint, '__name__', hint)}")
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return "one of " + ", ".join(member.value for member in kind)
+    return _WORDS.get(kind, f"a {getattr(kind, '__name__', kind)}")

@@ -7,10 +7,10 @@ import yaml
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """What a YAML file holds: names, numbers, lists and mappings; never an object of Python's.
+    """The names, numbers, lists and mappings of a YAML file; never a Python object.
 
     Args:
-        what: the file is, for messages, such as "the configuration".
+        what: for messages, such as "the configuration".
 
     Raises:
         ValueError: if the file cannot be read or is no such YAML.
@@ -19,5 +19,5 @@ def read_yaml(path: Path, what: str) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"Cannot read {what} {path}: {error.strerror}.") from error
-    except Exception as error:  # beside YAMLError any that a value raises which does not fit its tag, as in `!!bool x`
+    except Exception as error:  # beside YAMLError what a value raises that does not fit its tag, as in `!!bool x`
         raise ValueError(f"{path} is not valid YAML: {type(error).__name__}: {str(error)[:500]}") from error
