@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 import carl_hf
 import carl_hf.data.corpora
-import carl_hf.report.circumplex_plot
+import carl_hf.report.plots
 from carl_hf import (
     CarlModel,
     CarlTrainer,
@@ -501,7 +501,7 @@ def main() -> None:
         others = [path.stem for path in drawn]
         name += f"-{len(drawn)}" if f"circumplex-{name}" in others else ""
         drawn.append(Path(args.output_dir) / "figures" / f"circumplex-{name}.png")
-        carl_hf.report.circumplex_plot.plot_circumplex(
+        carl_hf.report.plots.plot_circumplex(
             drawn[-1],
             {
                 _title(f"{Path(script.encoder).name}, {old_pooling}", results["before"][corpus]): old,

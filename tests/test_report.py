@@ -9,7 +9,7 @@ import pytest
 
 from carl_hf.report.page import print_summary, write_report
 from carl_hf.report.paper import paper_tables
-from carl_hf.report.tables import escape, format_figure, fraction, short_names, table
+from carl_hf.report.tables import escape, format_metric, fraction, short_names, table
 
 PLAIN, CARL, ODD = "minilm-l6", "/runs/carl|odd/carl_a/encoder", "/runs/other/carl_b/encoder"
 
@@ -187,7 +187,7 @@ def test_majority_class_has_the_macro_figures_of_sklearn(text):
 
 
 def test_missing_figures_are_dashes_with_a_reason(text):
-    reasons = dict(re.findall(r"^- \((\d+)\) (.*)$", text.split("## Missing figures")[1], flags=re.MULTILINE))
+    reasons = dict(re.findall(r"^- \((\d+)\) (.*)$", text.split("## Missing metrics")[1], flags=re.MULTILINE))
 
     def reason(cell):
         assert re.fullmatch(r"– \(\d+\)", cell)
@@ -304,10 +304,10 @@ def test_numbers_look_as_in_the_paper():
     assert [fraction(v) for v in (0.721, -0.0182, 1.0338, 0.9996, -0.0001, 0.0, -1.5)] == [
         ".721", "-.018", "1.034", "1.000", ".000", ".000", "-1.500",
     ]  # fmt: skip
-    assert format_figure("accuracy", 88.49) == "88.5" and format_figure("accuracy", -0.04) == "0.0"
-    assert format_figure("accuracy", -0.96, signed=True) == "-1.0"
-    assert format_figure("pearson", 0.05, signed=True) == "+.050"
-    assert format_figure("uniformity", -0.7383) == "-.7383"
+    assert format_metric("accuracy", 88.49) == "88.5" and format_metric("accuracy", -0.04) == "0.0"
+    assert format_metric("accuracy", -0.96, signed=True) == "-1.0"
+    assert format_metric("pearson", 0.05, signed=True) == "+.050"
+    assert format_metric("uniformity", -0.7383) == "-.7383"
 
 
 def test_markdown_in_names_is_escaped_and_short_names_tell_models_apart():

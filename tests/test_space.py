@@ -2,12 +2,14 @@
 
 import importlib
 import os
+import re
 import shutil
 import socket
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -89,6 +91,20 @@ def test_sentences_are_shown_with_everything_that_is_said_of_them(app, models):
     assert 1.0001 > reading.neighbours[0].cosine >= reading.neighbours[2].cosine
     held_out = set(load_va_dataset("demo", split="test")["text"])
     assert all(neighbour.text in held_out for neighbour in reading.neighbours)
+
+
+def test_the_circle_has_every_text_where_its_numbers_say(analysis):
+    drawn = analysis.circle_svg(np.array([(0.5, 0.5), (-1.0, 0.0), (0.0, -0.25)]), {"a < b": (-0.9, 0.1)})
+    assert drawn.startswith("<svg") and ">a &lt; b</text>" in drawn and ">3</text>" in drawn
+
+    def at(number):
+        group = drawn[drawn.index(f'id="text-{number}"') :]
+        return map(float, re.search(r'<use [^>]*?x="([\d.]+)" y="([\d.]+)"', group).groups())
+
+    (x1, y1), (x2, y2), (x3, y3) = (at(number) for number in (1, 2, 3))
+    scale = (x1 - x2) / 1.5  # pixels of 1
+    assert (y2 - y1, x3 - x2, y3 - y2) == pytest.approx((0.5 * scale, scale, 0.25 * scale), abs=0.01)
+    assert 'id="text-1"' not in analysis.circle_svg(np.empty((0, 2)), {})
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from carl_hf.encoders.loading import load_tokenizer
 from carl_hf.evaluation.circumplex import circular_order, radius_against_intensity
 from carl_hf.evaluation.emotion import class_dataset, emotion_curve, measure_emotion
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_metrics
-from carl_hf.report.plots import plot_circularity, plot_dimension_curves
+from carl_hf.report.plots import plot_dimension_curves, plot_points
 from carl_hf.report.tables import table
 from carl_hf.utils.atomic_files import write_json
 
@@ -266,7 +266,8 @@ def render(folder: Path, args: ObjectivesArguments) -> str:
             if name in curves and all(run["circle"].get("circular_correlation") is not None for run in runs)
         }  # fmt: skip
         if points:
-            plot_circularity(folder / f"circle-{suite}.png", points)
+            axes = "circular correlation with the labels' angles", "accuracy at 2 kept dimensions (%)"
+            plot_points(folder / f"circle-{suite}.png", points, *axes)
             parts.append(f"![Circular correlation and accuracy](circle-{suite}.png)")
     return "\n\n".join(parts) + "\n"
 

@@ -10,6 +10,6 @@ __getattr__, __all__ = lazy_names(
     {
         "page": ["print_summary", "write_report"],
         "pictures": ["draw_pictures"],
-        "circumplex_plot": ["plot_circumplex"],
+        "plots": ["plot_circumplex"],
     },
 )

@@ -11,8 +11,7 @@ from carl_hf.report.tables import escape, fraction, table
 def paper_tables() -> dict[str, Any]:
     """Tables I to V as data: {"source", "title", "tables": {"I": {"title", "columns": {title: printed decimals},
     "rows": [[base, model, number, ...]], "marks": [{"base", "model", "column", "mark", "meaning"}]}}}."""
-    text = resources.files("carl_hf.report").joinpath("paper_tables.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)
+    return yaml.safe_load((resources.files("carl_hf.report") / "paper_tables.yaml").read_text(encoding="utf-8"))
 
 
 def printed_table(content: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation, drawn from its results and test items."""
+"""The plots of an evaluation, from its results and test items."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,25 +6,32 @@ from typing import Any
 
 import numpy as np
 
-from carl_hf.report import plots as figures
-from carl_hf.report.circumplex_plot import plot_circumplex
+from carl_hf.report.plots import (
+    plot_bars,
+    plot_circumplex,
+    plot_confusion,
+    plot_dimension_curves,
+    plot_emotion_pca,
+    plot_points,
+)
 from carl_hf.report.tables import short_names
 
-_BARS = (
-    ("valence r", ("va", "emobank", "valence"), "pearson"),
-    ("arousal r", ("va", "emobank", "arousal"), "pearson"),
-    ("valence r, demo", ("va", "demo", "valence"), "pearson"),
-    ("arousal r, demo", ("va", "demo", "arousal"), "pearson"),
-    ("STS benchmark, rho", ("semantics", "stsb"), "spearman"),
-    ("MR", ("polarity", "mr"), "accuracy"),
-    ("CR", ("polarity", "cr"), "accuracy"),
-    ("SST5", ("polarity", "sst5"), "accuracy"),
-    ("IMDB", ("polarity", "imdb"), "accuracy"),
-    ("GoEmotions six", ("emotion", "goemotions-six"), "accuracy"),
-    ("ISEAR", ("emotion", "isear"), "accuracy"),
-    ("EmoLit-12", ("emotion", "emolit12"), "accuracy"),
-    ("emotion, demo", ("emotion", "demo"), "accuracy"),
-)
+_BARS = {
+    "valence r": ("va", "emobank", "valence", "pearson"),
+    "arousal r": ("va", "emobank", "arousal", "pearson"),
+    "valence r, demo": ("va", "demo", "valence", "pearson"),
+    "arousal r, demo": ("va", "demo", "arousal", "pearson"),
+    "STS benchmark, rho": ("semantics", "stsb", "spearman"),
+    "MR": ("polarity", "mr", "accuracy"),
+    "CR": ("polarity", "cr", "accuracy"),
+    "SST5": ("polarity", "sst5", "accuracy"),
+    "IMDB": ("polarity", "imdb", "accuracy"),
+    "GoEmotions six": ("emotion", "goemotions-six", "accuracy"),
+    "ISEAR": ("emotion", "isear", "accuracy"),
+    "EmoLit-12": ("emotion", "emolit12", "accuracy"),
+    "emotion, demo": ("emotion", "demo", "accuracy"),
+}
+_AXES = ("alignment (lower: a class lies closer together)", "uniformity (lower: texts spread more evenly)")
 
 
 def draw_pictures(
@@ -40,66 +47,58 @@ def draw_pictures(
     """
     short = short_names(list(results["models"]))
     models = {short[name]: found for name, found in results["models"].items()}
-    items = {short[name]: arrays for name, arrays in items.items()}
     drawn: list[Path] = []
 
     def path(name: str) -> Path:
         drawn.append(folder / f"{name}.png")
         return drawn[-1]
 
-    folder.mkdir(parents=True, exist_ok=True)
+    def measured(key: str) -> dict[str, Mapping[str, np.ndarray]]:
+        return {short[name]: arrays[key] for name, arrays in items.items() if key in arrays}
+
     bars = {
         title: {
-            name: (found[figure], *(found[f"{figure}_interval"] or [found[figure]] * 2))
-            for name, found in rows.items()
+            name: (found[metric], *(found[f"{metric}_interval"] or [found[metric]] * 2))
+            for name, found in _having(models, *keys, metric).items()
         }
-        for title, keys, figure in _BARS
-        if (rows := _having(models, keys, figure))
+        for title, (*keys, metric) in _BARS.items()
     }
+    bars = {title: row for title, row in bars.items() if row}
     if bars:
-        figures.plot_bars(path("scores"), bars)
+        plot_bars(path("scores"), bars)
     for corpus in ("emobank", "facebook", "demo"):
-        key = f"va/{corpus}"
-        panels = {name: arrays[key]["predictions"][:, :2] for name, arrays in items.items() if key in arrays}
-        if panels:
-            truth = next(arrays[key]["references"][:, :2] for arrays in items.values() if key in arrays)
-            for suffix in (".svg", ".png"):
-                plot_circumplex((folder / f"circle-{corpus}").with_suffix(suffix), panels, truth)
-            path(f"circle-{corpus}")
+        if arrays := measured(f"va/{corpus}"):
+            panels = {name: found["predictions"][:, :2] for name, found in arrays.items()}
+            plot_circumplex(path(f"circle-{corpus}"), panels, next(iter(arrays.values()))["references"][:, :2])
     for corpus in ("goemotions-six", "emolit12", "demo"):
-        key = f"geometry/{corpus}"
-        panels = {name: (a[key]["embeddings"], a[key]["labels"].tolist()) for name, a in items.items() if key in a}
-        if panels:
-            figures.plot_emotion_pca(path(f"pca-{corpus}"), panels)
+        if arrays := measured(f"geometry/{corpus}"):
+            panels = {name: (found["embeddings"], found["labels"].tolist()) for name, found in arrays.items()}
+            plot_emotion_pca(path(f"pca-{corpus}"), panels)
+        accuracy = _having(models, "emotion", corpus, "accuracy")
         points = {
-            name: (found["alignment"], found["uniformity"], score["accuracy"])
-            for name, found in _having(models, ("geometry", corpus), "alignment").items()
-            if (score := _at(models[name], ("emotion", corpus)))
+            name: (found["alignment"], found["uniformity"], accuracy[name]["accuracy"])
+            for name, found in _having(models, "geometry", corpus, "alignment").items()
+            if name in accuracy
         }
         if points:
-            figures.plot_alignment_uniformity(path(f"alignment-{corpus}"), points)
-        confusions = {
-            name: (np.array(found["confusion"]), found["classes"])
-            for name, found in _having(models, ("emotion", corpus), "confusion").items()
-        }
-        if confusions:
-            figures.plot_confusion(path(f"confusion-{corpus}"), confusions)
+            plot_points(path(f"alignment-{corpus}"), points, *_AXES)
+        if confused := _having(models, "emotion", corpus, "confusion"):
+            panels = {name: (np.array(found["confusion"]), found["classes"]) for name, found in confused.items()}
+            plot_confusion(path(f"confusion-{corpus}"), panels)
     for what in ("va", "emotion"):
-        curves = _having(models, ("geometry", "dimensions", what), "kept")
-        if curves:
+        if curves := _having(models, "geometry", "dimensions", what, "kept"):
             first = next(iter(curves.values()))
             title = f"{first['figure']} on {first['corpus']} against kept dimensions"
-            figures.plot_dimension_curves(path(f"dimensions-{what}"), curves, title, first["figure"])
+            plot_dimension_curves(path(f"dimensions-{what}"), curves, title, first["figure"])
     return drawn
 
 
-def _at(figures_of_model: Mapping[str, Any], keys: tuple[str, ...]) -> Mapping[str, Any]:
-    for key in keys:
-        figures_of_model = figures_of_model.get(key, {})
-    return figures_of_model
-
-
-def _having(models: Mapping[str, Any], keys: tuple[str, ...], figure: str) -> dict[str, Mapping[str, Any]]:
-    """The models' entries at `keys` in which the figure is defined."""
-    entries = {name: _at(found, keys) for name, found in models.items()}
-    return {name: entry for name, entry in entries.items() if entry.get(figure) is not None}
+def _having(models: Mapping[str, Any], *path: str) -> dict[str, Mapping[str, Any]]:
+    """The models' entries that hold the last name of the path."""
+    found = {}
+    for name, entry in models.items():
+        for key in path[:-1]:
+            entry = entry.get(key, {})
+        if entry.get(path[-1]) is not None:
+            found[name] = entry
+    return found

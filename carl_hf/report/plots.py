@@ -1,67 +1,78 @@
-"""The figures of an evaluation, drawn with matplotlib. Each function writes a PNG and, beside it, an SVG.
+"""Plots of an evaluation, drawn with matplotlib, which is imported only then.
 
-Names of models and figures stand as they are given: neither "$" nor "_" means anything in them.
+Each function writes its `path`, a .png, and beside it an SVG of the same stem. Equal results make equal files. Names
+of models and metrics are shown as given: "$" and "_" have no special meaning in them.
 """
 
+import itertools
 import math
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from carl_hf.evaluation.geometry import principal_axes, unit_rows
-from carl_hf.report.circumplex_plot import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
-    from matplotlib.text import Annotation
 
-_LINE = 28  # characters of a name in a line
+COLOURS = {
+    "anger": "#d62728", "disgust": "#8c6d31", "fear": "#7b4173", "joy": "#e6a700", "sadness": "#3f6fb5",
+    "surprise": "#2ca089", "neutral": "#8a8a8a",
+}  # fmt: skip
 # two palettes for colour-blind readers: Okabe and Ito 2008 (yellow left out, black made grey), and Paul Tol's "muted"
-# without what is close to one of COLOURS; the shapes have another period than the colours
+# without what is close to one of COLOURS
 _MODEL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#808080")
 _MODEL_MARKERS = "os^DvPX*"
 _HATCHES = ("", "////", "....", "xxxx")
 _LABEL_COLOURS = ("#332288", "#88CCEE", "#117733", "#CC6677", "#000000", "#999933", "#DDCC77")
 _LABEL_MARKERS = "^sDvPX"
-_WRITE_COUNTS = 15  # number of classes up to which the cells of a confusion matrix have room for a count
+_MOST_COUNTED = 15  # number of classes up to which the cells of a confusion matrix have room for a count
 _DPI = 150
 
 
-def shorten(name: str, width: int) -> str:
-    """The name; if longer than `width`, with "…" for its middle. The end, where paths differ most, keeps most."""
-    head = (width - 1) // 3
-    return name if len(name) <= width else f"{name[:head]}…{name[head + 1 - width :]}"
-
-
 def display_names(names: Sequence[str]) -> dict[str, str]:
-    """name -> its form in a figure: up to two lines, broken near the middle, at a separator if there is one. Where
-    two names would be alike, the least width and number of lines at which they are not."""
-    width, longest = 2 * _LINE, max(map(len, names), default=0)
-    while width < longest and len({shorten(name, width) for name in names}) < len(set(names)):
-        width += 1
-    return {name: _broken(shorten(" ".join(name.split()), width)) for name in names}
+    """name -> its form in a plot, in lines of at most 36 characters. A long name has "…" for its middle, since paths
+    differ most at the end, unless two names would then look the same."""
+    shown = {name: name if len(name) <= 56 else f"{name[:18]}…{name[-37:]}" for name in names}
+    if len(set(shown.values())) < len(shown):
+        shown = {name: name for name in names}
+    return {name: re.sub("(?=.{37})(.{9,35}[/ ]|.{9,35}[_-]|.{36})", r"\1\n", text) for name, text in shown.items()}
 
 
-def _broken(name: str) -> str:
-    lines = []
-    for left in range(math.ceil(len(name) / _LINE), 1, -1):
-        even = math.ceil(len(name) / left)
-        # after a separator at most 8 characters from even lines; "-" and "_" often stand within a word
-        far = {
-            i: abs(i - even) + 6 * (letter in "-_")
-            for i, letter in enumerate(name, start=1)
-            if letter in "/ -_" and abs(i - even) <= 8
-        }
-        cut = min(far, key=far.__getitem__, default=even)
-        lines.append(name[:cut].rstrip())
-        name = name[cut:]
-    return "\n".join([*lines, name])
+def plot_circumplex(
+    path: Path, panels: Mapping[str, np.ndarray], truth: np.ndarray, labels: Sequence[Any] | None = None
+) -> None:
+    """Texts on the plane of valence and arousal: a panel for the labels, and one for each set of predictions.
+
+    Args:
+        panels: title -> (N, 2) predicted valence and arousal. truth: (N, 2) labels in [-1, 1].
+        labels: an emotion name for each text, shown as colour; whatever is no string, or empty, is "unlabelled".
+    """
+    from matplotlib.patches import Circle
+
+    panels = {"labels": truth, **panels}
+    names_N = np.array([label if isinstance(label, str) and label else "unlabelled" for label in labels or truth])
+    styles = _label_styles(sorted(set(names_N.tolist())))
+    with _figure(path, len(panels), 4.2, 4.6, most=len(panels)) as (figure, axes):
+        for axis, (title, points_N2) in zip(axes, panels.items(), strict=True):
+            axis.add_patch(Circle((0, 0), 1, fill=False, color="0.8"))
+            axis.axhline(0, color="0.85", lw=0.8, zorder=0)
+            axis.axvline(0, color="0.85", lw=0.8, zorder=0)
+            for name, (colour, marker) in styles.items():
+                axis.scatter(*points_N2[names_N == name].T, s=11, alpha=0.75, lw=0, color=colour, marker=marker)
+            axis.set_title(title, fontsize=13)
+            axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+            axis.set_xlabel("valence: unpleasant to pleasant", fontsize=12)
+            axis.set_ylabel("arousal: calm to agitated", fontsize=12)
+        if labels is not None:
+            _legend(figure, [_mark(*style) for style in styles.values()], list(styles), fontsize=12)
 
 
 def plot_emotion_pca(path: Path, panels: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> None:
@@ -69,14 +80,11 @@ def plot_emotion_pca(path: Path, panels: Mapping[str, tuple[np.ndarray, Sequence
     of each emotion (the paper's Fig 2).
 
     Args:
-        path: file to write, .png; the SVG has the same stem.
         panels: model -> (embeddings (N, H), drawn at length 1, and N names of emotions).
     """
     names = display_names(list(panels))
-    labels = sorted({label for _, labels in panels.values() for label in labels})
-    styles = _label_styles(labels)
-    with _figure(path) as figure:
-        axes = _grid(figure, len(panels), 3.7, 3.9)
+    styles = _label_styles(sorted({label for _, labels in panels.values() for label in labels}))
+    with _figure(path, len(panels), 3.7, 3.9) as (figure, axes):
         for axis, (model, (embeddings_NH, labels_N)) in zip(axes, panels.items(), strict=True):
             unit_NH, labels_N = unit_rows(embeddings_NH), np.asarray(labels_N)
             variance_H, axes_HH = principal_axes(unit_NH)
@@ -98,51 +106,63 @@ def plot_emotion_pca(path: Path, panels: Mapping[str, tuple[np.ndarray, Sequence
             axis.set(xticks=[], yticks=[], xlim=(left, right), ylim=(bottom, top), aspect="equal")
             axis.set_title(names[model], fontsize=10)
         mean = _mark("0.5", "o", markersize=11, markeredgecolor="white")
-        _legend(figure, [*(_mark(*styles[label]) for label in labels), mean], [*labels, "mean"])
-        figure.draw_without_rendering()  # the layout finds room for axes of a fixed aspect in a second pass only
+        _legend(figure, [*(_mark(*style) for style in styles.values()), mean], [*styles, "mean"])
 
 
-def plot_alignment_uniformity(path: Path, points: Mapping[str, tuple[float, float, float]]) -> None:
-    """Models on the plane of alignment and uniformity, coloured by accuracy (the paper's Fig 3).
-
-    Args:
-        path: file to write, .png; the SVG has the same stem. points: model -> (alignment, uniformity, accuracy in
-            percent).
-    """
-    _plot_points(
-        path, points, "alignment (lower: a class lies closer together)", "uniformity (lower: texts spread more evenly)"
-    )
-
-
-def plot_circularity(path: Path, points: Mapping[str, tuple[float, float, float]]) -> None:
-    """What a circle of emotions costs: models on the plane of circular correlation and accuracy at two kept
-    dimensions, coloured by the accuracy of all dimensions.
+def plot_points(path: Path, points: Mapping[str, tuple[float, float, float]], xlabel: str, ylabel: str) -> None:
+    """Models as named points on a plane, such as that of alignment and uniformity (the paper's Fig 3).
 
     Args:
-        path: file to write, .png; the SVG has the same stem. points: model -> (circular correlation of the class
-            centroids with the labels' angles, accuracy in percent at 2 principal components, and at all dimensions).
+        points: model -> (x, y, accuracy in percent, shown as colour).
     """
-    _plot_points(path, points, "circular correlation with the labels' angles", "accuracy at 2 kept dimensions (%)")
-
-
-def _plot_points(path: Path, points: Mapping[str, tuple[float, float, float]], xlabel: str, ylabel: str) -> None:
-    """Named points (x, y), coloured by accuracy."""
     names = display_names(list(points))
-    points_N2 = np.array([point[:2] for point in points.values()])
-    with _figure(path) as figure:
-        figure.set_size_inches(7.4, 5.4)
-        axis = figure.add_subplot()
-        marks = axis.scatter(
-            *points_N2.T, s=70, c=[point[2] for point in points.values()], cmap="viridis", edgecolor="0.25", zorder=3
-        )
+    x_N, y_N, accuracy_N = zip(*points.values(), strict=True)
+    with _figure(path, 1, 7.4, 5.4) as (figure, (axis,)):
+        marks = axis.scatter(x_N, y_N, s=70, c=accuracy_N, cmap="viridis", edgecolor="0.25", zorder=3)
         figure.colorbar(marks, ax=axis, label="accuracy (%)")
         axis.set(xlabel=xlabel, ylabel=ylabel)
         axis.margins(0.25)
         axis.grid(color="0.93")
         axis.set_axisbelow(True)
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # the labels are placed for this layout
-        place_labels(axis, points_N2, [names[model] for model in points])
+        figure.set_layout_engine("none")  # the names are placed for this layout
+        _place_names(axis, np.stack([x_N, y_N], axis=1), [names[model] for model in points])
+
+
+def _place_names(axis: "Axes", points_N2: np.ndarray, names: Sequence[str]) -> None:
+    """Writes a name near each point, with a line to it: at the nearest position where, measured by the renderer, it
+    covers no mark and no other name, and its line crosses none as far as there is room."""
+    from matplotlib.path import Path as Line
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    renderer = axis.figure.canvas.get_renderer()
+    frame, unit = axis.get_window_extent(renderer), axis.figure.dpi / 72  # pixels, pixels a point
+    pixels_N2 = axis.transData.transform(points_N2)
+    marks = [Bbox([pixel_2, pixel_2]).padded(7 * unit) for pixel_2 in pixels_N2]
+    turns = [np.array([math.cos(turn), math.sin(turn)]) for turn in np.radians(np.arange(0, 360, 15))]
+    style = {
+        "textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8.5,
+        "arrowprops": {"arrowstyle": "-", "color": "0.55", "lw": 0.7, "shrinkA": 0, "shrinkB": 5},
+        "bbox": {"facecolor": "white", "lw": 0, "pad": 1},  # a line that has to cross a name passes behind it
+    }  # fmt: skip
+    notes = [axis.annotate(name, points_N2[i], (0, 0), zorder=2 - i / 1000, **style) for i, name in enumerate(names)]
+    placed: dict[int, tuple[Bbox, Line]] = {}
+    for i in [*range(len(notes))] * 3:  # once each, then again with all others in place
+        size_2 = np.array(Text.get_window_extent(notes[i], renderer).size)
+        others = [place for j, place in placed.items() if j != i]
+        taken, least = [*marks, *(box for box, _ in others)], math.inf
+        for distance, turn_2 in itertools.product(range(8, 320, 8), turns):
+            centre_2 = pixels_N2[i] + turn_2 * (size_2 / 2 + distance * unit)
+            box, line = Bbox([centre_2 - size_2 / 2, centre_2 + size_2 / 2]), Line([pixels_N2[i], centre_2])
+            outside = (box.min < frame.min).any() or (box.max > frame.max).any()
+            cost = 1000 * outside + 100 * box.count_overlaps(taken)
+            if cost < least:
+                cost += sum(line.intersects_bbox(other, filled=False) for other in taken)
+                cost += sum(other.intersects_bbox(box, filled=False) for _, other in others)
+            if cost < least:
+                least, placed[i] = cost, (box.padded(2 * unit), line)
+                notes[i].set_position((centre_2 - pixels_N2[i]) / unit)
 
 
 def plot_dimension_curves(path: Path, curves: Mapping[str, Mapping[str, Any]], title: str, ylabel: str) -> None:
@@ -150,18 +170,15 @@ def plot_dimension_curves(path: Path, curves: Mapping[str, Mapping[str, Any]], t
     band of one standard deviation.
 
     Args:
-        path: file to write, .png; the SVG has the same stem. curves: model -> what
-            [`carl_hf.evaluation.geometry.dimension_curve`] returns. title, ylabel: as they are to be read.
+        curves: model -> what [`carl_hf.evaluation.geometry.dimension_curve`] returns.
     """
-    names = display_names(list(curves))
-    with _figure(path) as figure:
-        figure.set_size_inches(7.4, 4.8)
-        axis = figure.add_subplot()
-        handles = []
-        for m, curve in enumerate(curves.values()):
-            colour = _MODEL_COLOURS[m % len(_MODEL_COLOURS)]
+    names, handles = display_names(list(curves)), []
+    with _figure(path, 1, 7.4, 4.8) as (figure, (axis,)):
+        for curve, colour, marker in zip(
+            curves.values(), itertools.cycle(_MODEL_COLOURS), itertools.cycle(_MODEL_MARKERS), strict=False
+        ):
             pca, random, std = (np.array(curve[key], dtype=float) for key in ("pca", "random", "random_std"))
-            style = {"color": colour, "marker": _MODEL_MARKERS[m % len(_MODEL_MARKERS)], "markersize": 5}
+            style = {"color": colour, "marker": marker, "markersize": 5}
             handles += axis.plot(curve["kept"], pca, **style)
             axis.plot(curve["kept"], random, ls="--", markerfacecolor="white", **style)
             axis.fill_between(curve["kept"], random - std, random + std, color=colour, alpha=0.15, lw=0)
@@ -169,7 +186,7 @@ def plot_dimension_curves(path: Path, curves: Mapping[str, Mapping[str, Any]], t
         widths = {curve["kept"][-1] for curve in curves.values()}
         powers = {kept for curve in curves.values() for kept in curve["kept"]} - widths
         # numbers half an octave apart run into each other: a power of two gives way to a full width, and of two full
-        # widths the smaller stands lower
+        # widths the smaller is written one line lower
         ticks = sorted(widths | {power for power in powers if all(abs(math.log2(power / w)) > 0.5 for w in widths)})
         lower = {tick for tick in ticks if any(0 < math.log2(other / tick) < 0.5 for other in ticks)}
         axis.set_xticks(ticks, ["\n" * (tick in lower) + str(tick) for tick in ticks])
@@ -178,54 +195,50 @@ def plot_dimension_curves(path: Path, curves: Mapping[str, Mapping[str, Any]], t
         axis.set_title(title, fontsize=11)
         axis.grid(color="0.93")
         kinds = [_mark("0.3", "o", ls="-"), _mark("0.3", "o", ls="--", markerfacecolor="white")]
-        axis.legend(
-            kinds, ["principal components", "random coordinates ± 1 std"], frameon=False, fontsize=9, handlelength=4
-        )
+        kind_names = ["principal components", "random coordinates ± 1 std"]
+        axis.legend(kinds, kind_names, frameon=False, fontsize=9, handlelength=4)
         _legend(figure, handles, [names[model] for model in curves])
 
 
 def plot_bars(path: Path, rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> None:
-    """Grouped bars with 95 % intervals: percentages in one panel, fractions in another. A figure whose values and
+    """Grouped bars with 95 % intervals: percentages in one panel, fractions in another. A metric whose values and
     bounds all lie in [-1, 1] is a fraction.
 
     Args:
-        path: file to write, .png; the SVG has the same stem. rows: figure -> model -> (value, low, high).
+        rows: metric -> model -> (value, low, high).
     """
     from matplotlib.patches import Patch
 
     models = list(dict.fromkeys(model for bars in rows.values() for model in bars))
     names = display_names(models)
+    looks = itertools.cycle(itertools.product(_HATCHES, _MODEL_COLOURS))
     fills = [
-        {"facecolor": _MODEL_COLOURS[m % len(_MODEL_COLOURS)], "alpha": 0.8, "edgecolor": "white", "lw": 0,
-         "hatch": _HATCHES[m // len(_MODEL_COLOURS) % len(_HATCHES)]}
-        for m in range(len(models))
-    ]  # fmt: skip
-    fractions = {name for name, bars in rows.items() if np.abs(np.array(list(bars.values()), dtype=float)).max() <= 1}
-    panels = [("correlation", [name for name in rows if name in fractions]),
-              ("accuracy (%)", [name for name in rows if name not in fractions])]  # fmt: skip
-    panels = [(title, chosen) for title, chosen in panels if chosen]
+        {"facecolor": colour, "alpha": 0.8, "edgecolor": "white", "lw": 0, "hatch": hatch}
+        for _, (hatch, colour) in zip(models, looks, strict=False)
+    ]
+    fractions = [metric for metric, bars in rows.items() if np.abs(list(bars.values())).max() <= 1]
+    percentages = [metric for metric in rows if metric not in fractions]
+    panels = [
+        panel for panel in (("correlation", "%.3f", fractions), ("accuracy (%)", "%.1f", percentages)) if panel[2]
+    ]
+    titles = {metric: textwrap.fill(metric, 26) for metric in rows}
     bar, gap = 0.19, 0.24  # inches
-    titles = {name: textwrap.fill(name, 26) for name in rows}
     group = max(len(models), 2, *(title.count("\n") + 1 for title in titles.values())) * bar + gap
-    with _figure(path) as figure:
-        heights = [len(chosen) * group for _, chosen in panels]
-        figure.set_size_inches(7.4, sum(heights) + 0.75 * len(panels))
-        axes = figure.subplots(len(panels), squeeze=False, height_ratios=heights).ravel()
-        for axis, (title, chosen) in zip(axes, panels, strict=True):
+    heights = [len(metrics) * group for *_, metrics in panels]
+    height = sum(heights) / len(panels) + 0.75
+    with _figure(path, len(panels), 7.4, height, most=1, height_ratios=heights) as (figure, axes):
+        for axis, (kind, form, metrics) in zip(axes, panels, strict=True):
             for m, model in enumerate(models):
-                places = [i for i, name in enumerate(chosen) if model in rows[chosen[i]]]
-                value, low, high = np.array([rows[chosen[i]][model] for i in places], dtype=float).reshape(-1, 3).T
-                y = np.array(places) + (m - (len(models) - 1) / 2) * bar / group
+                y = np.array([i for i, metric in enumerate(metrics) if model in rows[metric]])
+                value, low, high = np.array([rows[metrics[i]][model] for i in y], dtype=float).reshape(-1, 3).T
                 # a value may lie outside its percentile interval, but no error bar may be negative
                 errors = np.maximum([value - low, high - value], 0)
-                axis.barh(y, value, 0.88 * bar / group, **fills[m])
-                axis.errorbar(value, y, xerr=errors, fmt="none", ecolor="0.2", elinewidth=1, capsize=2)
-                for place, v, end in zip(y, value, np.maximum(value, high), strict=True):
-                    text = f"{v:.3f}" if chosen[0] in fractions else f"{v:.1f}"
-                    axis.annotate(text, (max(end, 0), place), (4, 0), textcoords="offset points", va="center",
-                                  fontsize=7.5)  # fmt: skip
-            axis.set_yticks(range(len(chosen)), [titles[name] for name in chosen])
-            axis.set(xlabel=title, ylim=(len(chosen) - 0.5, -0.5))
+                y = y + (m - (len(models) - 1) / 2) * bar / group
+                line = {"ecolor": "0.2", "elinewidth": 1, "capsize": 2}
+                drawn = axis.barh(y, value, 0.88 * bar / group, xerr=errors, error_kw=line, **fills[m])
+                axis.bar_label(drawn, fmt=form, padding=4, fontsize=7.5)
+            axis.set_yticks(range(len(metrics)), [titles[metric] for metric in metrics])
+            axis.set(xlabel=kind, ylim=(len(metrics) - 0.5, -0.5))
             axis.margins(x=0.1)
             axis.axvline(0, color="0.3", lw=0.8)
             axis.grid(axis="x", color="0.9")
@@ -238,110 +251,59 @@ def plot_confusion(path: Path, panels: Mapping[str, tuple[np.ndarray, Sequence[s
     are written up to 15 classes.
 
     Args:
-        path: file to write, .png; the SVG has the same stem. panels: model -> (counts (C, C), C names).
+        panels: model -> (counts (C, C), C names).
     """
     names = display_names(list(panels))
-    most = max((len(classes) for _, classes in panels.values()), default=1)
-    with _figure(path) as figure:
-        figure.set_layout_engine("compressed")  # constrained, for square axes
-        side = max(2.6, most * (0.38 if most <= _WRITE_COUNTS else 0.19))
-        axes = _grid(figure, len(panels), side + 1.1, side + 1.3, most=3 if most <= 8 else 2)
-        for axis, (model, (confusion, classes)) in zip(axes, panels.items(), strict=True):
-            confusion = np.asarray(confusion)
-            share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-            image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    most = max(len(classes) for _, classes in panels.values())
+    side = max(2.6, most * (0.38 if most <= _MOST_COUNTED else 0.19))
+    with _figure(path, len(panels), side + 1.1, side + 1.3, 3 if most <= 8 else 2, "compressed") as (figure, axes):
+        for axis, (model, (counts_CC, classes)) in zip(axes, panels.items(), strict=True):
+            share_CC = counts_CC / np.maximum(counts_CC.sum(1, keepdims=True), 1)
+            image = axis.imshow(share_CC, cmap="Blues", vmin=0, vmax=1)
             axis.set_xticks(range(len(classes)), classes, rotation=90, fontsize=8)
             axis.set_yticks(range(len(classes)), classes, fontsize=8)
             axis.set(xlabel="predicted", ylabel="true")
             axis.set_title(names[model], fontsize=10)
-            if len(classes) <= _WRITE_COUNTS:
-                for (i, j), count in np.ndenumerate(confusion):
-                    colour = "white" if share[i, j] > 0.71 else "black"  # contrast 4.5 or more on every shade
-                    axis.text(j, i, f"{count:d}", ha="center", va="center", fontsize=7.5, color=colour)
+            for (i, j), count in np.ndenumerate(counts_CC) if len(classes) <= _MOST_COUNTED else ():
+                colour = "white" if share_CC[i, j] > 0.71 else "black"  # contrast 4.5 or more on every shade
+                axis.text(j, i, f"{count:d}", ha="center", va="center", fontsize=7.5, color=colour)
         figure.colorbar(image, ax=axes, label="share of the true class", aspect=30)
 
 
-def place_labels(axis: "Axes", points_N2: np.ndarray, names: Sequence[str]) -> "list[Annotation]":
-    """Writes a name at each point so that no names cross, as far as the axes have room: the nearest free place around
-    the point, measured by the renderer, with a line to it. The layout of the figure must be final."""
-    from matplotlib.text import Text
-
-    renderer = axis.figure.canvas.get_renderer()
-    frame, unit = axis.get_window_extent(renderer), axis.figure.dpi / 72  # pixels, pixels a point
-    pixels_N2 = axis.transData.transform(points_N2)
-    turn_T = np.radians(np.arange(0, 360, 15))
-    turns_T2 = np.stack([np.cos(turn_T), np.sin(turn_T)], axis=1)
-    distances_D11 = unit * np.arange(8, 320, 8)[:, None, None]
-    steps_S1 = np.linspace(0, 1, 40)[:, None]
-    marks_N4 = np.hstack([pixels_N2 - 5 * unit, pixels_N2 + 5 * unit])  # boxes are left, bottom, right, top
-    notes, candidates = [], []
-    for i, (name, point, pixel_2) in enumerate(zip(names, points_N2, pixels_N2, strict=True)):
-        note = axis.annotate(
-            name, point, (0, 0), textcoords="offset points", ha="center", va="center", fontsize=8.5,
-            arrowprops={"arrowstyle": "-", "color": "0.55", "lw": 0.7, "shrinkA": 0, "shrinkB": 5},
-            # a line that has to cross another name passes behind it
-            bbox={"facecolor": "white", "lw": 0, "pad": 1}, zorder=2 - i / 1000,
-        )  # fmt: skip
-        size_2 = np.array(Text.get_window_extent(note, renderer).size)  # an annotation's own extent holds its line too
-        centres_K2 = (pixel_2 + turns_T2 * (size_2 / 2 + distances_D11)).reshape(-1, 2)
-        candidates.append((centres_K2, np.hstack([centres_K2 - size_2 / 2, centres_K2 + size_2 / 2])))
-        notes.append(note)
-    boxes_N4, lines_NS2 = np.full((len(notes), 4), np.nan), np.full((len(notes), len(steps_S1), 2), np.nan)
-    for i in [*range(len(notes))] * 3:  # once each, then again with all others in place; NaN lies nowhere
-        (centres_K2, box_K4), pixel_2 = candidates[i], pixels_N2[i]
-        boxes_N4[i] = lines_NS2[i] = np.nan
-        taken_M4 = np.vstack([marks_N4, boxes_N4]) + 2 * unit * np.array([-1, -1, 1, 1])
-        lines_KS2 = pixel_2 + steps_S1 * (centres_K2 - pixel_2)[:, None]
-        outside_K = (box_K4[:, :2] < frame.min).any(1) | (box_K4[:, 2:] > frame.max).any(1)
-        covers_KM = ((box_K4[:, None, :2] < taken_M4[:, 2:]) & (box_K4[:, None, 2:] > taken_M4[:, :2])).all(2)
-        crosses_KM = _inside(lines_KS2[:, :, None], taken_M4).any(1)  # the point's own mark: the same for all
-        crossed_KN = _inside(lines_NS2, box_K4[:, None, None]).any(2)
-        cost_K = 1000 * outside_K + 100 * covers_KM.sum(1) + crosses_KM.sum(1) + crossed_KN.sum(1)
-        best = int(np.argmin(cost_K))  # the first of equals: the nearest
-        boxes_N4[i], lines_NS2[i] = box_K4[best], lines_KS2[best]
-        notes[i].set_position((centres_K2[best] - pixel_2) / unit)
-    return notes
-
-
-def _inside(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    return ((points > boxes[..., :2]) & (points < boxes[..., 2:])).all(-1)
-
-
 @contextmanager
-def _figure(path: Path) -> "Iterator[Figure]":
-    """A figure outside pyplot's state, written when the block ends; the same figure makes the same files again."""
+def _figure(
+    path: Path, panels: int, width: float, height: float, most: int = 3,
+    layout: Literal["constrained", "compressed"] = "constrained", **subplots: Any,
+) -> "Iterator[tuple[Figure, list[Axes]]]":  # fmt: skip
+    """A figure and its panels, at most so many in a row, each `width` x `height` inches with its margins. Written when
+    the block ends; outside pyplot's state."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    columns = min(panels, most)
+    rows = math.ceil(panels / columns)
     with matplotlib.rc_context({"text.parse_math": False, "svg.hashsalt": "carl", "axes.spines.right": False,
                                 "axes.spines.top": False}):  # fmt: skip
-        figure = Figure(layout="constrained", dpi=_DPI)
+        figure = Figure(figsize=(columns * width, rows * height), layout=layout, dpi=_DPI)
         FigureCanvasAgg(figure)
-        yield figure
+        axes = figure.subplots(rows, columns, squeeze=False, **subplots).ravel().tolist()
+        for axis in axes[panels:]:
+            axis.remove()
+        yield figure, axes[:panels]
+        figure.draw_without_rendering()  # the layout finds room for axes of a fixed aspect in a second pass only
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path.with_suffix(".png"), dpi=_DPI)
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
-def _grid(figure: "Figure", panels: int, width: float, height: float, most: int = 3) -> "list[Axes]":
-    """Axes for the panels, at most so many in a row, each `width` x `height` inches with its margins."""
-    columns = min(panels, most)
-    rows = math.ceil(panels / columns)
-    figure.set_size_inches(columns * width, rows * height)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for axis in axes[panels:]:
-        axis.remove()
-    return axes[:panels]
-
-
-def _legend(figure: "Figure", handles: Sequence[Any], names: Sequence[str]) -> None:
+def _legend(figure: "Figure", handles: Sequence[Any], names: Sequence[str], fontsize: float = 10) -> None:
     """One legend below all panels, for which the figure grows."""
     longest = max(len(line) for name in names for line in name.split("\n"))
-    columns = min(len(names), max(1, int(figure.get_figwidth() / (0.75 + 0.09 * longest))))
-    lines = max(name.count("\n") + 1 for name in names)
-    figure.set_figheight(figure.get_figheight() + 0.1 + 0.2 * lines * math.ceil(len(names) / columns))
-    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False)
+    columns = min(len(names), max(1, int(figure.get_figwidth() / (0.75 + 0.009 * fontsize * longest))))
+    lines = max(name.count("\n") + 1 for name in names) * math.ceil(len(names) / columns)
+    figure.set_figheight(figure.get_figheight() + 0.1 + 0.02 * fontsize * lines)
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=fontsize)
 
 
 def _mark(colour: str, marker: str, **style: Any) -> "Line2D":
@@ -352,8 +314,8 @@ def _mark(colour: str, marker: str, **style: Any) -> "Line2D":
 
 def _label_styles(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
     """label -> (colour, marker): circles in the colours that the emotions have everywhere, other shapes for others."""
-    styles = {label: (COLOURS[label], "o") for label in labels if label in COLOURS}
-    for i, label in enumerate(label for label in labels if label not in COLOURS):
-        shape = _LABEL_MARKERS[i // len(_LABEL_COLOURS) % len(_LABEL_MARKERS)]
-        styles[label] = (_LABEL_COLOURS[i % len(_LABEL_COLOURS)], shape)
-    return styles
+    others = [label for label in labels if label not in COLOURS]
+    looks = itertools.cycle((colour, marker) for marker in _LABEL_MARKERS for colour in _LABEL_COLOURS)
+    return {label: (COLOURS[label], "o") for label in labels if label in COLOURS} | dict(
+        zip(others, looks, strict=False)
+    )

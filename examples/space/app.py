@@ -15,11 +15,10 @@ from pathlib import Path
 
 import gradio as gr
 import numpy as np
-from analysis import MOST_ROWS, MOST_SENTENCES, Models, Reading, read_csv, sentences_of
+from analysis import MOST_ROWS, MOST_SENTENCES, Models, Reading, circle_svg, read_csv, sentences_of
 
 from carl_hf.commands.arguments import parse_script_arguments, use_all_cores
 from carl_hf.data.label_spaces import read_label_space
-from carl_hf.report.circumplex_plot import circle_svg
 
 EXAMPLES = [
     "We won the cup and danced through the streets until sunrise!\n"
