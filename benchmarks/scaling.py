@@ -275,8 +275,8 @@ def measure_bookkeeping(args: ScalingArguments) -> list[dict[str, Any]]:
         trainer._get_grad_norm(model)
 
         def check(batch: dict[str, Any] = batch, loss: torch.Tensor = loss) -> None:
-            trainer.faults.watch(batch, trainer._last_embedding_BH, loss.detach())
-            trainer.faults.on_pre_optimizer_step(settings, trainer.state, trainer.control, model=model)
+            trainer.nonfinite.watch(batch, trainer._last_embedding_BH, loss.detach())
+            trainer.nonfinite.on_pre_optimizer_step(settings, trainer.state, trainer.control, model=model)
 
         timed("looking for what is not finite", check)
         timed("a log entry", lambda: trainer.log({"loss": 1.0}), each=settings.logging_steps)

@@ -158,9 +158,9 @@ def check_metric(args: CarlTrainingArguments, probe: DevProbe | None, dev: Any) 
             "--probe_texts, scikit-learn (pip install 'carl_hf[eval]'), a tokenizer as processing_class, and "
             "train_dataset and eval_dataset as datasets.Dataset. Or name another --metric_for_best_model."
         )
-    if metric not in probe.figures(dev):
+    if metric not in probe.metrics_for(dev):
         raise ValueError(
             f"The best checkpoint is to be chosen by {args.metric_for_best_model}, but training and validation texts "
             "do not both carry the labels for it. Name another --metric_for_best_model "
-            f"({', '.join([*sorted(probe.figures(dev)), 'loss'])})."
+            f"({', '.join([*sorted(probe.metrics_for(dev)), 'loss'])})."
         )

@@ -14,80 +14,73 @@ _FEWEST = 4  # texts that a probe is fitted to
 
 
 class DevProbe:
-    """Figures on validation texts, from frozen embeddings of the present encoder.
+    """Metrics on validation texts, from frozen embeddings of the present encoder.
 
     Args:
-        train: training texts, of which at most `texts` are drawn by `seed` (the same each time); a probe is fitted on
-            four fifths of them, and its strength chosen on the rest, so that the validation texts only judge.
+        train: training texts, of which at most `texts` are drawn by `seed` (the same each time). A probe is fitted on
+            four fifths of them and its strength chosen on the rest, so that the validation texts only judge.
     """
 
     def __init__(self, train: Dataset, *, texts: int, seed: int):
-        rows = np.random.default_rng(seed).permutation(len(train))[:texts]
-        self._train = train.select(rows)
+        self._train = train.select(np.random.default_rng(seed).permutation(len(train))[:texts])
+        self._va_rows, self._class_rows = _labelled(self._train, "valence"), _labelled(self._train, "label")
 
     def __call__(self, encode: Callable[[Sequence[str]], np.ndarray], dev: Dataset) -> dict[str, float]:
-        """Where training and validation texts carry numbers, {"valence_pearson", "arousal_pearson", "va_pearson":
-        their mean}, -1 where r is undefined or an embedding is not finite; where both carry names, {"label_accuracy":
-        percent of the validation texts whose name stands in training}, 0 where an embedding is not finite.
+        """Where training and validation texts have VA labels, {"valence_pearson", "arousal_pearson", "va_pearson":
+        their mean}, -1 where r is undefined or an embedding is not finite; where both have class labels,
+        {"label_accuracy": percent of the validation texts whose class is among the training texts'}, 0 where an
+        embedding is not finite.
 
         Every text is embedded once.
         """
-        texts = list(self._train["text"]) + list(dev["text"])
-        embeddings, size = encode(texts), len(self._train)
-        train, held = embeddings[:size], embeddings[size:]
-        finite = bool(np.isfinite(embeddings).all())  # else training has diverged: the worst score, and no crash
-        wanted, figures = self.figures(dev), {}
-        if "va_pearson" in wanted:
-            scores = self._correlations(train, held, dev) if finite else np.full(len(DIMENSIONS), -1.0)
-            figures |= {f"{name}_pearson": float(r) for name, r in zip(DIMENSIONS, scores, strict=True)}
-            figures["va_pearson"] = float(scores.mean())
-        if "label_accuracy" in wanted:
-            figures["label_accuracy"] = self._accuracy(train, held, dev) if finite else 0.0
-        return figures
+        names, metrics = self.metrics_for(dev), {}
+        embeddings = encode([*self._train["text"], *dev["text"]])
+        if not np.isfinite(embeddings).all():  # training has diverged: the worst score, and no crash
+            return {name: 0.0 if name == "label_accuracy" else -1.0 for name in names}
+        train, held_out = np.split(embeddings, [len(self._train)])
+        if "va_pearson" in names:
+            scores = self._correlations(train, held_out, dev)
+            metrics |= {f"{name}_pearson": float(r) for name, r in zip(DIMENSIONS, scores, strict=True)}
+            metrics["va_pearson"] = float(scores.mean())
+        if "label_accuracy" in names:
+            metrics["label_accuracy"] = self._accuracy(train, held_out, dev)
+        return metrics
 
-    def figures(self, dev: Dataset) -> set[str]:
-        """Names of the figures that training and validation texts carry the labels for."""
-        found = set()
-        if len(_numbered(self._train)) >= _FEWEST and len(_numbered(dev)):
-            found |= {*(f"{name}_pearson" for name in DIMENSIONS), "va_pearson"}
-        if len(_named(self._train)) >= _FEWEST and len(self._judged(dev)):
-            found.add("label_accuracy")
-        return found
+    def metrics_for(self, dev: Dataset) -> list[str]:
+        """Names of the metrics that training and validation texts have the labels for."""
+        va = len(self._va_rows) >= _FEWEST and len(_labelled(dev, "valence"))
+        classes = len(self._class_rows) >= _FEWEST and len(self._known_classes(dev))
+        return [*(f"{name}_pearson" for name in (*DIMENSIONS, "va") if va), *(["label_accuracy"] if classes else [])]
 
-    def _judged(self, dev: Dataset) -> np.ndarray:
-        """Rows of the validation texts whose name stands in training."""
-        if not len(_named(self._train)) or not len(_named(dev)):
-            return np.array([], dtype=int)
-        known, names = {str(name) for name in self._train["label"] if name is not None}, list(dev["label"])
-        return np.array([i for i in _named(dev) if str(names[i]) in known], dtype=int)
+    def _known_classes(self, dev: Dataset) -> np.ndarray:
+        """Rows of the validation texts whose class is among the training texts'."""
+        rows = _labelled(dev, "label")
+        return rows[np.isin(_classes(dev, rows), _classes(self._train, self._class_rows))]
 
-    def _correlations(self, train: np.ndarray, held: np.ndarray, dev: Dataset) -> np.ndarray:
-        fitted, chosen = divide(_numbered(self._train), 8)
-        judged, labels = _numbered(dev), labels_of(self._train)
-        predicted = ridge_predictions(train[fitted], labels[fitted], train[chosen], labels[chosen], held[judged])
+    def _correlations(self, train: np.ndarray, held_out: np.ndarray, dev: Dataset) -> np.ndarray:
+        fitted, chosen = divide(self._va_rows, 8)
+        judged, labels = _labelled(dev, "valence"), labels_of(self._train)
+        predicted = ridge_predictions(train[fitted], labels[fitted], train[chosen], labels[chosen], held_out[judged])
         return np.nan_to_num(pearson(predicted.T, labels_of(dev)[judged].T), nan=-1.0)
 
-    def _accuracy(self, train: np.ndarray, held: np.ndarray, dev: Dataset) -> float:
-        judged, names = self._judged(dev), np.array([str(name) for name in self._train["label"]])
-        fitted, chosen = divide(_named(self._train), 8)
-        classes, labels = np.unique(names[np.concatenate([fitted, chosen])], return_inverse=True)
-        if len(set(labels[: len(fitted)])) == 1:  # nothing to tell apart
-            predicted = np.full(len(judged), classes[labels[0]])
+    def _accuracy(self, train: np.ndarray, held_out: np.ndarray, dev: Dataset) -> float:
+        judged, (fitted, chosen) = self._known_classes(dev), divide(self._class_rows, 8)
+        classes, labels = np.unique(_classes(self._train, self._class_rows), return_inverse=True)
+        of_fitted, of_chosen = labels[: len(fitted)], labels[len(fitted) :]
+        if len(set(of_fitted)) == 1:  # nothing to tell apart
+            predicted = np.full(len(judged), classes[of_fitted[0]])
         else:
-            parts = train[fitted], labels[: len(fitted)], train[chosen], labels[len(fitted) :]
-            predicted = classes[fit_logistic(*parts)[0](held[judged]).argmax(axis=1)]
-        return 100 * float(np.mean(predicted == np.array([str(name) for name in dev["label"]])[judged]))
+            predict = fit_logistic(train[fitted], of_fitted, train[chosen], of_chosen)[0]
+            predicted = classes[predict(held_out[judged]).argmax(axis=1)]
+        return 100 * float(np.mean(predicted == _classes(dev, judged)))
 
 
-def _numbered(dataset: Dataset) -> np.ndarray:
-    return _rows_with(dataset, "valence")
+def _labelled(dataset: Dataset, column: str) -> np.ndarray:
+    """Rows that have a value in a column; none without that column."""
+    values = dataset[column] if column in dataset.column_names else []
+    return np.array([row for row, value in enumerate(values) if value is not None], dtype=int)
 
 
-def _named(dataset: Dataset) -> np.ndarray:
-    return _rows_with(dataset, "label")
-
-
-def _rows_with(dataset: Dataset, column: str) -> np.ndarray:
-    if column not in dataset.column_names:
-        return np.array([], dtype=int)
-    return np.flatnonzero([value is not None for value in dataset[column]])
+def _classes(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    names = list(dataset["label"]) if len(rows) else []
+    return np.array([str(names[row]) for row in rows], dtype=str)

@@ -26,7 +26,7 @@ _SHOWN_TEXTS, _SHOWN_CHARACTERS = 3, 100
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a batch has left behind until the optimizer's step."""
+    """What is kept of a batch until the optimizer's step."""
 
     input_ids_BL: Tensor
     attention_mask_BL: Tensor
@@ -34,19 +34,26 @@ class _Batch:
     loss: Tensor
 
     def suspects(self) -> Tensor:
-        """(B,) booleans: texts whose embedding is not finite; none if they all are so, which is not the texts'
-        fault."""
+        """(B,) booleans: texts whose embedding is not finite; none if all are so, which no text has caused."""
         found_B = ~self.embedding_BH.isfinite().all(-1)
         return found_B & ~found_B.all()
 
+    def texts(self, chosen_B: Tensor, tokenizer: Any) -> list[str]:
+        """The chosen texts, as far as the encoder has read them."""
+        rows = chosen_B.nonzero().flatten().tolist()
+        ids = [self.input_ids_BL[row][self.attention_mask_BL[row].bool()].tolist() for row in rows]
+        if tokenizer is None:
+            return [str(tokens) for tokens in ids]
+        return [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in ids]
+
 
 class SkipNonFiniteSteps(TrainerCallback):
-    """Drops the gradients of a step whose loss or gradient is not finite, on any process: the optimizer then changes
-    nothing, and its own state stays as it was; the schedule goes on. The step is counted, a warning names the texts,
-    and a line of `skipped_steps.jsonl` in the output folder holds them all.
+    """Drops the gradients of a step whose loss or gradient is not finite on any process: the optimizer then changes
+    neither weights nor its own state; the schedule goes on. The step is counted, a warning names the texts, and a line
+    of `skipped_steps.jsonl` in the output folder holds them all.
 
-    Under fp16 the loss scaler skips a step whose gradient overflows, and lowers its scale; that is how it finds its
-    scale, so that such a step is counted, but not reported unless its loss is not finite either.
+    Under fp16 the loss scaler skips a step whose gradient overflows, to find its scale. Such a step is counted, but
+    reported only if its loss is not finite either.
 
     Args:
         accelerator: of the trainer. tokenizer: decodes the texts; None names them by their token ids.
@@ -68,8 +75,7 @@ class SkipNonFiniteSteps(TrainerCallback):
         self._last_loss: Tensor | None = None
 
     def watch(self, inputs: dict[str, Any], embedding_BH: Tensor, loss: Tensor) -> Tensor:
-        """Keeps what is needed to judge this batch. Returns the loss to be logged: the last finite one in place of one
-        that is not, 0 before there was any."""
+        """Keeps what is needed to judge this batch. Returns the loss to log: the last finite one, 0 before any."""
         self._batches.append(_Batch(inputs["input_ids"], inputs["attention_mask"], embedding_BH.detach(), loss))
         last = torch.zeros_like(loss) if self._last_loss is None else self._last_loss
         self._last_loss = torch.where(loss.isfinite(), loss, last)
@@ -86,7 +92,7 @@ class SkipNonFiniteSteps(TrainerCallback):
         bad = torch.stack([bad_loss, bad_gradient]).float()
         if self.accelerator.num_processes > 1:
             bad = self.accelerator.reduce(bad)
-        loss_is_bad, gradient_is_bad = bad.bool().tolist()  # the one time in a step that the host waits
+        loss_is_bad, gradient_is_bad = bad.bool().tolist()  # the only synchronization of a step
         self.skipped = loss_is_bad or gradient_is_bad
         if not self.skipped:
             self.in_a_row = 0
@@ -105,34 +111,28 @@ class SkipNonFiniteSteps(TrainerCallback):
             )
 
     def _report(self, batches: Sequence[_Batch], step: int, folder: Path) -> None:
-        own_fault = gather_object([text for batch in batches for text in self._texts(batch, batch.suspects())])
-        texts = own_fault or gather_object(
-            [text for batch in batches for text in self._texts(batch, torch.ones_like(batch.suspects()))]
-        )
+        def gather(chosen: Callable[[_Batch], Tensor]) -> list[str]:
+            return gather_object([text for batch in batches for text in batch.texts(chosen(batch), self.tokenizer)])
+
+        suspects = gather(_Batch.suspects)
+        texts = suspects or gather(lambda batch: batch.attention_mask_BL.any(-1))
         losses = gather_object([batch.loss.item() for batch in batches])
         if not self.accelerator.is_main_process:
             return
+        what = "gradient is" if torch.tensor(losses).isfinite().all() else "loss is"
+        whose = "Caused by" if suspects else "No text is to blame alone; the step's texts"
         shown = "; ".join(repr(text[:_SHOWN_CHARACTERS]) for text in texts[:_SHOWN_TEXTS])
+        if len(texts) > _SHOWN_TEXTS:
+            shown += f" and {len(texts) - _SHOWN_TEXTS} more, see {folder / SKIPPED_STEPS}"
         logger.warning(
-            "Step %d was skipped: its %s not finite (skipped so far: %d). %s: %s%s.",
+            "Step %d was skipped: its %s not finite (skipped so far: %d). %s: %s.",
             step,
-            "gradient is" if torch.tensor(losses).isfinite().all() else "loss is",
+            what,
             self.total,
-            "Caused by" if own_fault else "No text is to blame alone; the step's texts",
+            whose,
             shown,
-            f" and {len(texts) - _SHOWN_TEXTS} more, see {folder / SKIPPED_STEPS}"
-            if len(texts) > _SHOWN_TEXTS
-            else "",
         )
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / SKIPPED_STEPS).open("a", encoding="utf-8") as file:
-            entry = {"step": step, "losses": [str(x) for x in losses], "blamed": bool(own_fault), "texts": texts}
+            entry = {"step": step, "losses": [str(x) for x in losses], "blamed": bool(suspects), "texts": texts}
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-
-    def _texts(self, batch: _Batch, chosen_B: Tensor) -> list[str]:
-        """The chosen texts, as far as the encoder has seen them."""
-        found = []
-        for row in chosen_B.nonzero().flatten().tolist():
-            ids = batch.input_ids_BL[row][batch.attention_mask_BL[row].bool()].tolist()
-            found.append(str(ids) if self.tokenizer is None else self.tokenizer.decode(ids, skip_special_tokens=True))
-        return found

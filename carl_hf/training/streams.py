@@ -1,4 +1,4 @@
-"""Training texts that are read as they are needed: endless, dealt out to processes, and resumed by their position."""
+"""Streamed training texts: endless, shared among processes, resumed by their position."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,10 +16,9 @@ def is_stream(dataset: Any) -> bool:
 class EndlessRows(torch.utils.data.IterableDataset):
     """The rows of one process, pass after pass, from a position on.
 
-    Row n of the whole stream belongs to the joint batch n // (batch x processes), and in it to the process that its
-    place falls to. So the joint batches are the same for any number of processes, no two processes train on the same
-    row, and where a training stands is told by the number of its steps alone. Each process reads the rows of all and
-    collates its own.
+    Row n of the stream belongs to the global batch n // (batch * processes), and within it to a process by its
+    position. So the global batches are the same for any number of processes, no two processes train on the same row,
+    and the number of steps alone says where a training stands. Each process reads all rows and collates its own.
 
     Args:
         rows: an iterable data set; one with `set_epoch` (such as a shuffled `datasets.IterableDataset`) is told the
@@ -47,16 +46,16 @@ class EndlessRows(torch.utils.data.IterableDataset):
             length = number - first
             if length == 0:
                 raise ValueError(
-                    "The stream of training texts holds no rows: its files are empty, or all their rows stand in "
+                    "The stream of training texts holds no rows: its files are empty, or all their rows are in "
                     "another split than train or are held out."
                 )
-            whole = max(0, self.start - number) // length  # passes that need not be read to be passed over
-            number += whole * length
-            next(itertools.islice(passes, whole, whole), None)
+            skipped = max(0, self.start - number) // length  # passes before the start, which need not be read
+            number += skipped * length
+            next(itertools.islice(passes, skipped, skipped), None)
 
 
 class StreamEpochCallback(TrainerCallback):
-    """Tells the epoch of a training on a stream, which is one: the share of its steps that were made."""
+    """Sets the epoch of a training on a stream, which counts as one: the share of its steps that were made."""
 
     def on_step_end(self, args, state, control, **kwargs):
         state.epoch = state.global_step / state.max_steps

@@ -117,7 +117,8 @@ def test_a_loss_scaler_that_finds_no_scale_stops_too(tmp_path, tokenizer, caplog
     assert "was skipped" not in caplog.text  # how a scaler finds its scale
 
 
-def test_training_stops_after_so_many_in_a_row_and_goes_on_from_its_checkpoint(tmp_path, tokenizer):
+def test_training_stops_after_so_many_in_a_row_and_goes_on_from_its_checkpoint(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr("carl_hf.training.nonfinite.LIMIT", 3)
     settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
     broken = make_trainer(tmp_path, tokenizer, **settings)
     faulty_steps = (2, 4, 5, 6)  # one alone, and three in a row
