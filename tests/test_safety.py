@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_config, tiny_encoder, toy_dataset
+from conftest import ROOT, tiny_config, tiny_encoder, toy_dataset
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from carl_hf import CarlModel, CarlTrainingArguments
@@ -18,22 +18,11 @@ from carl_hf.commands.arguments import public_command
 from carl_hf.encoders.loading import load_classifier, load_encoder
 from carl_hf.evaluation.encoder import load_text_encoder
 
-ROOT = Path(__file__).parents[1]
 FOLDERS = ("carl_hf", "examples", "benchmarks", "model_cards")
 CODE = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
 TOKEN = "hf_canaryCANARYcanaryCANARY"
-NEVER = {
-    "trust_remote_code",
-    "allow_pickle",
-    "read_pickle",
-    "pickle",
-    "joblib",
-    "dill",
-    "eval",
-    "exec",
-    "shell",
-    "verify",
-}
+NEVER = {"trust_remote_code", "allow_pickle", "read_pickle", "pickle", "joblib", "dill", "eval", "exec", "shell",
+         "verify"}  # fmt: skip
 NEVER_CALLED = {"torch.load", "yaml.load", "yaml.full_load", "yaml.unsafe_load", "os.system"}
 
 
@@ -59,26 +48,22 @@ class Bomb:
 @pytest.mark.parametrize("kind", ["encoder", "carl", "classifier"])
 def test_pickled_weights_are_not_opened(kind, tmp_path, monkeypatch, tokenizer):
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "model"
-    if kind == "classifier":
-        model = AutoModelForSequenceClassification.from_config(tiny_config())
-    else:
-        model = tiny_encoder() if kind == "encoder" else CarlModel.from_encoder(tiny_encoder(), projection_dim=8)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
-    if kind == "encoder":
-        for load in (load_encoder, load_text_encoder, CarlModel.from_encoder):
-            with pytest.raises(ValueError, match="no weights in safetensors.*convert it once.*save_pretrained"):
-                load(str(folder))
-    elif kind == "classifier":
-        with pytest.raises(ValueError, match="no weights in safetensors"):
-            load_classifier(str(folder))
-    else:
-        for load in (CarlModel.from_pretrained, AutoModel.from_pretrained):
-            with pytest.raises(OSError, match="no file named model.safetensors"):
-                load(str(folder))
+    make, loaders, error, message = {
+        "encoder": (tiny_encoder, (load_encoder, load_text_encoder, CarlModel.from_encoder),
+                    ValueError, "no weights in safetensors.*convert it once.*save_pretrained"),
+        "carl": (lambda: CarlModel.from_encoder(tiny_encoder()),
+                 (CarlModel.from_pretrained, AutoModel.from_pretrained),
+                 OSError, "no file named model.safetensors"),
+        "classifier": (lambda: AutoModelForSequenceClassification.from_config(tiny_config()), (load_classifier,),
+                       ValueError, "no weights in safetensors"),
+    }[kind]  # fmt: skip
+    make().save_pretrained("model")
+    tokenizer.save_pretrained("model")
+    Path("model/model.safetensors").unlink()
+    Path("model/pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
+    for load in loaders:
+        with pytest.raises(error, match=message):
+            load("model")
     assert not Path("exploded").exists()
 
 
@@ -94,11 +79,10 @@ def test_arguments_show_and_keep_no_token(tmp_path):
     assert TOKEN not in str(refused.value)
 
 
-@pytest.mark.parametrize("flag", ["--hub_token", "--hub-token", "--hub_t", "--hub-tok"])
-@pytest.mark.parametrize("sign", [" ", "="])
-def test_a_command_is_recorded_without_its_token(flag, sign, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["pretrain.py", *f"{flag}{sign}{TOKEN}".split(" "), "--seed", "3"])
-    assert public_command("pretrain.py") == f"pretrain.py {flag}{sign}*** --seed 3"
+@pytest.mark.parametrize("flag", ["--hub_token {}", "--hub-token {}", "--hub_t={}", "--hub-tok={}"])
+def test_a_command_is_recorded_without_its_token(flag, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", *flag.format(TOKEN).split(" "), "--seed", "3"])
+    assert public_command("pretrain.py") == f"pretrain.py {flag.format('***')} --seed 3"
 
 
 @pytest.mark.usefixtures("measuring_packages")
@@ -128,8 +112,7 @@ def test_a_run_keeps_no_token_and_writes_into_its_folder_alone(tiny, tmp_path):
     assert done.returncode == 0, done.stderr
     assert TOKEN not in done.stdout + done.stderr
     written = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
-    outside = [path for path in written if not path.is_relative_to(tmp_path / "out")]
-    assert not [path for path in outside if not path.is_relative_to(tmp_path / "home")]
+    assert {path.relative_to(tmp_path).parts[0] for path in written} <= {"out", "home"}
     assert {path.name for path in written} >= {"results.json", "training_args.bin", "circumplex-own-csv.png"}
     assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
     assert '"skipped_rows"' in (tmp_path / "out" / "results.json").read_text()
