@@ -18,7 +18,7 @@ from step_cost import Operations, multiplication_rate, seconds
 from training_steps import BenchArguments, peer_model, run_benchmark
 
 from carl_hf import load_va_dataset
-from carl_hf.commands.arguments import environment_record
+from carl_hf.commands.environment import environment_record
 from carl_hf.encoders.embedding import embed_texts
 from carl_hf.encoders.loading import load_encoder, load_tokenizer
 from carl_hf.report.tables import table

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from training_steps import OURS, PLAIN, Bench, BenchArguments, in_own_process, run_benchmark
 
-from carl_hf.commands.arguments import environment_record, use_all_cores
+from carl_hf.commands.environment import environment_record, use_all_cores
 from carl_hf.report.tables import table
 
 _MIB = 2**20

@@ -38,7 +38,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
-from carl_hf.commands.arguments import environment_record, leave_at_once, use_all_cores
+from carl_hf.commands.environment import environment_record, leave_at_once, use_all_cores
 from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.encoders.loading import load_tokenizer
 from carl_hf.momentum import update_target

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from training_steps import OURS, Bench, BenchArguments, run_benchmark
 
-from carl_hf.commands.arguments import environment_record
+from carl_hf.commands.environment import environment_record
 from carl_hf.report.tables import table
 
 

@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 from carl_hf import CarlDataCollator, CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
 from carl_hf.collator import slices_of
-from carl_hf.commands.arguments import parse_script_arguments, use_all_cores
+from carl_hf.commands.arguments import parse_script_arguments
+from carl_hf.commands.environment import use_all_cores
 from carl_hf.encoders import pool
 from carl_hf.encoders.loading import load_encoder, load_tokenizer, resolve_encoder
 from carl_hf.encoders.packing import TokenLayout, encode_tokens, use_packed_attention

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from carl_hf.commands.arguments import environment_record, parse_script_arguments, use_all_cores
+from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.embed import EmbedArguments, remedy_for_a_full_disk
+from carl_hf.commands.environment import environment_record, use_all_cores
 from carl_hf.commands.shards import Shards, Survey, read_shards, survey
 from carl_hf.data.table_pieces import PiecewiseTable, open_tables
 from carl_hf.evaluation.encoder import TextEncoder, load_text_encoder, split_pooling

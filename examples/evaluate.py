@@ -16,12 +16,8 @@ from typing import Any
 import torch
 
 from carl_hf import CarlConfig, CarlModel
-from carl_hf.commands.arguments import (
-    environment_record,
-    parse_script_arguments,
-    start_measuring_script,
-    use_all_cores,
-)
+from carl_hf.commands.arguments import parse_script_arguments
+from carl_hf.commands.environment import environment_record, start_measuring_script, use_all_cores
 from carl_hf.commands.evaluate import Candidate, EvaluateArguments, comparators_of, runs_of_models, trained_on
 from carl_hf.encoders import load_config, load_tokenizer, resolve_encoder
 from carl_hf.evaluation.comparison import compare, spread

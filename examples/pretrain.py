@@ -39,17 +39,9 @@ from carl_hf import (
     load_va_dataset,
     push_export,
 )
-from carl_hf.commands.arguments import (
-    environment_record,
-    leave_at_once,
-    parse_arguments,
-    prepare_output,
-    public_command,
-    remove_results,
-    start_measuring_script,
-    train_or_exit,
-    use_all_cores,
-)
+from carl_hf.commands.arguments import parse_arguments, public_command
+from carl_hf.commands.environment import environment_record, leave_at_once, start_measuring_script, use_all_cores
+from carl_hf.commands.outputs import prepare_output, remove_results, train_or_exit
 from carl_hf.data.bad_rows import Skipped, skipped_record
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion

@@ -12,7 +12,7 @@ from conftest import TOY_NAMES, tiny_encoder, toy_dataset
 from transformers import PreTrainedTokenizerFast, TrainerCallback, set_seed
 
 from carl_hf import CarlDataCollator, CarlModel, CarlTrainer, CarlTrainingArguments
-from carl_hf.commands.arguments import leave_at_once
+from carl_hf.commands.environment import leave_at_once
 
 TEXTS_OF_A_STEP, STEPS = 8, 10
 

@@ -1,16 +1,16 @@
 import dataclasses
+import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from carl_hf.commands.arguments import (
-    available_cores,
-    check_output_dir,
-    parse_arguments,
-    remove_results,
-    use_all_cores,
-)
+from carl_hf.commands.arguments import parse_arguments
+from carl_hf.commands.environment import use_all_cores
+from carl_hf.commands.outputs import check_output_dir, remove_results
+
+CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
 
 
 @dataclasses.dataclass
@@ -113,11 +113,21 @@ def test_a_folder_that_holds_a_run_is_refused_resumed_or_replaced(tmp_path):
         check_output_dir(out / "notes.txt", resume=False, overwrite=True)
 
 
+def test_a_removed_setting_says_what_to_use_instead(tmp_path):
+    for argv in (
+        ["--ptd-weight", "0.2"],
+        ["--ptd_weight=0.2"],
+        ["--config", write(tmp_path / "c.yaml", "ptd_weight: 1")],
+    ):
+        with pytest.raises(ValueError, match="ptd_weight was removed: use objectives, such as --objectives mccl=0.8"):
+            parse_arguments(Script, argv)
+
+
 @pytest.mark.parametrize(
     "environment, flag, expected",
     [
-        ({"OMP_NUM_THREADS": "1"}, None, available_cores()),  # what accelerate launch sets
-        ({}, None, available_cores()),
+        ({"OMP_NUM_THREADS": "1"}, None, CORES),  # what accelerate launch sets
+        ({}, None, CORES),
         ({"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "64"}, None, 1),
         ({"OMP_NUM_THREADS": "3"}, None, None),  # the user's choice is left alone
         ({"OMP_NUM_THREADS": "3"}, 2, 2),

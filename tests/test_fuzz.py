@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carl_hf import CarlConfig, CarlTrainingArguments, load_va_dataset
-from carl_hf.commands.arguments import last_checkpoint, parse_script_arguments
+from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.shards import read_shards, survey
 from carl_hf.data.bad_rows import MAX_CHARACTERS, Skipped, skipped_record
 from carl_hf.data.files import SUFFIXES, Piece, column_names, read_pieces, read_rows, read_table
@@ -36,6 +36,7 @@ from carl_hf.encoders import Pooling
 from carl_hf.evaluation.comparators import read_comparators
 from carl_hf.evaluation.encoder import EmbeddingCache
 from carl_hf.objectives import OBJECTIVES, parse_objectives
+from carl_hf.training.checkpoints import last_checkpoint
 
 pytestmark = pytest.mark.parametrize("examples", [100, pytest.param(1000, marks=pytest.mark.slow)])
 

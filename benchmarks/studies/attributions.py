@@ -19,7 +19,8 @@ import numpy as np
 from tqdm import tqdm
 
 from carl_hf import load_va_dataset
-from carl_hf.commands.arguments import environment_record, parse_script_arguments, use_all_cores
+from carl_hf.commands.arguments import parse_script_arguments
+from carl_hf.commands.environment import environment_record, use_all_cores
 from carl_hf.evaluation.encoder import load_va_head
 from carl_hf.evaluation.statistics import interval, resample_rows
 from carl_hf.evaluation.valence_arousal import DIMENSIONS

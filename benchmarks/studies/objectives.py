@@ -29,7 +29,8 @@ from run_tables import mean_and_std, slug
 from transformers import set_seed
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, load_va_dataset
-from carl_hf.commands.arguments import environment_record, parse_script_arguments, use_all_cores
+from carl_hf.commands.arguments import parse_script_arguments
+from carl_hf.commands.environment import environment_record, use_all_cores
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import ClassCorpus, read_emotion
 from carl_hf.data.mixing import class_names, mix_datasets, remove_overlap

@@ -20,7 +20,8 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments, set_seed
 
 from carl_hf import CarlDataCollator, Provenance, export_va_regressor, load_va_dataset
-from carl_hf.commands.arguments import parse_script_arguments, use_all_cores
+from carl_hf.commands.arguments import parse_script_arguments
+from carl_hf.commands.environment import use_all_cores
 from carl_hf.data.mixing import mix_datasets
 from carl_hf.encoders.loading import load_classifier, load_tokenizer
 from carl_hf.utils.progress import show_progress

@@ -17,7 +17,8 @@ import gradio as gr
 import numpy as np
 from analysis import MOST_ROWS, MOST_SENTENCES, Models, Reading, circle_svg, read_csv, sentences_of
 
-from carl_hf.commands.arguments import parse_script_arguments, use_all_cores
+from carl_hf.commands.arguments import parse_script_arguments
+from carl_hf.commands.environment import use_all_cores
 from carl_hf.data.label_spaces import read_label_space
 
 EXAMPLES = [

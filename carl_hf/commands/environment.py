@@ -1,0 +1,81 @@
+"""What a command finds on the machine: its threads, its packages, and the record of both for results.json."""
+
+import datetime
+import importlib.util
+import logging
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import transformers
+
+from carl_hf.version import __version__
+
+
+def start_measuring_script(*, main_process: bool = True) -> None:
+    """Sets up logging, and checks that the packages for measuring and drawing are installed.
+
+    Raises:
+        ValueError: if one of them is missing; the message says what to install.
+    """
+    logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for module, package in (("sklearn", "scikit-learn"), ("scipy", "scipy"), ("matplotlib", "matplotlib")):
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(f"This script measures and draws with {package}: pip install 'carl_hf[eval]'.")
+
+
+def use_all_cores(num_threads: int | None) -> None:
+    """Sets torch's threads: `num_threads`, else the user's OMP_NUM_THREADS, else this process's share of the cores.
+
+    `accelerate launch` sets OMP_NUM_THREADS=1 if the user has not set it, and all cores but one would be idle; so 1
+    counts as unset.
+    """
+    if num_threads is None and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        num_threads = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+
+
+def environment_record() -> dict[str, Any]:
+    """Machine, threads, versions and date of a result."""
+    return {
+        "machine": platform.processor() or platform.machine(),
+        "processor": _processor(),
+        "date": f"{datetime.date.today()}",
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "carl_hf": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _processor() -> str:
+    """The CPU's model and its instructions for matrix products, if the system tells them; else the architecture."""
+    try:
+        info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.machine()
+    name = re.search(r"^model name\s*: (.*)$", info, re.MULTILINE)
+    wide = [word for word in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if re.search(rf"\b{word}\b", info)]
+    return " ".join([name[1].strip() if name else platform.machine(), *wide])
+
+
+def leave_at_once() -> NoReturn:
+    """Ends this process with exit code 0 without tearing anything down.
+
+    For processes that have nothing left to do after distributed training: tearing down a gloo group waits for threads
+    that may wait for the interpreter's lock, and now and then (torch 2.13) hangs or aborts.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
