@@ -43,7 +43,7 @@ def measure(candidate: Candidate, args: EvaluateArguments, settings: Settings, c
         encoder, settings, corpora, predict_va=load_va_head(candidate.model, max_length=args.max_length), carl=carl,
         trained_on=trained_on(candidate.model),
     )  # fmt: skip
-    result.figures = {"pooling": encoder.pooling, "dimensions": encoder.width, **result.figures}
+    result.metrics = {"pooling": encoder.pooling, "dimensions": encoder.width, **result.metrics}
     return result
 
 
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             failed.append(candidate.name)
             print(f"error: {candidate.name}: {error}", file=sys.stderr, flush=True)
             continue
-        results["models"][candidate.name] = evaluations[candidate.name].figures
+        results["models"][candidate.name] = evaluations[candidate.name].metrics
         write_json(output / "results.json", results)  # keeps what is measured if something fails later
     if evaluations:
         add_comparisons(results, evaluations, runs, args.seed)

@@ -5,56 +5,9 @@ from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import split_rows
 from carl_hf.evaluation.emotion import few_shot, measure_emotion
 from carl_hf.evaluation.probes import fit_logistic, fit_multi_label, fit_ridge
-from carl_hf.evaluation.statistics import (
-    classification_metrics,
-    classification_report,
-    multi_label_report,
-    one_hot,
-    resampled_class_metrics,
-)
 
-metrics = pytest.importorskip("sklearn.metrics")
 linear_model = pytest.importorskip("sklearn.linear_model")
 preprocessing = pytest.importorskip("sklearn.preprocessing")
-
-
-def test_classification_metrics_equal_sklearn():
-    rng = np.random.default_rng(0)
-    truth, predicted = rng.integers(4, size=90), rng.integers(3, size=90)  # class 3 is never predicted
-    figures = classification_metrics(predicted, truth, list("abcd"))
-    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
-        truth, predicted, average="macro", labels=range(4), zero_division=0
-    )
-    assert figures["accuracy"] == pytest.approx(100 * metrics.accuracy_score(truth, predicted))
-    assert (figures["precision"], figures["recall"], figures["f1"]) == pytest.approx((precision, recall, f1))
-    np.testing.assert_array_equal(figures["confusion"], metrics.confusion_matrix(truth, predicted))
-    with pytest.raises(ValueError, match="from 0 to 1"):
-        classification_metrics(predicted, truth, ["a", "b"])
-    with pytest.raises(ValueError, match="one length"):
-        classification_metrics(predicted[:5], truth, list("abcd"))
-
-
-def test_bootstraps_equal_loops():
-    rng = np.random.default_rng(1)
-    truth, predicted = rng.integers(3, size=40), rng.integers(3, size=40)
-    rows = np.random.default_rng(5).integers(40, size=(1000, 40))[:20]
-    resampled = resampled_class_metrics(one_hot(predicted, 3), one_hot(truth, 3), seed=5)
-    for k, r in enumerate(rows):
-        assert resampled["accuracy"][k] == pytest.approx(100 * np.mean(predicted[r] == truth[r]))
-        f1 = metrics.f1_score(truth[r], predicted[r], average="macro", labels=range(3), zero_division=0)
-        assert resampled["f1"][k] == pytest.approx(f1)
-    truth, predicted = rng.random((2, 40, 3)) < 0.4
-    resampled = resampled_class_metrics(predicted, truth, seed=5)
-    for k, r in enumerate(rows):
-        f1 = metrics.f1_score(truth[r], predicted[r], average="macro", zero_division=0)
-        assert resampled["f1"][k] == pytest.approx(f1)
-        assert resampled["accuracy"][k] == pytest.approx(100 * metrics.accuracy_score(truth[r], predicted[r]))
-    report = multi_label_report(predicted, truth, list("abc"), seed=5)
-    each = metrics.f1_score(truth, predicted, average=None, zero_division=0)
-    assert list(report["f1_per_class"].values()) == pytest.approx(each.tolist())
-    assert report["precision"] == pytest.approx(metrics.precision_score(truth, predicted, average="macro"))
-    assert report["f1_interval"][0] <= report["f1"] <= report["f1_interval"][1]
-    assert classification_report(truth[:, 0].astype(int), truth[:, 0].astype(int), "ab", seed=1)["accuracy"] == 100
 
 
 def clusters(size=300, classes=3, spread=0.3, seed=0):

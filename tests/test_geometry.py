@@ -7,20 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from carl_hf.evaluation import geometry
-from carl_hf.evaluation.geometry import (
-    alignment,
-    alignment_uniformity,
-    centroid_separation,
-    dimension_curve,
-    positive_random_ratio,
-    principal_axes,
-    uniformity,
-)
+from carl_hf.evaluation.geometry import alignment_uniformity, centroid_separation, dimension_curve, principal_axes
+
+PAIR_METRICS = ("alignment", "uniformity", "positive_random_ratio")
 
 
-def pair_figures(embeddings, labels, t=2.0, rows=None):
-    """Alignment, uniformity and ratio of the texts `rows` by a loop; a text that stands twice makes no pair with
+def pair_metrics(embeddings, labels, rows=None):
+    """Alignment, uniformity and ratio of the texts `rows` by a loop; a text that occurs twice makes no pair with
     itself."""
     unit = [row / math.sqrt(sum(x * x for x in row)) for row in embeddings]
     positives, everything, kernel = [], [], []
@@ -29,7 +22,7 @@ def pair_figures(embeddings, labels, t=2.0, rows=None):
             continue
         squared = sum((a - b) ** 2 for a, b in zip(unit[i], unit[j], strict=True))
         everything.append(squared)
-        kernel.append(math.exp(-t * squared))
+        kernel.append(math.exp(-2 * squared))
         if labels[i] == labels[j]:
             positives.append(squared)
     mean_positive = sum(positives) / len(positives) if positives else math.nan
@@ -44,43 +37,37 @@ def random_texts(seed, texts=23, width=5, classes=4):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_pair_figures_equal_a_double_loop(seed):
+def test_pair_metrics_equal_a_double_loop(seed):
     embeddings, labels = random_texts(seed)
-    aligned, uniform, ratio = pair_figures(embeddings, labels)
-    assert alignment(embeddings, labels) == pytest.approx(aligned, rel=1e-12)
-    assert uniformity(embeddings) == pytest.approx(uniform, rel=1e-12)
-    assert positive_random_ratio(embeddings, labels) == pytest.approx(ratio, rel=1e-12)
-    assert uniformity(embeddings, t=0.7) == pytest.approx(pair_figures(embeddings, labels, t=0.7)[1], rel=1e-12)
+    expected = pytest.approx(pair_metrics(embeddings, labels), rel=1e-12)
+    found = alignment_uniformity(embeddings, labels)
+    assert list(found) == list(PAIR_METRICS) and tuple(found.values()) == expected
     names = np.array(["joy", "anger", "fear", "calm"])[labels]
-    scaled = alignment_uniformity(embeddings * 7, names, seed=0, resamples=3)
-    assert [scaled[k] for k in ("alignment", "uniformity", "positive_random_ratio")] == pytest.approx(
-        [aligned, uniform, ratio], rel=1e-12
-    )
+    assert tuple(alignment_uniformity(embeddings * 7, names, seed=0)[name] for name in PAIR_METRICS) == expected
 
 
 def test_bootstrap_equals_a_loop_over_resamples():
     embeddings, labels = random_texts(2, texts=9)[0], [0, 0, 1, 1, 2, 3, 4, 5, 6]
-    found = alignment_uniformity(embeddings, labels, seed=5, resamples=200)
-    rows = np.random.default_rng(5).integers(9, size=(200, 9))
-    looped = np.array([pair_figures(embeddings, labels, rows=r) for r in rows])
+    found = alignment_uniformity(embeddings, labels, seed=5)
+    rows = np.random.default_rng(5).integers(9, size=(1000, 9))
+    looped = np.array([pair_metrics(embeddings, labels, rows=r) for r in rows])
     assert np.isnan(looped[:, 0]).any(), "no resample without a pair of one label: nothing is tested"
-    for k, name in enumerate(("alignment", "uniformity", "positive_random_ratio")):
+    for k, name in enumerate(PAIR_METRICS):
         defined = looped[~np.isnan(looped[:, k]), k]
         assert found[f"{name}_interval"] == pytest.approx(np.quantile(defined, [0.025, 0.975]).tolist(), rel=1e-10)
 
 
-def test_undefined_figures_are_none_and_bad_rows_are_named():
-    embeddings = np.eye(4)
-    alone = alignment_uniformity(embeddings, ["a", "b", "c", "d"], seed=0, resamples=20)
+def test_undefined_metrics_are_none_and_bad_rows_are_named():
+    alone = alignment_uniformity(np.eye(4), ["a", "b", "c", "d"], seed=0)
     assert alone["alignment"] is None and "same label" in alone["alignment_reason"]
     assert alone["alignment_interval"] is None and alone["positive_random_ratio"] is None
     assert alone["uniformity"] == pytest.approx(-4)  # squared distance 2 between all pairs
     rng = np.random.default_rng(0)
     line = rng.normal(size=7) * rng.uniform(1, 9, size=(5, 1))  # one direction, up to rounding
-    collapsed = alignment_uniformity(line, [0, 0, 1, 1, 1], seed=0, resamples=20)
+    collapsed = alignment_uniformity(line, [0, 0, 1, 1, 1], seed=0)
     assert collapsed["alignment"] == pytest.approx(0, abs=1e-12) == collapsed["uniformity"]
     assert collapsed["positive_random_ratio"] is None and "same" in collapsed["positive_random_ratio_reason"]
-    single = alignment_uniformity(np.ones((1, 3)), [0], seed=0, resamples=20)
+    single = alignment_uniformity(np.ones((1, 3)), [0], seed=0)
     assert single["uniformity"] is None and "two texts" in single["uniformity_reason"]
     for result in (alone, collapsed, single):
         json.dumps(result, allow_nan=False)
@@ -90,7 +77,7 @@ def test_undefined_figures_are_none_and_bad_rows_are_named():
         with pytest.raises(ValueError, match="row 3"):
             alignment_uniformity(embeddings, [0] * 5, seed=0)
     with pytest.raises(ValueError, match="5 embeddings but 4 labels"):
-        alignment(np.ones((5, 3)), [0] * 4)
+        alignment_uniformity(np.ones((5, 3)), [0] * 4)
 
 
 def test_centroid_separation_equals_a_loop():
@@ -104,8 +91,8 @@ def test_centroid_separation_equals_a_loop():
     between = [distance(centroids[a], centroids[b]) for a, b in itertools.combinations(centroids, 2)]
     within = [distance(u, centroids[c]) for u, c in zip(unit, labels.tolist(), strict=True)]
     expected = (sum(between) / len(between)) / (sum(within) / len(within))
-    assert centroid_separation(embeddings, labels) == pytest.approx(expected, rel=1e-10)
-    assert centroid_separation(embeddings, np.array(list("wxyz"))[labels]) == pytest.approx(expected, rel=1e-10)
+    for same in (labels, np.array(list("wxyz"))[labels]):
+        assert centroid_separation(embeddings, same) == pytest.approx(expected, rel=1e-10)
     assert centroid_separation(embeddings, labels * 0) is None  # one class
     assert centroid_separation(np.eye(3)[[0, 0, 1]], [0, 0, 1]) is None  # each class is one point
 
@@ -113,8 +100,8 @@ def test_centroid_separation_equals_a_loop():
 @pytest.mark.parametrize("width, kept", [(12, [2, 4, 8, 12]), (8, [2, 4, 8]), (2, [2]), (3, [2, 3]), (1, [1])])
 def test_dimension_curve_keeps_powers_of_two_and_all(width, kept):
     rng = np.random.default_rng(0)
-    parts = {name: rng.normal(size=(30, width)) for name in ("train", "test")}
-    assert dimension_curve(lambda reduced: reduced["test"].shape[1], parts, seed=0) == {
+    splits = {name: rng.normal(size=(30, width)) for name in ("train", "test")}
+    assert dimension_curve(lambda reduced: reduced["test"].shape[1], splits, seed=0) == {
         "kept": kept, "pca": kept, "random": kept, "random_std": [0.0] * len(kept),
     }  # fmt: skip
 
@@ -123,7 +110,7 @@ def test_dimension_curve_equals_sklearn_pca_and_seeded_subsets():
     decomposition = pytest.importorskip("sklearn.decomposition")
     rng = np.random.default_rng(1)
     mixing = rng.normal(size=(12, 12)) * np.arange(1, 13)
-    parts = {n: rng.normal(size=(size, 12)) @ mixing + 5 for n, size in (("train", 60), ("dev", 20), ("test", 25))}
+    splits = {n: rng.normal(size=(size, 12)) @ mixing + 5 for n, size in (("train", 60), ("dev", 20), ("test", 25))}
     seen = []
 
     def score(reduced):
@@ -131,35 +118,36 @@ def test_dimension_curve_equals_sklearn_pca_and_seeded_subsets():
         seen.append(reduced)
         return float(np.linalg.norm(reduced["test"][:, None] - reduced["dev"], axis=-1).min(1).mean())
 
-    curve = dimension_curve(score, parts, seed=3, draws=4)
-    assert curve["pca"][-1] == pytest.approx(score(parts), rel=1e-10) == curve["random"][-1]
+    curve = dimension_curve(score, splits, seed=3, draws=4)
+    assert curve["pca"][-1] == pytest.approx(score(splits), rel=1e-10) == curve["random"][-1]
     assert curve["random_std"][-1] == 0 and min(curve["random_std"][:-1]) > 0
     calls = iter(seen)
     for k, point, mean, std in zip(*(curve[key][:3] for key in ("kept", "pca", "random", "random_std")), strict=True):
-        pca = decomposition.PCA(k).fit(parts["train"])
+        pca = decomposition.PCA(k).fit(splits["train"])
         reduced = next(calls)
-        for name, part in parts.items():
-            theirs = pca.transform(part)
+        for name, rows in splits.items():
+            theirs = pca.transform(rows)
             signs = np.sign((reduced[name] * theirs).sum(0))
             np.testing.assert_allclose(reduced[name] * signs, theirs, atol=1e-8)
-        assert point == pytest.approx(score({name: pca.transform(part) for name, part in parts.items()}))
+        assert point == pytest.approx(score({name: pca.transform(rows) for name, rows in splits.items()}))
         drawn = [next(calls) for _ in range(4)]
         for draw in drawn:
-            columns = [int(np.abs(parts["test"] - column[:, None]).sum(0).argmin()) for column in draw["test"].T]
+            columns = [int(np.abs(splits["test"] - column[:, None]).sum(0).argmin()) for column in draw["test"].T]
             assert len(set(columns)) == k
-            for name, part in parts.items():
-                np.testing.assert_array_equal(draw[name], part[:, columns])
+            for name, rows in splits.items():
+                np.testing.assert_array_equal(draw[name], rows[:, columns])
         scores = [score(draw) for draw in drawn]
         assert (mean, std) == pytest.approx((np.mean(scores), np.std(scores, ddof=1)))
-    assert dimension_curve(score, parts, seed=3, draws=4) == curve
+    assert dimension_curve(score, splits, seed=3, draws=4) == curve
 
 
-def test_components_without_training_variance_are_left_out():
+def test_components_without_training_variance_are_left_out_and_undefined_scores_are_none():
     rng = np.random.default_rng(2)
-    parts = {"train": rng.normal(size=(5, 16)), "test": rng.normal(size=(9, 16))}
-    curve = dimension_curve(lambda reduced: reduced["test"].shape[1], parts, seed=0)
+    splits = {"train": rng.normal(size=(5, 16)), "test": rng.normal(size=(9, 16))}
+    curve = dimension_curve(lambda reduced: reduced["test"].shape[1], splits, seed=0)
     assert curve["pca"] == [2, 4, 4, 4]  # five texts span four directions
     assert curve["random"] == [2, 4, 8, 16]
+    assert dimension_curve(lambda reduced: math.nan, splits, seed=0)["pca"] == [None] * 4
 
 
 def test_principal_axes_are_ordered_and_have_a_sign():
@@ -168,4 +156,4 @@ def test_principal_axes_are_ordered_and_have_a_sign():
     np.testing.assert_allclose(variance, sorted(np.linalg.eigvalsh(np.cov(rows.T, bias=True)), reverse=True))
     np.testing.assert_allclose(((rows - rows.mean(0)) @ axes).var(0), variance)
     assert (axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])] > 0).all()
-    assert geometry.principal_axes(rows[::-1])[1] == pytest.approx(axes, abs=1e-8)
+    assert principal_axes(rows[::-1])[1] == pytest.approx(axes, abs=1e-8)

@@ -1,17 +1,25 @@
+"""Metrics and their bootstraps against scipy, scikit-learn and loops."""
+
 import numpy as np
 import pytest
 
 from carl_hf.evaluation.statistics import (
     absolute_error,
     agreement,
+    classification_metrics,
+    classification_report,
     concordance,
     interval,
+    multi_label_report,
+    one_hot,
     pearson,
     resample_rows,
+    resampled_class_metrics,
     spearman,
 )
 
 stats = pytest.importorskip("scipy.stats")
+metrics = pytest.importorskip("sklearn.metrics")
 
 
 def test_correlations_equal_scipy_also_in_batches_and_with_ties():
@@ -37,12 +45,12 @@ def test_concordance_and_error_equal_double_loops():
     assert absolute_error(x, y) == pytest.approx(sum(abs(a - b) for a, b in zip(x, y, strict=True)) / 30)
 
 
-def test_undefined_figures_are_null_with_the_reason():
-    figures = agreement(np.array([[1.0, 0.2], [1.0, 0.4]]), np.array([[0.0, 0.1], [1.0, 0.9]]), ["valence", "arousal"])
-    constant = figures["valence"]
+def test_undefined_metrics_are_null_with_the_reason():
+    found = agreement(np.array([[1.0, 0.2], [1.0, 0.4]]), np.array([[0.0, 0.1], [1.0, 0.9]]), ["valence", "arousal"])
+    constant = found["valence"]
     assert constant["pearson"] is None and constant["spearman"] is None
     assert constant["pearson_reason"] == "undefined: the predictions are constant"
-    assert constant["ccc"] == 0 and constant["mae"] == 0.5 and "pearson_reason" not in figures["arousal"]
+    assert constant["ccc"] == 0 and constant["mae"] == 0.5 and "pearson_reason" not in found["arousal"]
     with pytest.raises(ValueError, match="row 1 is not finite"):
         agreement(np.array([[1.0], [np.nan]]), np.zeros((2, 1)), ["valence"])
     with pytest.raises(ValueError, match="one shape"):
@@ -54,3 +62,42 @@ def test_resamples_are_paired_and_intervals_skip_the_undefined():
     assert (resample_rows(20, 3, 5) != resample_rows(20, 4, 5)).any()
     values = np.append(np.arange(101.0), np.nan)
     assert interval(values) == pytest.approx([2.5, 97.5]) and interval(np.array([np.nan])) is None
+
+
+def test_classification_metrics_equal_sklearn():
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.integers(4, size=90), rng.integers(3, size=90)  # class 3 is never predicted
+    found = classification_metrics(predicted, truth, list("abcd"))
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+        truth, predicted, average="macro", labels=range(4), zero_division=0
+    )
+    assert found["accuracy"] == pytest.approx(100 * metrics.accuracy_score(truth, predicted))
+    assert (found["precision"], found["recall"], found["f1"]) == pytest.approx((precision, recall, f1))
+    np.testing.assert_array_equal(found["confusion"], metrics.confusion_matrix(truth, predicted))
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        classification_metrics(predicted, truth, ["a", "b"])
+    with pytest.raises(ValueError, match="one length"):
+        classification_metrics(predicted[:5], truth, list("abcd"))
+
+
+def test_bootstraps_equal_loops():
+    rng = np.random.default_rng(1)
+    truth, predicted = rng.integers(3, size=40), rng.integers(3, size=40)
+    rows = np.random.default_rng(5).integers(40, size=(1000, 40))[:20]
+    resampled = resampled_class_metrics(one_hot(predicted, 3), one_hot(truth, 3), seed=5)
+    for k, r in enumerate(rows):
+        assert resampled["accuracy"][k] == pytest.approx(100 * np.mean(predicted[r] == truth[r]))
+        f1 = metrics.f1_score(truth[r], predicted[r], average="macro", labels=range(3), zero_division=0)
+        assert resampled["f1"][k] == pytest.approx(f1)
+    truth, predicted = rng.random((2, 40, 3)) < 0.4
+    resampled = resampled_class_metrics(predicted, truth, seed=5)
+    for k, r in enumerate(rows):
+        f1 = metrics.f1_score(truth[r], predicted[r], average="macro", zero_division=0)
+        assert resampled["f1"][k] == pytest.approx(f1)
+        assert resampled["accuracy"][k] == pytest.approx(100 * metrics.accuracy_score(truth[r], predicted[r]))
+    report = multi_label_report(predicted, truth, list("abc"), seed=5)
+    each = metrics.f1_score(truth, predicted, average=None, zero_division=0)
+    assert list(report["f1_per_class"].values()) == pytest.approx(each.tolist())
+    assert report["precision"] == pytest.approx(metrics.precision_score(truth, predicted, average="macro"))
+    assert report["f1_interval"][0] <= report["f1"] <= report["f1_interval"][1]
+    assert classification_report(truth[:, 0].astype(int), truth[:, 0].astype(int), "ab", seed=1)["accuracy"] == 100

@@ -41,7 +41,7 @@ def good(folder):
 
 
 def test_every_task_that_has_its_corpus_is_measured_and_the_others_are_listed(good):
-    figures = good.figures
+    figures = good.metrics
     assert figures["va"]["emobank"]["valence"]["pearson"] > 0.95 and "dominance" in figures["va"]["emobank"]
     assert set(figures["va"]) == {"emobank", "facebook", "emobank to facebook", "facebook to emobank"}
     assert figures["va"]["emobank to facebook"]["valence"]["pearson"] > 0.95
@@ -71,11 +71,11 @@ def test_each_text_is_embedded_once_and_what_training_has_seen_is_marked(folder)
     tasks = ("va", "emotion", "geometry")
     run = run_tasks(counting, Settings(tasks=tasks, data_dir=folder), trained_on=["facebook"])
     assert len(asked) == len(set(asked)) > 400
-    marked = [name for name, figures in run.figures["va"].items() if figures.get("seen_in_training")]
+    marked = [name for name, figures in run.metrics["va"].items() if figures.get("seen_in_training")]
     assert marked == ["facebook", "emobank to facebook"]
     gains = compare(run, run, seed=0)["va"]
     assert gains["facebook"]["seen_in_training"] and "seen_in_training" not in gains["emobank"]
-    report = {"models": {"x": run.figures}, "comparisons": {"x minus x": {"va": gains}}}
+    report = {"models": {"x": run.metrics}, "comparisons": {"x minus x": {"va": gains}}}
     write_report(report, folder / "report.md")
     text = (folder / "report.md").read_text()
     assert "| facebook | x †" in text and "| emobank  | x  " in text and "† The encoder was trained on these" in text
@@ -132,14 +132,14 @@ def test_two_encoders_are_compared_on_the_same_items(folder, good):
         assert gain > 0.3
     gain = gains["emotion"]["goemotions-six"]
     expected = (
-        good.figures["emotion"]["goemotions-six"]["accuracy"] - bad.figures["emotion"]["goemotions-six"]["accuracy"]
+        good.metrics["emotion"]["goemotions-six"]["accuracy"] - bad.metrics["emotion"]["goemotions-six"]["accuracy"]
     )
     assert gain["accuracy"] == pytest.approx(expected) and gain["accuracy_interval"][0] > 0
-    f1 = good.figures["emotion"]["goemotions-six"]["f1"] - bad.figures["emotion"]["goemotions-six"]["f1"]
+    f1 = good.metrics["emotion"]["goemotions-six"]["f1"] - bad.metrics["emotion"]["goemotions-six"]["f1"]
     assert gain["f1"] == pytest.approx(f1)
     worse = run_tasks(noise_only, Settings(tasks=("semantics",), data_dir=folder))
     stsb = compare(worse, good, seed=1)["semantics"]["stsb"]
-    one, two = (run.figures["semantics"]["stsb"]["spearman"] for run in (worse, good))
+    one, two = (run.metrics["semantics"]["stsb"]["spearman"] for run in (worse, good))
     assert stsb["spearman"] == pytest.approx(two - one) and len(stsb["spearman_interval"]) == 2
     same = compare(good, good, seed=1)["polarity"]["mr"]
     assert same == {"accuracy": 0.0, "accuracy_interval": [0.0, 0.0], "f1": 0.0, "f1_interval": [0.0, 0.0]}

@@ -330,7 +330,7 @@ class Runner:
         run = run_tasks(self.encoder_of(recipe, model), settings, Corpora(settings))
         items_file.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(items_file, **items_of(run.items))
-        return run.figures
+        return run.metrics
 
 
 def agreed_on(texts: datasets.Dataset, data_dir: str | None, share: float) -> datasets.Dataset:

@@ -3,6 +3,7 @@
 Shape suffixes: N texts or angles, H embedding width, C classes.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,9 +40,9 @@ def circular_order(
     """
     labels_N = np.asarray(labels_N)
     known_N = np.isin(labels_N, list(angles))
-    present = sorted({float(angles[name]) % 360 for name in np.unique(labels_N[known_N]).tolist()})
-    if len(present) < 4:
-        reason = f"undefined: {len(present)} distinct angles among the classes, at least 4 are needed"
+    distinct = {float(angles[name]) % 360 for name in np.unique(labels_N[known_N]).tolist()}
+    if len(distinct) < 4:
+        reason = f"undefined: {len(distinct)} distinct angles among the classes, at least 4 are needed"
         return {"angular_error": None, "angular_error_reason": reason}
     names, centroids_CH = class_centroids(np.asarray(embeddings_NH)[known_N], labels_N[known_N])
     variance_H, axes_HH = principal_axes(centroids_CH)
@@ -52,7 +53,7 @@ def circular_order(
     given_C = np.radians([angles[name] % 360 for name in names])
     rng = np.random.default_rng(seed)
     orders = np.stack([np.arange(len(names)), *(rng.permutation(len(names)) for _ in range(_PERMUTATIONS))])
-    errors, aligned = _rotated(found_C[orders], given_C)
+    errors, aligned = _aligned(found_C[orders], given_C)
     # the inner remainder of a tiny negative number is 360 itself
     degrees_C = np.degrees(aligned[0]) % 360 % 360
     return {
@@ -94,8 +95,9 @@ def radius_against_intensity(embeddings_NH: np.ndarray, va_N2: np.ndarray) -> fl
     return float(pearson(radius_N, np.linalg.norm(va_N2, axis=1)))
 
 
-def _rotated(found: np.ndarray, given_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean absolute error (...) and angles (..., C), in radians, of `found` (..., C) after the better reflection."""
+def _aligned(found: np.ndarray, given_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean absolute error (...) and angles (..., C), in radians, of `found` (..., C) after the best rotation of it or
+    of its mirror image."""
     candidates = []
     for sign in (1, -1):
         rotation = np.angle(np.exp(1j * (given_C - sign * found)).mean(-1, keepdims=True))
@@ -107,19 +109,15 @@ def _rotated(found: np.ndarray, given_C: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _order_agreement(found_C: np.ndarray, given_C: np.ndarray) -> float:
-    """Share of unordered triples that run the same way round, in the better reflection; triples of which two share a
-    given angle run no way round and do not count."""
-    a, b, c = (np.array(index) for index in zip(*_triples(len(found_C)), strict=True))
+    """Fraction of unordered triples that run the same way round, in the better reflection; triples of which two share
+    a given angle run no way round and do not count."""
+    triples = np.array(list(itertools.combinations(range(len(found_C)), 3))).T
 
     def turn(angle_C: np.ndarray) -> np.ndarray:
         """Sign of the area of the inscribed triangle: 1 counter-clockwise, -1 clockwise."""
-        x, y, z = angle_C[a], angle_C[b], angle_C[c]
+        x, y, z = angle_C[triples]
         return np.sign(np.sin(y - x) + np.sin(z - y) + np.sin(x - z))
 
     found, given = turn(found_C), turn(given_C)
     found, given = found[given != 0], given[given != 0]
     return float(max((found == given).mean(), (found == -given).mean()))
-
-
-def _triples(size: int) -> list[tuple[int, int, int]]:
-    return [(i, j, k) for i in range(size) for j in range(i + 1, size) for k in range(j + 1, size)]

@@ -17,7 +17,7 @@ class Comparator:
 
     Args:
         name: shown in results. model: Hub id or folder; None where none is known, `note` then says what to give.
-        pooling: what stands for a text. note: why this pooling, or where the weights are.
+        note: why this pooling, or where the weights are.
     """
 
     name: str
@@ -39,27 +39,28 @@ def read_comparators(path: str | Path) -> dict[str, Comparator]:
     content = read_yaml(path, "the comparators")
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} must hold entries such as 'BERT: {{model: google-bert/bert-base-uncased}}'.")
-    return {
-        str(name): _comparator(f"{path}, entry {reprlib.repr(name)}", str(name), entry)
-        for name, entry in content.items()
-    }
+    found = {}
+    for name, entry in content.items():
+        try:
+            found[str(name)] = _comparator(str(name), entry)
+        except ValueError as error:
+            raise ValueError(f"{path}, entry {reprlib.repr(name)}: {error}") from None
+    return found
 
 
-def _comparator(where: str, name: str, entry: Any) -> Comparator:
+def _comparator(name: str, entry: Any) -> Comparator:
     if not isinstance(entry, dict):
-        raise ValueError(f"{where}: must be a mapping with the keys {', '.join(_KEYS)}, got {reprlib.repr(entry)}.")
-    for key in entry:
-        if key not in _KEYS:
-            raise ValueError(f"{where}: unknown key {reprlib.repr(key)}; the keys are {', '.join(_KEYS)}.")
+        raise ValueError(f"must be a mapping with the keys {', '.join(_KEYS)}, got {reprlib.repr(entry)}.")
+    unknown = [key for key in entry if key not in _KEYS]
+    if unknown:
+        raise ValueError(f"unknown key {reprlib.repr(unknown[0])}; the keys are {', '.join(_KEYS)}.")
     if "model" not in entry:
-        raise ValueError(f"{where}: the key 'model' is missing; give a Hub id or a folder, or null if there is none.")
+        raise ValueError("the key 'model' is missing; give a Hub id or a folder, or null if there is none.")
     model, pooling, note = entry["model"], entry.get("pooling", "cls"), entry.get("note") or ""
     if model is not None and (not isinstance(model, str) or not model.strip()):
-        raise ValueError(f"{where}: model is {reprlib.repr(model)}; give a Hub id or a folder in quotes, or null.")
+        raise ValueError(f"model is {reprlib.repr(model)}; give a Hub id or a folder in quotes, or null.")
     if pooling not in get_args(ReadPooling):
-        raise ValueError(
-            f"{where}: unknown pooling {reprlib.repr(pooling)}; choose {', '.join(get_args(ReadPooling))}."
-        )
+        raise ValueError(f"unknown pooling {reprlib.repr(pooling)}; choose {', '.join(get_args(ReadPooling))}.")
     if model is None and not note:
-        raise ValueError(f"{where}: model is null; say in 'note' where the weights can be had, or give a model.")
+        raise ValueError("model is null; say in 'note' where the weights can be had, or give a model.")
     return Comparator(name, model, pooling, " ".join(str(note).split()))

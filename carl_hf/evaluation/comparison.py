@@ -19,11 +19,11 @@ from carl_hf.evaluation.valence_arousal import DIMENSIONS, va_gain
 
 
 def compare(before: Evaluation, after: Evaluation, *, seed: int) -> dict[str, Any]:
-    """Differences after - before on every corpus that both were measured on, by the paired bootstrap over test items.
+    """Differences after - before on every corpus that both were measured on, by the paired bootstrap over test texts.
 
     Returns:
-        {task: {corpus: figures}}: Pearson r for each dimension of va, accuracy in percent, F1; each with a 95 %
-        interval.
+        {task: {corpus: metrics}}: Pearson r for each dimension of va, Spearman rho of semantics, accuracy in percent
+        and F1; each with a 95 % interval.
     """
     result: dict[str, Any] = {}
     for key in before.items:
@@ -31,18 +31,19 @@ def compare(before: Evaluation, after: Evaluation, *, seed: int) -> dict[str, An
         if key not in after.items or task == "geometry":
             continue
         one, two = before.items[key], after.items[key]
-        if one["references"].shape != two["references"].shape:
+        truth = one["references"]
+        if truth.shape != two["references"].shape:
             raise ValueError(f"{key}: the two models were measured on different texts.")
         if task == "va":
-            names = (*DIMENSIONS, "dominance")[: one["references"].shape[1]]
-            figures = va_gain(one["predictions"], two["predictions"], one["references"], dimensions=names, seed=seed)
+            names = (*DIMENSIONS, "dominance")[: truth.shape[1]]
+            gain = va_gain(one["predictions"], two["predictions"], truth, dimensions=names, seed=seed)
         elif task == "semantics":
-            figures = _rank_gain(one["predictions"], two["predictions"], one["references"], seed)
+            gain = _rank_gain(one["predictions"], two["predictions"], truth, seed)
         else:
-            figures = class_gain(one, two, seed)
-        if any(run.figures[task][corpus].get("seen_in_training") for run in (before, after)):
-            figures["seen_in_training"] = True
-        result.setdefault(task, {})[corpus] = figures
+            gain = class_gain(one, two, seed)
+        if any(run.metrics[task][corpus].get("seen_in_training") for run in (before, after)):
+            gain["seen_in_training"] = True
+        result.setdefault(task, {})[corpus] = gain
     return result
 
 
@@ -57,46 +58,41 @@ def class_gain(one: dict[str, np.ndarray], two: dict[str, np.ndarray], seed: int
     """Differences two - one of accuracy (percent) and macro F1 with their intervals, by the paired bootstrap.
 
     Args:
-        one, two: {"predictions", "references"} on the same texts, (N,) numbers of classes or (N, C) booleans.
+        one, two: {"predictions", "references"} on the same texts, (N,) class indices or (N, C) booleans.
     """
-    truth = one["references"]
-    tables = [two["predictions"], one["predictions"], truth]
-    if truth.ndim == 1:
+    tables = [one["predictions"], two["predictions"], one["references"]]
+    if tables[-1].ndim == 1:
         classes = int(max(table.max() for table in tables)) + 1
         tables = [one_hot(table, classes) for table in tables]
-    after, before, truth = tables
-    point = {name: class_metrics(after, truth)[name] - value for name, value in class_metrics(before, truth).items()}
-    resampled_before = resampled_class_metrics(before, truth, seed=seed)
-    resampled_after = resampled_class_metrics(after, truth, seed=seed)
-    return {
-        key: value
-        for name in ("accuracy", "f1")
-        for key, value in (
-            (name, point[name]),
-            (f"{name}_interval", interval(resampled_after[name] - resampled_before[name])),
-        )
-    }
+    *predictions, truth = tables
+    before, after = (class_metrics(table, truth) for table in predictions)
+    resampled_before, resampled_after = (resampled_class_metrics(table, truth, seed=seed) for table in predictions)
+    gain: dict[str, Any] = {}
+    for name in ("accuracy", "f1"):
+        gain[name] = after[name] - before[name]
+        gain[f"{name}_interval"] = interval(resampled_after[name] - resampled_before[name])
+    return gain
 
 
-_NO_FIGURE = (
+_NOT_AVERAGED = (
     "constant", "majority", "texts", "tokens", "seconds", "skipped", "confusion", "l2", "dimensions",
     "strength", "draws", "angles",
 )  # fmt: skip
 
 
 def spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation (n - 1) of every figure over runs that differ by seed alone.
+    """Mean and standard deviation (n - 1) of every metric over runs that differ by seed alone.
 
     Args:
-        runs: figures of at least two models, as in results.json.
+        runs: metrics of at least two models, as in results.json.
 
     Returns:
-        the same nesting, each figure {"mean", "std"}; figures that a run lacks, and what is no figure (intervals,
-        counts, constant predictors), are left out.
+        the same nesting, each metric {"mean", "std"}, without those that a run lacks, intervals, counts and constant
+        predictors.
     """
     result: dict[str, Any] = {}
     for key in runs[0]:
-        if key in _NO_FIGURE or key.endswith("_interval") or any(key not in run for run in runs):
+        if key in _NOT_AVERAGED or key.endswith("_interval") or any(key not in run for run in runs):
             continue
         values = [run[key] for run in runs]
         if all(isinstance(v, Mapping) for v in values):

@@ -5,6 +5,7 @@ on the frozen encoder for {salient, random} tokens x {radius 0, the configured r
 guessing, what it reaches on random tokens is seeing.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,7 +49,7 @@ def measure_detector(
     """Precision, recall and AUC of perturbed-token detection on test texts by a linear detector on frozen states.
 
     Args:
-        model: a trained CarlModel. corpus: with official splits; the detector is fitted on its training part.
+        model: a trained CarlModel. corpus: with official splits; the detector is fitted on its training split.
         train_texts, test_texts: at most so many are used, drawn by `seed`.
 
     Returns:
@@ -57,7 +58,7 @@ def measure_detector(
         own, trained detector on salient tokens at the configured radius.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import precision_score, recall_score, roc_auc_score
+    from sklearn.metrics import precision_score, recall_score
     from sklearn.preprocessing import StandardScaler
 
     rng = np.random.default_rng(seed)
@@ -66,38 +67,29 @@ def measure_detector(
     was_training = model.training
     model.eval()
     try:
-        parts = {}
-        for part, size in (("train", train_texts), ("test", test_texts)):
-            rows = rng.permutation(corpus.rows(part))[:size]
-            parts[part] = _token_states(model, collator, corpus, rows, perturbation, generator)
+        train, test = (
+            _token_states(model, collator, corpus, rng.permutation(corpus.rows(split))[:size], perturbation, generator)
+            for split, size in (("train", train_texts), ("test", test_texts))
+        )
     finally:
         model.train(was_training)
-    train, test = parts["train"], parts["test"]
     result: dict[str, Any] = {}
-    for condition in train:
-        fitted, measured = train[condition], test[condition]
-        scaler = StandardScaler().fit(fitted.states)
+    for condition, fitted in train.items():
+        measured, scaler = test[condition], StandardScaler().fit(fitted.states)
         probe = LogisticRegression(solver="newton-cholesky", class_weight="balanced")
         probe.fit(scaler.transform(fitted.states), fitted.perturbed)
         scores = probe.decision_function(scaler.transform(measured.states))
         result[condition] = {
             "precision": float(precision_score(measured.perturbed, scores > 0, zero_division=0)),
             "recall": float(recall_score(measured.perturbed, scores > 0)),
-            "auc": float(roc_auc_score(measured.perturbed, scores)),
-            "auc_interval": _auc_interval(scores, measured, rng),
-            "tokens": len(scores),
+            **_auc(scores, measured, rng),
         }
     seen = test[f"salient, radius {perturbation.radius:g}"]
-    result["own detector"] = {
-        "auc": float(roc_auc_score(seen.perturbed, seen.own_scores)),
-        "auc_interval": _auc_interval(seen.own_scores, seen, rng),
-        "tokens": len(seen.own_scores),
-    }
-    return result
+    return {**result, "own detector": _auc(seen.own_scores, seen, rng)}
 
 
 class _Tokens(NamedTuple):
-    """The eligible tokens of some texts: last hidden states (T, H), whether perturbed (T,), number of the text (T,),
+    """The eligible tokens of some texts: last hidden states (T, H), whether perturbed (T,), index of the text (T,),
     logits of the model's own detector (T,)."""
 
     states: np.ndarray
@@ -110,6 +102,7 @@ def _token_states(
     model: CarlModel, collator: CarlDataCollator, corpus: VaCorpus, rows: np.ndarray, settings: Perturbation,
     generator: torch.Generator,
 ) -> dict[str, _Tokens]:  # fmt: skip
+    """Condition -> the tokens of the texts `rows`."""
     collected: dict[str, list[_Tokens]] = {}
     for start in range(0, len(rows), _BATCH):
         chosen = rows[start : start + _BATCH]
@@ -118,59 +111,50 @@ def _token_states(
         batch = collator(
             [{"text": corpus.texts[i], "valence": corpus.labels[i, 0], "arousal": corpus.labels[i, 1]} for i in chosen]
         )
-        for condition, tokens in _batch_states(model, batch, settings, generator).items():
+        for condition, tokens in _batch_states(model, batch, settings, generator):
             collected.setdefault(condition, []).append(tokens._replace(text=tokens.text + start))
     return {
-        condition: _Tokens(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-        for condition, parts in collected.items()
+        condition: _Tokens(*(np.concatenate(column) for column in zip(*batches, strict=True)))
+        for condition, batches in collected.items()
     }
 
 
 def _batch_states(
     model: CarlModel, batch: dict[str, Any], settings: Perturbation, generator: torch.Generator
-) -> dict[str, _Tokens]:
-    device = model.device
-    batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+) -> Iterator[tuple[str, _Tokens]]:
+    batch = {key: value.to(model.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
     ids_BL, eligible_BL, va_B2 = batch["input_ids"], batch["eligible"], batch["va"]
     layout = TokenLayout.of(batch)
-    ids_T = layout.pack(ids_BL)
+    ids_T, eligible_T = layout.pack(ids_BL), layout.pack(eligible_BL)
     embeds_TE = model.word_embeddings(ids_T).detach().requires_grad_()
     hidden_TH = model.encode(embeds_TE, layout)
-    target_BD = model.project_target(ids_T, layout)
     loss = mccl_loss(
-        model.predict(pool_packed(hidden_TH, layout, model.config.pooling)), target_BD, va_B2, va_B2,
-        temperature=settings.temperature, label_temperature=settings.label_temperature,
+        model.predict(pool_packed(hidden_TH, layout, model.config.pooling)), model.project_target(ids_T, layout),
+        va_B2, va_B2, temperature=settings.temperature, label_temperature=settings.label_temperature,
     )  # fmt: skip
     (gradient_TE,) = torch.autograd.grad(loss, [embeds_TE])
     scores = {
-        "salient": layout.unpack(token_saliency(gradient_TE)).cpu(),
-        "random": torch.rand(ids_BL.shape, generator=generator),
+        "salient": layout.unpack(token_saliency(gradient_TE)),
+        "random": torch.rand(ids_BL.shape, generator=generator).to(model.device),
     }
-    result = {}
-    eligible = eligible_BL.cpu().numpy()
-    text = np.broadcast_to(np.arange(len(eligible))[:, None], eligible.shape)[eligible]
-    for tokens, scores_BL in scores.items():
-        perturbed_BL = select_salient_tokens(scores_BL.to(device), eligible_BL, fraction=settings.fraction)
+    text_BL = torch.arange(len(ids_BL), device=model.device)[:, None].expand_as(ids_BL)
+    for kind, scores_BL in scores.items():
+        perturbed_T = layout.pack(select_salient_tokens(scores_BL, eligible_BL, fraction=settings.fraction))
         delta_TE = pgd_perturbation(
-            lambda moved: moved.sum(), embeds_TE, layout.pack(perturbed_BL), radius=settings.radius, relative=True,
+            lambda moved: moved.sum(), embeds_TE, perturbed_T, radius=settings.radius, relative=True,
             step_size=settings.radius, steps=1, first_gradient=gradient_TE,
         )  # one step from a known gradient: the score function is not called  # fmt: skip
-        chosen_T = layout.pack(eligible_BL)
         with torch.no_grad():
             moved_TH = model.encode(embeds_TE + delta_TE, layout)
             for radius, states_TH in ((0.0, hidden_TH), (settings.radius, moved_TH)):
-                states_TH = states_TH.detach()[chosen_T]
-                result[f"{tokens}, radius {radius:g}"] = _Tokens(
-                    states_TH.float().cpu().numpy(),
-                    layout.pack(perturbed_BL)[chosen_T].cpu().numpy(),
-                    text,
-                    model.detect(states_TH).float().cpu().numpy(),
-                )
-    return result
+                states_TH = states_TH.detach()[eligible_T]
+                columns = (states_TH.float(), perturbed_T[eligible_T], text_BL[eligible_BL],
+                           model.detect(states_TH).float())  # fmt: skip
+                yield f"{kind}, radius {radius:g}", _Tokens(*(column.cpu().numpy() for column in columns))
 
 
-def _auc_interval(scores: np.ndarray, tokens: _Tokens, rng: np.random.Generator) -> list[float] | None:
-    """Bootstrap over texts, whose tokens are not independent of each other."""
+def _auc(scores: np.ndarray, tokens: _Tokens, rng: np.random.Generator) -> dict[str, Any]:
+    """With a bootstrap over texts, whose tokens are not independent of each other."""
     from sklearn.metrics import roc_auc_score
 
     texts = np.unique(tokens.text)
@@ -179,4 +163,5 @@ def _auc_interval(scores: np.ndarray, tokens: _Tokens, rng: np.random.Generator)
     for _ in range(_RESAMPLES):
         rows = np.concatenate([members[text] for text in rng.choice(texts, len(texts))])
         values.append(roc_auc_score(tokens.perturbed[rows], scores[rows]))
-    return interval(np.array(values))
+    auc = float(roc_auc_score(tokens.perturbed, scores))
+    return {"auc": auc, "auc_interval": interval(np.array(values)), "tokens": len(scores)}

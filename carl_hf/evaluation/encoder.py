@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from huggingface_hub.constants import HF_HOME
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.configuration_carl import CarlConfig
 from carl_hf.encoders.embedding import PoolingChoice, classifier_outputs, embed_poolings
@@ -37,13 +37,13 @@ _CHUNK = 10_000  # texts embedded before their vectors are saved: what a kill ca
 
 
 class EmbeddingCache:
-    """Vectors of texts on disk, one folder for each encoder fingerprint. Files are written whole or not at all; one
-    that another version wrote, or that is damaged, is passed over."""
+    """Vectors of texts in memory and, where a folder is given, on disk. Its files are written whole or not at all; one
+    that another version wrote, or that is damaged, is ignored with a warning."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path | None):
         self.folder = folder
         self._rows: dict[bytes, np.ndarray] = {}
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
             try:
                 with safe_open(path, framework="numpy") as file:
                     if (file.metadata() or {}).get("format") != _CACHE_FORMAT:
@@ -63,11 +63,11 @@ class EmbeddingCache:
 
     def add(self, texts: Sequence[str], vectors: np.ndarray) -> None:
         self._rows.update(zip(map(_key, texts), vectors, strict=True))
-        write_vectors(self.folder, texts, vectors)
+        if self.folder is not None:
+            _write_vectors(self.folder, texts, vectors)
 
 
-def write_vectors(folder: Path, texts: Sequence[str], vectors: np.ndarray) -> None:
-    """Adds a file to a cache folder: whole, or not at all."""
+def _write_vectors(folder: Path, texts: Sequence[str], vectors: np.ndarray) -> None:
     keys = b"".join(map(_key, texts))
     name = hashlib.sha256(keys).hexdigest()[:16]
     tensors = {"keys": np.frombuffer(keys, dtype=np.uint8).reshape(-1, 16), "vectors": vectors}
@@ -89,45 +89,32 @@ class TextEncoder:
 
     Args:
         name: shown in results. embed: list of N texts -> float32 `Tensor` (N, H) under each of one or more poolings.
-        width: H. pooling: the one that is measured; the others cost next to nothing and are kept for later.
+        width: H. pooling: the one that is measured; the others cost next to nothing and are cached for later.
         fingerprint: changes with everything else that changes the vectors.
         cache_dir: folder of the cache; None keeps the vectors in memory only, for texts asked for again.
     """
 
     def __init__(
-        self,
-        name: str,
-        embed: Callable[[list[str]], dict[str, Tensor]],
-        *,
-        width: int,
-        pooling: str,
-        fingerprint: str,
-        cache_dir: str | Path | None,
-    ):
+        self, name: str, embed: Callable[[list[str]], dict[str, Tensor]], *, width: int, pooling: str,
+        fingerprint: str, cache_dir: str | Path | None,
+    ):  # fmt: skip
         self.name, self.width, self.pooling, self.fingerprint = name, width, pooling, fingerprint
         self._embed = embed
-        self._cache_dir = Path(cache_dir) / fingerprint if cache_dir is not None else None
-        self._cache = EmbeddingCache(self._cache_dir / pooling) if self._cache_dir is not None else None
-        self._memory: dict[str, np.ndarray] = {}
+        self._folder = None if cache_dir is None else Path(cache_dir) / fingerprint
+        self._cache = EmbeddingCache(None if self._folder is None else self._folder / pooling)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 (N, H). A text that stands there twice, or was asked for before, is embedded once."""
-        known = self._memory if self._cache is None else self._cache
-        missing = [text for text in dict.fromkeys(texts) if text not in known]
+        """float32 (N, H). A text that is repeated, or was asked for before, is embedded once."""
+        missing = [text for text in dict.fromkeys(texts) if text not in self._cache]
         for start in range(0, len(missing), _CHUNK):
             chunk = missing[start : start + _CHUNK]
             vectors = self._vectors(chunk)
-            if self._cache is None:
-                self._memory.update(zip(chunk, vectors[self.pooling], strict=True))
-                continue
-            for pooling, values in vectors.items():
-                if pooling == self.pooling:
-                    self._cache.add(chunk, values)
-                else:
-                    write_vectors(self._cache_dir / pooling, chunk, values)
+            self._cache.add(chunk, vectors.pop(self.pooling))
+            for pooling, values in vectors.items() if self._folder is not None else ():
+                _write_vectors(self._folder / pooling, chunk, values)
         if not len(texts):
             return np.zeros((0, self.width), dtype=np.float32)
-        return np.stack([known[text] for text in texts])
+        return np.stack([self._cache[text] for text in texts])
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """float32 (N, H), computed anew; nothing is kept, neither in memory nor on disk."""
@@ -176,16 +163,44 @@ def load_text_encoder(
         ValueError: if there is no such model or no tokenizer with it, or `"pooler"` is asked of an encoder that has
             none, or sentence-transformers is needed and not installed.
     """
-    resolved = resolve_encoder(name)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    config = load_config(name)
+    resolved, config = resolve_encoder(name), load_config(name)
     if pooling == "auto":
         stated = config.pooling if isinstance(config, CarlConfig) else stated_pooling(resolved)
-        if stated == "other":
-            return _sentence_transformer(name, resolved, max_length, batch_size, cache_dir, device, show_progress)
         if stated is None and not Path(resolved).is_dir():
             logger.warning("%s states no pooling: its first token is taken. Choose another with --pooling.", name)
         pooling = stated or "cls"
+    if pooling == "other":
+        model, tokenizer = _sentence_transformer(name, resolved, max_length, _device(device))
+        pooling, max_length = "sentence-transformers", model.max_seq_length
+        width = model.encode(["a"], show_progress_bar=False).shape[1]
+
+        def embed(texts: list[str]) -> dict[str, Tensor]:
+            bar = None if show_progress else False  # None: as its logger's level says
+            found = model.encode(texts, batch_size=batch_size, convert_to_tensor=True, show_progress_bar=bar)
+            return {pooling: found.float().cpu()}
+    else:
+        model, tokenizer, max_length = _plain_encoder(name, resolved, config, pooling, max_length)
+        model.to(_device(device)).eval()
+        width = model.config.hidden_size
+
+        def embed(texts: list[str]) -> dict[str, Tensor]:
+            return embed_poolings(
+                model, texts, tokenizer, poolings=sorted({"cls", "mean", pooling}), batch_size=batch_size,
+                max_length=max_length, progress=f"{Path(name).name}: {len(texts):,} texts" if show_progress else None,
+            )  # fmt: skip
+
+    fingerprint = _fingerprint(model, _tokenizer_state(tokenizer), max_length)
+    return TextEncoder(name, embed, width=width, pooling=pooling, fingerprint=fingerprint, cache_dir=cache_dir)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _plain_encoder(
+    name: str, resolved: str, config: PreTrainedConfig, pooling: str, max_length: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int]:
+    """The encoder, its tokenizer, and how many tokens of a text it reads."""
     if isinstance(config, CarlConfig):
         encoder = CarlModel.from_pretrained(resolved).encoder
     else:
@@ -193,26 +208,27 @@ def load_text_encoder(
     tokenizer = load_tokenizer(name)
     if pooling == "pooler" and getattr(encoder, "pooler", None) is None:
         raise ValueError(f"{name} has no pooler: choose --pooling cls or mean.")
-    encoder.to(device).eval()
     max_length = min(max_length, tokenizer.model_max_length)
     positions = encoder.config.to_dict().get("max_position_embeddings")
     if positions is not None and max_length > positions:
         raise ValueError(f"{name} has {positions} positions, fewer than --max_length {max_length}: lower it.")
+    return encoder, tokenizer, max_length
 
-    def embed(texts: list[str]) -> dict[str, Tensor]:
-        return embed_poolings(
-            encoder, texts, tokenizer, poolings=sorted({"cls", "mean", pooling}), batch_size=batch_size,
-            max_length=max_length, progress=f"{Path(name).name}: {len(texts):,} texts" if show_progress else None,
-        )  # fmt: skip
 
-    return TextEncoder(
-        name,
-        embed,
-        width=encoder.config.hidden_size,
-        pooling=pooling,
-        fingerprint=_fingerprint(encoder, _tokenizer_state(tokenizer), max_length),
-        cache_dir=cache_dir,
-    )
+def _sentence_transformer(
+    name: str, resolved: str, max_length: int, device: torch.device
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The model, which reads so many tokens of a text, and its tokenizer."""
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise ValueError(
+            f"{name} is a sentence-transformers model with modules of its own: pip install sentence-transformers, or "
+            "choose --pooling cls or mean."
+        ) from error
+    model = SentenceTransformer(resolved, device=str(device), model_kwargs={"use_safetensors": True})
+    model.max_seq_length = min(max_length, model.max_seq_length or max_length)
+    return model, model.tokenizer
 
 
 def load_va_head(
@@ -223,14 +239,10 @@ def load_va_head(
     Such a model has the regression problem type, the labels valence and arousal, and outputs in [0, 1].
     """
     config = load_config(name)
-    if not any(a.endswith("ForSequenceClassification") for a in config.architectures or ()):
+    is_classifier = any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
+    if not is_classifier or not is_va_regressor(config):
         return None
-    if not is_va_regressor(config):
-        return None
-    tokenizer = load_tokenizer(name)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = load_classifier(name)
-    model.to(device).eval()
+    tokenizer, model = load_tokenizer(name), load_classifier(name).to(_device(device)).eval()
 
     def predict(texts: Sequence[str]) -> np.ndarray:
         outputs = classifier_outputs(model, texts, tokenizer, batch_size=batch_size, max_length=max_length)
@@ -239,55 +251,24 @@ def load_va_head(
     return predict
 
 
-def _sentence_transformer(
-    name: str, resolved: str, max_length: int, batch_size: int, cache_dir: str | Path | None, device: torch.device,
-    show_progress: bool,
-) -> TextEncoder:  # fmt: skip
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ValueError(
-            f"{name} is a sentence-transformers model with modules of its own: pip install sentence-transformers, or "
-            "choose --pooling cls or mean."
-        ) from error
-    model = SentenceTransformer(resolved, device=str(device), model_kwargs={"use_safetensors": True})
-    pooling = "sentence-transformers"
-    model.max_seq_length = min(max_length, model.max_seq_length or max_length)
-
-    def embed(texts: list[str]) -> dict[str, Tensor]:
-        bar = None if show_progress else False  # None: as its logger's level says
-        found = model.encode(texts, batch_size=batch_size, convert_to_tensor=True, show_progress_bar=bar)
-        return {pooling: found.float().cpu()}
-
-    return TextEncoder(
-        name,
-        embed,
-        width=embed(["a"])[pooling].shape[1],
-        pooling=pooling,
-        fingerprint=_fingerprint(model, _tokenizer_state(model.tokenizer), model.max_seq_length),
-        cache_dir=cache_dir,
-    )
-
-
 def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
-    if tokenizer.is_fast:
-        backend = json.loads(tokenizer.backend_tokenizer.to_str())
-        backend |= {"truncation": None, "padding": None}  # set by the last call, no property of the tokenizer
-        return json.dumps(backend, sort_keys=True)
-    return json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    if not tokenizer.is_fast:
+        return json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend |= {"truncation": None, "padding": None}  # set by the last call, no property of the tokenizer
+    return json.dumps(backend, sort_keys=True)
 
 
 def _plain_config(model: nn.Module) -> str:
     """The configurations of a model's transformers, without what a copy of them may differ in."""
-    configs = [m.config.to_dict() for m in model.modules() if isinstance(m, PreTrainedModel)]
-    own = [
-        {k: v for k, v in c.items() if k not in ("transformers_version", "_name_or_path", "dtype")} for c in configs
-    ]
+    varying = ("transformers_version", "_name_or_path", "dtype")
+    configs = [module.config.to_dict() for module in model.modules() if isinstance(module, PreTrainedModel)]
+    own = [{key: value for key, value in config.items() if key not in varying} for config in configs]
     return json.dumps(own, sort_keys=True, default=str)
 
 
 def _fingerprint(model: nn.Module, *settings: object) -> str:
-    # beside the weights: what has none, such as the number of heads, activations, pooling and normalisation
+    # besides the weights: what has none, such as the number of attention heads, activations and normalisation
     digest = hashlib.sha256(repr((settings, str(model), _plain_config(model))).encode())
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())

@@ -1,14 +1,22 @@
-"""What is to be measured, and the corpora that this needs."""
+"""What is measured: the settings of the tasks, and the corpora that they name."""
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from carl_hf.data import labelled as data
 from carl_hf.data.corpora import CORPORA
 
 TASKS = ("va", "polarity", "emotion", "geometry", "semantics", "detector")
+
+Encode = Callable[[Sequence[str]], np.ndarray]
+"""List of N texts -> (N, H) embeddings."""
+Measured = tuple[dict[str, Any], dict[str, np.ndarray]]
+"""Metrics as in results.json, and arrays by test text: "predictions" and "references", or what a plot needs."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +26,10 @@ class Settings:
     Args:
         tasks: any of [`TASKS`]. data_dir: folder with local copies of the corpora; without one only the bundled demo
             corpus is measured. seed: of folds, splits, draws and bootstraps.
-        va: corpora of valence and arousal. polarity: its corpora; IMDB has by far the most tokens, so that it is asked
-            for by name. emotion: names or files (`text`, `label`, maybe `split`).
-        protocol: SentEval's `"fast"` or `"test"` protocol for polarity. shots: sizes of few-shot probes.
-        strict: a corpus that is not there is an error.
+        va, polarity: names of corpora; IMDB, which has by far the most tokens, is not among the defaults. emotion:
+            names of corpora, or files with the columns `text`, `label` and maybe `split`.
+        protocol: SentEval's, for polarity. shots: training texts a class of few-shot emotion probes.
+        strict: a corpus that is missing is an error.
     """
 
     tasks: Sequence[str] = TASKS[:-1]
@@ -53,59 +61,42 @@ class Corpora:
     """Everything that the settings name, read at once: wrong files are found before any work, and several encoders
     are measured on one copy.
 
-    `va`, `emotion`, `polarity`: name -> corpus. `geometry`: name -> classified corpus. `curve`: name and corpus of the
-    valence curve, or None. `sts`: text pairs with scores, or None. `skipped`: "task/corpus" -> why it is not there.
+    Attributes `va`, `polarity`, `emotion`, `geometry` (classes), `curve` (valence), `semantics`, `detector`: name ->
+    corpus. `skipped`: "task/corpus" -> why it is missing.
 
     Raises:
-        ValueError: for a file with missing columns or wrong values; for a corpus that is not there, if the settings
-            are strict.
+        ValueError: for a file with missing columns or wrong values; for a missing corpus, if the settings are strict.
     """
 
     def __init__(self, settings: Settings):
-        self._strict = settings.strict
-        self._read: dict[tuple[Any, ...], Any] = {}
         self.skipped: dict[str, str] = {}
-        tasks, folder = settings.tasks, settings.data_dir
+        folder, only_demo = settings.data_dir, settings.data_dir is None
+
+        @functools.cache
+        def read_once(reader: Callable[..., Any], name: str) -> Any:
+            return reader(folder) if reader is data.read_sts else reader(name, folder)
 
         def read(task: str, names: Sequence[str], reader: Callable[..., Any]) -> dict[str, Any]:
-            found = {}
-            for name in names:
-                corpus = self._attempt(f"{task}/{name}", reader, name, folder)
-                if corpus is not None:
-                    found[_key(name, found)] = corpus
+            found: dict[str, Any] = {}
+            for name in names if task in settings.tasks else ():
+                try:
+                    corpus = read_once(reader, name)
+                except data.MissingCorpus as error:
+                    if settings.strict:
+                        raise ValueError(f"{task}/{name}: {error} Without --strict it would be skipped.") from error
+                    self.skipped[f"{task}/{name}"] = str(error)
+                    continue
+                key = Path(name).stem if Path(name).suffix else name
+                if key in found:
+                    raise ValueError(f"Two corpora are called {key!r}: rename the file {name}.")
+                found[key] = corpus
             return found
 
-        own = folder is None
-        self.va = read("va", ("demo",) if own else settings.va, data.read_va) if "va" in tasks else {}
-        self.polarity = read("polarity", settings.polarity, data.read_polarity) if "polarity" in tasks else {}
-        emotion = (*(("demo",) if own else ()), *settings.emotion)
-        self.emotion = read("emotion", emotion, data.read_emotion) if "emotion" in tasks else {}
-        self.geometry: dict[str, data.ClassCorpus] = {}
-        self.curve: dict[str, data.VaCorpus] = {}
-        if "geometry" in tasks:
-            self.geometry = read("geometry", ("demo",) if own else ("goemotions-six", "emolit12"), data.read_emotion)
-            self.curve = read("geometry", ("demo" if own else "emobank",), data.read_va)
-        self.detector = read("detector", ("demo" if own else "emobank",), data.read_va) if "detector" in tasks else {}
-        self.sts = self._attempt("semantics/stsb", data.read_sts, folder) if "semantics" in tasks else None
-
-    def _attempt(self, key: str, reader: Callable[..., Any], *arguments: Any) -> Any:
-        """The reader's result, or None if the corpus is missing."""
-        known = (reader, *arguments)
-        if known in self._read:
-            return self._read[known]
-        try:
-            self._read[known] = reader(*arguments)
-        except data.MissingCorpus as error:
-            if self._strict:
-                raise ValueError(f"{key}: {error} Without --strict it would be skipped.") from error
-            self.skipped[key] = str(error)
-            return None
-        return self._read[known]
-
-
-def _key(name: str, others: Mapping[str, Any]) -> str:
-    """Name in the results: a file's without folder and ending."""
-    key = Path(name).stem if Path(name).suffix else name
-    if key in others:
-        raise ValueError(f"Two corpora are called {key!r}: rename the file {name}.")
-    return key
+        va, demo = ("demo",) if only_demo else ("emobank",), ("demo",) if only_demo else ()
+        self.va = read("va", demo or settings.va, data.read_va)
+        self.polarity = read("polarity", settings.polarity, data.read_polarity)
+        self.emotion = read("emotion", (*demo, *settings.emotion), data.read_emotion)
+        self.geometry = read("geometry", demo or ("goemotions-six", "emolit12"), data.read_emotion)
+        self.curve = read("geometry", va, data.read_va)
+        self.detector = read("detector", va, data.read_va)
+        self.semantics = read("semantics", ("stsb",), data.read_sts)

@@ -1,4 +1,7 @@
-"""Valence and arousal (and dominance) from frozen embeddings: a ridge probe, its figures, transfer between corpora."""
+"""Valence and arousal (and dominance) from frozen embeddings: a ridge probe, its metrics, transfer between corpora.
+
+Shape suffixes: N texts, K dimensions (valence and arousal first), H embedding width.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,71 +10,58 @@ import numpy as np
 
 from carl_hf.data.labelled import VaCorpus
 from carl_hf.data.splits import divide
+from carl_hf.evaluation.geometry import dimension_curve
 from carl_hf.evaluation.probes import fit_ridge
-from carl_hf.evaluation.statistics import AGREEMENT, RESAMPLES, agreement, defined, interval, pearson, resample_rows
+from carl_hf.evaluation.statistics import AGREEMENT, agreement, defined, interval, pearson, resample_rows
+from carl_hf.evaluation.tasks import Encode, Measured
 
 DIMENSIONS = ("valence", "arousal")
 FOLDS = 5
-Items = dict[str, np.ndarray]
 
 
 def ridge_predictions(
     train: np.ndarray, train_labels: np.ndarray, dev: np.ndarray, dev_labels: np.ndarray, test: np.ndarray
 ) -> np.ndarray:
-    """Predictions of a ridge regression on standardised embeddings, its strength chosen on dev by Pearson r.
-
-    Args:
-        train, dev, test: embeddings (N, H) of three disjoint sets of texts. train_labels, dev_labels: (N, K).
-
-    Returns:
-        (N of test, K); each of the K labels has a strength of its own.
-    """
+    """Predictions (N, K) for the embeddings `test` by the probe of [`carl_hf.evaluation.probes.fit_ridge`]."""
     return fit_ridge(train, train_labels, dev, dev_labels)(test)
 
 
 def va_metrics(
-    predictions: np.ndarray,
-    labels: np.ndarray,
-    *,
-    constant: np.ndarray,
-    dimensions: Sequence[str] = DIMENSIONS,
-    seed: int,
-    resamples: int = RESAMPLES,
-) -> dict[str, Any]:
-    """Figures of predicted valence, arousal and what else `dimensions` names, with intervals over the texts.
+    predictions_NK: np.ndarray, labels_NK: np.ndarray, *, constant: np.ndarray,
+    dimensions: Sequence[str] = DIMENSIONS, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Metrics of predicted valence, arousal and what else `dimensions` names, with intervals over the texts.
 
     Args:
-        predictions, labels: (N, K) in [-1, 1], valence and arousal first. constant: (K,) the constant predictor's
-            values, means of the training labels. seed, resamples: of the bootstrap over texts.
+        predictions_NK, labels_NK: in [-1, 1], valence and arousal first. constant: (K,) the constant predictor's
+            values, means of the training labels. seed: of the bootstrap over texts.
 
     Returns:
-        {"valence": {"pearson", "spearman", "ccc", "mae", each with "<figure>_interval" (95 %), and "constant": the
-        constant predictor's figures}, ...; "angle_error": mean angle in degrees between the predicted and the true
+        {"valence": {"pearson", "spearman", "ccc", "mae", each with "<metric>_interval" (95 %), and "constant": the
+        constant predictor's metrics}, ...; "angle_error": mean angle in degrees between the predicted and the true
         (valence, arousal), over texts with a label other than (0, 0); "intensity_error": mean absolute error of the
-        radius}. A figure that is undefined is None, with "<figure>_reason".
+        radius}. A metric that is undefined is None, with "<metric>_reason".
     """
-    rows = resample_rows(len(labels), seed, resamples)
-    result: dict[str, Any] = agreement(predictions, labels, dimensions)
+    rows_RN = resample_rows(len(labels_NK), seed)
+    result: dict[str, Any] = agreement(predictions_NK, labels_NK, dimensions)
     for k, name in enumerate(dimensions):
-        x, y = predictions[:, k][rows], labels[:, k][rows]
-        for figure, function in AGREEMENT.items():
-            result[name][f"{figure}_interval"] = interval(function(x, y))
-        fixed = np.full(len(labels), constant[k])
-        result[name]["constant"] = defined(
-            {figure: float(function(fixed, labels[:, k])) for figure, function in AGREEMENT.items()}, ["predictions"]
-        )
-    errors = _circle_errors(predictions, labels)
-    fixed = _circle_errors(np.broadcast_to(constant, labels.shape), labels)
+        x_N, y_N, fixed_N = predictions_NK[:, k], labels_NK[:, k], np.full(len(labels_NK), constant[k])
+        for key, metric in AGREEMENT.items():
+            result[name][f"{key}_interval"] = interval(metric(x_N[rows_RN], y_N[rows_RN]))
+        baseline = {key: float(metric(fixed_N, y_N)) for key, metric in AGREEMENT.items()}
+        result[name]["constant"] = defined(baseline, ["predictions"])
+    errors = _circle_errors(predictions_NK, labels_NK)
+    fixed = _circle_errors(np.broadcast_to(constant, labels_NK.shape), labels_NK)
     for name, unit in (("angle_error", "degrees"), ("intensity_error", "mae")):
-        resampled = np.array([_mean(errors[name][r]) for r in rows])
+        resampled = np.array([_mean(errors[name][rows_N]) for rows_N in rows_RN])
         means = {unit: _mean(errors[name]), "constant": _mean(fixed[name])}
         result[name] = {**defined(means, ["labels at (0, 0)"]), f"{unit}_interval": interval(resampled)}
     return result
 
 
 def va_gain(
-    before: np.ndarray, after: np.ndarray, labels: np.ndarray, *, dimensions: Sequence[str] = DIMENSIONS, seed: int,
-    resamples: int = RESAMPLES,
+    before_NK: np.ndarray, after_NK: np.ndarray, labels_NK: np.ndarray, *, dimensions: Sequence[str] = DIMENSIONS,
+    seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Gain in Pearson r from one set of predictions to another on the same texts, by the paired bootstrap.
 
@@ -79,75 +69,66 @@ def va_gain(
         {"valence": {"pearson": after - before, "pearson_interval": [low, high] (95 %)}, "arousal": {...}}; None where
         one of the two is undefined.
     """
-    rows = resample_rows(len(labels), seed, resamples)
-    return {
-        name: {
-            **defined(
-                {"pearson": float(pearson(after[:, k], labels[:, k]) - pearson(before[:, k], labels[:, k]))},
-                ["predictions of one model"],
-            ),
-            "pearson_interval": interval(
-                pearson(after[rows, k], labels[rows, k]) - pearson(before[rows, k], labels[rows, k])
-            ),
-        }
-        for k, name in enumerate(dimensions)
-    }
+    rows_RN, result = resample_rows(len(labels_NK), seed), {}
+    for k, name in enumerate(dimensions):
+        before_N, after_N, y_N = before_NK[:, k], after_NK[:, k], labels_NK[:, k]
+        point = {"pearson": float(pearson(after_N, y_N) - pearson(before_N, y_N))}
+        resampled_R = pearson(after_N[rows_RN], y_N[rows_RN]) - pearson(before_N[rows_RN], y_N[rows_RN])
+        result[name] = {**defined(point, ["predictions of one model"]), "pearson_interval": interval(resampled_R)}
+    return result
 
 
-def measure_corpus(
-    encode: Callable[[Sequence[str]], np.ndarray], corpus: VaCorpus, *, seed: int
-) -> tuple[dict, Items]:
+def measure_corpus(encode: Encode, corpus: VaCorpus, *, seed: int) -> Measured:
     """A corpus by itself: by its official splits, or by five seeded folds where it has none (each text is predicted
     once, by a probe that has seen neither it nor the tenth of the other texts on which the strength is chosen)."""
-    embeddings = encode(corpus.texts)
-    labels = corpus.labels
+    embeddings, labels, measured = encode(corpus.texts), corpus.labels, _rows(corpus, "test")
     if corpus.split is not None:
-        train, dev, test = (corpus.rows(part) for part in ("train", "validation", "test"))
-        predictions = ridge_predictions(
-            embeddings[train], labels[train], embeddings[dev], labels[dev], embeddings[test]
-        )
-        truth, constant, protocol = labels[test], labels[train].mean(0), "official splits"
+        folds = [tuple(corpus.rows(name) for name in ("train", "validation", "test"))]
+        protocol = "official splits"
     else:
-        predictions = np.empty_like(labels)
-        for train, dev, test in seeded_folds(len(labels), seed):
-            predictions[test] = ridge_predictions(
-                embeddings[train], labels[train], embeddings[dev], labels[dev], embeddings[test]
-            )
-        truth, constant, protocol = labels, labels.mean(0), f"{FOLDS} folds, seed {seed}"
-    metrics = va_metrics(predictions, truth, constant=constant, dimensions=corpus.dimensions, seed=seed)
-    return {"protocol": protocol, "texts": len(truth), **metrics}, {"predictions": predictions, "references": truth}
+        folds, protocol = seeded_folds(len(labels), seed), f"{FOLDS} folds, seed {seed}"
+    predictions = np.empty_like(labels)
+    for train, dev, test in folds:
+        parts = embeddings[train], labels[train], embeddings[dev], labels[dev]
+        predictions[test] = ridge_predictions(*parts, embeddings[test])
+    constant = labels[_rows(corpus, "train")].mean(0)
+    return _report(protocol, predictions[measured], labels[measured], constant, corpus.dimensions, seed)
 
 
-def measure_transfer(
-    encode: Callable[[Sequence[str]], np.ndarray], source: VaCorpus, target: VaCorpus, *, seed: int
-) -> tuple[dict, Items]:
-    """Probe fitted on the training part of one corpus (all of it but a tenth where it has no splits), measured on the
-    test part of another (all of it where it has none)."""
+def measure_transfer(encode: Encode, source: VaCorpus, target: VaCorpus, *, seed: int) -> Measured:
+    """Probe fitted on the training split of one corpus (all of it but a tenth where it has no splits), measured on the
+    test split of another (all of it where it has none)."""
     if source.split is not None:
         train, dev = source.rows("train"), source.rows("validation")
     else:
         train, dev = divide(np.random.default_rng(seed).permutation(len(source.texts)), 9)
-    test = target.rows("test") if target.split is not None else np.arange(len(target.texts))
-    fitted, measured = encode(source.texts), encode(target.texts)
-    predictions = ridge_predictions(
-        fitted[train], source.labels[train, :2], fitted[dev], source.labels[dev, :2], measured[test]
-    )
-    truth = target.labels[test, :2]
-    metrics = va_metrics(predictions, truth, constant=source.labels[train, :2].mean(0), seed=seed)
-    return {"protocol": "another corpus", "texts": len(test), **metrics}, {
-        "predictions": predictions, "references": truth,
-    }  # fmt: skip
+    fitted, labels, test = encode(source.texts), source.labels[:, :2], _rows(target, "test")
+    predictions = ridge_predictions(fitted[train], labels[train], fitted[dev], labels[dev], encode(target.texts)[test])
+    constant = labels[train].mean(0)
+    return _report("another corpus", predictions, target.labels[test, :2], constant, DIMENSIONS, seed)
 
 
-def measure_head(predict: Callable[[Sequence[str]], np.ndarray], corpus: VaCorpus, *, seed: int) -> tuple[dict, Items]:
-    """A trained head's own valence and arousal on the test part of a corpus (all of it where it has none)."""
-    test = corpus.rows("test") if corpus.split is not None else np.arange(len(corpus.texts))
-    train = corpus.rows("train") if corpus.split is not None else test
-    predictions, truth = predict([corpus.texts[i] for i in test]), corpus.labels[test, :2]
-    metrics = va_metrics(predictions, truth, constant=corpus.labels[train, :2].mean(0), seed=seed)
-    return {"protocol": "the model's own head", "texts": len(test), **metrics}, {
-        "predictions": predictions, "references": truth,
-    }  # fmt: skip
+def measure_head(predict: Callable[[Sequence[str]], np.ndarray], corpus: VaCorpus, *, seed: int) -> Measured:
+    """A trained head's own valence and arousal on the test split of a corpus (all of it where it has none)."""
+    test = _rows(corpus, "test")
+    predictions = predict([corpus.texts[i] for i in test])
+    constant = corpus.labels[_rows(corpus, "train"), :2].mean(0)
+    return _report("the model's own head", predictions, corpus.labels[test, :2], constant, DIMENSIONS, seed)
+
+
+def valence_curve(embeddings_NH: np.ndarray, corpus: VaCorpus, *, seed: int) -> dict[str, Any]:
+    """Pearson r of a ridge probe for valence against the number of kept dimensions, for a corpus with splits.
+
+    See [`carl_hf.evaluation.geometry.dimension_curve`].
+    """
+    rows = {name: corpus.rows(name) for name in ("train", "validation", "test")}
+    labels = {name: corpus.labels[chosen, :1] for name, chosen in rows.items()}
+
+    def score(splits: dict[str, np.ndarray]) -> float:
+        fitted = splits["train"], labels["train"], splits["validation"], labels["validation"]
+        return float(pearson(ridge_predictions(*fitted, splits["test"])[:, 0], labels["test"][:, 0]))
+
+    return dimension_curve(score, {name: embeddings_NH[chosen] for name, chosen in rows.items()}, seed=seed)
 
 
 def seeded_folds(size: int, seed: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -155,8 +136,7 @@ def seeded_folds(size: int, seed: int) -> list[tuple[np.ndarray, np.ndarray, np.
     order = np.random.default_rng(seed).permutation(size)
     folds = []
     for test in np.array_split(order, FOLDS):
-        rest = order[~np.isin(order, test)]
-        dev, train = divide(rest, 1, fewest=1)
+        dev, train = divide(order[~np.isin(order, test)], 1, fewest=1)
         folds.append((train, dev, test))
     return folds
 
@@ -164,6 +144,22 @@ def seeded_folds(size: int, seed: int) -> list[tuple[np.ndarray, np.ndarray, np.
 def labels_of(dataset: Mapping[str, Any]) -> np.ndarray:
     """(N, 2) valence and arousal of a dataset."""
     return np.stack([np.asarray(dataset[name], dtype=float) for name in DIMENSIONS], axis=1)
+
+
+def _rows(corpus: VaCorpus, split: str) -> np.ndarray:
+    """Those of a split, or all of a corpus without splits."""
+    return np.arange(len(corpus.texts)) if corpus.split is None else corpus.rows(split)
+
+
+def _report(
+    protocol: str, predictions: np.ndarray, truth: np.ndarray, constant: np.ndarray, dimensions: Sequence[str],
+    seed: int,
+) -> Measured:  # fmt: skip
+    metrics = va_metrics(predictions, truth, constant=constant, dimensions=dimensions, seed=seed)
+    return (
+        {"protocol": protocol, "texts": len(truth), **metrics},
+        {"predictions": predictions, "references": truth},
+    )
 
 
 def _circle_errors(predictions: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from carl_hf.evaluation.geometry import alignment, positive_random_ratio, uniformity
+from carl_hf.evaluation.geometry import alignment_uniformity
 
 _DESCRIPTION = """
 Alignment (mean squared distance of texts with the same label) and uniformity (log of the mean Gaussian potential of
@@ -52,12 +52,4 @@ class AlignmentUniformity(evaluate.Metric):
         )
 
     def _compute(self, embeddings, labels):
-        embeddings, labels = np.array(embeddings), np.array(labels)
-        figures = {
-            "alignment": alignment(embeddings, labels),
-            "uniformity": uniformity(embeddings),
-            "positive_random_ratio": positive_random_ratio(embeddings, labels),
-        }
-        undefined = [name for name, value in figures.items() if np.isnan(value)]
-        reason = "undefined: no two texts have the same label, or all embeddings are the same"
-        return {**figures, **{name: None for name in undefined}, **{f"{name}_reason": reason for name in undefined}}
+        return alignment_uniformity(np.array(embeddings), np.array(labels))
