@@ -23,7 +23,7 @@ from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.embed import EmbedArguments, remedy_for_a_full_disk
 from carl_hf.commands.environment import environment_record, use_all_cores
 from carl_hf.commands.shards import Shards, Survey, read_shards, survey
-from carl_hf.data.table_pieces import PiecewiseTable, open_tables
+from carl_hf.data.streaming import PiecewiseTable, open_tables
 from carl_hf.evaluation.encoder import TextEncoder, load_text_encoder, split_pooling
 from carl_hf.utils.progress import RowProgress
 

@@ -26,7 +26,7 @@ CELLS = {
     "an unknown number": ({"valence": "nan"}, "column 'valence' holds 'nan', not a number", "valence is no number"),
     "a word": ({"arousal": "high"}, "column 'arousal' holds 'high', not a number", "arousal is no number"),
     "no number": ({"arousal": ""}, "column 'arousal' holds '', not a number", "arousal is no number"),
-    "off the scale": ({"valence": 9}, r"valence is 9, outside the stated scale", "valence is outside the scale"),
+    "off the scale": ({"valence": 9}, r"valence is 9, outside the scale", "valence is outside the scale"),
 }  # fmt: skip
 TYPED = {
     "a number for a text": ({"text": 12}, "column 'text' holds 12, not a text", "text is no text"),

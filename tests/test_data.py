@@ -182,7 +182,7 @@ BAD_FILES = {
     "nothing for a number": ("text,valence,arousal\na,1,\n", "row 1: column 'arousal' holds ''"),
     "NaN": ("text,valence,arousal\na,1,nan\n", "row 1: column 'arousal' holds 'nan'"),
     "infinity": ("text,valence,arousal\na,1,inf\n", "row 1: column 'arousal' holds 'inf'"),
-    "a label outside the scale": ("text,valence,arousal\na,1,1\nb,6,1\n", r"row 2: valence is 6, outside the stated"),
+    "a label outside the scale": ("text,valence,arousal\na,1,1\nb,6,1\n", r"row 2: valence is 6, outside the scale"),
     "an empty text": ("text,valence,arousal\na,1,1\n  ,1,1\n", "row 2: column 'text' is empty"),
     "no rows": ("text,valence,arousal\n", "has no rows"),
     "an empty file": ("", "is empty or cannot be read"),
@@ -225,7 +225,7 @@ def test_other_bad_input_is_refused(tmp_path):
 
 
 def test_without_a_network_the_error_names_the_flag(monkeypatch, tmp_path):
-    monkeypatch.setattr("carl_hf.data.corpora._cache_dir", lambda: tmp_path)
+    monkeypatch.setattr("carl_hf.data.corpora._CACHE", tmp_path)
 
     def unreachable(*_, **__):
         raise urllib.error.URLError("no route")
@@ -252,7 +252,7 @@ class _Response:
 
 
 def test_a_download_is_used_only_if_its_checksum_fits(monkeypatch, corpora_dir, tmp_path):
-    monkeypatch.setattr("carl_hf.data.corpora._cache_dir", lambda: tmp_path)
+    monkeypatch.setattr("carl_hf.data.corpora._CACHE", tmp_path)
     monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: _Response(EMOBANK.encode()))
     with pytest.raises(ValueError, match="checksum differs. Nothing was used"):
         load_va_dataset("emobank")
@@ -323,16 +323,16 @@ def test_overlap_and_mixing():
     [
         ({"text": ["a"], "valence": [0.0]}, "no column 'arousal'"),
         ({"text": ["a", ""], "valence": [0.0, 0.0], "arousal": [0.0, 0.0]}, "row 1: column 'text' is empty"),
-        ({"text": ["a"], "valence": [math.nan], "arousal": [0.0]}, "row 0: valence is nan"),
-        ({"text": ["a"], "valence": [3.0], "arousal": [0.0]}, r"row 0: valence is 3.0, not a number in \[-1, 1\]"),
-        ({"text": ["a"], "valence": ["1"], "arousal": [0.0]}, "row 0: valence is '1'"),
+        ({"text": ["a"], "valence": [math.nan], "arousal": [0.0]}, "row 0: column 'valence' holds nan, not a number"),
+        ({"text": ["a"], "valence": [3.0], "arousal": [0.0]}, r"row 0: valence is 3, outside the scale \[-1, 1\]"),
+        ({"text": ["a"], "valence": ["1"], "arousal": [0.0]}, "row 0: column 'valence' holds '1' in place of 1.0"),
         ({"text": [], "valence": [], "arousal": []}, "is empty"),
         ({"text": ["a"], "label": ["joy"]}, "no column 'valence'"),
-        ({"text": ["a"], "valence": [None], "arousal": [None]}, "row 0: valence is None"),
+        ({"text": ["a"], "valence": [None], "arousal": [None]}, "row 0: column 'valence' holds None"),
         ({"text": ["a", "b"], "valence": [0.0, None], "arousal": [0.0, 0.1], "label": ["x", "y"]},
-         r"row 1: valence is None \(arousal is 0.1\)"),
+         "row 1: column 'valence' holds None"),
         ({"text": ["a", "b"], "valence": [0.0, 0.0], "arousal": [0.0, None], "label": ["x", "y"]},
-         "row 1: arousal is None"),
+         "row 1: column 'arousal' holds None"),
         ({"text": ["a", "b"], "valence": [None] * 2, "arousal": [None] * 2, "label": ["x", "y"]},
          "no text has valence and arousal"),
     ],
@@ -344,7 +344,10 @@ def test_datasets_that_cannot_be_trained_on_are_refused(columns, message):
 
 def test_labels_are_names_where_names_are_needed():
     numbers = {"text": ["a", "b"], "valence": [0.0] * 2, "arousal": [0.0] * 2}
-    for label, message in ((["x", " "], "row 1: label is ' ', not a name"), ([1, 2], "row 0: label is 1")):
+    for label, message in (
+        (["x", " "], "row 1: column 'label' holds ' ' in place of None"),
+        ([1, 2], "holds 1 in place of '1'"),
+    ):
         dataset = Dataset.from_dict({**numbers, "label": label})
         check_dataset(dataset, "train_dataset", {"va"})  # not looked at
         with pytest.raises(ValueError, match=message):
@@ -353,7 +356,7 @@ def test_labels_are_names_where_names_are_needed():
 
 def test_names_alone_numbers_alone_and_mixtures_pass_for_what_needs_them():
     names = Dataset.from_dict({"text": ["a", "b"], "label": ["joy", None]})
-    with pytest.raises(ValueError, match="row 1: valence is None"):  # a text without any label
+    with pytest.raises(ValueError, match="row 1: column 'valence' holds None"):  # a text without any label
         check_dataset(names, "train_dataset", {"class"})
     names = names.select([0])
     check_dataset(names, "train_dataset", {"class"})

@@ -117,7 +117,7 @@ def test_files_of_every_kind_in_the_order_of_their_names(embed, frame, expected,
 
 def test_a_hub_data_set_split_by_split(embed, frame, expected, out, monkeypatch):
     hub = {"owner/name": DatasetDict(train=Dataset.from_pandas(frame[:150]), test=Dataset.from_pandas(frame[150:]))}
-    monkeypatch.setattr("carl_hf.data.table_pieces.datasets.load_dataset", hub.__getitem__)
+    monkeypatch.setattr("carl_hf.data.streaming.datasets.load_dataset", hub.__getitem__)
     embed("owner/name", "--keep_columns", "split", "id")
     table = pd.read_parquet(out)
     assert table["split"].tolist() == ["train"] * 150 + ["test"] * 80 and table["id"].equals(frame["id"])

@@ -51,10 +51,10 @@ def test_a_file_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("name,valence,arousal\njoy,2,0\n", r"row 1: valence is '2', not a number in \[-1, 1\]"),
-        ("name,valence,arousal\njoy,high,0\n", "valence is 'high'"),
-        ("name,angle\njoy,361\n", "not degrees from 0 to 360"),
-        ("name,angle\njoy,1\nJOY,2\n", "'joy' stands there twice"),
+        ("name,valence,arousal\njoy,2,0\n", r"row 1: valence is 2, outside the scale \[-1, 1\]"),
+        ("name,valence,arousal\njoy,high,0\n", "column 'valence' holds 'high', not a number"),
+        ("name,angle\njoy,361\n", "angle is 361, outside"),
+        ("name,angle\njoy,1\nJOY,2\n", "'joy' is there twice"),
         ("label,angle\njoy,1\n", "no column 'name'"),
         ("name,valence\njoy,1\n", "no column 'arousal'"),
     ],

@@ -176,7 +176,7 @@ def test_pieces_and_row_groups_count_on(kind, tmp_path, monkeypatch):
     skipped = {}
     rows = list(stream_va_dataset([path], shuffle_buffer=1, skip_bad_rows=True, skipped=skipped, **FORM))
     assert [row["text"] for row in rows] == load_va_dataset(path, skip_bad_rows=True, **FORM)["text"]
-    assert skipped[path].reasons == {"valence is outside the scale": (3, [4, 21, 45])}
+    assert skipped[path].reasons == {"valence is outside the scale": {"rows": 3, "first": [4, 21, 45]}}
 
 
 def test_what_is_skipped_is_counted_and_told_in_good_time(tmp_path, caplog):
@@ -196,7 +196,10 @@ def test_what_is_skipped_is_counted_and_told_in_good_time(tmp_path, caplog):
     }  # fmt: skip
     for _ in range(2):  # what more passes read again is counted once
         assert [row["text"] for row in stream] == ["a"]
-        assert skipped[str(path)].rows == 9_001 and skipped[str(path)].reasons["valence is no number"] == (1, [9_002])
+        assert skipped[str(path)].rows == 9_001 and skipped[str(path)].reasons["valence is no number"] == {
+            "rows": 1,
+            "first": [9_002],
+        }
     next(iter(stream))
     assert skipped[str(path)].rows == 9_001
     assert caplog.text.count("row 2: valence is 9") == 1 and caplog.text.count("9001 bad rows left out") == 1

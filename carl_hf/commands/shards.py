@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from carl_hf.data.bad_rows import BadRow, refuse, text_fault
-from carl_hf.data.files import REMEDY, Piece, first_line
-from carl_hf.data.table_pieces import PiecewiseTable
+from carl_hf.data.bad_rows import REMEDY, any_text, parse_rows, refuse
+from carl_hf.data.files import Piece, first_line
+from carl_hf.data.streaming import PiecewiseTable
 from carl_hf.utils.atomic_files import write_atomically, write_json
 
 MANIFEST = "_manifest.json"  # readers of a folder of Parquet files ignore names that begin with an underscore
@@ -48,9 +47,11 @@ def survey(
     digest, counts, schema = hashlib.sha256(), [], pa.schema([])
     for table in tables:
         counts.append(0)
-        for piece in table.pieces(lambda first, stop: True):
+        for piece in table.pieces():
             refuse(table.name, piece.bad, REMEDY)
-            _check_texts(piece.frame, table.name, text_column)
+            texts = piece.frame if text_column in piece.frame else piece.frame.assign(**{text_column: None})
+            bad = parse_rows(texts, {text_column: any_text})[1]
+            refuse(table.name, bad, f"{REMEDY}, or name another column with --text_column")
             cells = _as_arrow(piece, [text_column, *keep_columns], table.name)
             digest.update(repr(cells.to_pydict()).encode("utf-8"))
             kept = cells.select(keep_columns).schema.remove_metadata()
@@ -58,18 +59,11 @@ def survey(
                 schema = pa.unify_schemas([schema, kept], promote_options="permissive")
             except pa.ArrowException as error:
                 raise ValueError(f"{table.name}: a column of --keep_columns has several types ({error}).") from error
-            counts[-1] += piece.length
-            report(piece.length)
+            counts[-1] += len(cells)
+            report(len(cells))
     if not sum(counts):
         raise ValueError(f"{', '.join(table.name for table in tables)}: there are no rows.")
     return Survey(counts, schema, digest.hexdigest())
-
-
-def _check_texts(frame: pd.DataFrame, name: str, column: str) -> None:
-    texts = frame[column] if column in frame else dict.fromkeys(frame.index)
-    unusable = {row: text for row, text in texts.items() if not isinstance(text, str) or not text.strip()}
-    bad = [BadRow(row, *text_fault(column, text)) for row, text in unusable.items()]
-    refuse(name, bad, f"{REMEDY}, or name another column with --text_column")
 
 
 def _as_arrow(piece: Piece, columns: Sequence[str], name: str) -> pa.Table:
@@ -79,9 +73,9 @@ def _as_arrow(piece: Piece, columns: Sequence[str], name: str) -> pa.Table:
     cells = {}
     for column in columns:
         try:
-            cells[column] = pa.array(piece.frame[column].tolist() if column in piece.frame else [None] * piece.length)
+            cells[column] = pa.array(list(piece.frame[column]) if column in piece.frame else [None] * len(piece.frame))
         except (pa.ArrowException, ValueError, OverflowError, RecursionError) as error:
-            rows = f"rows {piece.first} to {piece.first + piece.length - 1}"
+            rows = f"rows {piece.frame.index[0]} to {piece.frame.index[-1]}"
             raise ValueError(
                 f"{name}, {rows}: column {column!r} of --keep_columns holds values of several types, or values that "
                 f"cannot be stored ({first_line(error)})."
@@ -101,22 +95,19 @@ def read_shards(
     Raises:
         ValueError: for a row that can no longer be read.
     """
-    offset, total, parts = 0, sum(rows), []
-
-    def wanted_in(first: int, stop: int) -> list[int]:
-        return [shard for shard in range(first // shard_rows, (stop - 1) // shard_rows + 1) if shard in wanted]
-
-    for table, count in zip(tables, rows, strict=True):
-        for piece in table.pieces(lambda start, stop, offset=offset: bool(wanted_in(offset + start, offset + stop))):
+    first, total, parts = 0, sum(rows), []
+    for table in tables:
+        for piece in table.pieces():
             refuse(table.name, piece.bad, REMEDY)
-            cells, first = _as_arrow(piece, columns, table.name), offset + piece.first - 1
-            for shard in wanted_in(first, first + len(cells)):
+            cells = _as_arrow(piece, columns, table.name)
+            for shard in range(first // shard_rows, (first + len(cells) - 1) // shard_rows + 1):
                 start, stop = shard * shard_rows, min((shard + 1) * shard_rows, total)
-                parts.append(cells[max(start - first, 0) : stop - first])
-                if sum(map(len, parts)) == stop - start:
-                    yield shard, pa.concat_tables(parts, promote_options="permissive")
-                    parts = []
-        offset += count
+                if shard in wanted:
+                    parts.append(cells[max(start - first, 0) : stop - first])
+                    if sum(map(len, parts)) == stop - start:
+                        yield shard, pa.concat_tables(parts, promote_options="permissive")
+                        parts = []
+            first += len(cells)
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,25 @@
-"""Rows that cannot be used: what is wrong with them, and how they are refused, or left out and counted."""
+"""The rules for texts, class labels and numbers; the rows that break them are refused, or left out and counted."""
 
 import functools
 import logging
 import math
 import numbers
 import reprlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any
+
+import pandas as pd
+
+from carl_hf.utils.suggestions import listed
 
 logger = logging.getLogger(__name__)
 
 MAX_CHARACTERS = 100_000
-"""Longest text of a corpus: a book chapter. What is longer is a file gone wrong, slow to tokenize and then cut off."""
-_FIRST = 5  # rows of a reason that are named
+"""Longest text of a corpus, about a book chapter. Anything longer is a broken file, and slow to tokenize."""
+REMEDY = "correct or remove the row"
+_FIRST = 5  # row numbers that are kept for each reason
 
 
 @dataclass(frozen=True)
@@ -31,48 +36,70 @@ class BadRow:
     detail: str
 
 
-Fault = tuple[str, str]
-"""Reason and detail of a [`BadRow`]."""
+class BadCell(ValueError):
+    """A cell that breaks a rule, with the reason and detail of its [`BadRow`]."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
 
 
-def text_fault(column: str, cell: Any) -> Fault | None:
-    """What is wrong with a cell that is to hold a text; None if nothing is."""
-    if cell is None or (isinstance(cell, str) and not cell.strip()):
-        return f"{column} is empty", f"column {column!r} is empty"
-    if not isinstance(cell, str):
-        return f"{column} is no text", f"column {column!r} holds {reprlib.repr(cell)}, not a text"
-    if len(cell) > MAX_CHARACTERS:
-        return (
-            f"{column} is too long",
-            f"column {column!r} holds {len(cell):,} characters, more than {MAX_CHARACTERS:,}",
-        )
-    return _encoding_fault(column, cell)
+Rule = Callable[[str, Any], Any]
+"""(column, cell) -> the cell's value; raises [`BadCell`]."""
 
 
-def name_fault(column: str, cell: Any) -> Fault | None:
-    """The same for a cell that is to hold the name, or number, of a class."""
+def any_text(column: str, cell: Any) -> str:
+    """A text that is not empty."""
     if is_blank(cell):
-        return f"{column} is empty", f"column {column!r} is empty"
+        raise BadCell(f"{column} is empty", f"column {column!r} is empty")
+    if not isinstance(cell, str):
+        raise BadCell(f"{column} is no text", f"column {column!r} holds {reprlib.repr(cell)}, not a text")
+    return cell
+
+
+def corpus_text(column: str, cell: Any) -> str:
+    """A text of a corpus: not empty, and at most `MAX_CHARACTERS` long."""
+    if len(text := any_text(column, cell)) > MAX_CHARACTERS:
+        detail = f"column {column!r} holds {len(text):,} characters, more than {MAX_CHARACTERS:,}"
+        raise BadCell(f"{column} is too long", detail)
+    return text
+
+
+def class_name(column: str, cell: Any) -> str:
+    """A class or split: a string, or a number as a string."""
+    if is_blank(cell):
+        raise BadCell(f"{column} is empty", f"column {column!r} is empty")
     if not isinstance(cell, (str, numbers.Number)):
-        return f"{column} is no name", f"column {column!r} holds {reprlib.repr(cell)}, not a name"
-    return _encoding_fault(column, cell) if isinstance(cell, str) else None
+        raise BadCell(f"{column} is no name", f"column {column!r} holds {reprlib.repr(cell)}, not a name")
+    return str(cell)
 
 
-def _encoding_fault(column: str, cell: str) -> Fault | None:
-    if not is_unicode(cell):
-        return "not UTF-8", f"column {column!r} is not UTF-8 text"
-    return None
+def optional_class_name(column: str, cell: Any) -> str | None:
+    """The same; an empty cell is a missing label."""
+    return None if is_blank(cell) else class_name(column, cell)
 
 
-def is_unicode(cell: str) -> bool:
-    """Whether a string is valid Unicode: bytes that are not UTF-8 were read as surrogates."""
-    if cell.isascii():
-        return True
-    try:
-        cell.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+@dataclass(frozen=True)
+class Number:
+    """The rule for a column of numbers between two finite or infinite bounds; their strings count as numbers."""
+
+    least: float = -math.inf
+    greatest: float = math.inf
+
+    def __call__(self, column: str, cell: Any) -> float:
+        value = math.nan
+        is_number = isinstance(cell, (numbers.Real, Decimal)) and not isinstance(cell, bool)
+        if is_number or (isinstance(cell, str) and "_" not in cell):  # 1_000 is Python's notation, no file's
+            try:
+                value = float(cell)
+            except (ValueError, OverflowError):
+                pass
+        if not math.isfinite(value):
+            raise BadCell(f"{column} is no number", f"column {column!r} holds {reprlib.repr(cell)}, not a number")
+        if not self.least <= value <= self.greatest:
+            detail = f"{column} is {value:g}, outside the scale [{self.least:g}, {self.greatest:g}]"
+            raise BadCell(f"{column} is outside the scale", detail)
+        return value
 
 
 def is_blank(cell: Any) -> bool:
@@ -82,48 +109,81 @@ def is_blank(cell: Any) -> bool:
     return cell is None or (isinstance(cell, numbers.Real) and cell != cell)
 
 
-def number_of(cell: Any) -> float:
-    """The number in a cell, NaN where it holds none."""
-    if isinstance(cell, bool) or not isinstance(cell, (str, numbers.Real, Decimal)):
-        return math.nan
-    if isinstance(cell, str) and "_" in cell:  # 1_000 is Python's, no file's
-        return math.nan
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan
-    except OverflowError:
-        return math.inf
+def parse_rows(frame: pd.DataFrame, rules: Mapping[str, Rule]) -> tuple[pd.DataFrame, list[BadRow]]:
+    """Applies rules to those of their columns that are there.
+
+    Args:
+        frame: its index holds the row numbers.
+
+    Returns:
+        the good rows, with the values that the rules return, and the bad ones in order.
+    """
+    frame, bad = frame.copy(), {}
+    for column, rule in rules.items():
+        values = []
+        for number, cell in frame[column].items() if column in frame else ():
+            try:
+                values.append(rule(column, cell))
+            except BadCell as error:
+                values.append(math.nan)
+                bad.setdefault(number, BadRow(number, error.reason, error.detail))
+        if column in frame:
+            dtype = float if isinstance(rule, Number) else object
+            frame[column] = pd.Series(values, index=frame.index, dtype=dtype)
+    return frame.drop(index=list(bad)), [bad[number] for number in sorted(bad)]
+
+
+def check_table(frame: pd.DataFrame, rules: Mapping[str, Rule], name: object) -> pd.DataFrame:
+    """A table under a plain index, with the values that the rules return.
+
+    Raises:
+        ValueError: for a column without a rule's column, no rows, or the first bad row; it names the row.
+    """
+    missing = [column for column in rules if column not in frame]
+    if missing:
+        raise ValueError(f"{name} has no column {', '.join(map(repr, missing))}; it has {listed(frame)}.")
+    if frame.columns.has_duplicates:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise ValueError(f"{name} has two columns that stand for {twice!r}: remove one.")
+    if len(frame) == 0:
+        raise ValueError(f"{name} has no rows.")
+    frame, bad = parse_rows(frame.set_axis(range(1, len(frame) + 1)), rules)
+    refuse(name, bad, REMEDY)
+    return frame.reset_index(drop=True)
 
 
 def refuse(name: object, bad: Sequence[BadRow], remedy: str) -> None:
     """Raises a ValueError that names the first of `bad`, if there is any."""
-    if not bad:
-        return
-    first = min(bad, key=lambda row: row.number)
-    others = f" ({len(bad) - 1} more bad rows follow)" if len(bad) > 1 else ""
-    raise ValueError(f"{name}, row {first.number}: {first.detail}{others}; {remedy}.")
+    if bad:
+        first = min(bad, key=lambda row: row.number)
+        others = f" ({len(bad) - 1} more bad rows follow)" if len(bad) > 1 else ""
+        raise ValueError(f"{name}, row {first.number}: {first.detail}{others}; {remedy}.")
 
 
 @dataclass
 class Skipped:
-    """How many rows were left out, and of each reason how many and the numbers of the first five; no more is kept."""
+    """Rows that were left out.
+
+    Args:
+        rows: how many. reasons: reason -> {"rows": how many, "first": the numbers of the first five}.
+    """
 
     rows: int = 0
-    reasons: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
+    reasons: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, row: BadRow) -> None:
         """Counts a row; they come in order."""
-        count, first = self.reasons.get(row.reason, (0, []))
+        found = self.reasons.setdefault(row.reason, {"rows": 0, "first": []})
         self.rows += 1
-        self.reasons[row.reason] = (count + 1, first if len(first) == _FIRST else [*first, row.number])
+        found["rows"] += 1
+        if len(found["first"]) < _FIRST:
+            found["first"].append(row.number)
 
     def record(self) -> dict[str, Any]:
-        kinds = {reason: {"rows": rows, "first": first} for reason, (rows, first) in self.reasons.items()}
-        return {"rows": self.rows, "reasons": kinds}
+        return asdict(self)
 
 
-def skipped(bad: Iterable[BadRow]) -> Skipped:
+def count_skipped(bad: Iterable[BadRow]) -> Skipped:
     found = Skipped()
     for row in sorted(bad, key=lambda row: row.number):
         found.add(row)
@@ -131,18 +191,19 @@ def skipped(bad: Iterable[BadRow]) -> Skipped:
 
 
 def skipped_record(bad: Iterable[BadRow]) -> dict[str, Any]:
-    """For a record: how many rows, and of each reason how many and the numbers of the first five."""
-    return skipped(bad).record()
+    """For results.json: how many rows, and of each reason how many and the numbers of the first five."""
+    return count_skipped(bad).record()
 
 
-def report_skipped(name: object, bad: Skipped) -> None:
+def report_skipped(name: object, skipped: Skipped) -> None:
     """Logs how many rows were left out and why; once, however often the same file is read."""
-    if bad.rows:
+    if skipped.rows:
         reasons = (
-            f"{reason}: {rows} (row {', '.join(map(str, first))}{', ...' if rows > len(first) else ''})"
-            for reason, (rows, first) in bad.reasons.items()
+            f"{reason}: {found['rows']} (row {', '.join(map(str, found['first']))}"
+            f"{', ...' if found['rows'] > len(found['first']) else ''})"
+            for reason, found in skipped.reasons.items()
         )
-        _log_once(f"{name}: {bad.rows} bad rows left out. {'; '.join(reasons)}.")
+        _log_once(f"{name}: {skipped.rows} bad rows left out. {'; '.join(reasons)}.")
 
 
 @functools.lru_cache(maxsize=10_000)

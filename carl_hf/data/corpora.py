@@ -1,48 +1,42 @@
-"""The corpora of the paper and the demo corpus: where each comes from, and how its files are read.
-
-A reader returns a table with the columns `text`, `valence`, `arousal` in the corpus's own scale, and `split` and
-`label` where it has them.
-"""
+"""The corpora of the paper and the demo corpus: where each comes from, and how its files are read."""
 
 import hashlib
 import html
 import http.client
-import importlib.resources
 import logging
 import os
 import re
-import reprlib
-import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from huggingface_hub.constants import HF_HOME
 
-from carl_hf.data.bad_rows import number_of
+from carl_hf.data.bad_rows import Number, check_table, class_name, corpus_text
 from carl_hf.data.files import read_table
-from carl_hf.utils.atomic_files import write_atomically
-from carl_hf.utils.suggestions import listed
 
 logger = logging.getLogger(__name__)
+DIMENSIONS = ("valence", "arousal", "dominance")
+_CACHE = Path(HF_HOME) / "carl_hf"
+
+
+class MissingCorpus(ValueError):
+    """A corpus that is neither in the data folder nor can be fetched."""
 
 
 @dataclass(frozen=True)
 class CorpusSpec:
-    """A corpus, declared.
+    """A corpus of texts with VA labels.
 
     Args:
-        name: as in `load_va_dataset(name)`. folder: its place below `data_dir` (any of these, the first that exists).
-        read: reads that file or folder. scale: (least, greatest) value of its labels. licence: of the texts and
-            labels.
-        source: where it comes from. url: file to fetch, with the revision pinned in it; None where it may not be
-            fetched.
-        revision: the pinned commit. sha256: of the corpus's content, see `content_sha256`.
-        clips_to_scale: whether averaged ratings may leave the scale and are clipped to it.
+        name: as in `load_va_dataset(name)`. folder: path below `data_dir`; of several, the first that exists.
+        read: reads that file or folder into the columns `text`, `valence`, `arousal` (on the corpus's own scale) and,
+            where it has them, `dominance`, `split` and `label`. scale: (least, greatest) value of its labels.
+        licence: of texts and labels. source: where it comes from.
+        url: file to fetch, of a pinned `revision`; None where it may not be fetched.
+        sha256: of its content, see [`content_sha256`]. clips_to_scale: whether averaged ratings may leave the scale.
     """
 
     name: str
@@ -72,96 +66,95 @@ def content_sha256(frame: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def read_corpus(spec: CorpusSpec, data_dir: str | Path | None) -> pd.DataFrame:
-    """Reads a corpus from `data_dir`, from the package, or from its public repository.
+def read_corpus(
+    spec: CorpusSpec, data_dir: str | Path | None, scale: tuple[float, float] | None = None
+) -> pd.DataFrame:
+    """Reads a corpus from `data_dir`, from the package, or from its public repository, and checks every row.
+
+    Args:
+        scale: of its labels, by default the corpus's own.
 
     Raises:
-        ValueError: if it is not in `data_dir`, or cannot be fetched; the message names what to do.
+        MissingCorpus: if it is not in `data_dir` and cannot be fetched; the message says what to do.
+        ValueError: for a missing column or a bad row.
     """
+    path = _local_path(spec, data_dir) or _fetched_path(spec)
+    frame = _read(spec, path, scale or spec.scale)
+    if spec.sha256 is not None and content_sha256(frame) != spec.sha256:
+        logger.warning(
+            "%s is not the published %s (its content differs): results will not be comparable.", path, spec.name
+        )
+    return frame
+
+
+def _local_path(spec: CorpusSpec, data_dir: str | Path | None) -> Path | None:
+    """Where a corpus is; None if it is to be fetched."""
     if spec.name == "demo":
-        with importlib.resources.as_file(importlib.resources.files("carl_hf.data.resources") / "demo.csv") as path:
-            return spec.read(path)
-    if data_dir is not None:
-        candidates = [Path(data_dir) / folder for folder in spec.folder]
-        found = next((path for path in candidates if path.exists()), None)
-        if found is not None:
-            return _read_local(spec, found)
-        if spec.url is None or not Path(data_dir).is_dir():
-            raise ValueError(
-                f"{spec.name} is not in --data_dir {data_dir}: expected {' or '.join(map(str, candidates))}. "
-                f"{spec.source}"
-            )
-        logger.info("%s is not in %s: fetching it.", spec.name, data_dir)
-    if spec.url is None:
-        raise ValueError(
+        return Path(__file__).with_name("resources") / "demo.csv"
+    candidates = [] if data_dir is None else [Path(data_dir) / folder for folder in spec.folder]
+    found = next((path for path in candidates if path.exists()), None)
+    if found is None and candidates and (spec.url is None or not Path(data_dir).is_dir()):
+        raise MissingCorpus(
+            f"{spec.name} is not in --data_dir {data_dir}: expected {' or '.join(map(str, candidates))}. {spec.source}"
+        )
+    if found is None and spec.url is None:
+        raise MissingCorpus(
             f"{spec.name} is handed out by its owners only. {spec.source} Then name the folder above "
             f"{spec.folder[0]} with --data_dir, or train without it (--corpora emobank facebook)."
         )
-    return _fetch(spec)
+    return found
 
 
-def _read_local(spec: CorpusSpec, path: Path) -> pd.DataFrame:
-    frame = spec.read(path)
-    if spec.sha256 is not None and content_sha256(frame) != spec.sha256:
-        logger.warning(
-            "%s is not the published %s (its content differs); figures will not be comparable.", path, spec.name
-        )
-    return frame
-
-
-def _fetch(spec: CorpusSpec) -> pd.DataFrame:
-    cached = _cache_dir() / f"{spec.name}-{spec.revision}.csv"
-    if cached.exists():
-        frame = spec.read(cached)
-        if content_sha256(frame) == spec.sha256:
-            return frame
+def _fetched_path(spec: CorpusSpec) -> Path:
+    """The cached download of a corpus. Only a file with the published content is kept or used."""
+    path = _CACHE / f"{spec.name}-{spec.revision}.csv"
+    if path.exists() and _is_published(spec, path):
+        return path
     try:
         with urllib.request.urlopen(spec.url, timeout=60) as response:
             body = response.read()
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        raise ValueError(
+    except (http.client.HTTPException, OSError) as error:
+        raise MissingCorpus(
             f"Cannot fetch {spec.name} from {spec.url} ({error}). With a local copy of it, pass --data_dir DIR, "
             f"where DIR holds {spec.folder[0]}."
         ) from error
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "corpus.csv"
-        path.write_bytes(body)
-        frame = spec.read(path)
-    if content_sha256(frame) != spec.sha256:
-        raise ValueError(
-            f"What {spec.url} gave is not the published {spec.name}: its checksum differs. Nothing was used."
-        )
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(cached, lambda file: file.write(body), partial_name=f"{cached.name}.{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"partial-{os.getpid()}.csv")
+    try:
+        partial.write_bytes(body)
+        if not _is_published(spec, partial):
+            raise MissingCorpus(
+                f"What {spec.url} gave is not the published {spec.name}: its checksum differs. Nothing was used."
+            )
+        return partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _is_published(spec: CorpusSpec, path: Path) -> bool:
+    try:
+        return content_sha256(_read(spec, path, spec.scale)) == spec.sha256
+    except ValueError:
+        return False
+
+
+def _read(spec: CorpusSpec, path: Path, scale: tuple[float, float]) -> pd.DataFrame:
+    frame = spec.read(path)
+    labels = [name for name in DIMENSIONS if name in frame or name != "dominance"]
+    rule = Number() if spec.clips_to_scale else Number(*scale)
+    frame = check_table(frame, {"text": corpus_text, **dict.fromkeys(labels, rule)}, path)
+    for name in labels if spec.clips_to_scale else ():
+        clipped = frame[name].clip(*scale)
+        if (outside := int((clipped != frame[name]).sum())) > 0:
+            logger.warning("%s: %d values of %s outside [%g, %g] were clipped.", spec.name, outside, name, *scale)
+        frame[name] = clipped
     return frame
-
-
-def _cache_dir() -> Path:
-    return Path(HF_HOME) / "carl_hf"
-
-
-def _need_columns(frame: pd.DataFrame, texts: tuple[str, ...], numbers: tuple[str, ...], path: Path) -> None:
-    missing = [column for column in (*texts, *numbers) if column not in frame]
-    if missing:
-        raise ValueError(f"{path} has no column {', '.join(missing)}; it has {listed(frame)}.")
-    if frame.columns.has_duplicates:
-        twice = frame.columns[frame.columns.duplicated()][0]
-        raise ValueError(f"{path} has two columns that stand for {twice!r}: remove one.")
-    for column in numbers:
-        values = np.array([number_of(cell) for cell in frame[column]])
-        bad = ~np.isfinite(values)
-        if bad.any():
-            row = int(bad.argmax())
-            held = reprlib.repr(frame[column].iloc[row])
-            raise ValueError(f"{path}, row {row + 1}: column {column!r} holds {held}, not a number.")
-        frame[column] = values
 
 
 def _read_emobank(path: Path) -> pd.DataFrame:
     """corpus/emobank.csv as published (id, split, V, A, D, text), or with the label columns spelled out."""
     frame = read_table(path).rename(columns={"V": "valence", "A": "arousal", "D": "dominance"})
-    _need_columns(frame, ("split", "text"), ("valence", "arousal"), path)
-    return frame
+    return check_table(frame, {"split": class_name}, path)
 
 
 def _read_facebook(path: Path) -> pd.DataFrame:
@@ -170,13 +163,13 @@ def _read_facebook(path: Path) -> pd.DataFrame:
     The label is the mean of the two raters. The one row without text is left out; texts that were encoded twice are
     repaired.
     """
-    frame = read_table(path)
-    frame = frame.rename(columns={"Anonymized Message": "text"}).rename(columns=str.lower)
-    _need_columns(frame, ("text",), ("valence1", "valence2", "arousal1", "arousal2"), path)
+    frame = read_table(path).rename(columns={"Anonymized Message": "text"}).rename(columns=str.lower)
+    ratings = dict.fromkeys(("valence1", "valence2", "arousal1", "arousal2"), Number())
+    frame = check_table(frame, {"text": lambda column, cell: cell, **ratings}, path)
     frame["text"] = [" ".join(_undo_double_encoding(text).splitlines()).strip() for text in frame["text"]]
     frame["valence"] = (frame["valence1"] + frame["valence2"]) / 2
     frame["arousal"] = (frame["arousal1"] + frame["arousal2"]) / 2
-    return frame[frame["text"] != ""].reset_index(drop=True)
+    return frame[frame["text"] != ""]
 
 
 def _undo_double_encoding(text: str) -> str:
@@ -189,33 +182,26 @@ def _undo_double_encoding(text: str) -> str:
     return text
 
 
-_IEMOCAP_LABEL = re.compile(r"^\[[\d.]+ - [\d.]+\]\t(\S+)\t(\w+)\t\[(\d+\.\d+), (\d+\.\d+), (\d+\.\d+)\]")
+_IEMOCAP_LABEL = re.compile(r"^\[[\d.]+ - [\d.]+\]\t(\S+)\t\w+\t\[(\d+\.\d+), (\d+\.\d+), \d+\.\d+\]")
 _IEMOCAP_TEXT = re.compile(r"^(Ses\S+) \[[\d.]+-[\d.]+\]:\s*(.*)$")
 
 
 def _read_iemocap(path: Path) -> pd.DataFrame:
-    """IEMOCAP_full_release: Session*/dialog/EmoEvaluation/Ses*.txt (labels) and .../transcriptions/Ses*.txt
-    (texts)."""
-    labels, texts = {}, {}
-    for file in sorted(path.glob("Session*/dialog/EmoEvaluation/Ses*.txt")):
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            if match := _IEMOCAP_LABEL.match(line):
-                turn, _, valence, activation, _ = match.groups()
-                labels[turn] = (float(valence), float(activation))
-    for file in sorted(path.glob("Session*/dialog/transcriptions/Ses*.txt")):
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            if match := _IEMOCAP_TEXT.match(line):
-                texts[match[1]] = match[2].strip()
-    turns = [turn for turn in labels if texts.get(turn)]
-    if not turns:
+    """IEMOCAP_full_release: labels in Session*/dialog/EmoEvaluation/Ses*.txt, texts in .../transcriptions/Ses*.txt."""
+
+    def found(folder: str, pattern: re.Pattern) -> dict[str, tuple[str, ...]]:
+        files = sorted(path.glob(f"Session*/dialog/{folder}/Ses*.txt"))
+        lines = [line for file in files for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+        return {match[1]: match.groups()[1:] for line in lines if (match := pattern.match(line))}
+
+    labels, texts = found("EmoEvaluation", _IEMOCAP_LABEL), found("transcriptions", _IEMOCAP_TEXT)
+    rows = [(texts[turn][0].strip(), *labels[turn]) for turn in labels if turn in texts and texts[turn][0].strip()]
+    if not rows:
         raise ValueError(
             f"{path} holds no IEMOCAP turns: expected Session1/dialog/EmoEvaluation/Ses01*.txt and "
             "Session1/dialog/transcriptions/Ses01*.txt, as in IEMOCAP_full_release."
         )
-    return pd.DataFrame(
-        {"text": [texts[t] for t in turns], "valence": [labels[t][0] for t in turns],
-         "arousal": [labels[t][1] for t in turns]}
-    )  # fmt: skip
+    return pd.DataFrame(rows, columns=["text", "valence", "arousal"])
 
 
 def _read_emotales(path: Path) -> pd.DataFrame:
@@ -236,9 +222,8 @@ def _read_emotales(path: Path) -> pd.DataFrame:
         if raters < 1:  # a sheet without any rating
             continue
         ratings = sheet.iloc[:, 1 : 1 + 3 * raters].apply(pd.to_numeric, errors="coerce")
-        for sentence, valence, arousal in zip(
-            sheet.iloc[:, 0], ratings.iloc[:, 0::3].mean(axis=1), ratings.iloc[:, 1::3].mean(axis=1), strict=True
-        ):
+        means = ratings.iloc[:, 0::3].mean(axis=1), ratings.iloc[:, 1::3].mean(axis=1)
+        for sentence, valence, arousal in zip(sheet.iloc[:, 0], *means, strict=True):
             if isinstance(sentence, str) and pd.notna(valence) and pd.notna(arousal):
                 rows.append((" ".join(html.unescape(sentence.replace("<br>", " ")).split()), valence, arousal))
     if not rows:
@@ -255,7 +240,7 @@ CORPORA = {
             read=read_table,
             scale=(-1, 1),
             licence="Apache-2.0",
-            source="Written for this project; see carl_hf/resources/DATASHEET.md.",
+            source="Written for this project; see carl_hf/data/resources/DATASHEET.md.",
         ),
         CorpusSpec(
             name="emobank",

@@ -1,9 +1,8 @@
 """Files of rows: CSV, TSV, Parquet, JSON and JSON lines, all in UTF-8, and the rows in them that cannot be read.
 
-Rows are counted from 1, without the header. A row of CSV may go over several lines; a row of JSON lines is a line.
-Cells of CSV and TSV files are strings, those of the others Python's own types, and None where a row has no such cell.
-A file is read piece by piece, so that of what is not kept a piece is in memory at a time; a JSON array, which cannot
-be cut, is one piece.
+Rows are counted from 1, without the header. A row of CSV may have line breaks in quotes; a row of JSON lines is a
+line. Cells of CSV and TSV files are strings, those of the others Python's own types, and None where a row has no such
+cell. Files are read in pieces of some thousand rows; a JSON array, which cannot be cut, is one piece.
 """
 
 import contextlib
@@ -12,7 +11,7 @@ import itertools
 import json
 import reprlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,37 +21,30 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from carl_hf.data.bad_rows import BadRow, is_unicode, refuse
+from carl_hf.data.bad_rows import REMEDY, BadRow, refuse
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
 PIECE = 8192
 """Rows read together."""
 _LONGEST_CELL = 2**31 - 1
-REMEDY = "correct or remove the row"
 
-Wanted = Callable[[int, int], bool]
-"""Whether any row of [first, stop), counted from 0, is wanted."""
+_EMPTY = ("empty row", "is empty")
+
+_Row = Mapping[str, Any] | tuple[str, str] | None
+"""The cells of a row, or reason and detail of a [`BadRow`]; None for a blank line."""
 
 
 @dataclass(frozen=True)
-class Table:
-    """The rows of a file that can be read, under their numbers as index, and those that cannot."""
+class Piece:
+    """Consecutive rows.
+
+    Args:
+        frame: those that can be read, with their numbers as index. bad: the others, in order.
+        arrow: all rows, typed as Parquet files and Hub data sets hold them; None of text files.
+    """
 
     frame: pd.DataFrame
     bad: list[BadRow]
-
-
-@dataclass(frozen=True)
-class Piece(Table):
-    """Rows that follow each other.
-
-    Args:
-        first: number of the first. length: how many there are, with those that cannot be read.
-        arrow: all of them as Parquet files and Hub data sets hold them, with their types; None of text files.
-    """
-
-    first: int
-    length: int
     arrow: pa.Table | None = None
 
 
@@ -62,26 +54,27 @@ def read_table(path: Path, *, comment: str | None = None) -> pd.DataFrame:
     Raises:
         ValueError: as [`read_rows`], and for the first row that cannot be read; it names the row.
     """
-    table = read_rows(path, comment=comment)
-    refuse(path, table.bad, REMEDY)
-    return table.frame.reset_index(drop=True)
+    frame, bad = read_rows(path, comment=comment)
+    refuse(path, bad, REMEDY)
+    return frame.reset_index(drop=True)
 
 
-def read_rows(path: Path, *, comment: str | None = None) -> Table:
+def read_rows(path: Path, *, comment: str | None = None) -> tuple[pd.DataFrame, list[BadRow]]:
     """Reads a .csv, .tsv, .parquet, .json (an array, or lines) or .jsonl file.
 
     Args:
         comment: what the lines of a CSV or TSV file begin with that are no rows.
 
+    Returns:
+        the rows that can be read, with their numbers as index, and the others.
+
     Raises:
-        ValueError: if the file is not there, of another kind, empty, or so damaged that its rows cannot be told apart.
+        ValueError: if the file is missing, of another kind, empty, or so damaged that its rows cannot be told apart.
     """
     names = column_names(path, comment=comment)
     pieces = list(read_pieces(path, comment=comment, rows=PIECE if path.suffix.lower() == ".parquet" else sys.maxsize))
-    bad = [row for piece in pieces for row in piece.bad]
-    if not pieces:
-        return Table(pd.DataFrame(columns=names, dtype=object), bad)
-    return Table(pd.concat([piece.frame for piece in pieces]) if len(pieces) > 1 else pieces[0].frame, bad)
+    frames = [piece.frame for piece in pieces] or [pd.DataFrame(columns=names, dtype=object)]
+    return frames[0] if len(frames) == 1 else pd.concat(frames), [row for piece in pieces for row in piece.bad]
 
 
 def column_names(path: Path, *, comment: str | None = None) -> list[str] | None:
@@ -99,11 +92,10 @@ def column_names(path: Path, *, comment: str | None = None) -> list[str] | None:
         return None
     with _readable(path):
         if kind == ".parquet":
-            with pyarrow.parquet.ParquetFile(path) as file:
-                names = file.schema_arrow.names
+            names = pyarrow.parquet.read_schema(path).names
         else:
-            with _csv_reader(path, comment) as reader, _long_cells():
-                names = _header(path, reader)
+            with _open_csv(path, comment) as (names, _):
+                pass
     twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
     if twice is not None:
         raise ValueError(f"{path} has two columns {reprlib.repr(twice)}: rename or remove one.")
@@ -111,18 +103,12 @@ def column_names(path: Path, *, comment: str | None = None) -> list[str] | None:
 
 
 def read_pieces(
-    path: Path,
-    *,
-    comment: str | None = None,
-    rows: int = PIECE,
-    columns: Sequence[str] | None = None,
-    wanted: Wanted = lambda first, stop: True,
+    path: Path, *, comment: str | None = None, rows: int = PIECE, columns: Sequence[str] | None = None
 ) -> Iterator[Piece]:
-    """The same rows, in order, piece by piece; as [`column_names`] has accepted the file.
+    """The rows of a file that [`column_names`] has accepted, in order, piece by piece.
 
     Args:
-        rows: of a piece, at most. columns: those that are read of a Parquet file (default: all).
-        wanted: row groups of Parquet files without a wanted row are passed over; of other files all is read.
+        rows: of a piece, at most. columns: those to read of a Parquet file (default: all).
 
     Raises:
         ValueError: as [`read_rows`], when the reading comes to it.
@@ -130,22 +116,12 @@ def read_pieces(
     kind = path.suffix.lower()
     with _readable(path):
         if kind == ".parquet":
-            yield from _parquet_pieces(path, rows, columns, wanted)
+            yield from _parquet_pieces(path, rows, columns)
         elif kind in (".json", ".jsonl"):
-            for first, found in _taken(_json_rows(path), rows):
-                good = {number: row for number, row in found if not isinstance(row, BadRow)}
-                names = dict.fromkeys(name for row in good.values() for name in row)
-                cells = {name: [row.get(name) for row in good.values()] for name in names}
-                frame = pd.DataFrame(cells, index=list(good), dtype=object)
-                yield Piece(frame, _bad(found), first, len(found))
+            yield from _text_pieces(_json_rows(path), rows)
         else:
-            with _csv_reader(path, comment) as reader:
-                with _long_cells():
-                    names = _header(path, reader)
-                for first, found in _taken(_csv_rows(path, reader, names), rows):
-                    good = {number: row for number, row in found if not isinstance(row, BadRow)}
-                    frame = pd.DataFrame(list(good.values()), index=list(good), columns=names, dtype=object)
-                    yield Piece(frame, _bad(found), first, len(found))
+            with _open_csv(path, comment) as (names, reader):
+                yield from _text_pieces(_csv_rows(path, reader, names), rows, names)
 
 
 @contextlib.contextmanager
@@ -160,39 +136,65 @@ def _readable(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is empty or cannot be read: {first_line(error)}") from error
 
 
-_Numbered = tuple[int, Any]
-"""A row's number, and its cells or what is wrong with it."""
+def _text_pieces(found: Iterator[_Row], rows: int, names: Sequence[str] | None = None) -> Iterator[Piece]:
+    numbered = _numbered(found)
+    while taken := list(itertools.islice(numbered, rows)):
+        yield _piece(taken, names)
 
 
-def _taken(rows: Iterator[_Numbered], count: int) -> Iterator[tuple[int, list[_Numbered]]]:
-    """Up to so many rows at a time, behind the number of the first."""
-    while True:
-        with _long_cells():
-            found = list(itertools.islice(rows, count))
-        if not found:
-            return
-        yield found[0][0], found
+def _numbered(rows: Iterator[_Row], first: int = 1) -> Iterator[tuple[int, _Row | BadRow]]:
+    """Rows with their numbers. Blank lines are empty rows, but at the end of a file they are none."""
+    blank = 0
+    for number, row in enumerate(rows, first):
+        if row is None:
+            blank += 1
+            continue
+        for empty in range(number - blank, number):
+            yield empty, BadRow(empty, *_EMPTY)
+        blank = 0
+        yield number, BadRow(number, *row) if isinstance(row, tuple) else row
 
 
-def _bad(found: Iterable[_Numbered]) -> list[BadRow]:
-    return [row for _, row in found if isinstance(row, BadRow)]
+def _piece(numbered: list[tuple[int, Any]], names: Sequence[str] | None, arrow: pa.Table | None = None) -> Piece:
+    """A piece with the columns `names`; None takes those of any row."""
+    good = {number: row for number, row in numbered if not isinstance(row, BadRow)}
+    names = dict.fromkeys(name for row in good.values() for name in row) if names is None else names
+    cells = {name: [row.get(name) for row in good.values()] for name in names}
+    frame = pd.DataFrame(cells, index=list(good), dtype=object)
+    return Piece(frame, [row for _, row in numbered if isinstance(row, BadRow)], arrow)
 
 
 @contextlib.contextmanager
-def _csv_reader(path: Path, comment: str | None) -> Iterator[Any]:
+def _open_csv(path: Path, comment: str | None) -> Iterator[tuple[list[str], Any]]:
+    """The names of a file's columns, and a reader of the rows behind them."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         lines = file if comment is None else (line for line in file if not line.startswith(comment))
-        yield csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        reader = csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        try:
+            header = _next_cells(reader)
+        except csv.Error as error:
+            raise ValueError(f"{path}: its header is not CSV ({error}); correct the first line.") from error
+        if not any(header or ()):
+            raise ValueError(f"{path} is empty or cannot be read: its first line names no column.")
+        if not all(map(_is_unicode, header)):
+            raise ValueError(f"{path}: its header is not UTF-8 text; convert the file.")
+        yield [name or f"column {number}" for number, name in enumerate(header, 1)], reader
 
 
-def _csv_rows(path: Path, reader: Any, header: list[str]) -> Iterator[_Numbered]:
-    blank = 0  # lines without anything that were met last: at the end of the file they are no rows
+def _next_cells(reader: Iterator[list[str]]) -> list[str] | None:
+    """The next row, None at the end. By itself the csv module refuses cells from 128 KiB on."""
+    before = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        return next(reader, None)
+    finally:
+        csv.field_size_limit(before)
+
+
+def _csv_rows(path: Path, reader: Any, header: list[str]) -> Iterator[_Row]:
     for number in itertools.count(1):
         start = reader.line_num
         try:
-            cells = next(reader)
-        except StopIteration:
-            return
+            cells = _next_cells(reader)
         except csv.Error as error:
             if reader.line_num > start + 1:
                 raise ValueError(
@@ -200,158 +202,109 @@ def _csv_rows(path: Path, reader: Any, header: list[str]) -> Iterator[_Numbered]
                     f"end as it should ({error}), so that the rows behind it cannot be told apart; close its "
                     "quotation mark, and double those inside it."
                 ) from error
-            cells = BadRow(number, "not CSV", f"is not CSV ({error})")
-        if cells == []:
-            blank += 1
+            yield "not CSV", f"is not CSV ({error})"
             continue
-        for empty in range(number - blank, number):
-            yield empty, _empty(empty)
-        blank = 0
-        if isinstance(cells, BadRow):
-            yield number, cells
-        elif not any(cell.strip() for cell in cells):
-            yield number, _empty(number)
+        if cells is None:
+            return
+        if not any(cell.strip() for cell in cells):
+            yield _EMPTY if cells else None
         elif len(cells) != len(header):
-            detail = f"has {len(cells)} cells, the header {len(header)}"
-            yield number, BadRow(number, "wrong number of cells", detail)
-        elif not all(map(is_unicode, cells)):
-            yield number, _not_unicode(number, dict(zip(header, cells, strict=True)))
+            yield "wrong number of cells", f"has {len(cells)} cells, the header {len(header)}"
         else:
-            yield number, cells
+            yield _in_unicode(dict(zip(header, cells, strict=True)))
 
 
-def _header(path: Path, reader: Iterator[list[str]]) -> list[str]:
-    try:
-        header = next(reader, [])
-    except csv.Error as error:
-        raise ValueError(f"{path}: its header is not CSV ({error}); correct the first line.") from error
-    if not any(header):
-        raise ValueError(f"{path} is empty or cannot be read: its first line names no column.")
-    if not all(map(is_unicode, header)):
-        raise ValueError(f"{path}: its header is not UTF-8 text; convert the file.")
-    return [name or f"column {number}" for number, name in enumerate(header, 1)]
-
-
-@contextlib.contextmanager
-def _long_cells() -> Iterator[None]:
-    """Lets the csv module read cells of any length, which it else refuses from 128 KiB on; we name their row."""
-    before = csv.field_size_limit(_LONGEST_CELL)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
-def _json_rows(path: Path) -> Iterator[_Numbered]:
+def _json_rows(path: Path) -> Iterator[_Row]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
         start = next((line for line in lines if line.strip()), None)
         if start is None:
             raise ValueError(f"{path} is empty or cannot be read: it holds no JSON.")
         lines.seek(0)
-        is_array = path.suffix.lower() == ".json" and start.lstrip().startswith("[")
-        for number, found in enumerate(_array(path, lines.read()), 1) if is_array else _lines(lines):
-            yield number, _object(number, found)
-
-
-def _object(number: int, found: Any) -> dict[str, Any] | BadRow:
-    if isinstance(found, BadRow):
-        return found
-    if not isinstance(found, dict):
-        kind = {list: "an array", str: "a string", type(None): "null"}.get(type(found), "a single value")
-        return BadRow(number, "no JSON object", f"holds {kind}, not an object with a name for each cell")
-    if not all(is_unicode(cell) for cell in (*found, *found.values()) if isinstance(cell, str)):
-        return _not_unicode(number, found)
-    return found
-
-
-def _array(path: Path, content: str) -> list[Any]:
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no valid JSON ({error}); correct it there.") from error
-
-
-def _lines(lines: Iterable[str]) -> Iterator[_Numbered]:
-    blank = 0  # as in CSV
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            blank += 1
-            continue
-        for empty in range(number - blank, number):
-            yield empty, _empty(empty)
-        blank = 0
-        if not is_unicode(line):
-            yield number, BadRow(number, "not UTF-8", "is not UTF-8 text")
-        else:
+        if path.suffix.lower() == ".json" and start.lstrip().startswith("["):
             try:
-                found = json.loads(line)
+                rows = json.loads(lines.read())
             except (ValueError, RecursionError) as error:
-                found = BadRow(number, "not JSON", f"is no valid JSON ({error})")
-            yield number, found
+                raise ValueError(f"{path} is no valid JSON ({error}); correct it there.") from error
+            yield from map(_object, rows)
+        else:
+            yield from map(_json_line, lines)
 
 
-def _parquet_pieces(path: Path, rows: int, columns: Sequence[str] | None, wanted: Wanted) -> Iterator[Piece]:
-    first = 0
+def _json_line(line: str) -> _Row:
+    if not line.strip():
+        return None
+    if not _is_unicode(line):
+        return "not UTF-8", "is not UTF-8 text"
+    try:
+        return _object(json.loads(line))
+    except (ValueError, RecursionError) as error:
+        return "not JSON", f"is no valid JSON ({error})"
+
+
+def _object(found: Any) -> _Row:
+    if isinstance(found, dict):
+        return _in_unicode(found)
+    kind = {list: "an array", str: "a string", type(None): "null"}.get(type(found), "a single value")
+    return "no JSON object", f"holds {kind}, not an object with a name for each cell"
+
+
+def _in_unicode(cells: Mapping[str, Any]) -> _Row:
+    """The cells, or what is wrong if a name or text is not valid Unicode: other bytes were read as surrogates."""
+    for name, cell in cells.items():
+        if not _is_unicode(name):
+            return "not UTF-8", "is not UTF-8 text"
+        if isinstance(cell, str) and not _is_unicode(cell):
+            return "not UTF-8", f"column {reprlib.repr(name)} is not UTF-8 text"
+    return cells
+
+
+def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _parquet_pieces(path: Path, rows: int, columns: Sequence[str] | None) -> Iterator[Piece]:
+    first = 1
     with pyarrow.parquet.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            stop = first + file.metadata.row_group(group).num_rows
-            if wanted(first, stop):
-                at = first
-                for batch in file.iter_batches(rows, row_groups=[group], columns=columns and list(columns)):
-                    arrow = pa.Table.from_batches([batch])
-                    yield arrow_piece(arrow if columns is None else arrow.select(columns), at + 1, path)
-                    at += len(arrow)
-                if at != stop:
-                    raise ValueError(f"{path} is damaged: a part of it states {stop - first} rows and holds "
-                                     f"{at - first}; write it anew.")  # fmt: skip
-            first = stop
+        for batch in file.iter_batches(rows, columns=columns and list(columns)):
+            yield arrow_piece(pa.Table.from_batches([batch]).select(columns or batch.schema.names), first, path)
+            first += len(batch)
+        if first - 1 != file.metadata.num_rows:
+            raise ValueError(f"{path} is damaged: it states {file.metadata.num_rows} rows and holds {first - 1}; "
+                             "write it anew.")  # fmt: skip
 
 
 def arrow_piece(arrow: pa.Table, first: int, name: object) -> Piece:
-    """A piece of a table of Arrow's, whose first row has that number.
+    """A piece of an Arrow table, whose first row has that number.
 
     Raises:
         ValueError: for a value that Python cannot hold.
     """
+    names = arrow.column_names
     try:
         columns = [_cells(column) for column in arrow.columns]
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{name} is empty or cannot be read: {first_line(error)}") from error
-    bad: dict[int, BadRow] = {}
-    for column, cells in zip(arrow.column_names, columns, strict=True):
-        for number, cell in enumerate(cells, first):
-            if isinstance(cell, str) and not is_unicode(cell):
-                bad.setdefault(number, _not_unicode(number, {column: cell}))
-    index = range(first, first + len(arrow))
-    frame = pd.DataFrame({i: pd.Series(cells, dtype=object, index=index) for i, cells in enumerate(columns)})
-    frame.columns = pd.Index(arrow.column_names, dtype=object)
-    if bad:
-        frame = frame.drop(index=list(bad))
-    return Piece(frame, [bad[number] for number in sorted(bad)], first, len(arrow), arrow)
+    rows = (_in_unicode(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
+    return _piece(list(_numbered(rows, first)), names, arrow)
 
 
 def _cells(column: pa.ChunkedArray) -> list[Any]:
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return column.to_pylist()
     values = column.cast(pa.large_binary()).to_pylist()  # to_pylist of strings ends at the first that is not UTF-8
     return [None if value is None else value.decode("utf-8", "surrogateescape") for value in values]
 
 
-def _empty(number: int) -> BadRow:
-    return BadRow(number, "empty row", "is empty")
-
-
-def _not_unicode(number: int, cells: Mapping[str, Any]) -> BadRow:
-    column = next((name for name, cell in cells.items() if isinstance(cell, str) and not is_unicode(cell)), None)
-    detail = "is not UTF-8 text" if column is None else f"column {reprlib.repr(column)} is not UTF-8 text"
-    return BadRow(number, "not UTF-8", detail)
-
-
 def load_hub_dataset(name: str) -> datasets.DatasetDict:
-    """The parts of a Hub data set, on disk and mapped into memory.
+    """The splits of a Hub data set, on disk and mapped into memory.
 
     Raises:
         ValueError: if there is none, or it cannot be loaded.

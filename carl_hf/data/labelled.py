@@ -11,23 +11,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from carl_hf.data.bad_rows import BadRow, name_fault, number_of, refuse, text_fault
-from carl_hf.data.corpora import CORPORA, read_corpus
-from carl_hf.data.files import REMEDY, Table, read_table
-from carl_hf.data.loading import check_table, good_rows, normalized, read_source, renamed
+from carl_hf.data.bad_rows import BadRow, Number, check_table, class_name, corpus_text, parse_rows
+from carl_hf.data.corpora import CORPORA, DIMENSIONS, MissingCorpus, read_corpus
+from carl_hf.data.files import read_table
+from carl_hf.data.loading import good_rows, normalized, read_source
 from carl_hf.data.splits import split_names, text_key, with_validation, without_overlap
 from carl_hf.utils.suggestions import listed
 
 EKMAN_SIX = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
-
-
-class MissingCorpus(ValueError):
-    """A corpus that is not there: its task is skipped, unless the user wants that to be an error."""
+_RULES = {"text": corpus_text, "label": class_name, "ekman": class_name, "split": class_name}
 
 
 @dataclass(frozen=True)
 class VaCorpus:
-    """Texts with numbers: `labels` (N, K) in [-1, 1] for the K `dimensions`; `split` (N,) or None."""
+    """Texts with VA labels: `labels` (N, K) in [-1, 1] for the K `dimensions`; `split` (N,) or None."""
 
     texts: list[str]
     labels: np.ndarray
@@ -61,27 +58,17 @@ class ClassCorpus:
 
 def read_va(name: str, data_dir: str | Path | None) -> VaCorpus:
     """A corpus of [`carl_hf.data.corpora`] with valence, arousal and, where it has it, dominance, each normalised from
-    the corpus's scale to [-1, 1] (Eq 12). Training texts that also stand in another split are left out.
+    the corpus's scale to [-1, 1] (Eq 12). Training texts that are also in another split are left out. Without a
+    validation split, a tenth of the training split is it.
 
     Raises:
-        MissingCorpus: if it is not in `data_dir` and cannot be fetched. ValueError: for an empty text or a label that
-            is no number in the corpus's scale.
+        MissingCorpus: if it is not in `data_dir` and cannot be fetched. ValueError: for a missing column or a bad row.
     """
-    spec = CORPORA[name]
-    try:
-        frame = read_corpus(spec, data_dir)
-    except ValueError as error:
-        if data_dir is not None and any((Path(data_dir) / folder).exists() for folder in spec.folder):
-            raise  # it is there, and wrong
-        raise MissingCorpus(str(error)) from error
-    dimensions = tuple(d for d in ("valence", "arousal", "dominance") if d in frame)
-    frame = normalized(check_table(frame, dimensions, spec.scale, name, spec), dimensions, spec.scale)
-    labels = frame[list(dimensions)].to_numpy(dtype=float)
-    texts, split = frame["text"].tolist(), split_names(frame) if "split" in frame else None
-    keep = _kept_rows(texts, split, name)
-    if split is not None:
-        split = with_validation(split[keep])
-    return VaCorpus([texts[i] for i in keep], labels[keep], dimensions, split)
+    frame = read_corpus(CORPORA[name], data_dir)
+    dimensions = tuple(d for d in DIMENSIONS if d in frame)
+    labels = normalized(frame, dimensions, CORPORA[name].scale)[list(dimensions)].to_numpy(dtype=float)
+    texts, split, keep = _without_repeats(frame, name)
+    return VaCorpus(texts, labels[keep], dimensions, None if split is None else with_validation(split))
 
 
 _POLARITY = {
@@ -100,15 +87,12 @@ def read_polarity(name: str, data_dir: str | Path | None) -> ClassCorpus:
         MissingCorpus: if its file is not there. ValueError: for missing columns or a label that is no class.
     """
     file, classes = _POLARITY[name]
-    path = _find(file, data_dir)
-    frame = _table(path, ("text", "label", "split") if name in ("sst5", "imdb") else ("text", "label"))
-    labels = np.array([number_of(cell) for cell in frame["label"]])
-    bad = ~np.isin(labels, range(len(classes)))
-    if bad.any():
-        row = int(bad.argmax())
-        held = reprlib.repr(frame["label"].iloc[row])
-        raise ValueError(f"{path}, row {row + 1}: label {held} is none of 0 to {len(classes) - 1}.")
-    return _class_corpus(frame, labels.astype(int), list(classes), path)
+    columns = ("text", "label", "split") if name in ("sst5", "imdb") else ("text", "label")
+    path, frame = _read(file, data_dir, columns, label=Number(0, len(classes) - 1))
+    whole = frame["label"] % 1 == 0
+    if not whole.all():
+        raise ValueError(f"{path}, row {int(whole.argmin()) + 1}: the label is none of 0 to {len(classes) - 1}.")
+    return _class_corpus(frame, frame["label"].to_numpy(dtype=int), list(classes), path)
 
 
 EMOTION = {
@@ -123,14 +107,14 @@ EMOTION = {
 def read_emotion(
     name: str, data_dir: str | Path | None, columns: Mapping[str, str] | None = None, *, skip_bad_rows: bool = False
 ) -> ClassCorpus:
-    """GoEmotions (six raw labels, texts with one label; Ekman's six and neutral, or all 28 labels, several a text),
-    ISEAR, EmoLit-12, the demo corpus, or a file of one's own or a Hub data set with the columns `text`, `label` and
+    """GoEmotions (six raw labels, texts with one label; or multi-label with Ekman's six and neutral, or all 28),
+    ISEAR, EmoLit-12, the demo corpus, or a file of your own or a Hub data set with the columns `text`, `label` and
     maybe `split`.
 
     Args:
         columns: names of the columns in a file or Hub data set, such as `{"text": "sentence", "label": "emotion"}`.
         skip_bad_rows: leave out the rows of a file or Hub data set that cannot be read, or whose text, label or split
-            is empty or of a wrong type, log their number and keep them as `skipped`, in place of refusing the file.
+            is empty or of a wrong type, log their number and keep them as `skipped`, instead of refusing the file.
 
     Raises:
         MissingCorpus: if a corpus's file is not there. ValueError: for an unknown source, missing columns, a bad row,
@@ -145,79 +129,43 @@ def read_emotion(
                 f"Unknown emotion corpus {name!r}: choose demo, {', '.join(EMOTION)}, a file with the columns text "
                 "and label, or the id of a Hub data set (owner/name)."
             )
-        table = read_source(name)
-        table = _checked(Table(renamed(table, columns or {}, name, ("text", "label")), table.bad))
-        corpus = _single_label(good_rows(table, name, skip_bad_rows), path)
-        return replace(corpus, skipped=table.bad)
-    path = _find(EMOTION[name], data_dir)
+        frame, unread = read_source(name, columns or {}, ("text", "label"))
+        frame, found = parse_rows(frame, _RULES)
+        bad = sorted([*unread, *found], key=lambda row: row.number)
+        return replace(_single_label(good_rows((frame, bad), name, skip_bad_rows), path), skipped=bad)
     if not name.startswith("goemotions"):
-        return _single_label(_table(path, ("text", "label")), path)
+        path, frame = _read(EMOTION[name], data_dir, ("text", "label"))
+        return _single_label(frame, path)
     column = "ekman" if name == "goemotions-ekman" else "label"
-    frame = _table(path, ("text", "split", column))
+    path, frame = _read(EMOTION[name], data_dir, ("text", "split", column))
     names = frame[column].map(lambda cell: [label.strip() for label in cell.split(",") if label.strip()])
     if name == "goemotions-six":
         chosen = names.map(lambda labels: len(labels) == 1 and labels[0] in EKMAN_SIX).to_numpy(dtype=bool)
         return _single_label(frame[chosen].reset_index(drop=True), path, classes=EKMAN_SIX)
     classes = sorted({label for labels in names for label in labels})
-    number = {label: i for i, label in enumerate(classes)}
-    table = np.zeros((len(frame), len(classes)), dtype=bool)
-    for row, labels in enumerate(names):
-        table[row, [number[label] for label in labels]] = True
+    table = np.array([[label in labels for label in classes] for labels in names], dtype=bool)
     return _class_corpus(frame, table, classes, path)
 
 
 def read_sts(data_dir: str | Path | None) -> tuple[list[str], list[str], np.ndarray]:
-    """Test part of the STS benchmark: `text1`, `text2`, and their similarity from 0 to 5.
+    """Test split of the STS benchmark: `text1`, `text2`, and their similarity from 0 to 5.
 
     Raises:
         MissingCorpus: if its file is not there. ValueError: for missing columns or a score that is no number.
     """
-    path = _find("stsb/stsb_test.csv", data_dir)
-    frame = _table(path, ("text1", "text2", "score"))
-    scores = np.array([number_of(cell) for cell in frame["score"]])
-    if not np.isfinite(scores).all():
-        raise ValueError(f"{path}, row {int((~np.isfinite(scores)).argmax()) + 1}: the score is no number.")
-    return frame["text1"].tolist(), frame["text2"].tolist(), scores
+    rules = {"text1": corpus_text, "text2": corpus_text, "score": Number()}
+    _, frame = _read("stsb/stsb_test.csv", data_dir, (), **rules)
+    return frame["text1"].tolist(), frame["text2"].tolist(), frame["score"].to_numpy()
 
 
-def _find(file: str, data_dir: str | Path | None) -> Path:
+def _read(file: str, data_dir: str | Path | None, columns: Sequence[str], **rules) -> tuple[Path, pd.DataFrame]:
+    """The path and table of a known corpus, whose columns are needed and checked."""
     if data_dir is None:
         raise MissingCorpus(f"needs {file} in the folder that --data_dir names.")
     path = Path(data_dir) / file
     if not path.is_file():
         raise MissingCorpus(f"{path} does not exist.")
-    return path
-
-
-def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """The table of a known corpus, its texts and names as strings, none of them empty."""
-    frame = read_table(path)
-    missing = [column for column in columns if column not in frame]
-    if missing:
-        raise ValueError(f"{path} has no column {', '.join(map(repr, missing))}; it has {listed(frame)}.")
-    if len(frame) == 0:
-        raise ValueError(f"{path} has no rows.")
-    frame.index += 1
-    table = _checked(Table(frame, []))
-    refuse(path, table.bad, REMEDY)
-    return table.frame.reset_index(drop=True)
-
-
-_CHECKS = {"text": text_fault, "text1": text_fault, "text2": text_fault, "label": name_fault, "ekman": name_fault,
-           "split": name_fault}  # fmt: skip
-
-
-def _checked(table: Table) -> Table:
-    """The table, its texts and names as strings; rows in which one is empty or of a wrong type are bad ones."""
-    frame, faults = table.frame.copy(), {}
-    for column in (c for c in _CHECKS if c in frame):
-        for number, cell in frame[column].items():
-            fault = _CHECKS[column](column, cell)
-            if fault is not None:
-                faults.setdefault(number, BadRow(number, *fault))
-        frame[column] = frame[column].astype(str)
-    bad = sorted([*table.bad, *faults.values()], key=lambda row: row.number)
-    return Table(frame.drop(index=list(faults)), bad)
+    return path, check_table(read_table(path), {column: _RULES[column] for column in columns} | rules, path)
 
 
 def _single_label(frame: pd.DataFrame, path: Path | str, classes: Sequence[str] = ()) -> ClassCorpus:
@@ -232,13 +180,14 @@ def _single_label(frame: pd.DataFrame, path: Path | str, classes: Sequence[str] 
 
 
 def _class_corpus(frame: pd.DataFrame, labels: np.ndarray, classes: list[str], path: Path | str) -> ClassCorpus:
-    """The corpus without training texts that stand in its other splits; refused if a class cannot be measured."""
-    texts, split = frame["text"].tolist(), split_names(frame) if "split" in frame else None
-    keep = _kept_rows(texts, split, path)
-    texts, labels, split = [texts[i] for i in keep], labels[keep], None if split is None else split[keep]
-    parts = {"the file": labels} if split is None else {f"the {p} part": labels[split == p] for p in ("train", "test")}
+    """The corpus without training texts that are in its other splits; refused if a class cannot be measured."""
+    texts, split, keep = _without_repeats(frame, path)
+    labels = labels[keep]
+    groups = {"the file": labels}
+    if split is not None:
+        groups = {f"the {name} split": labels[split == name] for name in ("train", "test")}
     needed = 3 if split is None else 1  # of the whole file: one each for training, validation and test
-    for where, rows in parts.items():
+    for where, rows in groups.items():
         counts = rows.sum(0) if rows.ndim == 2 else np.bincount(rows, minlength=len(classes))
         rare = int(counts.argmin())
         if counts[rare] < needed:
@@ -249,20 +198,21 @@ def _class_corpus(frame: pd.DataFrame, labels: np.ndarray, classes: list[str], p
     return ClassCorpus(texts, labels, classes, split)
 
 
-def _kept_rows(texts: list[str], split: np.ndarray | None, name: Path | str) -> np.ndarray:
-    """Rows of one part only; without splits, all but repeated texts.
+def _without_repeats(frame: pd.DataFrame, name: Path | str) -> tuple[list[str], np.ndarray | None, np.ndarray]:
+    """Texts, splits and row numbers without texts that are repeated in another split or, without splits, at all.
 
     Raises:
         ValueError: if the column `split` has no training or no test rows.
     """
-    if split is None:
-        first = {text_key(text): row for row, text in reversed(list(enumerate(texts)))}
-        return np.array(sorted(first.values()), dtype=int)
-    keep = np.flatnonzero(without_overlap(texts, split))
+    if "split" not in frame:
+        keep = np.flatnonzero(~frame["text"].map(text_key).duplicated())
+        return frame["text"].iloc[keep].tolist(), None, keep
+    split = split_names(frame)
+    keep = np.flatnonzero(without_overlap(frame["text"], split))
     missing = {"train", "test"} - set(split[keep])
     if missing:
         raise ValueError(
             f"{name}: column 'split' has no rows {' and '.join(map(repr, sorted(missing)))}; it has "
             f"{listed(sorted(set(split)))}."
         )
-    return keep
+    return frame["text"].iloc[keep].tolist(), split[keep], keep

@@ -1,110 +1,103 @@
-"""Training sets: texts with valence and arousal, with names, or both; checked, mixed, and kept apart from others."""
+"""Training sets: texts with VA labels, class labels or both; checked, mixed, and kept apart from evaluation texts."""
 
 import logging
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import datasets
 import numpy as np
+import pandas as pd
 from datasets import Dataset
 
-from carl_hf.data.bad_rows import is_blank
+from carl_hf.data.bad_rows import BadCell, Number, Rule, any_text, is_blank, optional_class_name, parse_rows, refuse
 from carl_hf.data.label_spaces import LabelSpace
 from carl_hf.data.splits import text_key
 
 logger = logging.getLogger(__name__)
 
+VA = ("valence", "arousal")
 COLUMNS = {"text": "string", "valence": "float64", "arousal": "float64", "label": "string"}
-"""Columns of a training set and their types; None stands for no label."""
+"""Columns of a training set and their types; None is a missing label."""
 
 
 def check_dataset(dataset: Dataset, name: str, needs: Collection[str] = ("va",)) -> None:
     """Checks that `dataset` can be trained on: a text in every row, and what the objectives need in some.
 
     Args:
-        needs: what texts are to carry: `"va"`, valence and arousal in [-1, 1]; `"class"`, a label; `"angle"`, either.
-            A text may lack one of them (None) if it carries another. Empty: nothing but the text is asked for.
+        needs: labels of the texts: `"va"`, valence and arousal in [-1, 1]; `"class"`, a class label; `"angle"`,
+            either. A text may lack one of them (None) if it has another. Empty: only the text is needed.
 
     Raises:
         ValueError: it names the dataset, the column, the first bad row (counted from 0) and the remedy.
     """
-    has, numbers = set(dataset.column_names), ("valence", "arousal")
-    wanted = ["text"]
-    if "va" in needs or has & set(numbers) or ("angle" in needs and "label" not in has):
-        wanted += numbers
-    if "class" in needs:
-        wanted.append("label")
-    lacking = [column for column in wanted if column not in has]
-    if lacking:
-        raise ValueError(
-            f"{name} has no column {lacking[0]!r} (it has {', '.join(dataset.column_names)}): load it with "
-            "load_va_dataset, or rename the column."
-        )
+    has, needs = set(dataset.column_names), set(needs)
+    needs_va = "va" in needs or has & set(VA) or ("angle" in needs and "label" not in has)
+    for column in ("text", *(VA if needs_va else ()), *(["label"] if "class" in needs else [])):
+        if column not in has:
+            raise ValueError(
+                f"{name} has no column {column!r} (it has {', '.join(dataset.column_names)}): load it with "
+                "load_va_dataset, or rename the column."
+            )
     if len(dataset) == 0:
         raise ValueError(f"{name} is empty.")
-    for row, text in enumerate(dataset["text"]):
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{name}, row {row}: column 'text' is empty; remove the row.")
-    named = list(dataset["label"]) if "label" in has else [None] * len(dataset)
-    if {"class", "angle"} & set(needs):
-        for row, label in enumerate(named):
-            if label is not None and (not isinstance(label, str) or not label.strip()):
-                raise ValueError(f"{name}, row {row}: label is {label!r}, not a name; give the class's name, or None.")
-    valences, arousals = (list(dataset[c]) if c in has else [None] * len(dataset) for c in numbers)
-    numbered = [
-        valence is not None or arousal is not None for valence, arousal in zip(valences, arousals, strict=True)
-    ]
-    for row, (valence, arousal) in enumerate(zip(valences, arousals, strict=True)):
-        if not numbered[row] and (not needs or named[row] is not None):
-            continue
-        for column, value, other in (("valence", valence, f"arousal is {arousal!r}"),
-                                     ("arousal", arousal, f"valence is {valence!r}")):  # fmt: skip
-            if not isinstance(value, (int, float)) or not -1 <= value <= 1:  # NaN fails both comparisons
-                shown = f"{value!r} ({other})" if value is None else repr(value)
-                raise ValueError(
-                    f"{name}, row {row}: {column} is {shown}, not a number in [-1, 1]; load it with "
-                    "load_va_dataset(..., scale=(least, greatest)), which normalises. A text without numbers has None "
-                    "for both, and a label."
-                )
-    for kind, carried, what in (("va", numbered, "valence and arousal"), ("class", named, "a label")):
-        if kind in needs and not any(carried):
+    frame = pd.DataFrame(_columns(dataset, COLUMNS), dtype=object)
+    with_va = np.array([v is not None or a is not None for v, a in zip(*(frame[c] for c in VA), strict=True)])
+    with_class = np.array([label is not None for label in frame["label"]])
+    rules = {"text": any_text} | ({"label": _as_loaded(optional_class_name)} if needs & {"class", "angle"} else {})
+    checks_va = with_va | ~with_class if needs else with_va
+    bad = parse_rows(frame, rules)[1]
+    bad += parse_rows(frame[checks_va], dict.fromkeys(VA, _as_loaded(Number(-1, 1))))[1]
+    refuse(name, bad, "remove the row, or load the texts with load_va_dataset(..., scale=(least, greatest)), which "
+           "normalises; a text without VA labels has None for both, and a class label")  # fmt: skip
+    for kind, there, what in (("va", with_va, "valence and arousal"), ("class", with_class, "a label")):
+        if kind in needs and not there.any():
             raise ValueError(f"{name}: no text has {what}, which the objectives need.")
 
 
+def _as_loaded(rule: Rule) -> Rule:
+    """The rule for cells that have been loaded: what it makes of them is what they are already."""
+
+    def check(column: str, cell: object) -> object:
+        value = rule(column, cell)
+        if value != cell:
+            raise BadCell(f"{column} is of another type", f"column {column!r} holds {cell!r} in place of {value!r}")
+        return value
+
+    return check
+
+
 def class_names(dataset: Dataset) -> list[str]:
-    """The distinct names in the column `label`, sorted; none without that column."""
+    """The distinct class labels in the column `label`, sorted; none without that column."""
     return sorted(set(dataset["label"]) - {None}) if "label" in dataset.column_names else []
 
 
 def rows_with_va(dataset: Dataset) -> Dataset:
     """The rows that have valence and arousal; none without such columns."""
-    if not {"valence", "arousal"} <= set(dataset.column_names):
-        return dataset.select([])
-    values = zip(dataset["valence"], dataset["arousal"], strict=True)
-    return dataset.select([row for row, pair in enumerate(values) if None not in pair])
+    columns = _columns(dataset, VA)
+    return dataset.select([row for row, pair in enumerate(zip(*columns.values(), strict=True)) if None not in pair])
 
 
 def va_from_class_labels(dataset: Dataset, space: LabelSpace) -> Dataset:
-    """The dataset in which texts without numbers have those of their `label` in a label space.
+    """The dataset in which texts without VA labels have those of their class label in a label space.
 
     Raises:
         ValueError: for a label that the space does not know; the message lists those that it knows.
     """
-    columns = {c: list(dataset[c]) if c in dataset.column_names else [None] * len(dataset) for c in COLUMNS}
-    bare = [i for i in range(len(dataset)) if None in (columns["valence"][i], columns["arousal"][i])]
+    columns = _columns(dataset, COLUMNS)
+    bare = [i for i, pair in enumerate(zip(columns["valence"], columns["arousal"], strict=True)) if None in pair]
     known = space.va_of({columns["label"][i] for i in bare} - {None})
     for i in bare:
         if columns["label"][i] is not None:
             columns["valence"][i], columns["arousal"][i] = known[columns["label"][i]]
-    return with_columns(Dataset.from_dict(columns), list(COLUMNS))
+    return make_dataset(columns)
 
 
 def remove_overlap(train: Dataset, others: Iterable[Iterable[str]]) -> Dataset:
-    """`train` without the texts that stand in one of `others`, up to case and white space."""
+    """`train` without the texts that are in one of `others`, up to case and white space."""
     held_out = {text_key(text) for other in others for text in other}
     keep = [i for i, text in enumerate(train["text"]) if text_key(text) not in held_out]
     if len(keep) < len(train):
-        logger.info("%d training texts that stand in an evaluation set were left out.", len(train) - len(keep))
+        logger.info("%d training texts that are in an evaluation set were left out.", len(train) - len(keep))
     return train.select(keep)
 
 
@@ -115,7 +108,7 @@ def mix_datasets(parts: Sequence[tuple[Dataset, float]], *, seed: int) -> Datase
         parts: (dataset, weight >= 0) pairs. seed: of the random parts.
 
     Returns:
-        `text` and those of `valence`, `arousal`, `label` that any part has; None in the rows of a part without.
+        `text` and those of `valence`, `arousal`, `label` that any dataset has; None in the rows of one without.
 
     Raises:
         ValueError: for a negative or non-finite weight, or if nothing is left.
@@ -126,22 +119,24 @@ def mix_datasets(parts: Sequence[tuple[Dataset, float]], *, seed: int) -> Datase
     for dataset, weight in parts:
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"A mixing weight must be a number >= 0, got {weight}.")
-        whole, part = divmod(weight, 1)
-        rows = np.concatenate(
-            [np.tile(np.arange(len(dataset)), int(whole)),
-             np.sort(rng.permutation(len(dataset))[: round(part * len(dataset))])]
-        )  # fmt: skip
-        chosen.append(with_columns(dataset.select(rows.astype(int)), columns))
+        whole, fraction = divmod(weight, 1)
+        drawn = np.sort(rng.permutation(len(dataset))[: round(fraction * len(dataset))])
+        rows = np.concatenate([np.tile(np.arange(len(dataset)), int(whole)), drawn]).astype(int)
+        chosen.append(make_dataset(_columns(dataset.select(rows), columns)))
     mixed = datasets.concatenate_datasets(chosen)
     if len(mixed) == 0:
-        raise ValueError("The mixture of training corpora is empty: raise a weight.")
+        raise ValueError("The mixed training set is empty: raise a weight.")
     return mixed
 
 
-def with_columns(dataset: Dataset, columns: Sequence[str]) -> Dataset:
-    """`dataset` with these columns and no other, None where it has none; labels as text."""
-    values = {c: list(dataset[c]) if c in dataset.column_names else [None] * len(dataset) for c in columns}
-    if "label" in values:
-        values["label"] = [None if is_blank(label) else str(label) for label in values["label"]]
-    features = datasets.Features({column: datasets.Value(COLUMNS[column]) for column in columns})
-    return Dataset.from_dict(values, features=features)
+def _columns(dataset: Dataset, names: Iterable[str]) -> dict[str, list]:
+    """The cells of these columns, None where the dataset has no such column."""
+    return {c: list(dataset[c]) if c in dataset.column_names else [None] * len(dataset) for c in names}
+
+
+def make_dataset(columns: Mapping[str, Iterable]) -> Dataset:
+    """A dataset of these columns, typed as in `COLUMNS`; an empty label becomes None."""
+    cells = {column: list(values) for column, values in columns.items()}
+    if "label" in cells:
+        cells["label"] = [None if is_blank(label) else str(label) for label in cells["label"]]
+    return Dataset.from_dict(cells, datasets.Features({c: datasets.Value(COLUMNS[c]) for c in cells}))

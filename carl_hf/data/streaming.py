@@ -1,29 +1,114 @@
-"""Corpora that do not fit into memory: their texts with valence and arousal, read and checked piece by piece."""
+"""Corpora that do not fit into memory, read and checked piece by piece."""
 
+import glob
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import pandas as pd
+import pyarrow as pa
 
-from carl_hf.data.bad_rows import BadRow, Skipped, refuse, report_skipped
-from carl_hf.data.loading import (
-    NO_GOOD_ROW,
-    SKIP_REMEDY,
-    VA,
-    check_scale,
-    normalized,
-    sorted_out,
-    with_our_names,
-)
+from carl_hf.data.bad_rows import BadRow, Rule, Skipped, parse_rows, refuse, report_skipped
+from carl_hf.data.files import PIECE, SUFFIXES, Piece, arrow_piece, column_names, load_hub_dataset, read_pieces
+from carl_hf.data.loading import NO_GOOD_ROW, SKIP_REMEDY, normalized, renamed, va_rules
+from carl_hf.data.mixing import VA
 from carl_hf.data.splits import split_names, text_key
-from carl_hf.data.table_pieces import PIECEWISE, open_tables
+from carl_hf.utils.suggestions import listed
 
 logger = logging.getLogger(__name__)
 
+PIECEWISE = tuple(kind for kind in SUFFIXES if kind != ".json")  # a JSON array cannot be cut into pieces
 _NEEDED = ("text", *VA)
 _OPTIONAL = ("split", "label")
+
+
+@dataclass(frozen=True)
+class PiecewiseTable:
+    """A table that is read in pieces.
+
+    Args:
+        name: what messages call it. pieces: yields its rows in order.
+    """
+
+    name: str
+    pieces: Callable[[], Iterator[Piece]]
+
+
+def open_tables(
+    sources: Sequence[str], columns: Sequence[str], optional: Collection[str] = ()
+) -> list[PiecewiseTable]:
+    """The tables that `sources` name, in order.
+
+    Args:
+        sources: files (.csv, .tsv, .jsonl, .parquet), folders of such files, glob patterns (files of both in the order
+            of their names), or ids of Hub data sets, whose splits follow each other with a column `split`.
+        columns: those that each must have; in JSON lines, one of its first lines. optional: those that are read too,
+            where they are there. Of Parquet files and Hub data sets no others are read.
+
+    Raises:
+        ValueError: for what is none of these, or lacks a column. Reading raises it for a file so damaged that its rows
+            cannot be told apart.
+    """
+    tables = []
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.is_file() and file.suffix.lower() in PIECEWISE)
+        else:
+            found = [source] if path.is_file() else sorted(glob.glob(source, recursive=True))
+            files = [file for file in map(Path, found) if file.is_file()]
+        if files:
+            tables += [_open_file(file, columns, optional) for file in files]
+        elif path.suffix.lower() not in SUFFIXES and source.count("/") == 1 and not path.exists():
+            splits = load_hub_dataset(source)
+            tables += [_open_split(f"{source} ({split})", splits[split], split, columns, optional) for split in splits]
+        else:
+            raise ValueError(
+                f"{source}: there is no such file, no folder or pattern with {', '.join(PIECEWISE)} files, and it is "
+                "no id of a Hub data set (owner/name)."
+            )
+    return tables
+
+
+def _open_file(path: Path, columns: Sequence[str], optional: Collection[str]) -> PiecewiseTable:
+    kind = path.suffix.lower()
+    if kind not in PIECEWISE:
+        hint = " Write it as JSON lines." if kind == ".json" else ""
+        raise ValueError(f"{path}: only {', '.join(PIECEWISE)} files can be read piece by piece.{hint}")
+    names = column_names(path)
+    if names is None:
+        first = next(read_pieces(path, rows=100), None)
+        if first is not None and len(first.frame):
+            _check_columns(str(path), columns, first.frame)
+        return PiecewiseTable(str(path), lambda: read_pieces(path))
+    _check_columns(str(path), columns, names)
+    read = [name for name in names if name in columns or name in optional]
+    return PiecewiseTable(str(path), lambda: read_pieces(path, columns=read))
+
+
+def _check_columns(name: str, columns: Sequence[str], there: Collection[str]) -> None:
+    for column in columns:
+        if column not in there:
+            raise ValueError(f"{name} has no column {column!r}; it has {listed(there) or 'none'}.")
+
+
+def _open_split(
+    name: str, rows: datasets.Dataset, split: str, columns: Sequence[str], optional: Collection[str]
+) -> PiecewiseTable:
+    _check_columns(name, columns, [*rows.column_names, "split"])
+    read = [column for column in rows.column_names if column in columns or column in optional]
+    rows = rows.select_columns(read).with_format("arrow")
+
+    def pieces() -> Iterator[Piece]:
+        for first in range(0, len(rows), PIECE):
+            table = rows[first : first + PIECE]
+            if "split" in (*columns, *optional) and "split" not in read:
+                table = table.append_column("split", pa.array([split] * len(table)))
+            yield arrow_piece(table, first + 1, name)
+
+    return PiecewiseTable(name, pieces)
 
 
 def stream_va_dataset(
@@ -39,20 +124,20 @@ def stream_va_dataset(
 ) -> datasets.IterableDataset:
     """Streams files of texts with valence and arousal, normalised to [-1, 1] by Eq 12 from their scale.
 
-    Each pass takes the files in another order and draws from a buffer of so many texts: files in an order of their
-    own (by time, by label) are better cut into many.
+    Each pass takes the files in another order and draws from a buffer of so many texts: files that are sorted (by
+    time, by label) are better cut into many.
 
-    Of a file with a column `split` the training rows alone are taken. A text that stands in another part of the
-    same file too is not left out, as [`load_va_dataset`] does: that is known only when all has been read. Name such
-    texts in `held_out`.
+    Of a file with a column `split` only the training rows are taken. Unlike [`load_va_dataset`], a text that is also
+    in another split of the same file is not left out: that is known only when all has been read. Name such texts in
+    `held_out`.
 
     Args:
         sources: files (.csv, .tsv, .jsonl, .parquet), folders of them, glob patterns.
         scale: (least, greatest) value of the labels' scale. columns: names of `text`, `valence`, `arousal`, `split`
             and `label` in the files, where they differ.
         held_out: texts that are left out, up to case and white space.
-        skip_bad_rows: leave out the rows that [`find_bad_rows`] names, in place of stopping at the first. The log
-            tells of the first of each kind, and of all behind each file. In Parquet files, bytes that are not UTF-8
+        skip_bad_rows: leave out the rows that [`find_bad_rows`] names, instead of stopping at the first. The log
+            reports the first of each kind, and all at the end of each file. In Parquet files, bytes that are not UTF-8
             are bad in the columns named above alone, as others are not read.
         shuffle_buffer: texts in the buffer; 1 keeps their order. seed: of both.
         skipped: is filled with what is left out of each file, as far as it has been read: of the pass that read most
@@ -62,22 +147,19 @@ def stream_va_dataset(
         ValueError: for no such file, a missing column or scale; and when it is iterated, for a bad row, or a file
             whose rows are all bad; it names the file and the row.
     """
-    if scale is None:
-        raise ValueError(f"{', '.join(sources)}: state the scale of the labels, such as scale=(1, 9) (--scale 1 9).")
-    check_scale(scale)
+    rules = va_rules(scale, ", ".join(sources))
     if shuffle_buffer < 1:
         raise ValueError(f"shuffle_buffer must be at least 1, got {shuffle_buffer}.")
     columns = dict(columns or {})
     for ours in columns:
-        if ours not in (*_NEEDED, *_OPTIONAL):
+        if ours not in rules:
             raise ValueError(f"columns: {ours!r} is none of {', '.join((*_NEEDED, *_OPTIONAL))}.")
-    taken = set(columns.values())
-    names = columns | {ours: ours for ours in (*_NEEDED, *_OPTIONAL) if ours not in columns and ours not in taken}
+    names = columns | {ours: ours for ours in rules if ours not in columns and ours not in columns.values()}
     for ours in _NEEDED:
         if ours not in names:
             raise ValueError(f"columns: {ours!r} is named for another column; name one for {ours!r} too.")
     needed = [*(names[ours] for ours in _NEEDED), *columns.values()]
-    files = [table.name for source in sources for table in open_tables([source], needed)]
+    files = [table.name for table in open_tables(sources, needed)]
     for file in files:
         if not Path(file).is_file():
             raise ValueError(f"{file}: only {', '.join(PIECEWISE)} files are streamed.")
@@ -116,7 +198,7 @@ def _rows(
     for file in files:
         skipped, first, good = Skipped(), None, 0
         try:
-            for frame, bad in _checked_pieces(file, names, scale):
+            for frame, bad in _checked_pieces(file, names, va_rules(scale, file)):
                 if not skip_bad_rows:
                     refuse(file, bad, SKIP_REMEDY)
                 for row in bad:
@@ -125,6 +207,7 @@ def _rows(
                 good += len(frame)
                 if len(frame) == 0:
                     continue
+                frame = normalized(frame, VA, scale)
                 if "split" in frame:
                     frame = frame[split_names(frame) == "train"]
                 for text, valence, arousal in zip(frame["text"], *(frame[name] for name in VA), strict=True):
@@ -138,30 +221,27 @@ def _rows(
 
 
 def _checked_pieces(
-    file: str, names: dict[str, str], scale: tuple[float, float]
+    file: str, names: dict[str, str], rules: Mapping[str, Rule]
 ) -> Iterator[tuple[pd.DataFrame, list[BadRow]]]:
-    """The good rows of a file, with our names of the columns and their numbers normalised, and the bad ones, in
-    order."""
+    """The good rows of a file, with our names of the columns, and the bad ones, in order."""
     optional = [names[ours] for ours in _OPTIONAL if ours in names]
     (table,) = open_tables([file], [names[ours] for ours in _NEEDED], optional)
     has_split = None
-    for piece in table.pieces(lambda start, stop: True):
+    for piece in table.pieces():
         frame, bad = piece.frame, piece.bad
         if len(frame):
             there = {ours: theirs for ours, theirs in names.items() if theirs in frame}
-            first = frame.index[0]
-            frame = with_our_names(frame, there, file, ()).copy()
+            frame = renamed(frame, there, file).copy()
             if has_split is None:
                 has_split = "split" in frame
             elif "split" in frame and not has_split:
                 raise ValueError(
-                    f"{file}: one of the rows {first} to {piece.first + piece.length - 1} has a {names['split']!r}, "
-                    "those before have none; give all rows one, or none."
+                    f"{file}: one of the rows {frame.index[0]} to {frame.index[-1]} has a {names['split']!r}, those "
+                    "before have none; give all rows one, or none."
                 )
             for ours in (*_NEEDED, *(["split"] if has_split else [])):
                 if ours not in frame:  # no row of JSON lines here has such a cell
                     frame[ours] = None
-            frame, faults = sorted_out(frame, scale)
-            bad = sorted([*bad, *faults], key=lambda row: row.number)
-            frame = normalized(frame.copy(), VA, scale)
+            frame, found = parse_rows(frame, rules)
+            bad = sorted([*bad, *found], key=lambda row: row.number)
         yield frame, bad

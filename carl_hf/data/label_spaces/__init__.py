@@ -1,19 +1,15 @@
-"""Label spaces: where names of emotions lie in the plane of valence and arousal, as published.
+"""Label spaces: coordinates of emotion names on the plane of valence and arousal, as published.
 
 One CSV file for each source, with the columns `name` and either `valence` and `arousal` (in [-1, 1]) or `angle`
-(degrees, counter-clockwise from positive valence). SOURCES.md says where the numbers come from.
+(degrees, counter-clockwise from positive valence). SOURCES.md names the sources.
 """
 
-import importlib.resources
 import math
-import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from carl_hf.data.bad_rows import number_of
+from carl_hf.data.bad_rows import Number, check_table, class_name
 from carl_hf.data.files import read_table
 
 LABEL_SPACES = ("circle12", "russell1980", "ekman6", "goemotions28")
@@ -21,11 +17,11 @@ LABEL_SPACES = ("circle12", "russell1980", "ekman6", "goemotions28")
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """Coordinates of names.
+    """Coordinates of emotion names.
 
     Args:
-        name: of the space. va: name -> (valence, arousal) in [-1, 1]; where the source gives angles only, the point
-            on the unit circle. angles: name -> degrees in [0, 360); a name at (0, 0) has none.
+        name: of the space. va: emotion -> (valence, arousal) in [-1, 1]; where the source gives angles only, the point
+            on the unit circle. angles: emotion -> degrees in [0, 360); one at (0, 0) has none.
     """
 
     name: str
@@ -33,7 +29,7 @@ class LabelSpace:
     angles: Mapping[str, float]
 
     def va_of(self, names: Iterable[str]) -> dict[str, tuple[float, float]]:
-        """Valence and arousal of these names, upper or lower case.
+        """Valence and arousal of these names, in upper or lower case.
 
         Raises:
             ValueError: for a name without an entry; the message lists those that have one.
@@ -41,7 +37,7 @@ class LabelSpace:
         return self._find(names, self.va, "entry")
 
     def angles_of(self, names: Iterable[str]) -> dict[str, float]:
-        """Degrees of these names, upper or lower case.
+        """Degrees of these names, in upper or lower case.
 
         Raises:
             ValueError: for a name without an angle; the message lists those that have one.
@@ -69,49 +65,26 @@ class LabelSpace:
 
 
 def read_label_space(source: str | Path) -> LabelSpace:
-    """A label space by name (see `LABEL_SPACES`), or from a CSV file of one's own.
+    """A label space by name (see `LABEL_SPACES`), or from a CSV file of your own.
 
     Raises:
-        ValueError: for an unknown name, a missing column, a value that is no number or out of range, or a name that
-            stands there twice.
+        ValueError: for an unknown name, a missing column, a value that is no number or out of range, or a repeated
+            name.
     """
-    if source in LABEL_SPACES:
-        with importlib.resources.as_file(importlib.resources.files(__name__) / f"{source}.csv") as path:
-            return _read(path, str(source))
-    path = Path(source)
+    known = source in LABEL_SPACES
+    path = Path(__file__).with_name(f"{source}.csv") if known else Path(source)
     if path.suffix.lower() != ".csv" or not path.is_file():
         raise ValueError(
             f"Unknown label space {str(source)!r}: choose {', '.join(LABEL_SPACES)}, or give a CSV file with the "
             "columns name, and valence and arousal in [-1, 1], or angle in degrees."
         )
-    return _read(path, path.name)
-
-
-def _read(path: Path, name: str) -> LabelSpace:
     frame = read_table(path, comment="#")
-    columns = ["angle"] if "angle" in frame else ["valence", "arousal"]
-    for column in ("name", *columns):
-        if column not in frame:
-            raise ValueError(
-                f"{path} has no column {column!r}; a label space has name, and valence and arousal, or angle."
-            )
-    keys = [_key(entry) for entry in frame["name"]]
-    if not all(keys):
-        raise ValueError(f"{path}, row {keys.index('') + 1}: column 'name' is empty; name the emotion.")
-    if len(set(keys)) < len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"{path}: the name {reprlib.repr(twice)} stands there twice.")
-    for column in columns:
-        numbers = np.array([number_of(cell) for cell in frame[column]])
-        bad = ~(np.abs(numbers) <= (360 if column == "angle" else 1))  # NaN fails the comparison
-        if bad.any():
-            row = int(bad.argmax())
-            what = "degrees from 0 to 360" if column == "angle" else "a number in [-1, 1]"
-            raise ValueError(
-                f"{path}, row {row + 1}: {column} is {reprlib.repr(frame[column].iloc[row])}, not {what}."
-            )
-        frame[column] = numbers
-    if columns == ["angle"]:
+    ranges = {"angle": Number(-360, 360)} if "angle" in frame else dict.fromkeys(("valence", "arousal"), Number(-1, 1))
+    frame = check_table(frame, {"name": class_name, **ranges}, path)
+    keys = frame["name"].map(_key)
+    if keys.duplicated().any():
+        raise ValueError(f"{path}: the name {keys[keys.duplicated()].iloc[0][:80]!r} is there twice.")
+    if "angle" in frame:
         radians = [math.radians(angle) for angle in frame["angle"]]
         points = [(math.cos(angle), math.sin(angle)) for angle in radians]
         angles = [angle % 360 for angle in frame["angle"]]
@@ -119,7 +92,7 @@ def _read(path: Path, name: str) -> LabelSpace:
         points = list(zip(frame["valence"], frame["arousal"], strict=True))
         angles = [math.degrees(math.atan2(a, v)) % 360 if v or a else None for v, a in points]
     return LabelSpace(
-        name,
+        str(source) if known else path.name,
         va=dict(zip(keys, points, strict=True)),
         angles={key: angle for key, angle in zip(keys, angles, strict=True) if angle is not None},
     )
