@@ -42,7 +42,7 @@ def test_missing_corpora_are_told_from_wrong_ones(tmp_path):
             "no rows 'test'",
         ),
         "stsb/stsb_test.csv": (
-            lambda: read_sts(tmp_path), {"text1": ["a"], "text2": ["b"], "score": ["x"]}, "row 1: column 'score' holds",
+            lambda: read_sts(tmp_path), {"text1": ["a"], "text2": ["b"], "score": ["x"]}, "row 1: column 'score'",
         ),
         "isear/isear.csv": (
             lambda: read_emotion("isear", tmp_path),
