@@ -120,7 +120,7 @@ class Bench:
         args = CarlTrainingArguments(
             "unused", per_device_train_batch_size=self.args.batch_size, bf16=self.args.bf16, report_to="none",
             use_cpu=self.device.type == "cpu", save_strategy="no",
-            **{"objectives": ["mccl", "ptd"], "perturb_half": False, **settings},
+            **{"objectives": ["mccl", "ptd=0.2"], "perturb_half": False, **settings},
         )  # fmt: skip
         model = CarlModel.from_encoder(self.args.encoder).to(self.device).train()
         trainer = CarlTrainer(model=model, args=args, train_dataset=self.texts, processing_class=self.tokenizer)
