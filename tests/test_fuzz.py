@@ -1,6 +1,6 @@
 """Every reader of files and settings on random and damaged input: a ValueError, or what it promises.
 
-100 examples each, always the same; `pytest -m slow` takes 1,000 new ones.
+25 examples each, always the same; `pytest -m slow` takes 1,000 new ones.
 """
 
 import io
@@ -37,12 +37,12 @@ from carl_hf.evaluation.encoder import EmbeddingCache
 from carl_hf.objectives import OBJECTIVES, parse_objectives
 from carl_hf.training.checkpoints import last_checkpoint
 
-pytestmark = pytest.mark.parametrize("examples", [100, pytest.param(1000, marks=pytest.mark.slow)])
+pytestmark = pytest.mark.parametrize("examples", [25, pytest.param(1000, marks=pytest.mark.slow)])
 
 
 def fuzz(examples: int, property_holds: Callable[..., None], *strategies: st.SearchStrategy) -> None:
     chosen = settings(
-        max_examples=examples, derandomize=examples == 100, database=None, deadline=None,
+        max_examples=examples, derandomize=examples == 25, database=None, deadline=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     chosen(given(st.tuples(*strategies))(lambda drawn: property_holds(*drawn)))()
