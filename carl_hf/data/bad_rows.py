@@ -19,42 +19,44 @@ logger = logging.getLogger(__name__)
 MAX_CHARACTERS = 100_000
 """Longest text of a corpus, about a book chapter. Anything longer is a broken file, and slow to tokenize."""
 REMEDY = "correct or remove the row"
-_FIRST = 5  # row numbers that are kept for each reason
+_FIRST = 5
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used.
+    """A row that cannot be used."""
 
-    Args:
-        number: of the row, from 1; the header does not count. reason: in few words, the same for all rows of its kind.
-        detail: what is wrong with this one, as the end of a sentence about it.
-    """
-
-    number: int
-    reason: str
-    detail: str
+    number: int  # from 1; the header does not count
+    reason: str  # in few words, the same for all rows of its kind
+    detail: str  # what is wrong with this one, as the end of a sentence about it
 
 
 class BadCell(ValueError):
-    """A cell that breaks a rule, with the reason and detail of its [`BadRow`]."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
+    """A cell that breaks a rule: BadCell(reason, detail), as in a [`BadRow`]."""
 
 
 Rule = Callable[[str, Any], Any]
 """(column, cell) -> the cell's value; raises [`BadCell`]."""
 
 
-def any_text(column: str, cell: Any) -> str:
-    """A text that is not empty."""
+def is_blank(cell: Any) -> bool:
+    """Whether a cell holds nothing: None, NaN, white space."""
+    if isinstance(cell, str):
+        return not cell.strip()
+    return cell is None or (isinstance(cell, numbers.Real) and cell != cell)
+
+
+def _filled(column: str, cell: Any, types: tuple[type, ...], what: str) -> Any:
     if is_blank(cell):
         raise BadCell(f"{column} is empty", f"column {column!r} is empty")
-    if not isinstance(cell, str):
-        raise BadCell(f"{column} is no text", f"column {column!r} holds {reprlib.repr(cell)}, not a text")
+    if not isinstance(cell, types):
+        raise BadCell(f"{column} is no {what}", f"column {column!r} holds {reprlib.repr(cell)}, not a {what}")
     return cell
+
+
+def any_text(column: str, cell: Any) -> str:
+    """A text that is not empty."""
+    return _filled(column, cell, (str,), "text")
 
 
 def corpus_text(column: str, cell: Any) -> str:
@@ -67,11 +69,7 @@ def corpus_text(column: str, cell: Any) -> str:
 
 def class_name(column: str, cell: Any) -> str:
     """A class or split: a string, or a number as a string."""
-    if is_blank(cell):
-        raise BadCell(f"{column} is empty", f"column {column!r} is empty")
-    if not isinstance(cell, (str, numbers.Number)):
-        raise BadCell(f"{column} is no name", f"column {column!r} holds {reprlib.repr(cell)}, not a name")
-    return str(cell)
+    return str(_filled(column, cell, (str, numbers.Number), "name"))
 
 
 def optional_class_name(column: str, cell: Any) -> str | None:
@@ -81,32 +79,23 @@ def optional_class_name(column: str, cell: Any) -> str | None:
 
 @dataclass(frozen=True)
 class Number:
-    """The rule for a column of numbers between two finite or infinite bounds; their strings count as numbers."""
+    """The rule for numbers between two bounds; strings of numbers count."""
 
     least: float = -math.inf
     greatest: float = math.inf
 
     def __call__(self, column: str, cell: Any) -> float:
-        value = math.nan
-        is_number = isinstance(cell, (numbers.Real, Decimal)) and not isinstance(cell, bool)
-        if is_number or (isinstance(cell, str) and "_" not in cell):  # 1_000 is Python's notation, no file's
-            try:
-                value = float(cell)
-            except (ValueError, OverflowError):
-                pass
+        try:
+            is_number = isinstance(cell, (numbers.Real, Decimal, str)) and not isinstance(cell, bool)
+            value = float(cell) if is_number and "_" not in str(cell) else math.nan  # 1_000 is Python's notation alone
+        except (ValueError, OverflowError):
+            value = math.nan
         if not math.isfinite(value):
             raise BadCell(f"{column} is no number", f"column {column!r} holds {reprlib.repr(cell)}, not a number")
         if not self.least <= value <= self.greatest:
             detail = f"{column} is {value:g}, outside the scale [{self.least:g}, {self.greatest:g}]"
             raise BadCell(f"{column} is outside the scale", detail)
         return value
-
-
-def is_blank(cell: Any) -> bool:
-    """Whether a cell holds nothing: None, NaN, white space."""
-    if isinstance(cell, str):
-        return not cell.strip()
-    return cell is None or (isinstance(cell, numbers.Real) and cell != cell)
 
 
 def parse_rows(frame: pd.DataFrame, rules: Mapping[str, Rule]) -> tuple[pd.DataFrame, list[BadRow]]:
@@ -119,17 +108,16 @@ def parse_rows(frame: pd.DataFrame, rules: Mapping[str, Rule]) -> tuple[pd.DataF
         the good rows, with the values that the rules return, and the bad ones in order.
     """
     frame, bad = frame.copy(), {}
-    for column, rule in rules.items():
-        values = []
-        for number, cell in frame[column].items() if column in frame else ():
+    for column in (column for column in rules if column in frame):
+        rule, values = rules[column], []
+        for number, cell in frame[column].items():
             try:
                 values.append(rule(column, cell))
             except BadCell as error:
                 values.append(math.nan)
-                bad.setdefault(number, BadRow(number, error.reason, error.detail))
-        if column in frame:
-            dtype = float if isinstance(rule, Number) else object
-            frame[column] = pd.Series(values, index=frame.index, dtype=dtype)
+                bad.setdefault(number, BadRow(number, *error.args))
+        dtype = float if isinstance(rule, Number) else object
+        frame[column] = pd.Series(values, index=frame.index, dtype=dtype)
     return frame.drop(index=list(bad)), [bad[number] for number in sorted(bad)]
 
 
@@ -137,7 +125,7 @@ def check_table(frame: pd.DataFrame, rules: Mapping[str, Rule], name: object) ->
     """A table under a plain index, with the values that the rules return.
 
     Raises:
-        ValueError: for a column without a rule's column, no rows, or the first bad row; it names the row.
+        ValueError: for a missing column, no rows, or the first bad row; it names the row.
     """
     missing = [column for column in rules if column not in frame]
     if missing:
@@ -162,37 +150,32 @@ def refuse(name: object, bad: Sequence[BadRow], remedy: str) -> None:
 
 @dataclass
 class Skipped:
-    """Rows that were left out.
-
-    Args:
-        rows: how many. reasons: reason -> {"rows": how many, "first": the numbers of the first five}.
-    """
+    """How many rows were left out, and reason -> {"rows": how many, "first": the numbers of the first five}."""
 
     rows: int = 0
     reasons: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, bad: Iterable[BadRow]) -> "Skipped":
+        found = cls()
+        for row in bad:
+            found.add(row)
+        return found
 
     def add(self, row: BadRow) -> None:
         """Counts a row; they come in order."""
         found = self.reasons.setdefault(row.reason, {"rows": 0, "first": []})
         self.rows += 1
         found["rows"] += 1
-        if len(found["first"]) < _FIRST:
-            found["first"].append(row.number)
+        found["first"] = [*found["first"], row.number][:_FIRST]
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def count_skipped(bad: Iterable[BadRow]) -> Skipped:
-    found = Skipped()
-    for row in sorted(bad, key=lambda row: row.number):
-        found.add(row)
-    return found
-
-
 def skipped_record(bad: Iterable[BadRow]) -> dict[str, Any]:
-    """For results.json: how many rows, and of each reason how many and the numbers of the first five."""
-    return count_skipped(bad).record()
+    """[`Skipped`] as results.json holds it."""
+    return Skipped.of(bad).record()
 
 
 def report_skipped(name: object, skipped: Skipped) -> None:

@@ -28,36 +28,24 @@ class MissingCorpus(ValueError):
 
 @dataclass(frozen=True)
 class CorpusSpec:
-    """A corpus of texts with VA labels.
+    """A corpus of texts with VA labels. `read` gives the columns `text`, `valence`, `arousal` on the corpus's scale
+    and, where it has them, `dominance`, `split` and `label`."""
 
-    Args:
-        name: as in `load_va_dataset(name)`. folder: path below `data_dir`; of several, the first that exists.
-        read: reads that file or folder into the columns `text`, `valence`, `arousal` (on the corpus's own scale) and,
-            where it has them, `dominance`, `split` and `label`. scale: (least, greatest) value of its labels.
-        licence: of texts and labels. source: where it comes from.
-        url: file to fetch, of a pinned `revision`; None where it may not be fetched.
-        sha256: of its content, see [`content_sha256`]. clips_to_scale: whether averaged ratings may leave the scale.
-    """
-
-    name: str
-    folder: tuple[str, ...]
+    name: str  # as in load_va_dataset(name)
+    folder: tuple[str, ...]  # paths below data_dir; the first that exists is read
     read: Callable[[Path], pd.DataFrame]
-    scale: tuple[float, float]
-    licence: str
-    source: str
-    url: str | None = None
+    scale: tuple[float, float]  # (least, greatest) value of its labels
+    licence: str  # of texts and labels
+    source: str  # where it comes from
+    url: str | None = None  # of a file that may be fetched, of a pinned revision
     revision: str | None = None
-    sha256: str | None = None
-    clips_to_scale: bool = False
+    sha256: str | None = None  # see content_sha256
+    clips_to_scale: bool = False  # averaged ratings may leave the scale
 
 
 def content_sha256(frame: pd.DataFrame) -> str:
-    """Checksum of a corpus's content: of every row, the ASCII characters of the text, valence, arousal, and split if
-    any.
-
-    It does not depend on column names, quoting, white space or the repair of wrongly decoded punctuation, so that the
-    published file and a cleaned copy of it agree.
-    """
+    """Checksum of every row's valence, arousal, split if any, and ASCII characters of the text: the published file and
+    a cleaned copy of it (column names, quoting, white space, repaired punctuation) agree."""
     digest = hashlib.sha256()
     splits = frame["split"] if "split" in frame else [""] * len(frame)
     for text, valence, arousal, split in zip(frame["text"], frame["valence"], frame["arousal"], splits, strict=True):
@@ -158,10 +146,9 @@ def _read_emobank(path: Path) -> pd.DataFrame:
 
 
 def _read_facebook(path: Path) -> pd.DataFrame:
-    """dataset-fb-valence-arousal-anon.csv as published (two raters a row), or a cleaned copy with lower-case names.
+    """dataset-fb-valence-arousal-anon.csv as published, or a cleaned copy with lower-case names.
 
-    The label is the mean of the two raters. The one row without text is left out; texts that were encoded twice are
-    repaired.
+    The label is the mean of the two raters of a row. The one row without text is left out.
     """
     frame = read_table(path).rename(columns={"Anonymized Message": "text"}).rename(columns=str.lower)
     ratings = dict.fromkeys(("valence1", "valence2", "arousal1", "arousal2"), Number())
@@ -231,57 +218,26 @@ def _read_emotales(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["text", "valence", "arousal"])
 
 
-CORPORA = {
-    spec.name: spec
-    for spec in (
-        CorpusSpec(
-            name="demo",
-            folder=(),
-            read=read_table,
-            scale=(-1, 1),
-            licence="Apache-2.0",
-            source="Written for this project; see carl_hf/data/resources/DATASHEET.md.",
-        ),
-        CorpusSpec(
-            name="emobank",
-            folder=("emobank/emobank.csv", "emobank.csv"),
-            read=_read_emobank,
-            scale=(1, 5),
-            licence="CC-BY-SA-4.0",
-            source="Buechel and Hahn 2017, github.com/JULIELab/EmoBank.",
-            revision="248ce2a43e165a66d31aeaed83cff9641d6654e0",
-            url="https://raw.githubusercontent.com/JULIELab/EmoBank/248ce2a43e165a66d31aeaed83cff9641d6654e0/corpus/emobank.csv",
-            sha256="e9a1fd18cd64b25223089022546c3f8af4cd2676524adce9a224570eb9a5d099",
-        ),
-        CorpusSpec(
-            name="facebook",
-            folder=("facebook_va/facebook_va.csv", "facebook_va/dataset-fb-valence-arousal-anon.csv",
-                    "dataset-fb-valence-arousal-anon.csv"),
-            read=_read_facebook,
-            scale=(1, 9),
-            licence="GPL-3.0",
-            source="Preotiuc-Pietro et al. 2016, github.com/wwbp/additional_data_sets.",
-            revision="2f51266add949268cd321a2d0568fd9f39da810c",
-            url="https://raw.githubusercontent.com/wwbp/additional_data_sets/2f51266add949268cd321a2d0568fd9f39da810c/"
-            "valence_arousal/dataset-fb-valence-arousal-anon.csv",
-            sha256="cdec45e6a54c38c237cac099f359f03e67d62b1565cb0d87572ba54668215bcf",
-        ),
-        CorpusSpec(
-            name="iemocap",
-            folder=("IEMOCAP_full_release", "iemocap"),
-            read=_read_iemocap,
-            scale=(1, 5),
-            licence="USC licence, research only, not to be passed on",
-            source="Busso et al. 2008: ask for it at sail.usc.edu/iemocap.",
-            clips_to_scale=True,
-        ),
-        CorpusSpec(
-            name="emotales",
-            folder=("EmoTales/View #1/View#1_dimensions.xlsx", "emotales/View#1_dimensions.xlsx"),
-            read=_read_emotales,
-            scale=(1, 9),
-            licence="as stated by its authors, not to be passed on",
-            source="Francisco et al. 2012: ask its authors (NIL group, Universidad Complutense de Madrid).",
-        ),
-    )
-}  # fmt: skip
+_GITHUB = "https://raw.githubusercontent.com"
+_EMOBANK, _FACEBOOK = "248ce2a43e165a66d31aeaed83cff9641d6654e0", "2f51266add949268cd321a2d0568fd9f39da810c"
+_SPECS = (
+    CorpusSpec("demo", (), read_table, (-1, 1), "Apache-2.0",
+               "Written for this project; see carl_hf/data/resources/DATASHEET.md."),
+    CorpusSpec("emobank", ("emobank/emobank.csv", "emobank.csv"), _read_emobank, (1, 5), "CC-BY-SA-4.0",
+               "Buechel and Hahn 2017, github.com/JULIELab/EmoBank.",
+               url=f"{_GITHUB}/JULIELab/EmoBank/{_EMOBANK}/corpus/emobank.csv", revision=_EMOBANK,
+               sha256="e9a1fd18cd64b25223089022546c3f8af4cd2676524adce9a224570eb9a5d099"),
+    CorpusSpec("facebook", ("facebook_va/facebook_va.csv", "facebook_va/dataset-fb-valence-arousal-anon.csv",
+                            "dataset-fb-valence-arousal-anon.csv"), _read_facebook, (1, 9), "GPL-3.0",
+               "Preotiuc-Pietro et al. 2016, github.com/wwbp/additional_data_sets.", revision=_FACEBOOK,
+               url=f"{_GITHUB}/wwbp/additional_data_sets/{_FACEBOOK}/"
+               "valence_arousal/dataset-fb-valence-arousal-anon.csv",
+               sha256="cdec45e6a54c38c237cac099f359f03e67d62b1565cb0d87572ba54668215bcf"),
+    CorpusSpec("iemocap", ("IEMOCAP_full_release", "iemocap"), _read_iemocap, (1, 5),
+               "USC licence, research only, not to be passed on",
+               "Busso et al. 2008: ask for it at sail.usc.edu/iemocap.", clips_to_scale=True),
+    CorpusSpec("emotales", ("EmoTales/View #1/View#1_dimensions.xlsx", "emotales/View#1_dimensions.xlsx"),
+               _read_emotales, (1, 9), "as stated by its authors, not to be passed on",
+               "Francisco et al. 2012: ask its authors (NIL group, Universidad Complutense de Madrid)."),
+)  # fmt: skip
+CORPORA = {spec.name: spec for spec in _SPECS}

@@ -9,6 +9,7 @@ import contextlib
 import csv
 import itertools
 import json
+import re
 import reprlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ SUFFIXES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
 PIECE = 8192
 """Rows read together."""
 _LONGEST_CELL = 2**31 - 1
+_SURROGATE = re.compile("[\ud800-\udfff]")  # in a string that was read: bytes that are not UTF-8
 
 _EMPTY = ("empty row", "is empty")
 
@@ -36,24 +38,15 @@ _Row = Mapping[str, Any] | tuple[str, str] | None
 
 @dataclass(frozen=True)
 class Piece:
-    """Consecutive rows.
+    """Consecutive rows."""
 
-    Args:
-        frame: those that can be read, with their numbers as index. bad: the others, in order.
-        arrow: all rows, typed as Parquet files and Hub data sets hold them; None of text files.
-    """
-
-    frame: pd.DataFrame
-    bad: list[BadRow]
-    arrow: pa.Table | None = None
+    frame: pd.DataFrame  # those that can be read, with their numbers as index
+    bad: list[BadRow]  # the others, in order
+    arrow: pa.Table | None = None  # all rows, typed as Parquet files and Hub data sets hold them
 
 
 def read_table(path: Path, *, comment: str | None = None) -> pd.DataFrame:
-    """The table of a file all of whose rows can be read, under a plain index.
-
-    Raises:
-        ValueError: as [`read_rows`], and for the first row that cannot be read; it names the row.
-    """
+    """As [`read_rows`], under a plain index; a row that cannot be read is an error that names it."""
     frame, bad = read_rows(path, comment=comment)
     refuse(path, bad, REMEDY)
     return frame.reset_index(drop=True)
@@ -78,11 +71,8 @@ def read_rows(path: Path, *, comment: str | None = None) -> tuple[pd.DataFrame, 
 
 
 def column_names(path: Path, *, comment: str | None = None) -> list[str] | None:
-    """The names of a file's columns, all different; None of JSON, whose rows have names of their own.
-
-    Raises:
-        ValueError: as [`read_rows`].
-    """
+    """The names of a file's columns, all different; None of JSON, whose rows have names of their own. Raises as
+    [`read_rows`]."""
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
         raise ValueError(f"{path}: cannot read this kind of file; give a {', '.join(SUFFIXES[:-1])} or .jsonl file.")
@@ -105,14 +95,8 @@ def column_names(path: Path, *, comment: str | None = None) -> list[str] | None:
 def read_pieces(
     path: Path, *, comment: str | None = None, rows: int = PIECE, columns: Sequence[str] | None = None
 ) -> Iterator[Piece]:
-    """The rows of a file that [`column_names`] has accepted, in order, piece by piece.
-
-    Args:
-        rows: of a piece, at most. columns: those to read of a Parquet file (default: all).
-
-    Raises:
-        ValueError: as [`read_rows`], when the reading comes to it.
-    """
+    """The rows of a file that [`column_names`] has accepted, in pieces of at most `rows`; of a Parquet file only these
+    columns. Raises as [`read_rows`], when the reading comes to it."""
     kind = path.suffix.lower()
     with _readable(path):
         if kind == ".parquet":
@@ -176,7 +160,7 @@ def _open_csv(path: Path, comment: str | None) -> Iterator[tuple[list[str], Any]
             raise ValueError(f"{path}: its header is not CSV ({error}); correct the first line.") from error
         if not any(header or ()):
             raise ValueError(f"{path} is empty or cannot be read: its first line names no column.")
-        if not all(map(_is_unicode, header)):
+        if any(map(_SURROGATE.search, header)):
             raise ValueError(f"{path}: its header is not UTF-8 text; convert the file.")
         yield [name or f"column {number}" for number, name in enumerate(header, 1)], reader
 
@@ -233,7 +217,7 @@ def _json_rows(path: Path) -> Iterator[_Row]:
 def _json_line(line: str) -> _Row:
     if not line.strip():
         return None
-    if not _is_unicode(line):
+    if _SURROGATE.search(line):
         return "not UTF-8", "is not UTF-8 text"
     try:
         return _object(json.loads(line))
@@ -249,23 +233,13 @@ def _object(found: Any) -> _Row:
 
 
 def _in_unicode(cells: Mapping[str, Any]) -> _Row:
-    """The cells, or what is wrong if a name or text is not valid Unicode: other bytes were read as surrogates."""
+    """The cells, or what is wrong if a name or text is not UTF-8."""
     for name, cell in cells.items():
-        if not _is_unicode(name):
+        if _SURROGATE.search(name):
             return "not UTF-8", "is not UTF-8 text"
-        if isinstance(cell, str) and not _is_unicode(cell):
+        if isinstance(cell, str) and _SURROGATE.search(cell):
             return "not UTF-8", f"column {reprlib.repr(name)} is not UTF-8 text"
     return cells
-
-
-def _is_unicode(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _parquet_pieces(path: Path, rows: int, columns: Sequence[str] | None) -> Iterator[Piece]:
@@ -280,11 +254,7 @@ def _parquet_pieces(path: Path, rows: int, columns: Sequence[str] | None) -> Ite
 
 
 def arrow_piece(arrow: pa.Table, first: int, name: object) -> Piece:
-    """A piece of an Arrow table, whose first row has that number.
-
-    Raises:
-        ValueError: for a value that Python cannot hold.
-    """
+    """A piece of an Arrow table, whose first row has that number; a ValueError for a value that Python cannot hold."""
     names = arrow.column_names
     try:
         columns = [_cells(column) for column in arrow.columns]
@@ -304,11 +274,7 @@ def _cells(column: pa.ChunkedArray) -> list[Any]:
 
 
 def load_hub_dataset(name: str) -> datasets.DatasetDict:
-    """The splits of a Hub data set, on disk and mapped into memory.
-
-    Raises:
-        ValueError: if there is none, or it cannot be loaded.
-    """
+    """The splits of a Hub data set, on disk and mapped into memory; a ValueError if it cannot be loaded."""
     try:
         return datasets.load_dataset(name)
     except Exception as error:  # whatever the Hub client raises

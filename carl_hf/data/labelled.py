@@ -148,11 +148,8 @@ def read_emotion(
 
 
 def read_sts(data_dir: str | Path | None) -> tuple[list[str], list[str], np.ndarray]:
-    """Test split of the STS benchmark: `text1`, `text2`, and their similarity from 0 to 5.
-
-    Raises:
-        MissingCorpus: if its file is not there. ValueError: for missing columns or a score that is no number.
-    """
+    """Test split of the STS benchmark: `text1`, `text2`, and their similarity from 0 to 5. Raises as
+    [`read_polarity`]."""
     rules = {"text1": corpus_text, "text2": corpus_text, "score": Number()}
     _, frame = _read("stsb/stsb_test.csv", data_dir, (), **rules)
     return frame["text1"].tolist(), frame["text2"].tolist(), frame["score"].to_numpy()

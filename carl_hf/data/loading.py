@@ -15,9 +15,9 @@ from carl_hf.data.bad_rows import (
     BadRow,
     Number,
     Rule,
+    Skipped,
     class_name,
     corpus_text,
-    count_skipped,
     optional_class_name,
     parse_rows,
     refuse,
@@ -140,7 +140,7 @@ def good_rows(rows: Rows, name: str, skip_bad_rows: bool) -> pd.DataFrame:
     frame, bad = rows
     if not skip_bad_rows or not len(frame):
         refuse(name, bad, NO_GOOD_ROW if skip_bad_rows else SKIP_REMEDY)
-    report_skipped(name, count_skipped(bad))
+    report_skipped(name, Skipped.of(bad))
     return frame.reset_index(drop=True)
 
 

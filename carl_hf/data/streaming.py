@@ -26,13 +26,9 @@ _OPTIONAL = ("split", "label")
 
 @dataclass(frozen=True)
 class PiecewiseTable:
-    """A table that is read in pieces.
+    """A table that is read in pieces."""
 
-    Args:
-        name: what messages call it. pieces: yields its rows in order.
-    """
-
-    name: str
+    name: str  # in messages
     pieces: Callable[[], Iterator[Piece]]
 
 
@@ -127,9 +123,8 @@ def stream_va_dataset(
     Each pass takes the files in another order and draws from a buffer of so many texts: files that are sorted (by
     time, by label) are better cut into many.
 
-    Of a file with a column `split` only the training rows are taken. Unlike [`load_va_dataset`], a text that is also
-    in another split of the same file is not left out: that is known only when all has been read. Name such texts in
-    `held_out`.
+    Of a file with a column `split` only the training rows are taken; unlike [`load_va_dataset`], also those whose text
+    is in another split, which is known only when all has been read. Name such texts in `held_out`.
 
     Args:
         sources: files (.csv, .tsv, .jsonl, .parquet), folders of them, glob patterns.
@@ -137,11 +132,11 @@ def stream_va_dataset(
             and `label` in the files, where they differ.
         held_out: texts that are left out, up to case and white space.
         skip_bad_rows: leave out the rows that [`find_bad_rows`] names, instead of stopping at the first. The log
-            reports the first of each kind, and all at the end of each file. In Parquet files, bytes that are not UTF-8
-            are bad in the columns named above alone, as others are not read.
+            reports the first of each kind, and all at the end of each file. Other columns of Parquet files are not
+            read, and so never bad.
         shuffle_buffer: texts in the buffer; 1 keeps their order. seed: of both.
-        skipped: is filled with what is left out of each file, as far as it has been read: of the pass that read most
-            of it. It stays empty where another process reads (a worker of a data loader).
+        skipped: is filled with what is left out of each file, in the pass that has read most of it. It stays empty
+            where another process reads (a worker of a data loader).
 
     Raises:
         ValueError: for no such file, a missing column or scale; and when it is iterated, for a bad row, or a file
