@@ -14,35 +14,19 @@ import html
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TextIO, get_args
+from typing import Literal, TextIO, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import (
-    BatchEncoding,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.adversary import token_saliency
-from carl_hf.encoders.loading import (
-    check_encoder,
-    is_va_regressor,
-    load_classifier,
-    load_config,
-    load_encoder,
-    load_tokenizer,
-    resolve_encoder,
-    stated_pooling,
-)
+from carl_hf.encoders import loading
 from carl_hf.encoders.packing import Pooling, pool
 from carl_hf.utils.suggestions import did_you_mean
-
-if TYPE_CHECKING:
-    from captum.attr import IntegratedGradients
 
 Target = Literal["valence", "arousal"]
 Method = Literal["integrated_gradients", "gradient_norm"]
@@ -67,7 +51,7 @@ class Attribution:
         text: as it was given. tokens: its words, or tokens, in order; spans: (start, end) of each in `text`.
         scores: one for each. By integrated gradients, what the word adds to the prediction; by gradient norm, >= 0.
         target: "valence", "arousal" or "similarity". method: see [`Explainer.explain`].
-        prediction: the model's answer: valence or arousal, [-1, 1] but for slight overshooting, or a cosine.
+        prediction: the model's answer: valence or arousal, about in [-1, 1], or a cosine.
         baseline: the model's answer to padding tokens in place of the text's; None by gradient norm. The scores of
             integrated gradients sum to `prediction - baseline`, but for the error of a sum over few steps.
         truncated: whether the text was longer than the model reads; its further words are not among the tokens.
@@ -96,38 +80,37 @@ class Attribution:
         norms are purple. Strong words show their value, every word has it as its title, and `numbers` adds a table to
         unfold. The text is escaped.
         """
-        parts, end = [], 0
-        for (start, stop), score, strength in zip(self.spans, self.scores, self._strengths(), strict=True):
-            parts.append(html.escape(self.text[end:start]))
-            parts.append(self._word_html(self.text[start:stop], score, strength))
-            end = stop
-        if self.text[end:].strip():
-            parts.append(f'<span title="not read" style="opacity:.75">{html.escape(self.text[end:])}</span>')
+        parts, rows = [], f'<tr><th scope="col">word</th><th scope="col">{html.escape(self.target)}</th></tr>'
+        for before, word, value, sign, strength in self._pieces():
+            word = html.escape(word)
+            shown = f'<span title="{value}">{word}</span>'
+            if strength >= _LEAST:
+                colour = ",".join(str(round(255 + strength * (full - 255))) for full in _COLOURS[sign])
+                style = f"background:rgb({colour});color:#111;border-bottom:{_LINES[sign]};border-radius:3px"
+                small = f'&nbsp;<small style="color:#111">{value}</small>' if strength >= _VALUED else ""
+                shown = f'<mark title="{value}" style="{style};padding:1px 2px">{word}{small}</mark>'
+            parts += [html.escape(before), shown]
+            rows += f'<tr><td>{word}</td><td style="text-align:right">{value}</td></tr>'
+        rest = html.escape(self.text[self.spans[-1][1] :])
+        parts.append(f'<span title="not read" style="opacity:.75">{rest}</span>' if rest.strip() else "")
         words = f'<p style="margin:0;line-height:2;white-space:pre-wrap;overflow-wrap:anywhere">{"".join(parts)}</p>'
         caption = f'<figcaption style="font-size:.9em">{html.escape(self.summary)}</figcaption>'
-        return f'<figure style="margin:0">{words}{caption}{self._table_html() if numbers else ""}</figure>'
+        table = f"<details><summary>Numbers</summary><table>{rows}</table></details>" if numbers else ""
+        return f'<figure style="margin:0">{words}{caption}{table}</figure>'
 
-    def _repr_html_(self) -> str:  # in a notebook
-        return self.to_html()
+    _repr_html_ = to_html  # in a notebook
 
     def to_terminal(self, *, colour: bool) -> str:
         """The summary, and the coloured text (ANSI, 256 colours) or a line for each word. Control characters of the
         text, which could change what the terminal shows, are replaced."""
-        if not colour:
-            rows = [
-                f"{self._value(score):>8}  {_printable(t)}" for t, score in zip(self.tokens, self.scores, strict=True)
-            ]
-            return "\n".join([self.summary, *rows])
-        parts, end = [], 0
-        for (start, stop), score, strength in zip(self.spans, self.scores, self._strengths(), strict=True):
-            word = _printable(self.text[start:stop])
-            if strength >= _LEAST:
-                shades = _ANSI[self._sign(score)]
-                shade = shades[min(int(strength * len(shades)), len(shades) - 1)]
-                word = f"\x1b[38;5;16;48;5;{shade}m{word}\x1b[0m"
-            parts += [_printable(self.text[end:start]), word]
-            end = stop
-        return "\n".join([self.summary, "".join(parts) + _printable(self.text[end:])])
+        lines, line = [self.summary], ""
+        for before, word, value, sign, strength in self._pieces():
+            lines.append(f"{value:>8}  {_printable(word)}")
+            shade = _ANSI[sign][min(int(strength * 3), 2)]
+            coloured = f"\x1b[38;5;16;48;5;{shade}m{_printable(word)}\x1b[0m"
+            line += _printable(before) + (coloured if strength >= _LEAST else _printable(word))
+        rest = _printable(self.text[self.spans[-1][1] :])
+        return f"{self.summary}\n{line}{rest}" if colour else "\n".join(lines)
 
     def show(self, file: TextIO | None = None) -> None:
         """Prints [`to_terminal`], coloured if `file` (standard output by default) is a terminal that has colours and
@@ -136,36 +119,17 @@ class Attribution:
         colour = file.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         print(self.to_terminal(colour=colour), file=file)
 
-    def _strengths(self) -> list[float]:
-        """Absolute scores over the greatest of them, in [0, 1]."""
-        greatest = max(map(abs, self.scores))
-        return [abs(score) / greatest if greatest else 0.0 for score in self.scores]
-
-    def _sign(self, score: float) -> str:
-        return "" if self.method == "gradient_norm" else "+" if score > 0 else "-"
-
-    def _value(self, score: float) -> str:
-        return f"{score:.3f}" if self.method == "gradient_norm" else f"{score:+.3f}"
-
-    def _word_html(self, word: str, score: float, strength: float) -> str:
-        title = f'title="{self._value(score)}"'
-        if strength < _LEAST:
-            return f"<span {title}>{html.escape(word)}</span>"
-        sign = self._sign(score)
-        red, green, blue = (round(255 + strength * (full - 255)) for full in _COLOURS[sign])
-        value = f'&nbsp;<small style="color:#111">{self._value(score)}</small>' if strength >= _VALUED else ""
-        return (
-            f'<mark {title} style="background:rgb({red},{green},{blue});color:#111;border-bottom:{_LINES[sign]};'
-            f'border-radius:3px;padding:1px 2px">{html.escape(word)}{value}</mark>'
-        )
-
-    def _table_html(self) -> str:
-        rows = "".join(
-            f'<tr><td>{html.escape(token)}</td><td style="text-align:right">{self._value(score)}</td></tr>'
-            for token, score in zip(self.tokens, self.scores, strict=True)
-        )
-        head = f'<tr><th scope="col">word</th><th scope="col">{html.escape(self.target)}</th></tr>'
-        return f"<details><summary>Numbers</summary><table>{head}{rows}</table></details>"
+    def _pieces(self) -> Iterator[tuple[str, str, str, str, float]]:
+        """For each word the text before it, the word, its score as text, the sign ("" for gradient norms), and the
+        strength: the absolute score over the greatest of them, in [0, 1]."""
+        greatest, end = max(map(abs, self.scores)) or 1.0, 0
+        for (start, stop), score in zip(self.spans, self.scores, strict=True):
+            before, word, strength = self.text[end:start], self.text[start:stop], abs(score) / greatest
+            if self.method == "gradient_norm":
+                yield before, word, f"{score:.3f}", "", strength
+            else:
+                yield before, word, f"{score:+.3f}", "+" if score > 0 else "-", strength
+            end = stop
 
 
 class Explainer:
@@ -174,31 +138,26 @@ class Explainer:
     Args:
         model: a sequence-classification model with the labels valence and arousal and outputs in [0, 1], or an encoder
             such as BERT, RoBERTa or DistilBERT; put into eval mode. tokenizer: its own, of the fast kind.
-        pooling: what stands for a text in an encoder's similarities.
-        max_length: tokens read of a text, at most those of the tokenizer.
+        pooling: of an encoder. max_length: tokens read of a text, at most those of the tokenizer.
 
     Raises:
         ValueError: for another kind of model, or a tokenizer that is slow or has no padding token.
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        pooling: Pooling = "cls",
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, pooling: Pooling = "cls",
         max_length: int = 128,
-    ):
-        self._is_regressor = is_va_regressor(model.config)
+    ):  # fmt: skip
+        self._is_regressor = loading.is_va_regressor(model.config)
         if not self._is_regressor:
             if type(model).__name__.endswith("ForSequenceClassification"):
                 raise ValueError(
                     f"{type(model).__name__} is no valence-arousal regressor (its labels are "
                     f"{', '.join(map(str, model.config.id2label.values()))}): name the export va/, or an encoder."
                 )
-            check_encoder(model)
+            loading.check_encoder(model)
         if not tokenizer.is_fast:
-            raise ValueError("Attributions need to know where a token stands in its text: load the fast tokenizer.")
+            raise ValueError("Attributions need the positions of tokens in a text: load the fast tokenizer.")
         if tokenizer.pad_token_id is None:
             raise ValueError("The tokenizer has no padding token, with which integrated gradients begin: set one.")
         self.model, self.tokenizer, self.pooling = model.eval(), tokenizer, pooling
@@ -208,9 +167,8 @@ class Explainer:
     def from_pretrained(
         cls, name: str, *, max_length: int = 128, device: str | torch.device | None = None
     ) -> "Explainer":
-        """An exported regressor or encoder, from its folder or Hub id, or `"minilm-l6"`.
-
-        An encoder's similarities are those of the pooling that its folder states, else of the first token.
+        """An exported regressor or encoder, from its folder or Hub id, or `"minilm-l6"`. An encoder is pooled as its
+        folder states, else by its first token.
 
         Args:
             max_length: tokens read of a text. device: CUDA where there is one, by default.
@@ -218,13 +176,13 @@ class Explainer:
         Raises:
             ValueError: if there is no such model, it is of another kind, or has no tokenizer.
         """
-        config, tokenizer = load_config(name), load_tokenizer(name)
+        config, tokenizer = loading.load_config(name), loading.load_tokenizer(name)
         pooling = "cls"
         if any(a.endswith("ForSequenceClassification") for a in config.architectures or ()):
-            model = load_classifier(name)
+            model = loading.load_classifier(name)
         else:
-            model = load_encoder(name)
-            pooling = stated_pooling(resolve_encoder(name)) or "cls"
+            model = loading.load_encoder(name)
+            pooling = loading.stated_pooling(loading.resolve_encoder(name)) or "cls"
             if pooling == "other":
                 raise ValueError(
                     f"{name} has modules beyond pooling, through which similarities are not explained: name an "
@@ -234,14 +192,9 @@ class Explainer:
         return cls(model, tokenizer, pooling=pooling, max_length=max_length)
 
     def explain(
-        self,
-        text: str,
-        target: Target = "valence",
-        method: Method = "integrated_gradients",
-        *,
-        unit: Unit = "word",
+        self, text: str, target: Target = "valence", method: Method = "integrated_gradients", *, unit: Unit = "word",
         steps: int = 32,
-    ) -> Attribution:
+    ) -> Attribution:  # fmt: skip
         """What each word of a text adds to the valence or arousal that a regressor gives it.
 
         Args:
@@ -254,29 +207,19 @@ class Explainer:
             ValueError: for an empty text, an unknown target, method or unit, steps < 1, or a model that has no valence
                 and arousal. ImportError: if captum is needed and not there.
         """
-        if target not in _DIMENSIONS:
-            hint = " For similarities call explain_similarity." if target == "similarity" else ""
-            raise ValueError(f"Unknown target {target!r}: choose {' or '.join(map(repr, _DIMENSIONS))}.{hint}")
-        if not self._is_regressor:
+        if target not in _DIMENSIONS or not self._is_regressor:
             raise ValueError(
-                "An encoder gives no valence or arousal: load the export va/, or call explain_similarity."
+                f"Cannot explain {target!r} by this model: valence and arousal need the export va/, similarities an "
+                "encoder and explain_similarity."
             )
-        number = _DIMENSIONS.index(target)
 
         def score(embeds_BLE: Tensor) -> Tensor:
-            mask_BL = torch.ones(embeds_BLE.shape[:2], dtype=torch.long, device=embeds_BLE.device)
-            return 2 * self.model(inputs_embeds=embeds_BLE, attention_mask=mask_BL).logits[:, number] - 1
+            return 2 * self.model(**_inputs(embeds_BLE)).logits[:, _DIMENSIONS.index(target)] - 1
 
         return self._attribute(text, score, target, method, unit, steps)
 
     def explain_similarity(
-        self,
-        text: str,
-        other: str,
-        method: Method = "integrated_gradients",
-        *,
-        unit: Unit = "word",
-        steps: int = 32,
+        self, text: str, other: str, method: Method = "integrated_gradients", *, unit: Unit = "word", steps: int = 32
     ) -> tuple[Attribution, Attribution]:
         """What each word of two texts adds to the cosine of their embeddings: for each text, with the other as it is.
 
@@ -285,74 +228,68 @@ class Explainer:
         if self._is_regressor:
             raise ValueError("A regressor gives no similarity: load the export encoder/.")
 
+        def embed(embeds_BLE: Tensor) -> Tensor:
+            inputs = _inputs(embeds_BLE)
+            return pool(self.model(**inputs).last_hidden_state, inputs["attention_mask"], self.pooling)
+
         def explained(one: str, against: str) -> Attribution:
             with torch.no_grad():
-                embeds_1LE, _ = self._embeds(self._tokenized(against))
-                reference_1H = self._vector(embeds_1LE)
-            return self._attribute(
-                one, lambda e_BLE: F.cosine_similarity(self._vector(e_BLE), reference_1H), "similarity", method, unit,
-                steps,
-            )  # fmt: skip
+                reference_1H = embed(self._embeds(self._tokenized(against))[0])
+
+            def score(embeds_BLE: Tensor) -> Tensor:
+                return F.cosine_similarity(embed(embeds_BLE), reference_1H)
+
+            return self._attribute(one, score, "similarity", method, unit, steps)
 
         return explained(text, other), explained(other, text)
-
-    def _vector(self, embeds_BLE: Tensor) -> Tensor:
-        mask_BL = torch.ones(embeds_BLE.shape[:2], dtype=torch.long, device=embeds_BLE.device)
-        hidden_BLH = self.model(inputs_embeds=embeds_BLE, attention_mask=mask_BL).last_hidden_state
-        return pool(hidden_BLH, mask_BL, self.pooling)
 
     def _attribute(
         self, text: str, score: Callable[[Tensor], Tensor], target: str, method: Method, unit: Unit, steps: int
     ) -> Attribution:
         for what, given, known in (("method", method, get_args(Method)), ("unit", unit, get_args(Unit))):
             if given not in known:
-                raise ValueError(
-                    f"Unknown {what} {given!r}{did_you_mean(str(given), known)} Choose {' or '.join(known)}."
-                )
+                hint = did_you_mean(str(given), known)
+                raise ValueError(f"Unknown {what} {given!r}{hint} Choose {' or '.join(known)}.")
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}.")
         encoded = self._tokenized(text)
-        offsets = [tuple(span) for span in encoded["offset_mapping"]]
-        special = [bool(s) for s in encoded["special_tokens_mask"]]
         embeds_1LE, baseline_1LE = self._embeds(encoded)
         baseline = None
         if method == "gradient_norm":
-            leaf_1LE = embeds_1LE.requires_grad_()
-            answer_1 = score(leaf_1LE)
+            answer_1 = score(embeds_1LE.requires_grad_())
             prediction = answer_1.item()
-            (gradient_1LE,) = torch.autograd.grad(answer_1.sum(), leaf_1LE)
-            scores_L = token_saliency(gradient_1LE)[0]
+            scores_L = token_saliency(torch.autograd.grad(answer_1.sum(), embeds_1LE)[0])[0]
         else:
+            try:
+                from captum.attr import IntegratedGradients
+            except ImportError as error:
+                remedy = "pip install 'carl_hf[explain]', or choose method='gradient_norm'"
+                raise ImportError(f"Integrated gradients need captum: {remedy}.") from error
             with torch.no_grad():
                 prediction, baseline = score(embeds_1LE).item(), score(baseline_1LE).item()
-            attributed_1LE = _integrated_gradients(score).attribute(
+            attributed_1LE = IntegratedGradients(score).attribute(
                 embeds_1LE, baselines=baseline_1LE, n_steps=steps, internal_batch_size=64
             )
             scores_L = attributed_1LE[0].sum(-1)
-        units = _words(text, offsets, special) if unit == "word" else _visible_tokens(text, offsets, special)
-        joined: list[list[float]] = [[] for _ in units]
-        for value, (start, _), passed in zip(scores_L.tolist(), offsets, special, strict=True):
-            if not passed:  # a token of white space alone counts with the unit behind it
-                joined[next((i for i, (_, end) in enumerate(units) if end > start), -1)].append(value)
-        return Attribution(
-            text=text,
-            tokens=tuple(text[start:end] for start, end in units),
-            spans=tuple(units),
-            scores=tuple(max(values) if method == "gradient_norm" else sum(values) for values in joined),
-            target=target,
-            method=method,
-            prediction=prediction,
-            baseline=baseline,
-            truncated=bool(encoded.encodings[0].overflowing),
-        )
+        of_text = [i for i, special in enumerate(encoded["special_tokens_mask"]) if not special]
+        offsets = [encoded["offset_mapping"][i] for i in of_text]
+        spans = _token_spans(text, offsets)
+        if unit == "word":  # what stands between white space, as far as tokens reach
+            spans = [word.span() for word in re.finditer(r"\S+", text) if word.start() < spans[-1][1]]
+        joined: list[list[float]] = [[] for _ in spans]
+        for value, (start, _) in zip(scores_L[of_text].tolist(), offsets, strict=True):
+            # a token of white space alone counts with the unit behind it
+            joined[next((i for i, (_, end) in enumerate(spans) if end > start), -1)].append(value)
+        tokens = tuple(text[start:end] for start, end in spans)
+        scores = tuple(max(values) if method == "gradient_norm" else sum(values) for values in joined)
+        truncated = bool(encoded.encodings[0].overflowing)
+        return Attribution(text, tokens, tuple(spans), scores, target, method, prediction, baseline, truncated)
 
     def _tokenized(self, text: str) -> BatchEncoding:
         if not isinstance(text, str) or not text.strip():
             raise ValueError("The text is empty: give at least one word.")
-        encoded = self.tokenizer(
-            text, truncation=True, max_length=self.max_length, return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-        )  # fmt: skip
+        outputs = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
+        encoded = self.tokenizer(text, truncation=True, max_length=self.max_length, **outputs)
         if all(encoded["special_tokens_mask"]):
             raise ValueError(f"The tokenizer finds no word in {text[:40]!r}: give a text that it knows.")
         return encoded
@@ -366,34 +303,22 @@ class Explainer:
             return layer(ids_1L), layer(ids_1L.masked_fill(~special_1L, self.tokenizer.pad_token_id))
 
 
-def _integrated_gradients(score: Callable[[Tensor], Tensor]) -> "IntegratedGradients":
-    try:
-        from captum.attr import IntegratedGradients
-    except ImportError as error:
-        raise ImportError(
-            "Integrated gradients need captum: pip install 'carl_hf[explain]', or choose method='gradient_norm'."
-        ) from error
-    return IntegratedGradients(score)
+def _inputs(embeds_BLE: Tensor) -> dict[str, Tensor]:
+    mask_BL = torch.ones(embeds_BLE.shape[:2], dtype=torch.long, device=embeds_BLE.device)
+    return {"inputs_embeds": embeds_BLE, "attention_mask": mask_BL}
 
 
-def _words(text: str, offsets: Sequence[_Span], special: Sequence[bool]) -> list[_Span]:
-    """Spans between white space, as far as tokens reach."""
-    ends = [end for (_, end), passed in zip(offsets, special, strict=True) if not passed]
-    return [match.span() for match in re.finditer(r"\S+", text) if match.start() < max(ends)]
-
-
-def _visible_tokens(text: str, offsets: Sequence[_Span], special: Sequence[bool]) -> list[_Span]:
+def _token_spans(text: str, offsets: Sequence[_Span]) -> list[_Span]:
     """Spans of the tokens without white space around them; those that share a character (the bytes of an emoji) are
     one."""
     spans: list[_Span] = []
-    for (start, end), passed in zip(offsets, special, strict=True):
+    for start, end in offsets:
         piece = text[start:end]
-        if passed or not piece.strip():
-            continue
-        start, end = start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip())
-        if spans and start < spans[-1][1]:
-            spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
-        else:
+        if piece.strip():
+            start, end = end - len(piece.lstrip()), start + len(piece.rstrip())
+            if spans and start < spans[-1][1]:
+                first, last = spans.pop()
+                start, end = first, max(end, last)
             spans.append((start, end))
     return spans
 

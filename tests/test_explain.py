@@ -272,8 +272,8 @@ def test_a_terminal_gets_colours_and_a_pipe_aligned_numbers(monkeypatch):
     [
         ({"text": "  \n"}, "The text is empty"),
         ({"text": None}, "The text is empty"),
-        ({"target": "dominance"}, "Unknown target 'dominance': choose 'valence' or 'arousal'."),
-        ({"target": "similarity"}, "call explain_similarity"),
+        ({"target": "dominance"}, "Cannot explain 'dominance' by this model: valence and arousal need"),
+        ({"target": "similarity"}, "an encoder and explain_similarity"),
         ({"method": "gradient_nrom"}, "Unknown method 'gradient_nrom': did you mean 'gradient_norm'"),
         ({"unit": "letter"}, "Unknown unit 'letter'"),
         ({"steps": 0}, "steps must be at least 1"),
@@ -290,7 +290,7 @@ def test_models_of_the_wrong_kind_are_refused(exports, tokenizer, tmp_path):
     with pytest.raises(ValueError, match="no valence-arousal regressor .its labels are anger"):
         Explainer.from_pretrained(str(folder / "emotion"))
     encoder = Explainer.from_pretrained(str(folder / "encoder"))
-    with pytest.raises(ValueError, match="load the export va/"):
+    with pytest.raises(ValueError, match="need the export va/"):
         encoder.explain(TEXT)
     with pytest.raises(ValueError, match="load the export encoder/"):
         Explainer(tiny_regressor(), tokenizer).explain_similarity("a", "b")

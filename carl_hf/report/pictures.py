@@ -6,14 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from carl_hf.report.plots import (
-    plot_bars,
-    plot_circumplex,
-    plot_confusion,
-    plot_dimension_curves,
-    plot_emotion_pca,
-    plot_points,
-)
+from carl_hf.report import plots
 from carl_hf.report.tables import short_names
 
 _BARS = {
@@ -65,15 +58,15 @@ def draw_pictures(
     }
     bars = {title: row for title, row in bars.items() if row}
     if bars:
-        plot_bars(path("scores"), bars)
+        plots.plot_bars(path("scores"), bars)
     for corpus in ("emobank", "facebook", "demo"):
         if arrays := measured(f"va/{corpus}"):
             panels = {name: found["predictions"][:, :2] for name, found in arrays.items()}
-            plot_circumplex(path(f"circle-{corpus}"), panels, next(iter(arrays.values()))["references"][:, :2])
+            plots.plot_circumplex(path(f"circle-{corpus}"), panels, next(iter(arrays.values()))["references"][:, :2])
     for corpus in ("goemotions-six", "emolit12", "demo"):
         if arrays := measured(f"geometry/{corpus}"):
             panels = {name: (found["embeddings"], found["labels"].tolist()) for name, found in arrays.items()}
-            plot_emotion_pca(path(f"pca-{corpus}"), panels)
+            plots.plot_emotion_pca(path(f"pca-{corpus}"), panels)
         accuracy = _having(models, "emotion", corpus, "accuracy")
         points = {
             name: (found["alignment"], found["uniformity"], accuracy[name]["accuracy"])
@@ -81,15 +74,15 @@ def draw_pictures(
             if name in accuracy
         }
         if points:
-            plot_points(path(f"alignment-{corpus}"), points, *_AXES)
+            plots.plot_points(path(f"alignment-{corpus}"), points, *_AXES)
         if confused := _having(models, "emotion", corpus, "confusion"):
             panels = {name: (np.array(found["confusion"]), found["classes"]) for name, found in confused.items()}
-            plot_confusion(path(f"confusion-{corpus}"), panels)
+            plots.plot_confusion(path(f"confusion-{corpus}"), panels)
     for what in ("va", "emotion"):
         if curves := _having(models, "geometry", "dimensions", what, "kept"):
             first = next(iter(curves.values()))
             title = f"{first['figure']} on {first['corpus']} against kept dimensions"
-            plot_dimension_curves(path(f"dimensions-{what}"), curves, title, first["figure"])
+            plots.plot_dimension_curves(path(f"dimensions-{what}"), curves, title, first["figure"])
     return drawn
 
 

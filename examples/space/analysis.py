@@ -1,16 +1,11 @@
-"""What the demo page shows of a text, without the page: models, numbers, neighbours, the circle, CSV files."""
+"""What the demo page shows of a text, without the page: models, numbers, neighbours, CSV files."""
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Circle
 
 from carl_hf import load_va_dataset
 from carl_hf.encoders import is_va_regressor, load_classifier, load_config, load_tokenizer
@@ -112,35 +107,6 @@ class Models:
             self.encoder.model, texts, self.encoder.tokenizer, pooling=self.encoder.pooling,
             max_length=self.encoder.max_length, normalize=True,
         )  # fmt: skip
-
-
-def circle_svg(points_N2: np.ndarray, references: Mapping[str, tuple[float, float]]) -> str:
-    """Numbered texts on the circle of valence and arousal beside the names of emotions, as an SVG for a web page.
-
-    Args:
-        points_N2: (N, 2) valence and arousal in [-1, 1]; point i has the id `text-<i + 1>`.
-        references: name -> (valence, arousal); drawn as a dot, its name further out.
-    """
-    figure = Figure(figsize=(4.4, 3.8), layout="constrained")
-    axis = figure.add_subplot()
-    axis.add_patch(Circle((0, 0), 1, fill=False, color="0.6", gid="circle"))
-    axis.axhline(0, color="0.85", lw=0.8, zorder=0)
-    axis.axvline(0, color="0.85", lw=0.8, zorder=0)
-    for name, (valence, arousal) in references.items():
-        axis.plot(valence, arousal, "o", color="0.45", markersize=4)
-        side = "center" if abs(valence) < 0.1 else "left" if valence > 0 else "right"
-        axis.text(1.1 * valence, 1.15 * arousal, name, ha=side, va="center", color="0.2", fontsize=11)
-    for i, point in enumerate(points_N2.tolist(), start=1):
-        axis.plot(*point, "o", color="#1b4f8a", markersize=14, markeredgecolor="white", gid=f"text-{i}")
-        axis.annotate(str(i), point, color="white", fontsize=9, ha="center", va="center_baseline", weight="bold")
-    axis.set(xlim=(-1.55, 1.55), ylim=(-1.25, 1.25), aspect="equal", xticks=[], yticks=[])
-    axis.set_xlabel("valence: unpleasant to pleasant", fontsize=11)
-    axis.set_ylabel("arousal: calm to agitated", fontsize=11)
-    axis.spines[:].set_visible(False)
-    drawn = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
-    return drawn.getvalue()[drawn.getvalue().index("<svg") :]
 
 
 def sentences_of(text: str) -> list[str]:

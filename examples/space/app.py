@@ -6,20 +6,18 @@
 --model is the output folder of examples/pretrain.py. The page runs on this machine; it sends no text anywhere.
 """
 
-import html
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
-import numpy as np
-from analysis import MOST_ROWS, MOST_SENTENCES, Models, Reading, circle_svg, read_csv, sentences_of
+from analysis import MOST_ROWS, MOST_SENTENCES, Models, read_csv, sentences_of
+from rendering import circle_html, message_html, readings_html
 
 from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.environment import use_all_cores
-from carl_hf.data.label_spaces import read_label_space
 
 EXAMPLES = [
     "We won the cup and danced through the streets until sunrise!\n"
@@ -29,12 +27,6 @@ EXAMPLES = [
     "The invoice was sent on Tuesday.\nThere is somebody in the house, I can hear him on the stairs!",
 ]
 METHODS = {"integrated gradients": "integrated_gradients", "gradient norm": "gradient_norm"}
-LEGENDS = {
-    "integrated_gradients": "Blue words with a solid line raise the value; orange words with a broken line lower it.",
-    "gradient_norm": "Purple words move the value most, whether up or down.",
-}
-SHOWN_EMOTIONS = 5
-CIRCLE = read_label_space("circle12").va
 
 THEME = gr.themes.Default(
     primary_hue="indigo", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
@@ -43,48 +35,27 @@ THEME = gr.themes.Default(
     button_primary_background_fill_dark="*primary_700", button_primary_background_fill_hover_dark="*primary_800",
     button_primary_text_color="white",
 )  # fmt: skip
-CSS = """
-.circle svg { width: 100%; height: auto; max-width: 32rem; display: block; margin: 0 auto; background: white; }
-.readings { list-style: none; margin: 0; padding: 0; }
-.readings > li { border-top: 1px solid var(--border-color-primary); padding: 1rem 0; }
-.readings h2 { margin: 0 0 .3rem; font-size: 1.1rem; font-weight: 600; }
-.readings .more { display: flex; flex-wrap: wrap; gap: .5rem 2.5rem; margin-top: .6rem; }
-.readings .more > div { flex: 1 1 16rem; min-width: 0; }
-.readings h3 { margin: 0 0 .2rem; font-size: 1rem; font-weight: 600; }
-.readings ul { margin: 0; padding-left: 1.1rem; overflow-wrap: anywhere; }
-.readings table, .readings tr, .readings td, .readings th { border: 0; }
-.readings td, .readings th { padding: 0 .9rem 0 0; text-align: left; font-weight: 400; }
-button[role=tab].selected, .wrap .or { color: var(--body-text-color) !important; }
-.status .error { border-left: .25rem solid #b91c1c; padding-left: .6rem; font-weight: 600; }
-"""
 # a screen reader announces what changes in the element, which must have been there before
 LIVE = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite');"
 LAUNCH = {
-    "theme": THEME, "css": CSS, "footer_links": [], "run_history": False, "max_file_size": "5mb", "ssr_mode": False,
+    "theme": THEME, "css_paths": Path(__file__).with_name("style.css"), "footer_links": [], "run_history": False,
+    "max_file_size": "5mb", "ssr_mode": False,
 }  # fmt: skip
+
+
+def _named(variable: str, help: str, default: str | None = None) -> Any:
+    return field(default_factory=lambda: os.environ.get(variable, default), metadata={"help": help})
 
 
 @dataclass
 class PageArguments:
-    model: str = field(
-        default_factory=lambda: os.environ.get("CARL_MODEL", "runs/carl-demo"),
-        metadata={"help": "Output folder of examples/pretrain.py, with encoder/, va/ and emotion/."},
+    model: str = _named(
+        "CARL_MODEL", "Output folder of examples/pretrain.py, with encoder/, va/ and emotion/.", "runs/carl-demo"
     )
-    encoder: str | None = field(
-        default_factory=lambda: os.environ.get("CARL_ENCODER"),
-        metadata={"help": "Folder or Hub id of the encoder, in place of encoder/."},
-    )
-    va: str | None = field(
-        default_factory=lambda: os.environ.get("CARL_VA"),
-        metadata={"help": "Folder or Hub id of the valence-arousal regressor, in place of va/."},
-    )
-    emotion: str | None = field(
-        default_factory=lambda: os.environ.get("CARL_EMOTION"),
-        metadata={"help": "Folder or Hub id of the emotion classifier, in place of emotion/."},
-    )
-    port: int | None = field(
-        default=None, metadata={"help": "Port of the page (default: 7860, or the next free one)."}
-    )
+    encoder: str | None = _named("CARL_ENCODER", "Folder or Hub id of the encoder, in place of encoder/.")
+    va: str | None = _named("CARL_VA", "Folder or Hub id of the valence-arousal regressor, in place of va/.")
+    emotion: str | None = _named("CARL_EMOTION", "Folder or Hub id of the emotion classifier, in place of emotion/.")
+    port: int | None = field(default=None, metadata={"help": "Port of the page (default: 7860, or the next free)."})
     share: bool = field(default=False, metadata={"help": "Make a public link through Gradio's servers."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads (default: all cores)."})
 
@@ -139,44 +110,6 @@ def show_file(models: Models, path: str | None) -> tuple[str, gr.File]:
 
 def count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def message_html(message: str, *, error: bool = False) -> str:
-    return f'<p class="{"error" if error else "done"}">{html.escape(message)}</p>'
-
-
-def circle_html(readings: Sequence[Reading]) -> str:
-    """The circle; its text for those who do not see it names every sentence's place."""
-    points = np.array([[r.valence, r.arousal] for r in readings]).reshape(-1, 2)
-    places = (
-        f"sentence {i}: valence {r.valence:+.2f}, arousal {r.arousal:+.2f}" for i, r in enumerate(readings, start=1)
-    )
-    alt = "; ".join(["Circle of valence (left to right) and arousal (bottom to top) with names of emotions", *places])
-    return f'<div class="circle" role="img" aria-label="{html.escape(alt)}">{circle_svg(points, CIRCLE)}</div>'
-
-
-def readings_html(readings: Sequence[Reading]) -> str:
-    """A list with all that is said of each sentence."""
-    items = "".join(reading_html(number, reading) for number, reading in enumerate(readings, start=1))
-    return f'<p>{LEGENDS[readings[0].attribution.method]}</p><ol class="readings">{items}</ol>'
-
-
-def reading_html(number: int, reading: Reading) -> str:
-    emotions = "".join(
-        f'<tr><th scope="row">{html.escape(name)}</th><td>{p:.0%}</td>'
-        f'<td><meter min="0" max="1" value="{p:.3f}" aria-hidden="true"></meter></td></tr>'
-        for name, p in list(reading.emotions.items())[:SHOWN_EMOTIONS]
-    )
-    neighbours = "".join(
-        f"<li>{html.escape(n.text)} <small>({html.escape(n.label)}, cosine {n.cosine:.2f})</small></li>"
-        for n in reading.neighbours
-    )
-    return (
-        f'<li id="reading-{number}"><h2>{number}. Valence {reading.valence:+.2f}, arousal {reading.arousal:+.2f}</h2>'
-        f"{reading.attribution.to_html()}"
-        f'<div class="more"><div><h3>Emotions</h3><table>{emotions}</table></div>'
-        f"<div><h3>Nearest sentences of the demo corpus</h3><ul>{neighbours}</ul></div></div></li>"
-    )
 
 
 def build_page(models: Models) -> gr.Blocks:
