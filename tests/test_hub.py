@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import emotions, load_script, tiny_encoder, toy_dataset
-from huggingface_hub import constants, hf_api
+from huggingface_hub import HfApi, constants, hf_api
 from loopback_hub import LoopbackHub
 from test_export import FILES, LAYOUT
 
@@ -97,7 +97,7 @@ def test_what_is_pushed_is_loaded_elsewhere_without_carl_hf(xet, hub, tmp_path, 
     assert not [path for method, path, _ in hub.log[start:] if method == "PUT" or "/commit/" in path]
 
 
-def test_refusals_name_the_remedy_and_change_nothing(hub, exports, capsys):
+def test_refusals_name_the_remedy_and_change_nothing(hub, exports, monkeypatch, capsys):
     folder = exports[0] / "encoder"
     with pytest.raises(ValueError, match="does not accept the token.*hf auth login"):
         push_export(folder, "org/model", token="hf_wrong" + "x" * 20)
@@ -110,6 +110,16 @@ def test_refusals_name_the_remedy_and_change_nothing(hub, exports, capsys):
     push_export(folder, "org/model")
     with pytest.raises(ValueError, match="org/model is public already"):
         push_export(folder, "org/model", private=True)
+    repository, list_files = hub.repositories["org/model"], HfApi.list_repo_files
+
+    def commit_in_between(*args, **kwargs):
+        repository.commit("main", {}, "somebody else's")
+        return list_files(*args, **kwargs)
+
+    monkeypatch.setattr(HfApi, "list_repo_files", commit_in_between)
+    with pytest.raises(ValueError, match="org/model changed during the push: run it again"):
+        push_export(folder, "org/model")
+    assert repository.files() == {}
 
 
 @pytest.mark.parametrize("cut", ["/_lfs/", "/commit/"], ids=["in the weights", "in the commit"])
