@@ -177,14 +177,14 @@ def corpora_dir() -> Path:
 EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
 
 
-def emotions(several=False, size=120):
+def emotions(multi_label=False, size=120):
     """Texts whose first letter tells their emotion."""
     rng = np.random.default_rng(0)
     labels = rng.integers(len(EMOTIONS), size=size)
     labels[: 3 * len(EMOTIONS)] = np.tile(np.arange(len(EMOTIONS)), 3)
     texts = [f"{'abcdefgh'[label] * 6} {i}" for i, label in enumerate(labels)]
     table = labels[:, None] == np.arange(len(EMOTIONS))
-    return ClassCorpus(texts, table if several else labels, list(EMOTIONS), None)
+    return ClassCorpus(texts, table if multi_label else labels, list(EMOTIONS), None)
 
 
 @pytest.fixture(scope="session")
