@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.model_selection import StratifiedKFold
 
-from carl_hf.evaluation.senteval import PROTOCOLS, Protocol, nested_kfold, split_probe, train_probes
+from carl_hf.evaluation.senteval import PROTOCOLS, Protocol, nested_kfold, split_probe, train_fold, with_bias
 
 FAST, TEST = PROTOCOLS["fast"], PROTOCOLS["test"]
 BOTH_PROTOCOLS = pytest.mark.parametrize("protocol", [TEST, FAST], ids=["test", "fast"])
@@ -59,6 +59,10 @@ def plain_probe(features, labels, classes, train, dev, l2, protocol, seed):
     return kept, 100 * best, epochs // protocol.epoch_size
 
 
+def table(features, labels):
+    return with_bias(features), torch.tensor(labels)
+
+
 def plain_predictions(features, weights):
     return (torch.tensor(features, dtype=torch.float32) @ weights[:, :-1].T + weights[:, -1]).argmax(1)
 
@@ -75,19 +79,19 @@ def test_folds_and_their_l2_values_equal_one_probe_at_a_time(protocol):
     train = [order[:size] for order, size in zip(orders, SIZES, strict=True)]
     dev = [order[size : size + 60 + 7 * f] for f, (order, size) in enumerate(zip(orders, SIZES, strict=True))]
     l2 = [[1e-5, 1e-2, 0.3], [1e-3, 0.1, 1e-4], [0.3, 1e-5, 1e-2], [1e-2, 1e-2, 1.0]]
-    probes = train_probes(features, labels, 3, train, dev, l2, protocol, seed=3)
-    assert probes.weights.shape == (4, 3, 3, 7) and probes.dev_accuracy.shape == (4, 3)
     rounds = np.zeros((4, 3), dtype=int)
     for f in range(4):
+        weights, accuracy = train_fold(*table(features, labels), 3, train[f], dev[f], l2[f], protocol, seed=3 + f)
+        assert weights.shape == (3, 3, 7) and accuracy.shape == (3,)
         for r in range(3):
             plain = plain_probe(features, labels, 3, train[f], dev[f], l2[f][r], protocol, seed=3 + f)
-            torch.testing.assert_close(probes.weights[f, r], plain[0], atol=1e-5, rtol=0)
-            assert probes.dev_accuracy[f, r] == pytest.approx(plain[1], abs=1e-9)
+            torch.testing.assert_close(weights[r], plain[0], atol=1e-5, rtol=0)
+            assert accuracy[r] == pytest.approx(plain[1], abs=1e-9)
             rounds[f, r] = plain[2]
-    # stopped by tenacity, at different rounds within a fold and between folds; weight decay is seen
+        assert (weights[l2[f].index(max(l2[f]))] - weights[l2[f].index(min(l2[f]))]).abs().max() > 1e-3  # weight decay
+    # stopped by tenacity, at different rounds within a fold and between folds
     assert rounds.max() * protocol.epoch_size < protocol.max_epochs
     assert len(set(rounds[0])) > 1 and len(set(rounds.max(1))) > 1
-    assert (probes.weights[0, 0] - probes.weights[0, 2]).abs().max() > 1e-3
 
 
 def test_the_first_of_equal_rounds_is_kept():
@@ -96,9 +100,9 @@ def test_the_first_of_equal_rounds_is_kept():
     features[300:], labels[300:] = 0.0, np.arange(99) % 3
     train, dev = np.arange(300), np.arange(300, 399)
     short = replace(TEST, max_epochs=TEST.epoch_size)
-    first, last = (train_probes(features, labels, 3, [train], [dev], [[1e-5]], p) for p in (short, TEST))
-    torch.testing.assert_close(last.weights, first.weights, atol=0, rtol=0)
-    assert last.dev_accuracy[0, 0] == first.dev_accuracy[0, 0] == pytest.approx(100 / 3)
+    first, last = (train_fold(*table(features, labels), 3, train, dev, [1e-5], p, seed=0) for p in (short, TEST))
+    torch.testing.assert_close(last[0], first[0], atol=0, rtol=0)
+    assert last[1] == first[1] == pytest.approx(100 / 3)
 
 
 @BOTH_PROTOCOLS

@@ -4,8 +4,8 @@ Source: Conneau and Kiela, "SentEval: An Evaluation Toolkit for Universal Senten
 arXiv 1803.05449. The loss is the mean over the batch, as its code computes it under any recent torch (before torch
 0.4.1 it was the sum); the l2 values here go with the mean.
 
-Shape suffixes: N texts, H features, C classes, F folds, R runs of a fold (one for each l2), I = H + 1: the bias is
-the weight of a last feature that is 1.
+Shape suffixes: N texts, H features, I = H + 1 (the bias is the weight of a last feature that is 1), C classes, R runs
+of a fold, one for each l2.
 """
 
 import math
@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 SEED = 1111  # of the published protocol, whatever the seed of everything else
@@ -40,19 +41,6 @@ PROTOCOLS = {
 }
 
 
-class Probes(NamedTuple):
-    """Weights (F, R, C, I) of each run's best round, and its accuracy (F, R) on the dev rows in percent."""
-
-    weights: Tensor
-    dev_accuracy: np.ndarray
-
-    def predict(self, features_NH: np.ndarray, fold: int, run: int = 0) -> np.ndarray:
-        """Class indices (N,)."""
-        weight_CI = self.weights[fold, run]
-        features = _float32(features_NH).to(weight_CI)
-        return (features @ weight_CI[:, :-1].T + weight_CI[:, -1]).argmax(1).cpu().numpy()
-
-
 class Result(NamedTuple):
     """Predictions (N,), their accuracy in percent (of nested k-fold the mean over the outer folds), and the chosen l2
     (of nested k-fold that of each outer fold)."""
@@ -60,39 +48,6 @@ class Result(NamedTuple):
     predictions: np.ndarray
     accuracy: float
     l2: tuple[float, ...]
-
-
-@torch.no_grad()
-def train_probes(
-    features_NH: np.ndarray, labels_N: np.ndarray, classes: int, train_rows: Sequence[np.ndarray],
-    dev_rows: Sequence[np.ndarray], l2: Sequence[Sequence[float]], protocol: Protocol, *, seed: int = SEED,
-    device: str | torch.device = "cpu",
-) -> Probes:  # fmt: skip
-    """Softmax regressions with early stopping, one for each fold and each of its l2 values, in float32.
-
-    A round is `protocol.epoch_size` epochs, followed by the accuracy on the fold's dev rows. A run keeps the weights
-    of its best round (the first of equals). It stops in the round without improvement that has `tenacity` such rounds
-    before it, in a row or not, or after `max_epochs`.
-
-    Fold f draws from a torch.Generator of its own, seeded with `seed + f`: first weights and biases as torch.nn.Linear
-    does, the same for all its runs, then one torch.randperm of its training rows an epoch, shared by its runs.
-
-    Args:
-        features_NH, labels_N: texts of all folds and their class indices, 0 to classes - 1.
-        train_rows, dev_rows: F arrays each of row indices; their sizes may differ.
-        l2: F sequences of R values; l2 is added to the gradient, of weights and biases, as `weight_decay` of
-            torch.optim.Adam and RMSprop.
-
-    Raises:
-        ValueError: if a feature is not finite.
-    """
-    table_NI = _with_bias(_float32(features_NH)).to(device)
-    labels_N = torch.as_tensor(labels_N, device=device)
-    trained = [
-        _train_fold(table_NI, labels_N, classes, *map(torch.as_tensor, rows), values, protocol, seed + fold)
-        for fold, (*rows, values) in enumerate(zip(train_rows, dev_rows, l2, strict=True))
-    ]
-    return Probes(torch.stack([weights for weights, _ in trained]), np.stack([accuracy for _, accuracy in trained]))
 
 
 def nested_kfold(
@@ -118,28 +73,22 @@ def nested_kfold(
             f"Class {counts.argmin()} has {counts.min()} texts, nested {k}-fold needs at least {k + 2}: add texts of "
             "this class, leave the class out, or use a protocol with fewer folds."
         )
+    data = with_bias(features_NH).to(device), torch.as_tensor(labels_N, device=device), len(counts)
     splitter = StratifiedKFold(k, shuffle=True, random_state=seed)
-    outer = list(splitter.split(labels_N, labels_N))
-    inner = [(rows[a], rows[b]) for rows, _ in outer for a, b in splitter.split(rows, labels_N[rows])]
-
-    def train(folds: Sequence[tuple[np.ndarray, np.ndarray]], l2: Sequence[Sequence[float]]) -> Probes:
-        train_rows, dev_rows = zip(*folds, strict=True)
-        return train_probes(
-            features_NH, labels_N, len(counts), train_rows, dev_rows, l2, protocol, seed=seed, device=device
-        )
-
-    means = train(inner, [protocol.l2] * len(inner)).dev_accuracy.reshape(k, k, -1).mean(1)
-    l2 = tuple(protocol.l2[_first_best(row)] for row in means)
-    rng = np.random.default_rng(seed)
-    shuffled = [rng.permutation(rows) for rows, _ in outer]
-    held_out = [np.split(rows, [max(1, int(_HELD_OUT * len(rows)))]) for rows in shuffled]
-    probes = train([(rest, dev) for dev, rest in held_out], [[value] for value in l2])
-
-    predictions = np.empty_like(labels_N)
-    for fold, (_, test) in enumerate(outer):
-        predictions[test] = probes.predict(features_NH[test], fold)
-    accuracies = [100 * float((predictions[test] == labels_N[test]).mean()) for _, test in outer]
-    return Result(predictions, float(np.mean(accuracies)), l2)
+    outer, rng = list(splitter.split(labels_N, labels_N)), np.random.default_rng(seed)
+    predictions, chosen, accuracies = np.empty_like(labels_N), [], []
+    for fold, (rows, test) in enumerate(outer):
+        inner = enumerate(splitter.split(rows, labels_N[rows]))
+        scores = [
+            train_fold(*data, rows[train], rows[dev], protocol.l2, protocol, seed=seed + k * fold + i)[1]
+            for i, (train, dev) in inner
+        ]
+        chosen.append(protocol.l2[_first_best(np.mean(scores, axis=0))])
+        dev, train = np.split(rng.permutation(rows), [max(1, int(_HELD_OUT * len(rows)))])
+        (weights,), _ = train_fold(*data, train, dev, chosen[-1:], protocol, seed=seed + fold)
+        predictions[test] = _predict(weights, data[0], test)
+        accuracies.append(100 * float((predictions[test] == labels_N[test]).mean()))
+    return Result(predictions, float(np.mean(accuracies)), tuple(chosen))
 
 
 def split_probe(
@@ -154,60 +103,56 @@ def split_probe(
     Raises:
         ValueError: if a feature is not finite.
     """
-    probes = train_probes(
-        features_NH, labels_N, classes, [train], [dev], [protocol.l2], protocol, seed=seed, device=device
-    )
-    chosen = _first_best(probes.dev_accuracy[0])
-    predictions = probes.predict(features_NH[test], 0, chosen)
-    return Result(predictions, 100 * float((predictions == labels_N[test]).mean()), (protocol.l2[chosen],))
+    table_NI = with_bias(features_NH).to(device)
+    labels = torch.as_tensor(labels_N, device=device)
+    weights, accuracy = train_fold(table_NI, labels, classes, train, dev, protocol.l2, protocol, seed=seed)
+    best = _first_best(accuracy)
+    predictions = _predict(weights[best], table_NI, test)
+    return Result(predictions, 100 * float((predictions == labels_N[test]).mean()), (protocol.l2[best],))
 
 
-def _first_best(accuracies: np.ndarray) -> int:
-    """Index of the highest accuracy in percent to two decimals, the first of equals."""
-    return int(np.argmax(np.round(accuracies, 2)))
-
-
-def _float32(features_NH: np.ndarray) -> Tensor:
-    with np.errstate(over="ignore"):  # what float32 cannot hold is reported below
-        features = np.ascontiguousarray(features_NH, dtype=np.float32)
-    bad = np.flatnonzero(~np.isfinite(features).all(1))
-    if len(bad):
-        raise ValueError(
-            f"{len(bad)} of {len(features)} texts have a feature that is NaN or infinite in float32, the first is row "
-            f"{bad[0]}: check the embeddings."
-        )
-    return torch.as_tensor(features)
-
-
-def _with_bias(features_NH: Tensor) -> Tensor:
-    """(N, I): a last feature of 1."""
-    return torch.cat([features_NH, features_NH.new_ones(len(features_NH), 1)], dim=1)
-
-
-def _train_fold(
-    table_NI: Tensor, labels_N: Tensor, classes: int, train: Tensor, dev: Tensor, l2: Sequence[float],
-    protocol: Protocol, seed: int,
+@torch.no_grad()
+def train_fold(
+    table_NI: Tensor, labels_N: Tensor, classes: int, train: np.ndarray, dev: np.ndarray, l2: Sequence[float],
+    protocol: Protocol, *, seed: int,
 ) -> tuple[Tensor, np.ndarray]:  # fmt: skip
-    """Weights (R, C, I) of each run's best round, and its dev accuracy (R,) in percent."""
-    generator = torch.Generator().manual_seed(seed)
-    start_CI, runs = _initial_probe(table_NI.shape[1], classes, generator), len(l2)
-    weights = start_CI.repeat(runs, 1).to(table_NI.device)
-    decay = torch.tensor(l2, dtype=torch.float32, device=table_NI.device).repeat_interleave(classes)[:, None]
+    """Softmax regressions with early stopping, one for each l2, in float32.
+
+    A round is `protocol.epoch_size` epochs, followed by the accuracy on dev. A run keeps the weights of its best round
+    (the first of equals). It stops in the round without improvement that has `tenacity` such rounds before it, in a
+    row or not, or after `max_epochs`.
+
+    Args:
+        table_NI: from [`with_bias`]. labels_N: class indices, 0 to classes - 1. train, dev: row indices.
+        l2: R values, added to the gradient of weights and bias as `weight_decay` of torch.optim.Adam and RMSprop.
+        seed: of first weights and biases, as torch.nn.Linear draws them, the same for all runs, then of one
+            torch.randperm of the training rows an epoch.
+
+    Returns:
+        weights (R, C, I) of each run's best round, and its dev accuracy (R,) in percent.
+    """
+    generator, device = torch.Generator().manual_seed(seed), table_NI.device
+    bound, width, runs = 1 / math.sqrt(table_NI.shape[1] - 1), table_NI.shape[1], len(l2)
+    start_CI = torch.cat(
+        [torch.empty(classes, columns).uniform_(-bound, bound, generator=generator) for columns in (width - 1, 1)], 1
+    )
+    weights = start_CI.repeat(runs, 1).to(device)  # (R * C, I)
+    decay = torch.tensor(l2, dtype=torch.float32, device=device).repeat_interleave(classes)[:, None]
     optimizer = _Optimizer(weights, protocol.optimizer)
-    onehot_NC = torch.nn.functional.one_hot(labels_N, classes).to(weights.dtype)
-    x_dev = table_NI[dev]
-    best, most_correct = weights.clone().view(runs, classes, -1), np.full(runs, -1)
+    onehot_NC = F.one_hot(labels_N, classes).to(weights.dtype)
+    train, dev = torch.as_tensor(train), torch.as_tensor(dev, device=device)
+    best, most_correct = weights.clone().view(runs, classes, width), np.full(runs, -1)
     failures, running = np.zeros(runs, dtype=int), np.ones(runs, dtype=bool)
     for _ in range(math.ceil(protocol.max_epochs / protocol.epoch_size)):
         for _ in range(protocol.epoch_size):
-            order = train[torch.randperm(len(train), generator=generator)].to(table_NI.device)
+            order = train[torch.randperm(len(train), generator=generator)].to(device)
             for rows in order.split(protocol.batch_size):
                 x = table_NI[rows]
                 logits = (weights @ x.T).view(runs, classes, len(rows))
                 # gradient of the mean cross-entropy: in the logits first, then in the weights
                 errors = logits.softmax(1).sub_(onehot_NC[rows].T).mul_(1 / len(rows))
                 optimizer.step((errors.view(-1, len(rows)) @ x).addcmul_(decay, weights))
-        logits = (weights @ x_dev.T).view(runs, classes, len(dev))
+        logits = (weights @ table_NI[dev].T).view(runs, classes, len(dev))
         correct = (logits.argmax(1) == labels_N[dev]).sum(1).cpu().numpy()
         improved = running & (correct > most_correct)
         most_correct[improved] = correct[improved]
@@ -219,12 +164,27 @@ def _train_fold(
     return best, 100 * most_correct / len(dev)
 
 
-def _initial_probe(width: int, classes: int, generator: torch.Generator) -> Tensor:
-    """(C, I), uniform within 1 / sqrt(H), weights drawn before biases: the initialisation of torch.nn.Linear."""
-    bound = 1 / math.sqrt(width - 1)
-    weights = torch.empty(classes, width - 1).uniform_(-bound, bound, generator=generator)
-    biases = torch.empty(classes, 1).uniform_(-bound, bound, generator=generator)
-    return torch.cat([weights, biases], dim=1)
+def with_bias(features_NH: np.ndarray) -> Tensor:
+    """(N, I) in float32: the features, and a last one of 1. A ValueError if a feature is not finite."""
+    with np.errstate(over="ignore"):  # what float32 cannot hold is reported below
+        features = np.asarray(features_NH, dtype=np.float32)
+    bad = np.flatnonzero(~np.isfinite(features).all(1))
+    if len(bad):
+        raise ValueError(
+            f"{len(bad)} of {len(features)} texts have a feature that is NaN or infinite in float32, the first is row "
+            f"{bad[0]}: check the embeddings."
+        )
+    return torch.as_tensor(np.pad(features, ((0, 0), (0, 1)), constant_values=1))
+
+
+def _predict(weights_CI: Tensor, table_NI: Tensor, rows: np.ndarray) -> np.ndarray:
+    features = table_NI[torch.as_tensor(rows, device=table_NI.device), :-1]
+    return (features @ weights_CI[:, :-1].T + weights_CI[:, -1]).argmax(1).cpu().numpy()
+
+
+def _first_best(accuracies: np.ndarray) -> int:
+    """Index of the highest accuracy in percent to two decimals, the first of equals."""
+    return int(np.argmax(np.round(accuracies, 2)))
 
 
 class _Optimizer:
