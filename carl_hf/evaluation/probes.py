@@ -1,5 +1,8 @@
 """Linear probes on frozen embeddings: ridge and logistic regression on standardised embeddings, each strength chosen
-on development texts."""
+on validation ("dev") texts.
+
+Shape suffixes: N texts, H embedding width, K labels, C classes.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,18 +35,15 @@ def fit_ridge(train: np.ndarray, train_labels: np.ndarray, dev: np.ndarray, dev_
     """
     from sklearn.linear_model import Ridge
 
-    scale = _Standardizer(train)
+    scale, (_, number) = _Standardizer(train), train_labels.shape
     train, dev = scale(train), scale(dev)
     probes = [Ridge(alpha=alpha).fit(train, train_labels) for alpha in _RIDGE_STRENGTHS]  # all K labels at once
-    on_dev = [probe.predict(dev).reshape(len(dev), -1) for probe in probes]
-    weights, biases = [], []
-    for k in range(train_labels.shape[1]):
-        # a constant prediction has no r and never wins
-        scores = [np.nan_to_num(pearson(p[:, k], dev_labels[:, k]), nan=-1.0) for p in on_dev]
-        best = probes[int(np.argmax(scores))]
-        weights.append(best.coef_.reshape(train_labels.shape[1], -1)[k])
-        biases.append(np.ravel(best.intercept_)[k])
-    return scale.unscaled(np.stack(weights), np.array(biases))
+    predictions = [probe.predict(dev).reshape(len(dev), number) for probe in probes]
+    # a constant prediction has no r and never wins
+    r_SK = np.nan_to_num([pearson(table.T, dev_labels.T) for table in predictions], nan=-1.0)
+    best_K = [probes[strength] for strength in r_SK.argmax(0)]
+    weight_KH = np.stack([probe.coef_.reshape(number, -1)[k] for k, probe in enumerate(best_K)])
+    return scale.unscaled(weight_KH, np.array([np.ravel(probe.intercept_)[k] for k, probe in enumerate(best_K)]))
 
 
 def fit_logistic(
@@ -53,8 +53,8 @@ def fit_logistic(
     """Multinomial logistic regression, and its strength, chosen on dev by accuracy.
 
     Args:
-        train_labels, dev_labels: (N,) numbers of classes. class_weights: whether in training every text weighs the
-            same, or every class.
+        train_labels, dev_labels: (N,) class indices. class_weights: whether in training every text weighs the same
+            ("equal"), or every class ("balanced").
 
     Returns:
         the probe gives logits (N, C) for the classes 0 to the greatest of the training labels; one that no training
@@ -62,21 +62,20 @@ def fit_logistic(
     """
     from sklearn.linear_model import LogisticRegression
 
-    scale = _Standardizer(train)
+    scale, balance = _Standardizer(train), None if class_weights == "equal" else class_weights
     train, dev = scale(train), scale(dev)
-    best, best_accuracy, chosen = None, -1.0, strengths[0]
-    for strength in strengths:
-        balance = "balanced" if class_weights == "balanced" else None
-        probe = LogisticRegression(C=strength, max_iter=1000, class_weight=balance).fit(train, train_labels)
-        accuracy = (probe.predict(dev) == dev_labels).mean()
-        if accuracy > best_accuracy:
-            best, best_accuracy, chosen = probe, accuracy, strength
-    weight, bias = np.zeros((best.classes_.max() + 1, train.shape[1])), np.full(best.classes_.max() + 1, -np.inf)
-    if len(best.classes_) == 2:  # scikit-learn keeps the second class's logit against a first of 0
-        weight[best.classes_[1]], bias[best.classes_] = best.coef_[0], (0, best.intercept_[0])
+    probes = [
+        LogisticRegression(C=strength, max_iter=1000, class_weight=balance).fit(train, train_labels)
+        for strength in strengths
+    ]
+    chosen = int(np.argmax([(probe.predict(dev) == dev_labels).mean() for probe in probes]))
+    best, classes = probes[chosen], probes[chosen].classes_
+    weight_CH, bias_C = np.zeros((classes.max() + 1, train.shape[1])), np.full(classes.max() + 1, -np.inf)
+    if len(classes) == 2:  # scikit-learn keeps the second class's logit against a first of 0
+        weight_CH[classes[1]], bias_C[classes] = best.coef_[0], (0, best.intercept_[0])
     else:
-        weight[best.classes_], bias[best.classes_] = best.coef_, best.intercept_
-    return scale.unscaled(weight, bias), chosen
+        weight_CH[classes], bias_C[classes] = best.coef_, best.intercept_
+    return scale.unscaled(weight_CH, bias_C), strengths[chosen]
 
 
 def fit_multi_label(
@@ -96,16 +95,16 @@ def fit_multi_label(
     train, dev = scale(train), scale(dev)
     chosen = []
     for c in range(train_labels.shape[1]):
-        candidates = []
-        for strength in _LOGISTIC_STRENGTHS:
-            # with far more texts than dimensions, Newton steps need seconds where lbfgs needs minutes
-            probe = LogisticRegression(C=strength, solver="newton-cholesky").fit(train, train_labels[:, c])
-            f1, threshold = best_threshold(probe.decision_function(dev), dev_labels[:, c])
-            candidates.append((f1, threshold, probe))
-        chosen.append(max(candidates, key=lambda candidate: candidate[0]))
-    weight = np.stack([probe.coef_[0] for _, _, probe in chosen])
-    bias = np.array([probe.intercept_[0] for _, _, probe in chosen])
-    return scale.unscaled(weight, bias), np.array([threshold for _, threshold, _ in chosen])
+        # with far more texts than dimensions, Newton steps need seconds where lbfgs needs minutes
+        probes = [
+            LogisticRegression(C=strength, solver="newton-cholesky").fit(train, train_labels[:, c])
+            for strength in _LOGISTIC_STRENGTHS
+        ]
+        cuts = [best_threshold(probe.decision_function(dev), dev_labels[:, c]) for probe in probes]
+        best = int(np.argmax([f1 for f1, _ in cuts]))
+        chosen.append((probes[best].coef_[0], probes[best].intercept_[0], cuts[best][1]))
+    weights, biases, thresholds = zip(*chosen, strict=True)
+    return scale.unscaled(np.stack(weights), np.array(biases)), np.array(thresholds)
 
 
 def best_threshold(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -119,6 +118,8 @@ def best_threshold(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float
 
 
 class _Standardizer:
+    """Scales embeddings to mean 0 and deviation 1 in training, and folds that into a probe's weights."""
+
     def __init__(self, train: np.ndarray):
         from sklearn.preprocessing import StandardScaler
 
@@ -128,6 +129,5 @@ class _Standardizer:
         return self._scaler.transform(np.asarray(embeddings_NH, dtype=np.float64))
 
     def unscaled(self, weight_KH: np.ndarray, bias_K: np.ndarray) -> LinearProbe:
-        """The probe on embeddings as they were, of one on standardised embeddings."""
         weight_KH = weight_KH / self._scaler.scale_
         return LinearProbe(weight_KH, bias_K - weight_KH @ self._scaler.mean_)

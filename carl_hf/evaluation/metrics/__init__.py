@@ -1,4 +1,4 @@
-"""The figures of this package as metrics for the `evaluate` library, each in a folder that is also a Hub Space."""
+"""The metrics of this package for the `evaluate` library, each in a folder that is also a Hub Space."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -12,25 +12,15 @@ Alignment (mean squared distance of texts with the same label) and uniformity (l
 all pairs) of embeddings on the unit sphere, and alignment over the mean squared distance of random pairs. Lower is
 better.
 """
-
-_CITATION = """
-@inproceedings{wang2020understanding,
-  title = {Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere},
-  author = {Wang, Tongzhou and Isola, Phillip},
-  booktitle = {Proceedings of the 37th International Conference on Machine Learning},
-  pages = {9929--9939},
-  year = {2020}
-}
-"""
-
+_CITATION = "Wang and Isola, Understanding Contrastive Representation Learning, ICML 2020, arXiv 2005.10242"
 _INPUTS = """
 Args:
     embeddings: list of N lists of H numbers, of any length other than zero.
-    labels: list of N class numbers.
+    labels: list of N class indices.
 
 Returns:
-    dict with "alignment" in [0, 4], "uniformity" in [-8, 0] and "positive_random_ratio". A figure that is undefined,
-    such as alignment where no two texts have the same label, is None, and "<figure>_reason" says why.
+    dict with "alignment" in [0, 4], "uniformity" in [-8, 0] and "positive_random_ratio". A metric that is undefined,
+    such as alignment where no two texts have the same label, is None, and "<metric>_reason" says why.
 
 Example:
     >>> from carl_hf.evaluation.metrics import load_metric
@@ -39,17 +29,12 @@ Example:
     >>> result["alignment"]
     0.0
 """
+_FEATURES = {"embeddings": datasets.Sequence(datasets.Value("float64")), "labels": datasets.Value("int64")}
 
 
 class AlignmentUniformity(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
-        embeddings = datasets.Sequence(datasets.Value("float64"))
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS,
-            features=datasets.Features({"embeddings": embeddings, "labels": datasets.Value("int64")}),
-        )
+        return evaluate.MetricInfo(_DESCRIPTION, _CITATION, datasets.Features(_FEATURES), inputs_description=_INPUTS)
 
     def _compute(self, embeddings, labels):
         return alignment_uniformity(np.array(embeddings), np.array(labels))

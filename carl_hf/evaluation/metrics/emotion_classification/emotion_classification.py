@@ -1,30 +1,18 @@
-"""Figures of emotion recognition with one class a text, as an `evaluate` metric."""
+"""Metrics of emotion recognition with one class a text, as an `evaluate` metric."""
 
 # evaluate reads this file's imports line by line and takes "import a, b" for one package: one module a line
 import datasets
 import evaluate
-import numpy as np
 
 from carl_hf.evaluation.statistics import classification_metrics
 
-_DESCRIPTION = """
-Accuracy in percent, macro precision, recall and F1 over all classes that are named, and the confusion matrix.
-"""
-
-_CITATION = """
-@article{son2025carl,
-  title = {Continuous Adversarial Text Representation Learning for Affective Recognition},
-  author = {Son and Saurez and Har},
-  journal = {arXiv preprint arXiv:2502.20613},
-  year = {2025}
-}
-"""
-
+_DESCRIPTION = "Accuracy in percent, macro precision, recall and F1 over all named classes, and the confusion matrix."
+_CITATION = "Son, Saurez and Har, Continuous Adversarial Text Representation Learning, 2025, arXiv 2502.20613"
 _INPUTS = """
 Args:
-    predictions: list of N class numbers, from 0.
-    references: list of N class numbers, from 0.
-    classes (list of str): names of all classes, in the order of their numbers. Macro figures are means over all of
+    predictions: list of N class indices, from 0.
+    references: list of N class indices, from 0.
+    classes (list of str): names of all classes, in the order of their indices. Macro metrics are means over all of
         them: one that is never predicted has precision 0, one that does not occur has recall 0.
 
 Returns:
@@ -38,18 +26,12 @@ Example:
     >>> result["accuracy"], round(result["f1"], 3), result["confusion"]
     (75.0, 0.778, [[1, 0, 0], [1, 1, 0], [0, 0, 1]])
 """
+_FEATURES = {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
 
 
 class EmotionClassification(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS,
-            features=datasets.Features(
-                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-            ),
-        )
+        return evaluate.MetricInfo(_DESCRIPTION, _CITATION, datasets.Features(_FEATURES), inputs_description=_INPUTS)
 
     def _compute(self, predictions, references, classes):
-        return classification_metrics(np.array(predictions), np.array(references), list(classes))
+        return classification_metrics(predictions, references, list(classes))

@@ -3,7 +3,6 @@
 # evaluate reads this file's imports line by line and takes "import a, b" for one package: one module a line
 import datasets
 import evaluate
-import numpy as np
 
 from carl_hf.evaluation.statistics import agreement
 
@@ -11,19 +10,7 @@ _DESCRIPTION = """
 Pearson r, Spearman rho, concordance correlation (CCC) and mean absolute error of numbers that are predicted for each
 text, such as valence and arousal, one dimension after the other.
 """
-
-_CITATION = """
-@article{lin1989concordance,
-  title = {A Concordance Correlation Coefficient to Evaluate Reproducibility},
-  author = {Lin, Lawrence I-Kuei},
-  journal = {Biometrics},
-  volume = {45},
-  number = {1},
-  pages = {255--268},
-  year = {1989}
-}
-"""
-
+_CITATION = "Lin, A Concordance Correlation Coefficient to Evaluate Reproducibility, Biometrics 45(1), 255-268, 1989"
 _INPUTS = """
 Args:
     predictions: list of N lists of K numbers, such as [valence, arousal].
@@ -40,20 +27,16 @@ Example:
     >>> result = metric.compute(
     ...     predictions=[[0.1, 0.0], [0.5, 0.2], [0.9, -0.2]], references=[[0.0, 0.0], [0.4, 0.3], [0.8, -0.1]]
     ... )
-    >>> {name: round(figure, 3) for name, figure in result["valence"].items()}
+    >>> {name: round(value, 3) for name, value in result["valence"].items()}
     {'pearson': 1.0, 'spearman': 1.0, 'ccc': 0.955, 'mae': 0.1}
 """
+_NUMBERS = datasets.Sequence(datasets.Value("float64"))
+_FEATURES = {"predictions": _NUMBERS, "references": _NUMBERS}
 
 
 class VAAgreement(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
-        numbers = datasets.Sequence(datasets.Value("float64"))
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS,
-            features=datasets.Features({"predictions": numbers, "references": numbers}),
-        )
+        return evaluate.MetricInfo(_DESCRIPTION, _CITATION, datasets.Features(_FEATURES), inputs_description=_INPUTS)
 
     def _compute(self, predictions, references, dimensions=("valence", "arousal")):
-        return agreement(np.array(predictions), np.array(references), list(dimensions))
+        return agreement(predictions, references, dimensions)
