@@ -20,11 +20,11 @@ def noisy_texts(seed, size=400, width=6, classes=3, noise=1.5):
     return rng.normal(size=(classes, width))[labels] + noise * rng.normal(size=(size, width)), labels
 
 
-def clusters(seed, size=120, width=48, classes=2):
-    """Each class has features of its own, far from zero."""
-    labels = np.arange(size) % classes
+def clusters(seed, size=120, width=48):
+    """Two classes, each with features of its own, far from zero."""
+    labels = np.arange(size) % 2
     noise = np.random.default_rng(seed).uniform(-0.5, 0.5, size=(size, width))
-    return noise + 4 * (np.arange(width) % classes == labels[:, None]), labels
+    return noise + 4 * (np.arange(width) % 2 == labels[:, None]), labels
 
 
 def plain_probe(features, labels, classes, train, dev, l2, protocol, seed):

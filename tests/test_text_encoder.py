@@ -1,11 +1,11 @@
-import logging
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_config, tiny_encoder
 from safetensors.numpy import load_file, save_file
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertForMaskedLM
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertForMaskedLM
 
 from carl_hf import CarlModel, export_encoder
 from carl_hf.evaluation.encoder import TextEncoder, load_text_encoder, load_va_head
@@ -14,39 +14,35 @@ TEXTS = ["ab", "a longer text, really", "c", "ab", "zz top"]
 
 
 @pytest.fixture
-def folder(tmp_path, tokenizer):
-    tiny_encoder().save_pretrained(tmp_path / "encoder")
-    tokenizer.save_pretrained(tmp_path / "encoder")
-    return tmp_path / "encoder"
+def save(tmp_path, tokenizer):
+    """Saves a model and the tokenizer in a folder of that name, and gives its path."""
+
+    def save(model, name, tokenizer=tokenizer):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        return str(tmp_path / name)
+
+    return save
 
 
-def expected(folder, tokenizer, pooling):
-    from transformers import AutoModel
-
-    model = AutoModel.from_pretrained(folder).eval()
-    rows = []
-    for text in TEXTS:
-        with torch.no_grad():
-            output = model(**tokenizer(text, return_tensors="pt"))
-        hidden = output.last_hidden_state[0]
-        rows.append({"cls": hidden[0], "mean": hidden.mean(0), "pooler": output.pooler_output[0]}[pooling])
-    return torch.stack(rows).numpy()
-
-
+@torch.no_grad()
 @pytest.mark.parametrize("pooling", ["cls", "mean", "pooler"])
-def test_vectors_equal_one_text_at_a_time(folder, tokenizer, pooling, tmp_path):
-    encoder = load_text_encoder(str(folder), pooling=pooling, cache_dir=tmp_path / "cache", batch_size=2)
-    np.testing.assert_allclose(encoder(TEXTS), expected(folder, tokenizer, pooling), atol=1e-5)
+def test_vectors_equal_one_text_at_a_time(tiny, tokenizer, pooling, tmp_path):
+    encoder = load_text_encoder(str(tiny), pooling=pooling, cache_dir=tmp_path / "cache", batch_size=2)
+    model = AutoModel.from_pretrained(tiny).eval()
+    for text, vector in zip(TEXTS, encoder(TEXTS), strict=True):
+        output = model(**tokenizer(text, return_tensors="pt"))
+        hidden = output.last_hidden_state[0]
+        expected = {"cls": hidden[0], "mean": hidden.mean(0), "pooler": output.pooler_output[0]}[pooling]
+        np.testing.assert_allclose(vector, expected, atol=1e-5)
     assert encoder.pooling == pooling and encoder.width == 16 and encoder([]).shape == (0, 16)
 
 
-def test_auto_pooling_is_what_the_folder_states(folder, tokenizer, tmp_path):
-    assert load_text_encoder(str(folder)).pooling == "cls"  # nothing stated
+def test_auto_pooling_is_what_the_folder_states(tiny, tokenizer, tmp_path, save):
+    assert load_text_encoder(str(tiny)).pooling == "cls"  # nothing stated
     model = CarlModel.from_encoder(tiny_encoder(), pooling="mean", projection_dim=8)
     export_encoder(model, tokenizer, tmp_path / "export")
-    model.save_pretrained(tmp_path / "checkpoint")
-    tokenizer.save_pretrained(tmp_path / "checkpoint")
-    exported, checkpoint = (load_text_encoder(str(tmp_path / name)) for name in ("export", "checkpoint"))
+    exported, checkpoint = map(load_text_encoder, (str(tmp_path / "export"), save(model, "checkpoint")))
     assert exported.pooling == checkpoint.pooling == "mean"
     np.testing.assert_allclose(exported(TEXTS), checkpoint(TEXTS), atol=1e-6)
 
@@ -94,86 +90,64 @@ def test_a_text_is_embedded_once(tmp_path, cached):
     assert asked == ["c"]
 
 
-def test_a_cache_of_another_version_or_damaged_is_passed_over_and_said(tmp_path, caplog):
-    encoder, _ = counting(tmp_path)
-    values = encoder(TEXTS)
+def test_a_cache_that_cannot_be_used_or_written_is_ignored_and_said(tmp_path, caplog):
+    values = counting(tmp_path)[0](TEXTS)
     (file,) = (tmp_path / "f" / "cls").glob("*.safetensors")
+
+    def embedded_again(message):
+        encoder, asked = counting(tmp_path)
+        np.testing.assert_array_equal(encoder(TEXTS), values)
+        assert message in caplog.text and len(asked) == 4
+
     save_file(load_file(file), file, metadata={"format": "0"})
-    with caplog.at_level(logging.WARNING):
-        encoder, asked = counting(tmp_path)
-        np.testing.assert_array_equal(encoder(TEXTS), values)
-    assert "another version" in caplog.text and len(asked) == 4
+    embedded_again("another version")
     file.write_bytes(file.read_bytes()[:40])
-    with caplog.at_level(logging.WARNING):
-        encoder, asked = counting(tmp_path)
-        np.testing.assert_array_equal(encoder(TEXTS), values)
-    assert "cannot be read" in caplog.text and len(asked) == 4
+    embedded_again("cannot be read")
+    shutil.rmtree(tmp_path / "f")
+    (tmp_path / "f").write_text("a file where a folder should be")
+    embedded_again("cannot be written")
 
 
-def test_the_fingerprint_follows_weights_and_length(folder):
-    prints = [load_text_encoder(str(folder), max_length=length).fingerprint for length in (8, 9)]
+def test_the_fingerprint_follows_weights_and_length(save):
+    def fingerprint(model, **settings):
+        return load_text_encoder(save(model, "encoder"), **settings).fingerprint
+
     model = tiny_encoder()
+    prints = [fingerprint(model, max_length=length) for length in (8, 9)]
     with torch.no_grad():
         model.encoder.layer[0].output.dense.bias[3] += 1e-3
-    model.save_pretrained(folder)
-    prints.append(load_text_encoder(str(folder), max_length=8).fingerprint)
-    assert len(set(prints)) == 3
-    assert load_text_encoder(str(folder), pooling="mean", max_length=8).fingerprint == prints[-1]
+    prints.append(fingerprint(model, max_length=8))
+    assert len(set(prints)) == 3 and fingerprint(model, pooling="mean", max_length=8) == prints[-1]
+    without_pooler = BertForMaskedLM(tiny_config())  # as roberta-base: transformers would make up a pooler
+    assert fingerprint(without_pooler) == fingerprint(without_pooler)
 
 
-def test_a_pooler_that_the_weights_lack_is_neither_measured_nor_part_of_the_fingerprint(tmp_path, tokenizer):
-    BertForMaskedLM(tiny_config()).save_pretrained(tmp_path / "mlm")  # has no pooler, as roberta-base
-    tokenizer.save_pretrained(tmp_path / "mlm")
-    first, second = (load_text_encoder(str(tmp_path / "mlm")) for _ in range(2))
-    assert first.fingerprint == second.fingerprint
-    with pytest.raises(ValueError, match="has no pooler"):
-        load_text_encoder(str(tmp_path / "mlm"), pooling="pooler")
-
-
-def test_a_cache_that_cannot_be_written_costs_nothing_but_the_cache(tmp_path, caplog):
-    (tmp_path / "f").write_text("a file where a folder should be")
-    encoder, _ = counting(tmp_path)
-    with caplog.at_level(logging.WARNING):
-        np.testing.assert_array_equal(encoder(TEXTS)[:, 0], [len(t) for t in TEXTS])
-    assert "cannot be written" in caplog.text
-
-
-def test_errors_name_the_model_and_the_remedy(folder, tmp_path, tokenizer):
-    with pytest.raises(ValueError, match="Cannot load the model 'nobody/nothing'"):
-        load_text_encoder("nobody/nothing")
+def test_errors_name_the_model_and_the_remedy(tmp_path, save):
     tiny_encoder().save_pretrained(tmp_path / "bare")
-    with pytest.raises(ValueError, match="Cannot load a tokenizer for"):
-        load_text_encoder(str(tmp_path / "bare"))
-    tiny_encoder("distilbert").save_pretrained(tmp_path / "distil")
-    tokenizer.save_pretrained(tmp_path / "distil")
-    with pytest.raises(ValueError, match="has no pooler"):
-        load_text_encoder(str(tmp_path / "distil"), pooling="pooler")
-    with pytest.raises(ValueError, match="64 positions, fewer than --max_length"):
-        tokenizer_long = AutoTokenizer.from_pretrained(folder, model_max_length=200)
-        tokenizer_long.save_pretrained(folder)
-        load_text_encoder(str(folder), max_length=100)
-    encoder = TextEncoder(
-        "bad",
-        lambda t: {"cls": torch.full((len(t), 2), torch.nan)},
-        width=2,
-        pooling="cls",
-        fingerprint="n",
-        cache_dir=tmp_path,
-    )
+    long = AutoTokenizer.from_pretrained(save(tiny_encoder(), "short"), model_max_length=200)
+    for name, settings, message in (
+        ("nobody/nothing", {}, "Cannot load the model 'nobody/nothing'"),
+        (str(tmp_path / "bare"), {}, "Cannot load a tokenizer for"),
+        (save(tiny_encoder("distilbert"), "distil"), {"pooling": "pooler"}, "has no pooler"),
+        (save(BertForMaskedLM(tiny_config()), "mlm"), {"pooling": "pooler"}, "has no pooler"),
+        (save(tiny_encoder(), "long", long), {"max_length": 100}, "64 positions, fewer than --max_length"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_text_encoder(name, **settings)
+    nan = {"cls": torch.full((1, 2), torch.nan)}
+    encoder = TextEncoder("bad", lambda t: nan, width=2, pooling="cls", fingerprint="n", cache_dir=tmp_path)
     with pytest.raises(ValueError, match="bad gives vectors that are not finite"):
         encoder(["a"])
     assert not (tmp_path / "n").exists()  # nothing of it is kept
 
 
-def test_a_trained_head_predicts_in_minus_one_to_one(folder, tokenizer, tmp_path):
-    assert load_va_head(str(folder)) is None
-    config = AutoConfig.from_pretrained(folder)
+@torch.no_grad()
+def test_a_trained_head_predicts_in_minus_one_to_one(tiny, tokenizer, save):
+    assert load_va_head(str(tiny)) is None
+    config = AutoConfig.from_pretrained(tiny)
     config.problem_type, config.id2label = "regression", {0: "valence", 1: "arousal"}
     model = AutoModelForSequenceClassification.from_config(config).eval()
-    model.save_pretrained(tmp_path / "head")
-    tokenizer.save_pretrained(tmp_path / "head")
-    predicted = load_va_head(str(tmp_path / "head"), batch_size=2)(TEXTS)
+    predicted = load_va_head(save(model, "head"), batch_size=2)(TEXTS)
     for row, text in zip(predicted, TEXTS, strict=True):
-        with torch.no_grad():
-            logits = model(**tokenizer(text, return_tensors="pt")).logits[0]
+        logits = model(**tokenizer(text, return_tensors="pt")).logits[0]
         np.testing.assert_allclose(row, (2 * logits - 1).clamp(-1, 1), atol=1e-5)

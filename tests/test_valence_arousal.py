@@ -14,27 +14,26 @@ from carl_hf.evaluation.valence_arousal import (
     va_metrics,
 )
 
+pytest.importorskip("sklearn")
+
 
 def test_ridge_equals_its_closed_form_and_finds_a_linear_relation():
-    pytest.importorskip("sklearn")
     rng = np.random.default_rng(1)
     weights = rng.normal(size=(8, 2))
     x = {
-        part: rng.normal(size=(n, 8)) * np.arange(1, 9) + 3 for part, n in (("train", 200), ("dev", 80), ("test", 60))
+        name: rng.normal(size=(n, 8)) * np.arange(1, 9) + 3 for name, n in (("train", 200), ("dev", 80), ("test", 60))
     }
-    y = {part: value @ weights + 0.1 * rng.normal(size=(len(value), 2)) for part, value in x.items()}
+    y = {name: value @ weights + 0.1 * rng.normal(size=(len(value), 2)) for name, value in x.items()}
     found = ridge_predictions(x["train"], y["train"], x["dev"], y["dev"], x["test"])
-    assert pearson(found[:, 0], y["test"][:, 0]) > 0.999 and pearson(found[:, 1], y["test"][:, 1]) > 0.999
+    assert (pearson(found.T, y["test"].T) > 0.999).all()
 
-    scaled = {part: (value - x["train"].mean(0)) / x["train"].std(0) for part, value in x.items()}
+    scaled = {name: (value - x["train"].mean(0)) / x["train"].std(0) for name, value in x.items()}
+    z, mean = scaled["train"], y["train"][:, 0].mean()
     closed = []
     for alpha in (10.0**k for k in range(-1, 6)):
-        centred = y["train"][:, 0] - y["train"][:, 0].mean()
-        coefficients = np.linalg.solve(
-            scaled["train"].T @ scaled["train"] + alpha * np.eye(8), scaled["train"].T @ centred
-        )
-        closed.append([scaled[part] @ coefficients + y["train"][:, 0].mean() for part in ("dev", "test")])
-    best = max(closed, key=lambda parts: pearson(parts[0], y["dev"][:, 0]))
+        coefficients = np.linalg.solve(z.T @ z + alpha * np.eye(8), z.T @ (y["train"][:, 0] - mean))
+        closed.append([scaled[name] @ coefficients + mean for name in ("dev", "test")])
+    best = max(closed, key=lambda predicted: pearson(predicted[0], y["dev"][:, 0]))
     np.testing.assert_allclose(found[:, 0], best[1], atol=1e-8)
 
 
@@ -85,15 +84,13 @@ def linear_corpus(size=200, split=None, seed=0, noise=0.05):
 
 
 def test_folds_predict_every_text_once_by_probes_that_have_not_seen_it():
-    pytest.importorskip("sklearn")
     folds = seeded_folds(53, seed=1)
-    assert sorted(np.concatenate([test for _, _, test in folds])) == list(range(53)) and len(folds) == 5
-    for train, dev, test in folds:
-        assert not set(train) & set(test) and not set(dev) & set(test) and not set(train) & set(dev)
-        assert len(train) + len(dev) + len(test) == 53
+    assert len(folds) == 5 and sorted(np.concatenate([test for _, _, test in folds])) == list(range(53))
+    for rows in folds:
+        assert sorted(np.concatenate(rows)) == list(range(53))
     corpus, encode = linear_corpus()
-    figures, items = measure_corpus(encode, corpus, seed=1)
-    assert figures["valence"]["pearson"] > 0.9 and figures["texts"] == 200
+    metrics, items = measure_corpus(encode, corpus, seed=1)
+    assert metrics["valence"]["pearson"] > 0.9 and metrics["texts"] == 200
     # a text's own label must not reach its prediction
     changed = corpus.labels.copy()
     changed[7] = [-1, 1]
@@ -103,23 +100,18 @@ def test_folds_predict_every_text_once_by_probes_that_have_not_seen_it():
 
 
 def test_official_splits_transfer_and_heads():
-    pytest.importorskip("sklearn")
-    split = ["train"] * 140 + ["validation"] * 30 + ["test"] * 30
-    corpus, encode = linear_corpus(split=split)
-    figures, items = measure_corpus(encode, corpus, seed=1)
-    assert figures["texts"] == 30 and figures["protocol"] == "official splits" and items["references"].shape == (30, 2)
+    corpus, encode = linear_corpus(split=["train"] * 140 + ["validation"] * 30 + ["test"] * 30)
+    metrics, items = measure_corpus(encode, corpus, seed=1)
+    assert metrics["texts"] == 30 and metrics["protocol"] == "official splits"
+    assert items["references"].shape == (30, 2)
     other, encode_other = linear_corpus(seed=5)
 
     def both(texts):
         return np.stack([(encode if t.startswith("0-") else encode_other)([t])[0] for t in texts])
 
-    there, _ = measure_transfer(both, corpus, other, seed=1)
-    back, _ = measure_transfer(both, other, corpus, seed=1)
-    assert there["texts"] == 200 and back["texts"] == 30
-    assert there["arousal"]["pearson"] > 0.9 and back["arousal"]["pearson"] > 0.9
+    for source, target, texts in ((corpus, other, 200), (other, corpus, 30)):
+        metrics, _ = measure_transfer(both, source, target, seed=1)
+        assert metrics["texts"] == texts and metrics["arousal"]["pearson"] > 0.9
     head, _ = measure_head(lambda texts: corpus.labels[[corpus.texts.index(t) for t in texts]], corpus, seed=1)
     assert head["valence"]["mae"] == 0 and head["texts"] == 30
-
-
-def test_labels_of_a_dataset():
     np.testing.assert_array_equal(labels_of({"valence": [1, 2], "arousal": [3, 4]}), [[1, 3], [2, 4]])
