@@ -2,58 +2,77 @@
 
 import pytest
 import torch
+import transformers
 from conftest import tiny_encoder, toy_dataset
 from test_modeling import FAMILIES
 
 from carl_hf import CarlDataCollator, CarlModel
 from carl_hf.encoders.embedding import embed_texts
-from carl_hf.encoders.packing import TokenLayout, encode_tokens, use_packed_attention
+from carl_hf.encoders.packing import (
+    TokenLayout,
+    embed_packed,
+    encode_first_tokens,
+    encode_tokens,
+    use_packed_attention,
+)
 
 PACKED = {"bert", "roberta", "xlm-roberta", "electra", "distilbert", "camembert"}
+LIKE_BERT = {"bert", "roberta", "xlm-roberta", "camembert"}  # whose last layer computes first tokens alone
 
 
 def batch_of(tokenizer, texts=8, *, slices=3, parts=2):
     return CarlDataCollator(tokenizer, slices=slices, parts=parts)(list(toy_dataset(texts, seed=5)))
 
 
-def packed_states(encoder, batch, layout):
-    words = encoder.get_input_embeddings()(layout.pack(batch["input_ids"]))
-    return encode_tokens(encoder, words, layout)
+def words_of(encoder, batch):
+    layout = TokenLayout.of(batch)
+    return encoder.get_input_embeddings()(layout.pack(batch["input_ids"])), layout
 
 
+@pytest.mark.parametrize("slices", [1, 3])
 @pytest.mark.parametrize("family", [*FAMILIES, "camembert"])
-def test_packed_texts_have_the_states_and_gradients_of_padded_ones(family, tokenizer):
+def test_packed_texts_have_the_states_and_gradients_of_padded_ones(family, slices, tokenizer):
     encoder = tiny_encoder(family).double().eval()
-    batch = batch_of(tokenizer)
+    parameters = dict(encoder.named_parameters())
+    batch = batch_of(tokenizer, slices=slices, parts=min(2, slices))
     ids, mask = batch["input_ids"], batch["attention_mask"]
     expected = encoder(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
-    weights = torch.randn_like(expected)
-    expected_gradients = torch.autograd.grad((expected * weights).sum(), list(encoder.parameters()), allow_unused=True)
-    layout = TokenLayout.of(batch)
-    torch.testing.assert_close(packed_states(encoder, batch, layout), expected, atol=1e-12, rtol=0)  # by slices
+    words, layout = words_of(encoder, batch)
+    seen = []  # rows of what every module gives
+    hook = torch.nn.modules.module.register_module_forward_hook(
+        lambda *call: seen.append(call[2].shape[0] if isinstance(call[2], torch.Tensor) and call[2].dim() == 2 else 0)
+    )
+
+    def compare(states, wanted):
+        torch.testing.assert_close(states, wanted, atol=1e-12, rtol=0)
+        weights = torch.randn_like(wanted)
+        gradients = [
+            torch.autograd.grad((x * weights).sum(), parameters.values(), allow_unused=True, retain_graph=True)
+            for x in (states, wanted)
+        ]
+        for name, found, other in zip(parameters, *gradients, strict=True):
+            assert (found is None) == (other is None), name
+            if found is not None:
+                torch.testing.assert_close(found, other, atol=1e-11, rtol=0, msg=name)
+
+    compare(encode_tokens(encoder, words, layout), expected)  # slice by slice
     assert use_packed_attention(encoder) == (family in PACKED)
-    found = packed_states(encoder, batch, layout)
-    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
-    gradients = torch.autograd.grad((found * weights).sum(), list(encoder.parameters()), allow_unused=True)
-    for (name, _), gradient, other in zip(encoder.named_parameters(), gradients, expected_gradients, strict=True):
-        assert (gradient is None) == (other is None), name
-        if gradient is not None:
-            torch.testing.assert_close(gradient, other, atol=1e-11, rtol=0, msg=name)
-    # part by part, and calls on padded texts as before
-    words = encoder.get_input_embeddings()(layout.pack(ids))
-    parts = [encode_tokens(encoder, words[part.tokens], part) for part in layout.parts]
-    torch.testing.assert_close(torch.cat(parts), expected, atol=1e-12, rtol=0)
-    again = encoder(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
+    compare(encode_tokens(encoder, words, layout), expected)
+    compare(torch.cat([encode_tokens(encoder, words[part.tokens], part) for part in layout.parts]), expected)
+    seen.clear()
+    compare(encode_first_tokens(encoder, words, layout), expected[layout.first_B])
+    hook.remove()
+    assert (seen.count(len(layout.first_B)) > 5) == (family in LIKE_BERT)  # the work that is saved
+    again = encoder(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]  # padded texts as before
     torch.testing.assert_close(again, expected, atol=1e-12, rtol=0)
 
 
 def test_attention_stays_within_a_text(tokenizer):
     encoder = tiny_encoder().double().eval()
     use_packed_attention(encoder)
-    batch = batch_of(tokenizer)
-    layout = TokenLayout.of(batch)
-    words = encoder.get_input_embeddings()(layout.pack(batch["input_ids"])).detach().requires_grad_()
-    text = torch.cat([torch.full((length,), i) for i, length in enumerate(batch["attention_mask"].sum(1).tolist())])
+    words, layout = words_of(encoder, batch := batch_of(tokenizer))
+    words = words.detach().requires_grad_()
+    text = torch.repeat_interleave(batch["attention_mask"].sum(1))
     (gradient,) = torch.autograd.grad(encode_tokens(encoder, words, layout)[text == 2].square().sum(), words)
     assert (gradient.abs().sum(-1) > 0).equal(text == 2)
 
@@ -61,15 +80,43 @@ def test_attention_stays_within_a_text(tokenizer):
 def test_packed_texts_train_under_activation_checkpointing(tokenizer):
     encoder = tiny_encoder(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).double().train()
     use_packed_attention(encoder)
-    batch = batch_of(tokenizer)
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
             encoder.activation_checkpointing_enable({"use_reentrant": False})
         encoder.zero_grad()
-        packed_states(encoder, batch, TokenLayout.of(batch)).square().sum().backward()
+        encode_tokens(encoder, *words_of(encoder, batch_of(tokenizer))).square().sum().backward()
         gradients.append([p.grad for p in encoder.parameters() if p.grad is not None])
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("which", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+@pytest.mark.parametrize("layers", [1, 2])  # of one layer alone, which cls shortens, no other's dropout hides a lack
+def test_each_dropout_acts_in_training_alone_and_follows_the_generator(layers, which, pooling, tokenizer):
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_hidden_layers": layers}
+    encoder = tiny_encoder(**{**off, which: 0.3}).double().train()
+    use_packed_attention(encoder)
+    words, layout = words_of(encoder, batch_of(tokenizer))
+
+    def embed(seed):
+        torch.manual_seed(seed)
+        return embed_packed(encoder, words, layout, pooling)
+
+    assert torch.equal(embed(1), embed(1)) and not torch.equal(embed(1), embed(2))
+    encoder.eval()
+    assert torch.equal(embed(1), embed(2))
+
+
+def test_an_encoder_class_of_one_s_own_computes_its_last_layer_whole(tokenizer):
+    class Own(transformers.BertModel):
+        pass
+
+    encoder, calls = Own(tiny_encoder().config).eval(), []
+    use_packed_attention(encoder)
+    encoder.register_forward_hook(lambda *_: calls.append(1))
+    encode_first_tokens(encoder, *words_of(encoder, batch_of(tokenizer)))
+    assert calls == [1]
 
 
 def test_a_causal_encoder_is_refused_and_not_packed():
@@ -116,14 +163,13 @@ def test_embedding_equals_that_of_each_text_alone(family, pooling, batch_size, t
         torch.testing.assert_close(vector, alone.float(), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("texts", "slices", "parts"), [(1, 8, 1), (7, 3, 1), (24, 2, 3), (5, 8, 9)])
+@pytest.mark.parametrize(("texts", "slices", "parts"), [(1, 8, 1), (7, 3, 1), (24, 2, 3), (5, 8, 9), (200, 8, 4)])
 def test_the_layout_holds_every_token_once(texts, slices, parts, tokenizer):
     batch = batch_of(tokenizer, texts, slices=slices, parts=parts)
-    mask = batch["attention_mask"]
-    layout = TokenLayout.of(batch)
-    tokens = layout.pack(batch["input_ids"])
-    assert tokens.equal(batch["input_ids"][mask.bool()])
-    assert layout.unpack(tokens).equal(batch["input_ids"] * mask)
+    ids, mask, layout = batch["input_ids"], batch["attention_mask"], TokenLayout.of(batch)
+    tokens = layout.pack(ids)
+    assert tokens.equal(ids[mask.bool()])
+    assert layout.unpack(tokens).equal(ids * mask)
     assert layout.pack_slices(layout.pad_slices(tokens)).equal(tokens)
     assert sum(rows for rows, _, _ in batch["slices"]) == texts and sum(batch["parts"]) == len(batch["slices"])
     made = layout.parts
@@ -131,12 +177,8 @@ def test_the_layout_holds_every_token_once(texts, slices, parts, tokenizer):
     for part, following in zip(made, made[1:], strict=False):
         assert (part.texts.stop, part.tokens.stop) == (following.texts.start, following.tokens.start)
     for part in made:
-        assert tokens[part.tokens].equal(part.pack(batch["input_ids"][part.texts]))
-        assert part.unpack(tokens[part.tokens]).equal((batch["input_ids"] * mask)[part.texts])
-
-
-def test_parts_hold_about_as_many_tokens(tokenizer):
-    layout = TokenLayout.of(batch_of(tokenizer, 200, parts=4))
-    longest = layout.mask_BL.shape[1]
-    counts = [part.tokens.stop - part.tokens.start for part in layout.parts]
-    assert len(counts) == 4 and max(counts) - min(counts) <= longest
+        assert tokens[part.tokens].equal(part.pack(ids[part.texts]))
+        assert part.unpack(tokens[part.tokens]).equal((ids * mask)[part.texts])
+    if texts == 200:  # parts of many texts hold about as many tokens
+        counts = [part.tokens.stop - part.tokens.start for part in made]
+        assert len(counts) == 4 and max(counts) - min(counts) <= mask.shape[1]
