@@ -1,6 +1,7 @@
 """Steps that are not finite are skipped, counted and explained, and nothing learns from them."""
 
 import copy
+import itertools
 import json
 import logging
 import math
@@ -33,34 +34,39 @@ def texts_with_a_bad_one(size: int, row: int):
     return concatenate_datasets([data.select(range(row)), bad, data.select(range(row + 1, size))])
 
 
-def state_of(trainer) -> dict[str, torch.Tensor]:
-    """Weights and the optimizer's moments and counts."""
-    state = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    for number, moments in trainer.optimizer.state_dict()["state"].items():
-        state |= {f"optimizer.{number}.{name}": copy.deepcopy(value) for name, value in moments.items()}
-    return state
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name].nan_to_num(), b[name].nan_to_num()) for name in a)
-
-
 class Watch(TrainerCallback):
-    """The state after every step, with that before the first."""
+    """Weights, and the optimizer's moments and counts, before the first step and after each."""
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.states = [state_of(self.trainer)]
+    def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
+        self.states = []
+        self.on_step_end(args, state, control, model, optimizer)
 
-    def on_step_end(self, args, state, control, **kwargs):
-        self.states.append(state_of(self.trainer))
+    def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
+        found = {name: value.clone() for name, value in model.state_dict().items()}
+        for number, moments in optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{number}.{name}": copy.deepcopy(value) for name, value in moments.items()}
+        self.states.append(found)
+
+    @property
+    def changed(self) -> list[bool]:
+        """Whether each step has changed anything."""
+        return [
+            one.keys() != other.keys()
+            or any(not torch.equal(one[name].nan_to_num(), other[name].nan_to_num()) for name in one)
+            for one, other in itertools.pairwise(self.states)
+        ]
 
 
 def watched(tmp_path, tokenizer, **settings):
-    trainer = make_trainer(tmp_path, tokenizer, train_sampling_strategy="sequential", **settings)
-    watch = Watch()
-    watch.trainer = trainer
-    trainer.add_callback(watch)
+    trainer, watch = make_trainer(tmp_path, tokenizer, train_sampling_strategy="sequential", **settings), Watch()
+    trainer.add_callback(watch)  # after the target's update
     return trainer, watch
+
+
+def make_gradients_infinite(trainer, steps) -> None:
+    trainer.model.online.projection[0].weight.register_hook(
+        lambda gradient: gradient * (math.inf if trainer.state.global_step + 1 in steps else 1.0)
+    )
 
 
 def test_a_step_with_a_text_that_is_not_finite_changes_nothing_and_names_it(tmp_path, tokenizer, caplog):
@@ -69,8 +75,7 @@ def test_a_step_with_a_text_that_is_not_finite_changes_nothing_and_names_it(tmp_
     )
     with caplog.at_level(logging.WARNING, logger="carl_hf.training.nonfinite"):
         trainer.train()
-    changed = [not same(a, b) for a, b in zip(watch.states, watch.states[1:], strict=False)]
-    assert changed == [True, True, False, True]
+    assert watch.changed == [True, True, False, True]
     log = trainer.state.log_history
     assert [h["step"] for h in log if "skipped_steps" in h] == [2] and trainer.nonfinite.total == 1
     assert all(math.isfinite(h["loss"]) for h in log if "loss" in h)
@@ -86,17 +91,15 @@ def test_one_bad_batch_of_several_accumulated_ones_skips_the_step(tmp_path, toke
         gradient_accumulation_steps=2,
     )  # fmt: skip
     trainer.train()
-    assert same(watch.states[0], watch.states[1]) and not same(watch.states[1], watch.states[2])
+    assert watch.changed == [False, True]
 
 
 def test_a_gradient_that_is_not_finite_is_told_from_a_loss_that_is_not(tmp_path, tokenizer, caplog):
     trainer, watch = watched(tmp_path, tokenizer, max_steps=2)
-    trainer.model.online.projection[0].weight.register_hook(
-        lambda gradient: gradient * (math.inf if trainer.state.global_step == 1 else 1.0)
-    )
+    make_gradients_infinite(trainer, {2})
     with caplog.at_level(logging.WARNING, logger="carl_hf.training.nonfinite"):
         trainer.train()
-    assert not same(watch.states[0], watch.states[1]) and same(watch.states[1], watch.states[2])
+    assert watch.changed == [True, False]
     assert "Step 2 was skipped: its gradient is not finite (skipped so far: 1). No text is to blame" in caplog.text
     assert len(json.loads((tmp_path / SKIPPED_STEPS).read_text())["texts"]) == 8  # all of the step
 
@@ -106,14 +109,11 @@ def test_a_loss_scaler_that_finds_no_scale_stops_too(tmp_path, tokenizer, caplog
     monkeypatch.setattr("carl_hf.training.nonfinite.LIMIT", 4)
     trainer, watch = watched(tmp_path, tokenizer, max_steps=8)
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
-    trainer.model.online.projection[0].weight.register_hook(
-        lambda gradient: gradient * (math.inf if trainer.state.global_step >= 2 else 1.0)
-    )
+    make_gradients_infinite(trainer, range(3, 9))
     with pytest.raises(FloatingPointError, match="stopped at step 6: .* last 4 steps"):
         trainer.train()
     assert trainer.nonfinite.total == 4 and trainer.accelerator.scaler.get_scale() < 2**16
-    changed = [not same(a, b) for a, b in zip(watch.states, watch.states[1:], strict=False)]
-    assert changed == [True, True, False, False, False]
+    assert watch.changed == [True, True, False, False, False]
     assert "was skipped" not in caplog.text  # how a scaler finds its scale
 
 
@@ -121,12 +121,7 @@ def test_training_stops_after_so_many_in_a_row_and_goes_on_from_its_checkpoint(t
     monkeypatch.setattr("carl_hf.training.nonfinite.LIMIT", 3)
     settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
     broken = make_trainer(tmp_path, tokenizer, **settings)
-    faulty_steps = (2, 4, 5, 6)  # one alone, and three in a row
-
-    def overflow(gradient):
-        return gradient * (math.inf if broken.state.global_step + 1 in faulty_steps else 1.0)
-
-    broken.model.online.projection[0].weight.register_hook(overflow)
+    make_gradients_infinite(broken, {2, 4, 5, 6})  # one alone, and three in a row
     with pytest.raises(FloatingPointError, match="stopped at step 6: .* last 3 steps was not finite.*untouched"):
         broken.train()
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
