@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_trainer, toy_dataset
-from test_trainer import StopAt
+from conftest import toy_dataset
+from test_trainer import StopAt, make_trainer
 
 from carl_hf.training.checkpoints import (
     RECORD,
@@ -23,6 +23,7 @@ from carl_hf.training.checkpoints import (
 )
 
 WORKER = str(Path(__file__).with_name("killed_worker.py"))
+SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
 
 
 def checkpoint(folder: Path, step: int) -> Path:
@@ -32,6 +33,11 @@ def checkpoint(folder: Path, step: int) -> Path:
         (path / name).write_bytes(b"x" * size)
     mark_complete(path, CompletionRecord(global_batch=8, batches=1))
     return path
+
+
+def assert_same_weights(one, other):
+    for (name, a), b in zip(one.model.state_dict().items(), other.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
 
 
 def test_the_newest_complete_checkpoint_is_taken_and_others_are_named(tmp_path, caplog):
@@ -45,12 +51,9 @@ def test_the_newest_complete_checkpoint_is_taken_and_others_are_named(tmp_path, 
     (tmp_path / "checkpoint-13" / RECORD).write_text('{"batch')
     with caplog.at_level(logging.WARNING):
         assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-    for step, reason in (
-        (13, "never finished"),
-        (12, "model.safetensors is missing"),
-        (11, "optimizer.pt is missing"),
-    ):
-        assert f"checkpoint-{step} is incomplete: " in caplog.text and reason in caplog.text
+    reasons = {13: "it was never finished", 12: "model.safetensors is missing", 11: "optimizer.pt is missing"}
+    for step, reason in reasons.items():
+        assert f"checkpoint-{step} is incomplete: {reason}" in caplog.text
     assert read_completion_record(tmp_path / "checkpoint-10") == CompletionRecord(8, 1)
 
 
@@ -84,9 +87,6 @@ def test_the_newest_and_the_best_stay_whatever_the_clock_says(limit, best, left,
     assert sorted(int(path.name.split("-")[1]) for path in tmp_path.iterdir()) == left
 
 
-SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
-
-
 def test_an_incomplete_checkpoint_is_refused_by_name_and_skipped_as_last(tmp_path, tokenizer, caplog):
     settings = {**SAVING, "save_total_limit": None}
     whole = make_trainer(tmp_path / "whole", tokenizer, **settings)
@@ -100,40 +100,44 @@ def test_an_incomplete_checkpoint_is_refused_by_name_and_skipped_as_last(tmp_pat
     with caplog.at_level(logging.WARNING, logger="carl_hf.training.checkpoints"):
         resumed.train(resume_from_checkpoint=True)
     assert "checkpoint-4 is incomplete" in caplog.text
-    for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
+    assert_same_weights(whole, resumed)
     assert last_checkpoint(tmp_path / "broken").endswith("checkpoint-6")
 
 
+BATCHES = "8 texts in a contrastive batch and 1 batches a step, now it would be"
+
+
 @pytest.mark.parametrize(
-    "other", [{"per_device_train_batch_size": 4},
-              {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
-              {"gradient_accumulation_steps": 2}]
-)  # fmt: skip
-def test_other_batches_do_not_continue_a_checkpoint(other, tmp_path, tokenizer):
-    make_trainer(tmp_path, tokenizer, callbacks=[StopAt(2)], **SAVING).train()
-    with pytest.raises(ValueError, match="8 texts in a contrastive batch and 1 batches a step, now it would be"):
-        make_trainer(tmp_path, tokenizer, **{**SAVING, **other}).train(resume_from_checkpoint="last")
+    ("settings", "record", "message"),
+    [
+        ({"per_device_train_batch_size": 4}, {}, BATCHES),
+        ({"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}, {}, BATCHES),
+        ({"gradient_accumulation_steps": 2}, {}, BATCHES),
+        ({}, {"layer_decay": 0.9}, "--layer_decay 0.9, which this version does not have: start anew"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_another_training_is_not_continued(settings, record, message, tmp_path, tokenizer):
+    path = checkpoint(tmp_path, 2) / RECORD
+    path.write_text(json.dumps(json.loads(path.read_text()) | record))
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, tokenizer, **{**SAVING, **settings}).train(resume_from_checkpoint="last")
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("length", [{"max_steps": 4}, {"max_steps": -1, "num_train_epochs": 1.5}], ids=str)
+@pytest.mark.parametrize(
+    ("length", "streamed"),
+    [({"max_steps": 4}, False), ({"max_steps": 4}, True), ({"max_steps": -1, "num_train_epochs": 1.5}, False)],
+)
 def test_a_finished_run_is_resumed_without_another_step(length, streamed, tmp_path, tokenizer):
-    if streamed and length["max_steps"] < 0:
-        return
-    settings = {**SAVING, "save_steps": 1, **length}
-
-    def trainer():
+    def trained(resume):
         data = toy_dataset().to_iterable_dataset() if streamed else None
-        return make_trainer(tmp_path, tokenizer, data=data, **settings)
+        trainer = make_trainer(tmp_path, tokenizer, data=data, **{**SAVING, "save_steps": 1, **length})
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
 
-    whole = trainer()
-    whole.train()
-    again = trainer()
-    again.train(resume_from_checkpoint="last")
+    whole, again = trained(None), trained("last")
     assert again.state.global_step == whole.state.global_step == again.state.max_steps
-    for (name, a), b in zip(whole.model.state_dict().items(), again.model.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
+    assert_same_weights(whole, again)
 
 
 def test_a_checkpoint_of_the_model_alone_is_complete_but_not_resumed(tmp_path, tokenizer):
@@ -204,8 +208,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(kills, tmp
         [sys.executable, WORKER, str(tmp_path), str(kills)], capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads((tmp_path / "report.json").read_text())
-    print(report)
+    report = json.loads(done.stdout.splitlines()[-1])
     assert report["kills"] == kills + 3  # three of them at planned moments of a save
     assert report["left_incomplete"] >= 2
     whole, killed = (torch.load(tmp_path / f"weights-{name}.pt", weights_only=True) for name in ("whole", "killed"))

@@ -4,12 +4,11 @@ import dataclasses
 import logging
 
 import pytest
-from conftest import toy_dataset
+from test_trainer import make_trainer
 from transformers import PrinterCallback, ProgressCallback, TrainerControl, TrainerState
 
-from carl_hf import CarlTrainer, CarlTrainingArguments
 from carl_hf.commands.arguments import parse_arguments
-from carl_hf.utils.progress import ProgressBar, ProgressLines, bars_only_in_a_terminal, format_metrics, show_progress
+from carl_hf.utils.progress import ProgressBar, ProgressLines, bars_only_in_a_terminal, show_progress
 
 
 @dataclasses.dataclass
@@ -17,19 +16,15 @@ class Nothing:
     """A script without arguments of its own."""
 
 
-def trainer(carl, tokenizer, folder, **settings):
-    args = CarlTrainingArguments(
-        str(folder), max_steps=4, logging_steps=2, per_device_train_batch_size=8, save_strategy="no", report_to="none",
-        use_cpu=True, **settings,
-    )  # fmt: skip
-    return CarlTrainer(model=carl, args=args, train_dataset=toy_dataset(), processing_class=tokenizer)
+def shown(tmp_path, tokenizer, **settings):
+    trainer = make_trainer(tmp_path, tokenizer, max_steps=4, logging_steps=2, **settings)
+    show_progress(trainer)
+    return trainer
 
 
-def test_a_log_file_gets_one_line_an_entry(carl, tokenizer, tmp_path, caplog, capsys):
-    found = trainer(carl, tokenizer, tmp_path, disable_tqdm=True)
-    show_progress(found)
+def test_a_log_file_gets_one_line_an_entry(tokenizer, tmp_path, caplog, capsys):
     with caplog.at_level(logging.INFO, "carl_hf.utils.progress"):
-        found.train()
+        shown(tmp_path, tokenizer, disable_tqdm=True).train()
     lines = [record.getMessage() for record in caplog.records if record.name == "carl_hf.utils.progress"]
     assert [line.split(":")[0].split(",")[0] for line in lines] == ["step 2/4", "step 4/4", "step 4/4"]
     assert " left: loss " in lines[0] and "  mccl " in lines[0] and "per_second" not in "".join(lines)
@@ -37,14 +32,13 @@ def test_a_log_file_gets_one_line_an_entry(carl, tokenizer, tmp_path, caplog, ca
     assert capsys.readouterr().out == ""  # what is printed there is the result
 
 
-def test_a_terminal_gets_a_bar(carl, tokenizer, tmp_path, capsys):
-    found = trainer(carl, tokenizer, tmp_path, disable_tqdm=False)
-    show_progress(found)
-    kinds = [type(callback) for callback in found.callback_handler.callbacks]
+def test_a_terminal_gets_a_bar(tokenizer, tmp_path, capsys):
+    trainer = shown(tmp_path, tokenizer, disable_tqdm=False)
+    kinds = [type(callback) for callback in trainer.callback_handler.callbacks]
     assert ProgressBar in kinds and not {PrinterCallback, ProgressCallback, ProgressLines} & set(kinds)
-    found.train()
-    shown = capsys.readouterr()
-    assert "4/4" in shown.err and "step 2: loss " in shown.err and shown.out == ""
+    trainer.train()
+    printed = capsys.readouterr()
+    assert "4/4" in printed.err and "step 2: loss " in printed.err and printed.out == ""
 
 
 def test_the_time_left_counts_from_where_the_run_was_resumed(monkeypatch, caplog):
@@ -54,13 +48,9 @@ def test_the_time_left_counts_from_where_the_run_was_resumed(monkeypatch, caplog
     lines.on_train_begin(None, state, TrainerControl())
     state.global_step = 95
     with caplog.at_level(logging.INFO, "carl_hf.utils.progress"):
-        lines.on_log(None, state, TrainerControl(), {"loss": 1.23456, "total_flos": 3.0})
-    assert caplog.messages == ["step  95/100, 00:10 left: loss 1.235"]
-
-
-def test_format_metrics():
-    logs = {"loss": 0.5, "epoch": 1.0, "note": "x", "eval_steps_per_second": 2.0}
-    assert format_metrics(logs) == "loss 0.5  note x"
+        logs = {"loss": 1.23456, "total_flos": 3.0, "epoch": 1.0, "note": "x", "eval_steps_per_second": 2.0}
+        lines.on_log(None, state, TrainerControl(), logs)
+    assert caplog.messages == ["step  95/100, 00:10 left: loss 1.235  note x"]
 
 
 @pytest.mark.parametrize(
@@ -68,10 +58,9 @@ def test_format_metrics():
 )
 def test_bars_are_off_where_there_is_no_terminal(terminal, given, expected, tmp_path, monkeypatch):
     switched_off = []
-    monkeypatch.setattr(
-        "carl_hf.utils.progress.transformers.utils.logging.disable_progress_bar", lambda: switched_off.append(1)
-    )
-    monkeypatch.setattr("carl_hf.utils.progress.sys.stderr.isatty", lambda: terminal, raising=False)
+    module = "carl_hf.utils.progress"
+    monkeypatch.setattr(f"{module}.transformers.utils.logging.disable_progress_bar", lambda: switched_off.append(1))
+    monkeypatch.setattr(f"{module}.sys.stderr.isatty", lambda: terminal, raising=False)
     flags = ["--output_dir", str(tmp_path)] + (["--disable_tqdm", given] if given else [])
     assert parse_arguments(Nothing, flags)[1].disable_tqdm is expected
     bars_only_in_a_terminal()
