@@ -59,11 +59,9 @@ class Result:
     revision: str | None = None
 
 
-def va_results(
-    dataset: str, metrics: Mapping[str, Any], *, baseline: Mapping[str, Any] | None = None, split: str = "test"
-) -> list[Result]:
-    """Rows for a card from what [`carl_hf.evaluation.valence_arousal.va_metrics`] returns; undefined metrics are left
-    out.
+def va_results(dataset: str, metrics: Mapping[str, Any], *, baseline: Mapping[str, Any] | None = None) -> list[Result]:
+    """Rows for a card from what [`carl_hf.evaluation.valence_arousal.va_metrics`] returns for a test split; undefined
+    metrics are left out.
 
     Args:
         baseline: the same metrics of what is compared with; by default those of the constant predictor; `{}` for none.
@@ -76,7 +74,7 @@ def va_results(
             if own[metric] is not None:
                 rows.append(
                     Result(
-                        public_corpus_name(dataset), split, metric, f"{dimension}, {name}", own[metric],
+                        public_corpus_name(dataset), "test", metric, f"{dimension}, {name}", own[metric],
                         own.get(f"{metric}_interval"), other.get(metric), facts.revision if facts else None,
                     )
                 )  # fmt: skip

@@ -22,20 +22,11 @@ from carl_hf.encoders.loading import is_va_regressor
 from carl_hf.evaluation.probes import fit_ridge
 from carl_hf.evaluation.statistics import classification_report, multi_label_report
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, va_metrics
+from carl_hf.export import task_heads
 from carl_hf.export.bias import measure_bias
 from carl_hf.export.cards import Kind, Result, va_results
 from carl_hf.export.folder import replacing_export, save_tokenizer, write_record, write_sentence_transformers_layout
 from carl_hf.export.provenance import Provenance, corpus_facts, public_corpus_name
-from carl_hf.export.task_heads import (
-    Calibration,
-    calibrate_classifier,
-    calibration_error,
-    check_classes,
-    class_probabilities,
-    fit_emotion_classifier,
-    fit_va_regressor,
-    problem_type,
-)
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.version import __version__
 
@@ -50,17 +41,10 @@ _PROBE_TEXTS = 1000  # at most, of the probe that measures an encoder's bias
 
 
 def export_encoder(
-    model: CarlModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: str | Path,
-    *,
-    max_length: int = 128,
-    provenance: Provenance | None = None,
-    results: Sequence[Result] = (),
-    baseline: str | None = None,
-    figures: Sequence[str | Path] = (),
-    train: Dataset | None = None,
-) -> Path:
+    model: CarlModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, *,
+    max_length: int = 128, provenance: Provenance | None = None, figures: Sequence[str | Path] = (),
+    results: Sequence[Result] = (), baseline: str | None = None, train: Dataset | None = None,
+) -> Path:  # fmt: skip
     """Writes the online encoder as a plain model folder: no target network, no heads, no custom code.
 
     `AutoModel.from_pretrained(folder)` loads it, its trained pooler included. So does `SentenceTransformer(folder)`,
@@ -113,19 +97,11 @@ def export_encoder(
 
 
 def export_va_regressor(
-    model: CarlModel | PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: str | Path,
-    *,
-    train: Dataset | None = None,
-    dev: Dataset | None = None,
-    test: Mapping[str, Dataset] | None = None,
-    corpora: Sequence[str] = (),
-    max_length: int = 128,
-    provenance: Provenance | None = None,
-    figures: Sequence[str | Path] = (),
-    seed: int = 42,
-) -> Path:
+    model: CarlModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, *,
+    train: Dataset | None = None, dev: Dataset | None = None, test: Mapping[str, Dataset] | None = None,
+    corpora: Sequence[str] = (), max_length: int = 128, provenance: Provenance | None = None,
+    figures: Sequence[str | Path] = (), seed: int = 42,
+) -> Path:  # fmt: skip
     """Writes a valence-arousal regressor for `AutoModelForSequenceClassification` and the text-classification
     pipeline. Its labels are valence and arousal, its outputs (v + 1) / 2 and (a + 1) / 2.
 
@@ -145,7 +121,7 @@ def export_va_regressor(
     if frozen := isinstance(model, CarlModel):
         if train is None:
             raise ValueError("A CarlModel has no valence-arousal head: pass train=, the texts to fit one to.")
-        model = fit_va_regressor(model, tokenizer, train, dev, max_length=max_length, seed=seed)
+        model = task_heads.fit_va_regressor(model, tokenizer, train, dev, max_length=max_length, seed=seed)
     elif not is_va_regressor(model.config):
         raise ValueError(
             "The model is no valence-arousal regressor: it needs problem_type 'regression' and the labels valence "
@@ -175,18 +151,10 @@ def export_va_regressor(
 
 
 def export_emotion_classifier(
-    model: CarlModel | PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: str | Path,
-    *,
-    corpus: ClassCorpus,
-    corpus_name: str,
-    max_length: int = 128,
-    provenance: Provenance | None = None,
-    figures: Sequence[str | Path] = (),
-    seed: int = 42,
-    class_weights: Literal["equal", "balanced"] = "equal",
-) -> Path:
+    model: CarlModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, *,
+    corpus: ClassCorpus, corpus_name: str, max_length: int = 128, provenance: Provenance | None = None,
+    figures: Sequence[str | Path] = (), seed: int = 42, class_weights: Literal["equal", "balanced"] = "equal",
+) -> Path:  # fmt: skip
     """Writes an emotion classifier for `AutoModelForSequenceClassification` and the text-classification pipeline, its
     probabilities calibrated. For multi-label corpora the card gives a threshold for each label.
 
@@ -205,18 +173,20 @@ def export_emotion_classifier(
     """
     max_length = min(max_length, tokenizer.model_max_length)
     if frozen := isinstance(model, CarlModel):
-        model = fit_emotion_classifier(model, tokenizer, corpus, max_length=max_length, class_weights=class_weights)
+        model = task_heads.fit_emotion_classifier(
+            model, tokenizer, corpus, max_length=max_length, class_weights=class_weights
+        )
     else:
         own = [model.config.id2label[i] for i in range(model.config.num_labels)]
         if own != list(corpus.classes):
             raise ValueError(f"The model's labels {own} are not the corpus's classes {list(corpus.classes)}.")
-        check_classes(corpus)
-        model.config.problem_type = problem_type(corpus)
-    calibration = calibrate_classifier(model, tokenizer, corpus, max_length=max_length)
+        task_heads.check_classes(corpus)
+        model.config.problem_type = task_heads.problem_type(corpus)
+    calibration = task_heads.calibrate_classifier(model, tokenizer, corpus, max_length=max_length)
 
     def probabilities(texts: Sequence[str]) -> np.ndarray:
         logits = classifier_outputs(model, list(texts), tokenizer, max_length=max_length)
-        return class_probabilities(logits.numpy().astype(float), multi_label=corpus.multi_label)
+        return task_heads.class_probabilities(logits.numpy().astype(float), multi_label=corpus.multi_label)
 
     name = public_corpus_name(corpus_name)
     texts, labels = corpus.part(split_rows(corpus)[2])
@@ -240,8 +210,8 @@ def export_emotion_classifier(
 
 
 def _emotion_results(
-    corpus: str, probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], calibration: Calibration,
-    seed: int,
+    corpus: str, probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str],
+    calibration: task_heads.Calibration, seed: int,
 ) -> list[Result]:  # fmt: skip
     if calibration.thresholds is None:
         metrics = classification_report(probabilities.argmax(axis=1), labels, classes, seed=seed)
@@ -254,7 +224,7 @@ def _emotion_results(
     rows = [
         ("f1", "macro F1", metrics["f1"], metrics["f1_interval"], None),
         ("accuracy", accuracy, metrics["accuracy"], metrics["accuracy_interval"], metrics.get("majority")),
-        ("ece", "expected calibration error", calibration_error(probabilities, labels), None, None),
+        ("ece", "expected calibration error", task_heads.calibration_error(probabilities, labels), None, None),
     ]
     return [Result(corpus, "test", *row, facts.revision if facts else None) for row in rows]
 

@@ -30,16 +30,9 @@ class Push:
 
 
 def push_export(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    branch: str = "main",
-    pull_request: bool = False,
-    commit_message: str | None = None,
-    token: str | None = None,
-    dry_run: bool = False,
-) -> Push:
+    folder: str | Path, repo_id: str, *, private: bool | None = None, branch: str = "main",
+    pull_request: bool = False, commit_message: str | None = None, token: str | None = None, dry_run: bool = False,
+) -> Push:  # fmt: skip
     """Makes a repository on the Hub hold exactly an export, in one commit; without changes there is no commit.
 
     The commit is the last step: a push that was interrupted leaves the repository as it was and can be run again. The

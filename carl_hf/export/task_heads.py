@@ -66,11 +66,9 @@ def fit_va_regressor(
     if dev is None:
         dev_rows, train_rows = divide(np.random.default_rng(seed).permutation(len(train)), 1)
         train, dev = train.select(train_rows), train.select(dev_rows)
-    regressor, path = _headless(model, list(DIMENSIONS), "regression")
-    features = [
-        classifier_outputs(regressor, list(data["text"]), tokenizer, max_length=max_length).numpy()
-        for data in (train, dev)
-    ]
+    regressor, path = _headless(model, DIMENSIONS, "regression")
+    features = [classifier_outputs(regressor, list(data["text"]), tokenizer, max_length=max_length).numpy()
+                for data in (train, dev)]  # fmt: skip
     probe = fit_ridge(features[0], labels_of(train), features[1], labels_of(dev))
     return _with_probe(regressor, path, LinearProbe(probe.weight / 2, (probe.bias + 1) / 2))
 
@@ -93,10 +91,8 @@ def fit_emotion_classifier(
     check_classes(corpus)
     train, dev, _ = split_rows(corpus)
     classifier, path = _headless(model, corpus.classes, problem_type(corpus))
-    features = [
-        classifier_outputs(classifier, corpus.part(rows)[0], tokenizer, max_length=max_length).numpy()
-        for rows in (train, dev)
-    ]
+    features = [classifier_outputs(classifier, corpus.part(rows)[0], tokenizer, max_length=max_length).numpy()
+                for rows in (train, dev)]  # fmt: skip
     data = features[0], corpus.labels[train], features[1], corpus.labels[dev]
     probe, _ = fit_multi_label(*data) if corpus.multi_label else fit_logistic(*data, class_weights=class_weights)
     return _with_probe(classifier, path, probe)
@@ -210,11 +206,8 @@ def _pooler_dense(model: CarlModel) -> nn.Linear:
 
 def _last_layer(classifier: PreTrainedModel) -> str:
     """Path of the linear layer that outputs the logits."""
-    return [
-        path
-        for path, layer in classifier.named_modules()
-        if isinstance(layer, nn.Linear) and layer.out_features == classifier.config.num_labels
-    ][-1]
+    linear = {path: layer for path, layer in classifier.named_modules() if isinstance(layer, nn.Linear)}
+    return [path for path, layer in linear.items() if layer.out_features == classifier.config.num_labels][-1]
 
 
 def _with_probe(classifier: PreTrainedModel, path: str, probe: LinearProbe) -> PreTrainedModel:

@@ -1,11 +1,11 @@
 """The Trainer's own ways to push, changed to publish the clean export and nothing else."""
 
 import dataclasses
+import functools
 import importlib.util
 import logging
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 import datasets
 from huggingface_hub import HfApi
@@ -43,15 +43,12 @@ class PublishingTrainer(Trainer):
         """
         measurable = isinstance(self.train_dataset, datasets.Dataset) and importlib.util.find_spec("sklearn")
         train = rows_with_va(self.train_dataset) if measure_bias and measurable else None
+        if train is not None and len(train) < FEWEST_TEXTS:
+            train = None
         return export_encoder(
-            self.model,
-            self.processing_class,
-            folder,
-            max_length=self.args.max_length,
-            provenance=self.provenance,
-            results=self._dev_results(),
-            train=train if train is not None and len(train) >= FEWEST_TEXTS else None,
-        )
+            self.model, self.processing_class, folder, max_length=self.args.max_length, provenance=self.provenance,
+            results=self._dev_results(), train=train,
+        )  # fmt: skip
 
     def push_to_hub(
         self,
@@ -75,7 +72,7 @@ class PublishingTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         self._finish_current_push()
-        return self._push(self._export_for_push(True), commit_message, blocking, token, revision)
+        return self._publish(commit_message, blocking=blocking, measure_bias=True, token=token, revision=revision)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
@@ -86,26 +83,27 @@ class PublishingTrainer(Trainer):
             self._finish_current_push()
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         try:
-            folder = self._export_for_push(False)
+            self._publish(f"Training in progress, step {self.state.global_step}", blocking=False, measure_bias=False)
         except (ValueError, OSError) as error:
             logger.warning("Nothing was pushed; training goes on. %s", error)
-            return
-        self._push(folder, f"Training in progress, step {self.state.global_step}", False, None, None)
 
-    def _export_for_push(self, measure_bias: bool) -> Path:
+    def _publish(
+        self, message: str | None, *, blocking: bool, measure_bias: bool, token: str | None = None,
+        revision: str | None = None,
+    ) -> Push | Future:  # fmt: skip
         if self.processing_class is None:
             raise ValueError("Without a tokenizer there is nothing to publish: pass processing_class=tokenizer.")
-        return self.export(Path(self.args.output_dir) / "hub", measure_bias=measure_bias)
-
-    def _push(self, folder: Path, message: str | None, blocking: bool, token: str | None, revision: str | None) -> Any:
-        settings = {
-            "branch": revision or self.args.hub_revision or "main",
-            "commit_message": message,
-            "token": token or self.args.hub_token,
-        }
+        push = functools.partial(
+            push_export,
+            self.export(Path(self.args.output_dir) / "hub", measure_bias=measure_bias),
+            self.hub_model_id,
+            branch=revision or self.args.hub_revision or "main",
+            commit_message=message,
+            token=token or self.args.hub_token,
+        )
         if blocking:
-            return push_export(folder, self.hub_model_id, **settings)
-        future = HfApi().run_as_future(push_export, folder, self.hub_model_id, **settings)
+            return push()
+        future = HfApi().run_as_future(push)
         future.add_done_callback(_log_failure)
         self.push_in_progress = PushInProgress([future])  # the next export waits for it
         return future
