@@ -140,6 +140,12 @@ def test_the_constructor_changes_neither_arguments_nor_environment(carl, tmp_pat
     assert trainer.args.ignore_data_skip and not args.ignore_data_skip  # a stream is resumed by its position
 
 
+def train(*args, **settings) -> CarlTrainer:
+    trainer = make_trainer(*args, **settings)
+    trainer.train()
+    return trainer
+
+
 class StopAt(TrainerCallback):
     def __init__(self, step):
         self.step = step
@@ -183,8 +189,7 @@ def test_a_perturbation_that_is_lost_is_reported_once(tmp_path, tokenizer, caplo
         trainer.train()
     assert "survive" not in caplog.text and trainer.state.log_history[0]["changed_coordinates"] > 0.99
     # in bfloat16 a radius that float32 can represent is lost
-    trainer = make_trainer(tmp_path, tokenizer, bf16=True, perturbation_radius=1e-4)
-    trainer.train()
+    trainer = train(tmp_path, tokenizer, bf16=True, perturbation_radius=1e-4)
     assert trainer.state.log_history[0]["changed_coordinates"] < 0.1
 
 
@@ -204,44 +209,35 @@ def test_perturbing_half_judges_the_salient_tokens_alone(tmp_path, tokenizer, mo
     assert all(not (p & ~e).any() for p, e in seen) and 0.45 < perturbed / judged < 0.55
 
 
-def test_evaluation_logs_the_same_figures_and_trains_nothing(tmp_path, tokenizer):
-    trainer = make_trainer(tmp_path, tokenizer, dev=toy_dataset(13, seed=8), eval_strategy="steps", eval_steps=3)
+def test_evaluation_logs_the_same_metrics_weighted_by_texts_and_trains_nothing(tmp_path, tokenizer):
+    trainer = make_trainer(
+        tmp_path, tokenizer, dev=toy_dataset(9, seed=8), eval_strategy="steps", eval_steps=3, token_choice="random"
+    )
     trainer.train()
     logged = [h for h in trainer.state.log_history if "eval_loss" in h]
     assert len(logged) == 1 and {"eval_mccl", "eval_ptd", "eval_zero_label_fraction"} <= set(logged[0])
-    before = copy.deepcopy(trainer.model.state_dict())
-    first, second = trainer.evaluate(), trainer.evaluate()  # dropout is off: twice the same, on all 13 texts
-    assert first["eval_loss"] == second["eval_loss"] and math.isfinite(first["eval_mccl"])
+    before, state = copy.deepcopy(trainer.model.state_dict()), torch.get_rng_state()
+    first, second = trainer.evaluate(), trainer.evaluate()  # the same random choices; those of training are untouched
+    assert first["eval_loss"] == second["eval_loss"] and torch.equal(state, torch.get_rng_state())
+    # batches of 8 texts and of 1: the loss and its parts are weighted alike
+    parts = sum(weight * first[f"eval_{name}"] for name, weight in trainer.args.weights.items())
+    assert parts == pytest.approx(first["eval_loss"], rel=1e-4)
     assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
     assert all(p.grad is None for p in trainer.model.target.parameters())
-
-
-def test_evaluation_weights_its_batches_by_their_texts(tmp_path, tokenizer):
-    trainer = make_trainer(tmp_path, tokenizer, dev=toy_dataset(9, seed=8), token_choice="random")
-    metrics = trainer.evaluate()
-    # 8 texts and 1: the loss and its parts are weighted alike
-    parts = sum(weight * metrics[f"eval_{name}"] for name, weight in trainer.args.weights.items())
-    assert parts == pytest.approx(metrics["eval_loss"], rel=1e-4)
-    state = torch.get_rng_state()
-    assert trainer.evaluate()["eval_loss"] == metrics["eval_loss"]  # random choices included
-    assert torch.equal(state, torch.get_rng_state())  # those of training are untouched
 
 
 def test_weights_that_are_not_finite_do_not_break_the_log(carl, tmp_path, tokenizer):
     with torch.no_grad():
         carl.online.projection[0].weight.fill_(math.nan)
         carl.encoder.embeddings.LayerNorm.weight.fill_(math.nan)
-    trainer = make_trainer(tmp_path, tokenizer, model=carl)
-    trainer.train()
+    trainer = train(tmp_path, tokenizer, model=carl)
     assert math.isnan(next(h["embedding_std"] for h in trainer.state.log_history if "loss" in h))
 
 
 def test_labels_that_are_all_zero_are_counted_and_train(tmp_path, tokenizer):
     zeros = Dataset.from_list([{**row, "valence": 0.0, "arousal": 0.0} for row in toy_dataset()])
-    trainer = make_trainer(tmp_path, tokenizer, data=zeros)
-    trainer.train()
-    assert trainer.state.log_history[0]["zero_label_fraction"] == 1.0
-    assert all(math.isfinite(h["loss"]) for h in trainer.state.log_history if "loss" in h)
+    log = train(tmp_path, tokenizer, data=zeros).state.log_history
+    assert log[0]["zero_label_fraction"] == 1.0 and all(math.isfinite(h["loss"]) for h in log if "loss" in h)
 
 
 def test_a_batch_of_one_text_has_no_contrast_but_a_defined_step(carl, tmp_path, tokenizer):
@@ -255,8 +251,7 @@ def test_a_batch_of_one_text_has_no_contrast_but_a_defined_step(carl, tmp_path, 
 def test_unusual_texts_train(tmp_path, tokenizer):
     texts = ["😀😀", "مرحبا بالعالم", "x" * 1000, ".", "a\nb\tc", "null", "ok", "-"]
     rows = Dataset.from_list([{"text": t, "valence": 0.1 * i, "arousal": -0.1 * i} for i, t in enumerate(texts)])
-    trainer = make_trainer(tmp_path, tokenizer, data=rows)
-    trainer.train()
+    trainer = train(tmp_path, tokenizer, data=rows)
     assert math.isfinite(trainer.state.log_history[0]["loss"])
     assert trainer.data_collator(list(rows))["input_ids"].shape[1] == tokenizer.model_max_length  # cut, not crashed
 
@@ -298,7 +293,7 @@ def test_frozen_word_embeddings_still_give_saliency(carl, tmp_path, tokenizer):
         ({"per_device_train_batch_size": 1}, "at least 2 texts"),
         ({"per_device_train_batch_size": 64}, "24 training texts do not fill one batch of 64"),
         ({"data": Dataset.from_dict({"text": ["a"], "valence": [0.0]})}, "train_dataset has no column 'arousal'"),
-        ({"dev": Dataset.from_dict({"text": ["a"], "valence": [0.0], "arousal": [2.0]})}, "row 0: arousal is 2.0"),
+        ({"dev": Dataset.from_dict({"text": ["a"], "valence": [0.0], "arousal": [2.0]})}, "row 0: arousal is 2,"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_is_refused(settings, message, tmp_path, tokenizer):
@@ -317,21 +312,21 @@ def test_other_arguments_or_no_tokenizer_are_refused(carl, tmp_path, toys, token
         CarlTrainer(model=carl, args=CarlTrainingArguments(str(tmp_path), use_cpu=True), train_dataset=toys)
 
 
-def test_evaluation_probes_the_dev_texts_and_keeps_the_best_checkpoint(tmp_path, tokenizer):
+@pytest.mark.parametrize("save_strategy", ["steps", "best"])
+def test_evaluation_probes_the_dev_texts_and_keeps_the_best_checkpoint(save_strategy, tmp_path, tokenizer):
     pytest.importorskip("sklearn")
-    trainer = make_trainer(
+    trainer = train(
         tmp_path, tokenizer, data=toy_dataset(64), dev=toy_dataset(30, seed=8), eval_strategy="steps", eval_steps=1,
-        save_strategy="steps", save_steps=1, max_steps=4, load_best_model_at_end=True, probe_texts=40,
-        learning_rate=5e-3,
+        save_strategy=save_strategy, save_steps=1, save_total_limit=1, max_steps=4, load_best_model_at_end=True,
+        probe_texts=40, learning_rate=5e-3,
     )  # fmt: skip
-    assert trainer.args.metric_for_best_model == "va_pearson"
-    trainer.train()
     logged = [h for h in trainer.state.log_history if "eval_va_pearson" in h]
     assert len(logged) == 4 and all(h["eval_probe_seconds"] > 0 for h in logged)
     scores = [h["eval_va_pearson"] for h in logged]
     assert len(set(scores)) > 1  # the encoder has changed in between
     assert scores[0] == pytest.approx((logged[0]["eval_valence_pearson"] + logged[0]["eval_arousal_pearson"]) / 2)
-    assert trainer.state.best_metric == pytest.approx(max(scores))
+    assert trainer.args.metric_for_best_model == "va_pearson" and trainer.state.best_metric == max(scores)
+    assert tmp_path / f"checkpoint-{1 + int(np.argmax(scores))}" in tmp_path.iterdir()
     assert trainer.evaluate()["eval_va_pearson"] == pytest.approx(max(scores), abs=1e-6)  # the best one is loaded
 
 
@@ -364,19 +359,6 @@ def test_a_best_checkpoint_by_a_probe_that_cannot_be_is_refused_before_training(
         tmp_path, tokenizer, dev=toy_dataset(13), **settings, load_best_model_at_end=True, probe_texts=0
     )
     assert trainer.args.metric_for_best_model == "loss"
-
-
-def test_the_best_alone_is_saved_as_the_paper_s_configurations_do(tmp_path, tokenizer):
-    pytest.importorskip("sklearn")
-    trainer = make_trainer(
-        tmp_path, tokenizer, data=toy_dataset(64), dev=toy_dataset(30, seed=8), eval_strategy="steps", eval_steps=1,
-        save_strategy="best", save_total_limit=1, max_steps=4, load_best_model_at_end=True, probe_texts=40,
-        metric_for_best_model="va_pearson", learning_rate=5e-3,
-    )  # fmt: skip
-    trainer.train()
-    scores = [h["eval_va_pearson"] for h in trainer.state.log_history if "eval_va_pearson" in h]
-    assert [p.name for p in tmp_path.glob("checkpoint-*")] == [f"checkpoint-{1 + int(np.argmax(scores))}"]
-    assert trainer.evaluate()["eval_va_pearson"] == pytest.approx(max(scores), abs=1e-6)
 
 
 def test_a_diverged_encoder_gets_the_worst_score(tmp_path, tokenizer):
