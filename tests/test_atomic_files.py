@@ -1,4 +1,4 @@
-"""Files that are there whole, or not at all."""
+"""Files that exist complete, or not at all."""
 
 import pytest
 

@@ -105,7 +105,7 @@ def test_a_gradient_that_is_not_finite_is_told_from_a_loss_that_is_not(tmp_path,
 
 
 def test_a_loss_scaler_that_finds_no_scale_stops_too(tmp_path, tokenizer, caplog, monkeypatch):
-    """Under fp16 the scaler skips what overflows; it is counted, the target stands still, and there is an end."""
+    """Under fp16 the scaler skips what overflows; it is counted, the target is not updated, and training ends."""
     monkeypatch.setattr("carl_hf.training.nonfinite.LIMIT", 4)
     trainer, watch = watched(tmp_path, tokenizer, max_steps=8)
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu")

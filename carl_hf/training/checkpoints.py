@@ -85,7 +85,7 @@ def last_checkpoint(folder: str | Path) -> str:
     Raises:
         ValueError: if there is none.
     """
-    for path in reversed(_checkpoints(folder)):
+    for path in sorted(_checkpoints(folder), key=_step, reverse=True):
         try:
             if read_completion_record(path).resumable:
                 return str(path)
@@ -96,14 +96,12 @@ def last_checkpoint(folder: str | Path) -> str:
 
 
 def _checkpoints(folder: str | Path) -> list[Path]:
-    """By their steps."""
-    found = [path for path in Path(folder).glob("checkpoint-*") if path.is_dir() and _step(path) is not None]
-    return sorted(found, key=_step)
+    found = Path(folder).glob("checkpoint-*")
+    return [path for path in found if path.is_dir() and re.fullmatch("checkpoint-[0-9]+", path.name)]
 
 
-def _step(path: Path) -> int | None:
-    match = re.fullmatch(r"checkpoint-([0-9]+)", path.name)
-    return int(match[1]) if match else None
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("checkpoint-"))
 
 
 def remove_old_checkpoints(folder: str | Path, newest: Path, best: str | None, limit: int | None) -> None:

@@ -18,7 +18,7 @@ class EndlessRows(torch.utils.data.IterableDataset):
 
     Row n of the stream belongs to the global batch n // (batch * processes), and within it to a process by its
     position. So the global batches are the same for any number of processes, no two processes train on the same row,
-    and the number of steps alone says where a training stands. Each process reads all rows and collates its own.
+    and the number of steps alone is the position of a training. Each process reads all rows and collates its own.
 
     Args:
         rows: an iterable data set; one with `set_epoch` (such as a shuffled `datasets.IterableDataset`) is told the
