@@ -58,8 +58,8 @@ def test_undefined_metrics_are_null_with_the_reason():
 
 
 def test_resamples_are_paired_and_intervals_skip_the_undefined():
-    assert (resample_rows(20, 3, 5) == resample_rows(20, 3, 5)).all() and resample_rows(20, 3, 5).max() < 20
-    assert (resample_rows(20, 3, 5) != resample_rows(20, 4, 5)).any()
+    assert (resample_rows(20, 3) == resample_rows(20, 3)).all() and resample_rows(20, 3).max() < 20
+    assert (resample_rows(20, 3) != resample_rows(20, 4)).any()
     values = np.append(np.arange(101.0), np.nan)
     assert interval(values) == pytest.approx([2.5, 97.5]) and interval(np.array([np.nan])) is None
 

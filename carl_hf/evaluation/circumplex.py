@@ -21,20 +21,20 @@ def circular_order(
 ) -> dict[str, Any]:
     """Whether the class centroids lie around a circle in the order of given angles.
 
-    The plane is that of the first two principal components of the centred centroids; it knows no rotation and no
-    reflection, so both are chosen to fit: the rotation as the circular mean of the differences, the reflection with
-    the smaller error. With few classes that alone fits much, and so the error of permuted labels stands beside it.
+    In the plane of the first two principal components of the centroids, rotation and reflection are chosen to fit: the
+    rotation as the circular mean of the differences, the reflection with the smaller error. With few classes that
+    alone fits much: compare with the error of permuted labels.
 
     Args:
         embeddings_NH: (N, H), any scale. labels_N: a class name for each text; classes without an angle are left out.
-        angles: class name -> degrees, such as `read_label_space("circle12").angles`. seed: of the 200 permutations.
+        angles: class name -> degrees, such as `read_label_space("circle12").angles`. seed: of the permutations.
 
     Returns:
         {"angular_error": mean absolute difference to the given angles in degrees, 0 to 180; "chance_error": its mean
-        over random permutations of the labels; "order_agreement": fraction of unordered triples of classes that run
-        the same way round, in the better of both reflections, so that chance is above one half; "plane_share":
-        fraction of the centroids' variance that lies in the plane; "circular_correlation": of found and given angles
-        (see [`circular_correlation`]), without its sign; "angles": {class: degrees in [0, 360) after alignment}}.
+        over permutations of the labels; "order_agreement": fraction of unordered triples of classes that run the same
+        way round, in the better reflection, so that chance is above one half; "plane_share": fraction of the
+        centroids' variance that lies in the plane; "circular_correlation": of found and given angles, without its
+        sign; "angles": {class: degrees in [0, 360) after alignment}}.
         {"angular_error": None, "angular_error_reason"} with fewer than four distinct angles, or if the centroids
         coincide.
     """
@@ -68,11 +68,8 @@ def circular_order(
 
 def circular_correlation(first_N: np.ndarray, second_N: np.ndarray) -> float:
     """Correlation of two sets of angles in radians, from -1 to 1; rotating either changes nothing, reflecting one
-    turns the sign (Fisher and Lee 1983, Biometrika 70(2)).
-
-    Over pairs i < j: sum sin(a_i - a_j) sin(b_i - b_j) / sqrt(sum sin^2(a_i - a_j) sum sin^2(b_i - b_j)); NaN where
-    all angles of a set are equal or opposite.
-    """
+    turns the sign (Fisher and Lee 1983, Biometrika 70(2)). Over pairs i < j: sum sin(a_i - a_j) sin(b_i - b_j) /
+    sqrt(sum sin^2(a_i - a_j) sum sin^2(b_i - b_j)); NaN where all angles of a set are equal or opposite."""
     i, j = np.triu_indices(len(first_N), 1)
     first, second = np.sin(first_N[i] - first_N[j]), np.sin(second_N[i] - second_N[j])
     scale = np.sqrt((first**2).sum() * (second**2).sum())
@@ -81,14 +78,8 @@ def circular_correlation(first_N: np.ndarray, second_N: np.ndarray) -> float:
 
 def radius_against_intensity(embeddings_NH: np.ndarray, va_N2: np.ndarray) -> float:
     """Whether more intense texts lie further out: Pearson r between the distance of a text's embedding from the
-    centre of all, in the plane of the first two principal components, and its intensity sqrt(v^2 + a^2).
-
-    Args:
-        embeddings_NH: (N, H), any scale. va_N2: (N, 2) valence and arousal in [-1, 1].
-
-    Returns:
-        r; NaN where distances or intensities are constant.
-    """
+    centre of all, in the plane of the first two principal components, and its intensity sqrt(v^2 + a^2). NaN where
+    distances or intensities are constant."""
     unit_NH = unit_rows(embeddings_NH)
     _, axes_HH = principal_axes(unit_NH)
     radius_N = np.linalg.norm((unit_NH - unit_NH.mean(0)) @ axes_HH[:, :2], axis=1)
@@ -98,14 +89,11 @@ def radius_against_intensity(embeddings_NH: np.ndarray, va_N2: np.ndarray) -> fl
 def _aligned(found: np.ndarray, given_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean absolute error (...) and angles (..., C), in radians, of `found` (..., C) after the best rotation of it or
     of its mirror image."""
-    candidates = []
-    for sign in (1, -1):
-        rotation = np.angle(np.exp(1j * (given_C - sign * found)).mean(-1, keepdims=True))
-        aligned = sign * found + rotation
-        candidates.append((np.abs(np.angle(np.exp(1j * (aligned - given_C)))).mean(-1), aligned))
-    (error, aligned), (mirrored_error, mirrored) = candidates
-    better = mirrored_error < error
-    return np.where(better, mirrored_error, error), np.where(better[..., None], mirrored, aligned)
+    both = np.stack([found, -found])
+    both = both + np.angle(np.exp(1j * (given_C - both)).mean(-1, keepdims=True))
+    errors = np.abs(np.angle(np.exp(1j * (both - given_C)))).mean(-1)
+    mirrored = errors[1] < errors[0]
+    return np.where(mirrored, errors[1], errors[0]), np.where(mirrored[..., None], both[1], both[0])
 
 
 def _order_agreement(found_C: np.ndarray, given_C: np.ndarray) -> float:

@@ -21,41 +21,27 @@ from carl_hf.evaluation.statistics import interval
 from carl_hf.losses import mccl_loss
 from carl_hf.modeling_carl import CarlModel
 
-_BATCH = 64
+_TEXTS = {"train": 2000, "test": 1000}  # at most
+_BATCH, _MAX_LENGTH = 64, 128
+_FRACTION = 0.1  # of a text's tokens that are perturbed
+_TEMPERATURES = {"temperature": 0.05, "label_temperature": 1.0}  # of the contrastive loss that the adversary raises
 _RESAMPLES = 200
 
 
-class Perturbation(NamedTuple):
-    """What is perturbed and how far: share of a text's tokens, radius as a fraction of the token embedding's length,
-    temperatures of the contrastive loss that the adversary raises."""
-
-    fraction: float = 0.1
-    radius: float = 0.5
-    temperature: float = 0.05
-    label_temperature: float = 1.0
-
-
 def measure_detector(
-    model: CarlModel,
-    tokenizer: PreTrainedTokenizerBase,
-    corpus: VaCorpus,
-    *,
-    perturbation: Perturbation = Perturbation(),  # noqa: B008  (immutable)
-    max_length: int = 128,
-    train_texts: int = 2000,
-    test_texts: int = 1000,
-    seed: int,
+    model: CarlModel, tokenizer: PreTrainedTokenizerBase, corpus: VaCorpus, *, radius: float = 0.5, seed: int
 ) -> dict[str, Any]:
     """Precision, recall and AUC of perturbed-token detection on test texts by a linear detector on frozen states.
 
     Args:
-        model: a trained CarlModel. corpus: with official splits; the detector is fitted on its training split.
-        train_texts, test_texts: at most so many are used, drawn by `seed`.
+        corpus: with official splits; the detector is fitted on at most 2,000 texts of its training split and measured
+            on 1,000 of its test split, drawn by `seed`. radius: of the perturbation, as a fraction of the length of
+            a token's embedding.
 
     Returns:
         {"salient, radius 0": {"precision", "recall", "auc", "auc_interval", "tokens"}, ...} for the four conditions;
         precision and recall at the threshold that weighs both classes alike. "own detector" is the AUC of the model's
-        own, trained detector on salient tokens at the configured radius.
+        own, trained detector on salient tokens at the given radius.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import precision_score, recall_score
@@ -63,13 +49,13 @@ def measure_detector(
 
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
-    collator = CarlDataCollator(tokenizer, max_length=max_length, slices=4)
+    collator = CarlDataCollator(tokenizer, max_length=_MAX_LENGTH, slices=4)
     was_training = model.training
     model.eval()
     try:
         train, test = (
-            _token_states(model, collator, corpus, rng.permutation(corpus.rows(split))[:size], perturbation, generator)
-            for split, size in (("train", train_texts), ("test", test_texts))
+            _token_states(model, collator, corpus, rng.permutation(corpus.rows(split))[:size], radius, generator)
+            for split, size in _TEXTS.items()
         )
     finally:
         model.train(was_training)
@@ -84,7 +70,7 @@ def measure_detector(
             "recall": float(recall_score(measured.perturbed, scores > 0)),
             **_auc(scores, measured, rng),
         }
-    seen = test[f"salient, radius {perturbation.radius:g}"]
+    seen = test[f"salient, radius {radius:g}"]
     return {**result, "own detector": _auc(seen.own_scores, seen, rng)}
 
 
@@ -99,7 +85,7 @@ class _Tokens(NamedTuple):
 
 
 def _token_states(
-    model: CarlModel, collator: CarlDataCollator, corpus: VaCorpus, rows: np.ndarray, settings: Perturbation,
+    model: CarlModel, collator: CarlDataCollator, corpus: VaCorpus, rows: np.ndarray, radius: float,
     generator: torch.Generator,
 ) -> dict[str, _Tokens]:  # fmt: skip
     """Condition -> the tokens of the texts `rows`."""
@@ -111,7 +97,7 @@ def _token_states(
         batch = collator(
             [{"text": corpus.texts[i], "valence": corpus.labels[i, 0], "arousal": corpus.labels[i, 1]} for i in chosen]
         )
-        for condition, tokens in _batch_states(model, batch, settings, generator):
+        for condition, tokens in _batch_states(model, batch, radius, generator):
             collected.setdefault(condition, []).append(tokens._replace(text=tokens.text + start))
     return {
         condition: _Tokens(*(np.concatenate(column) for column in zip(*batches, strict=True)))
@@ -120,7 +106,7 @@ def _token_states(
 
 
 def _batch_states(
-    model: CarlModel, batch: dict[str, Any], settings: Perturbation, generator: torch.Generator
+    model: CarlModel, batch: dict[str, Any], radius: float, generator: torch.Generator
 ) -> Iterator[tuple[str, _Tokens]]:
     batch = {key: value.to(model.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
     ids_BL, eligible_BL, va_B2 = batch["input_ids"], batch["eligible"], batch["va"]
@@ -130,7 +116,7 @@ def _batch_states(
     hidden_TH = model.encode(embeds_TE, layout)
     loss = mccl_loss(
         model.predict(pool_packed(hidden_TH, layout, model.config.pooling)), model.project_target(ids_T, layout),
-        va_B2, va_B2, temperature=settings.temperature, label_temperature=settings.label_temperature,
+        va_B2, va_B2, **_TEMPERATURES,
     )  # fmt: skip
     (gradient_TE,) = torch.autograd.grad(loss, [embeds_TE])
     scores = {
@@ -139,18 +125,18 @@ def _batch_states(
     }
     text_BL = torch.arange(len(ids_BL), device=model.device)[:, None].expand_as(ids_BL)
     for kind, scores_BL in scores.items():
-        perturbed_T = layout.pack(select_salient_tokens(scores_BL, eligible_BL, fraction=settings.fraction))
+        perturbed_T = layout.pack(select_salient_tokens(scores_BL, eligible_BL, fraction=_FRACTION))
         delta_TE = pgd_perturbation(
-            lambda moved: moved.sum(), embeds_TE, perturbed_T, radius=settings.radius, relative=True,
-            step_size=settings.radius, steps=1, first_gradient=gradient_TE,
+            lambda moved: moved.sum(), embeds_TE, perturbed_T, radius=radius, relative=True, step_size=radius,
+            steps=1, first_gradient=gradient_TE,
         )  # one step from a known gradient: the score function is not called  # fmt: skip
         with torch.no_grad():
             moved_TH = model.encode(embeds_TE + delta_TE, layout)
-            for radius, states_TH in ((0.0, hidden_TH), (settings.radius, moved_TH)):
+            for distance, states_TH in ((0.0, hidden_TH), (radius, moved_TH)):
                 states_TH = states_TH.detach()[eligible_T]
                 columns = (states_TH.float(), perturbed_T[eligible_T], text_BL[eligible_BL],
                            model.detect(states_TH).float())  # fmt: skip
-                yield f"{kind}, radius {radius:g}", _Tokens(*(column.cpu().numpy() for column in columns))
+                yield f"{kind}, radius {distance:g}", _Tokens(*(column.cpu().numpy() for column in columns))
 
 
 def _auc(scores: np.ndarray, tokens: _Tokens, rng: np.random.Generator) -> dict[str, Any]:

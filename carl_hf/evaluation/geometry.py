@@ -50,18 +50,15 @@ def principal_axes(rows_NH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def alignment_uniformity(
     embeddings_NH: np.ndarray, labels_N: Sequence[Any] | np.ndarray, *, seed: int | None = None
 ) -> dict[str, Any]:
-    """Distances of texts with the same label and of all texts, over the unordered pairs of two texts.
-
-    - Alignment: mean squared distance of two texts with the same label, 0 to 4; smaller means that a class lies closer
-      together (Wang and Isola 2020, arXiv 2005.10242, exponent 2).
-    - Uniformity: log of the mean of exp(-2 squared distance), -8 to 0; smaller means more evenly spread (same source).
-    - Ratio: alignment over the mean squared distance of all pairs; 1 if the classes are not told apart, 0 if each is
-      one point. Unlike alignment it does not shrink with the whole space.
+    """Alignment is the mean squared distance of pairs of texts with the same label, 0 to 4, smaller where classes lie
+    closer together. Uniformity is the log of the mean of exp(-2 squared distance) of all pairs, -8 to 0, smaller where
+    texts are spread more evenly (Wang and Isola 2020, arXiv 2005.10242). Their ratio is alignment over the mean
+    squared distance of all pairs: 1 if the classes are not told apart, 0 if each is one point; unlike alignment it
+    does not shrink with the whole space.
 
     Args:
-        embeddings_NH: (N, H), any scale. labels_N: N class indices or names.
-        seed: of the bootstrap over texts; None: no intervals. A text that a resample holds twice makes no pair with
-            itself, whose distance would be 0 in any space.
+        embeddings_NH: (N, H), any scale. labels_N: N class indices or names. seed: of the bootstrap over texts, in
+            which a text makes no pair with itself; None: no intervals.
 
     Returns:
         {"alignment", "uniformity", "positive_random_ratio", each with "<metric>_interval" (95 %)}. A metric that is
@@ -73,9 +70,7 @@ def alignment_uniformity(
     number = len(embeddings_NH)
     if len(labels_N) != number:
         raise ValueError(f"{number} embeddings but {len(labels_N)} labels: give one label for each text.")
-    counts_SN = np.ones((1, number))
-    if seed is not None:
-        counts_SN = np.vstack([counts_SN, resample_counts(number, seed)])
+    counts_SN = np.vstack([np.ones((1, number)), *([] if seed is None else [resample_counts(number, seed)])])
     samples = _pair_means(unit_rows(embeddings_NH), np.asarray(labels_N), counts_SN)
     reason = "all embeddings are the same"
     if number < 2:
@@ -132,13 +127,8 @@ def class_centroids(embeddings_NH: np.ndarray, labels_N: Sequence[Any] | np.ndar
 def centroid_separation(embeddings_NH: np.ndarray, labels_N: Sequence[Any] | np.ndarray) -> float | None:
     """Mean cosine distance between the class centroids over the mean cosine distance of texts to their own centroid.
 
-    0 where the classes share one centroid, unbounded above; it does not change if all distances shrink together.
-
-    Args:
-        embeddings_NH: (N, H), any scale. labels_N: N class indices or names.
-
-    Returns:
-        None with fewer than two classes, if every class is one point, or if a class's embeddings cancel out.
+    0 where the classes share one centroid, unbounded above; it does not change if all distances shrink together. None
+    with fewer than two classes, if every class is one point, or if a class's embeddings cancel out.
     """
     names, centroids_CH = class_centroids(embeddings_NH, labels_N)
     length_C1 = np.linalg.norm(centroids_CH, axis=1, keepdims=True)
@@ -158,15 +148,14 @@ def dimension_curve(
     an embedding is to dimensionality reduction (arXiv 2601.06575).
 
     Args:
-        score: called with the reduced splits, the same keys as `splits`. splits: "train" and others -> (N, H)
-            embeddings; the components are fitted on "train" alone.
-        seed, draws: of the random subsets of coordinates.
+        score: called with the reduced splits. splits: "train" and others -> (N, H) embeddings; the components are
+            fitted on "train" alone. seed, draws: of the random subsets of coordinates.
 
     Returns:
-        {"kept": [2, 4, 8, ..., H], "pca": [...], "random": mean over draws, "random_std": sample deviation, 0 at H,
-        where there is one subset}; None where a score is not finite. Principal components are a rotation: at H a score
-        that scales each coordinate by itself differs from that of the embedding. Directions in which "train" does not
-        vary are never kept, so that with fewer training texts than H the last PCA points are equal.
+        {"kept": [2, 4, 8, ..., H], "pca": [...], "random": mean over draws, "random_std": sample deviation, 0 at H};
+        None where a score is not finite. At H a score that scales each coordinate by itself differs between "pca", a
+        rotation, and "random". Directions in which "train" does not vary are never kept: with fewer training texts
+        than H the last PCA points are equal.
     """
     splits = {name: np.asarray(rows_NH, dtype=np.float64) for name, rows_NH in splits.items()}
     width = splits["train"].shape[1]

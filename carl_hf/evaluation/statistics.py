@@ -46,9 +46,6 @@ AGREEMENT = {"pearson": pearson, "spearman": spearman, "ccc": concordance, "mae"
 def agreement(predictions_NK: np.ndarray, references_NK: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     """Pearson r, Spearman rho, concordance correlation and mean absolute error of each of K dimensions.
 
-    Args:
-        predictions_NK, references_NK: (N, K), on one scale. names: of the K dimensions.
-
     Returns:
         {name: {"pearson", "spearman", "ccc", "mae"}}; see [`defined`].
 
@@ -56,11 +53,9 @@ def agreement(predictions_NK: np.ndarray, references_NK: np.ndarray, names: Sequ
         ValueError: for different shapes, no rows, or a value that is not finite.
     """
     predictions_NK, references_NK = np.asarray(predictions_NK, dtype=float), np.asarray(references_NK, dtype=float)
-    if predictions_NK.shape != references_NK.shape or predictions_NK.ndim != 2 or len(predictions_NK) == 0:
-        raise ValueError(
-            f"Predictions {predictions_NK.shape} and references {references_NK.shape} must be two (N, K) arrays of "
-            "one shape, N at least 1."
-        )
+    shapes = predictions_NK.shape, references_NK.shape
+    if shapes[0] != shapes[1] or predictions_NK.ndim != 2 or len(predictions_NK) == 0:
+        raise ValueError("Predictions {} and references {} must be (N, K) arrays of one shape.".format(*shapes))
     for what, values in (("prediction", predictions_NK), ("reference", references_NK)):
         if not np.isfinite(values).all():
             raise ValueError(f"The {what} in row {int((~np.isfinite(values)).any(1).argmax())} is not finite.")
@@ -81,15 +76,15 @@ def defined(metrics: dict[str, float], constant: Sequence[str]) -> dict[str, Any
     return result
 
 
-def resample_rows(size: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
-    """(resamples, size) row indices drawn with replacement. The same size and seed give the same rows, so that two
+def resample_rows(size: int, seed: int) -> np.ndarray:
+    """(RESAMPLES, size) row indices drawn with replacement. The same size and seed give the same rows, so that two
     models measured on one test set are paired."""
-    return np.random.default_rng(seed).integers(size, size=(resamples, size))
+    return np.random.default_rng(seed).integers(size, size=(RESAMPLES, size))
 
 
-def resample_counts(size: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
-    """(resamples, size): how often each text occurs in the resamples of [`resample_rows`]."""
-    return np.stack([np.bincount(rows_N, minlength=size) for rows_N in resample_rows(size, seed, resamples)])
+def resample_counts(size: int, seed: int) -> np.ndarray:
+    """(RESAMPLES, size): how often each text occurs in the resamples of [`resample_rows`]."""
+    return np.stack([np.bincount(rows_N, minlength=size) for rows_N in resample_rows(size, seed)])
 
 
 def interval(values: np.ndarray) -> list[float] | None:
@@ -125,6 +120,11 @@ def resampled_class_metrics(predictions_NC: np.ndarray, references_NC: np.ndarra
     }
 
 
+def _class_intervals(predictions_NC: np.ndarray, references_NC: np.ndarray, *, seed: int) -> dict[str, Any]:
+    resampled = resampled_class_metrics(predictions_NC, references_NC, seed=seed)
+    return {f"{name}_interval": interval(resampled[name]) for name in ("accuracy", "f1")}
+
+
 def _macro_metrics(
     predictions_NC: np.ndarray, references_NC: np.ndarray, counts_SN: np.ndarray
 ) -> dict[str, np.ndarray]:
@@ -141,24 +141,18 @@ def _macro_metrics(
 def classification_metrics(
     predictions_N: np.ndarray, references_N: np.ndarray, classes: Sequence[str]
 ) -> dict[str, Any]:
-    """[`class_metrics`] of single labels, and their confusion matrix (rows true, columns predicted).
-
-    Args:
-        predictions_N, references_N: (N,) class indices, 0 to C - 1. classes: the C names.
+    """[`class_metrics`] of class indices, 0 to C - 1, and their confusion matrix (rows true, columns predicted).
 
     Raises:
         ValueError: for different lengths, no rows, or an index that is no class.
     """
-    predictions_N, references_N = np.asarray(predictions_N), np.asarray(references_N)
-    if predictions_N.shape != references_N.shape or predictions_N.ndim != 1 or len(predictions_N) == 0:
+    if len(predictions_N) != len(references_N) or len(references_N) == 0:
         raise ValueError(
-            f"Predictions {predictions_N.shape} and references {references_N.shape} must be of one length, at least 1."
+            f"{len(predictions_N)} predictions and {len(references_N)} references must be of one length, at least 1."
         )
-    for values in (predictions_N, references_N):
-        if values.min() < 0 or values.max() >= len(classes):
-            raise ValueError(
-                f"Classes must be numbers from 0 to {len(classes) - 1}, got {values.min()} to {values.max()}."
-            )
+    for low, high in ((np.min(values), np.max(values)) for values in (predictions_N, references_N)):
+        if low < 0 or high >= len(classes):
+            raise ValueError(f"Classes must be numbers from 0 to {len(classes) - 1}, got {low} to {high}.")
     predictions_NC, references_NC = one_hot(predictions_N, len(classes)), one_hot(references_N, len(classes))
     confusion_CC = references_NC.T.astype(int) @ predictions_NC
     return {**class_metrics(predictions_NC, references_NC), "confusion": confusion_CC.tolist()}
@@ -168,13 +162,10 @@ def classification_report(
     predictions_N: np.ndarray, references_N: np.ndarray, classes: Sequence[str], *, seed: int
 ) -> dict[str, Any]:
     """[`classification_metrics`] with bootstrap intervals of accuracy and F1, and the majority class's accuracy."""
-    metrics = classification_metrics(predictions_N, references_N, classes)
     tables = one_hot(predictions_N, len(classes)), one_hot(references_N, len(classes))
-    resampled = resampled_class_metrics(*tables, seed=seed)
     return {
-        **metrics,
-        "accuracy_interval": interval(resampled["accuracy"]),
-        "f1_interval": interval(resampled["f1"]),
+        **classification_metrics(predictions_N, references_N, classes),
+        **_class_intervals(*tables, seed=seed),
         "majority": 100 * float(np.bincount(references_N).max() / len(references_N)),
         "classes": list(classes),
         "texts": len(references_N),
@@ -184,18 +175,12 @@ def classification_report(
 def multi_label_report(
     predictions_NC: np.ndarray, references_NC: np.ndarray, classes: Sequence[str], *, seed: int
 ) -> dict[str, Any]:
-    """[`class_metrics`] of texts that may have several classes, with bootstrap intervals of accuracy and F1.
-
-    Args:
-        predictions_NC, references_NC: (N, C) booleans. classes: C names.
-    """
-    resampled = resampled_class_metrics(predictions_NC, references_NC, seed=seed)
+    """[`class_metrics`] of texts that may have several of the named classes, with intervals of accuracy and F1."""
     hits_C = (predictions_NC & references_NC).sum(0)
     f1_C = 2 * hits_C / np.maximum(predictions_NC.sum(0) + references_NC.sum(0), 1)
     return {
         **class_metrics(predictions_NC, references_NC),
-        "accuracy_interval": interval(resampled["accuracy"]),
-        "f1_interval": interval(resampled["f1"]),
+        **_class_intervals(predictions_NC, references_NC, seed=seed),
         "classes": list(classes),
         "f1_per_class": dict(zip(classes, f1_C.tolist(), strict=True)),
         "texts": len(references_NC),

@@ -92,7 +92,7 @@ def measure_corpus(encode: Encode, corpus: VaCorpus, *, seed: int) -> Measured:
         parts = embeddings[train], labels[train], embeddings[dev], labels[dev]
         predictions[test] = ridge_predictions(*parts, embeddings[test])
     constant = labels[_rows(corpus, "train")].mean(0)
-    return _report(protocol, predictions[measured], labels[measured], constant, corpus.dimensions, seed)
+    return _report(protocol, predictions[measured], labels[measured], constant, seed, corpus.dimensions)
 
 
 def measure_transfer(encode: Encode, source: VaCorpus, target: VaCorpus, *, seed: int) -> Measured:
@@ -104,8 +104,7 @@ def measure_transfer(encode: Encode, source: VaCorpus, target: VaCorpus, *, seed
         train, dev = divide(np.random.default_rng(seed).permutation(len(source.texts)), 9)
     fitted, labels, test = encode(source.texts), source.labels[:, :2], _rows(target, "test")
     predictions = ridge_predictions(fitted[train], labels[train], fitted[dev], labels[dev], encode(target.texts)[test])
-    constant = labels[train].mean(0)
-    return _report("another corpus", predictions, target.labels[test, :2], constant, DIMENSIONS, seed)
+    return _report("another corpus", predictions, target.labels[test, :2], labels[train].mean(0), seed)
 
 
 def measure_head(predict: Callable[[Sequence[str]], np.ndarray], corpus: VaCorpus, *, seed: int) -> Measured:
@@ -113,7 +112,7 @@ def measure_head(predict: Callable[[Sequence[str]], np.ndarray], corpus: VaCorpu
     test = _rows(corpus, "test")
     predictions = predict([corpus.texts[i] for i in test])
     constant = corpus.labels[_rows(corpus, "train"), :2].mean(0)
-    return _report("the model's own head", predictions, corpus.labels[test, :2], constant, DIMENSIONS, seed)
+    return _report("the model's own head", predictions, corpus.labels[test, :2], constant, seed)
 
 
 def valence_curve(embeddings_NH: np.ndarray, corpus: VaCorpus, *, seed: int) -> dict[str, Any]:
@@ -152,14 +151,12 @@ def _rows(corpus: VaCorpus, split: str) -> np.ndarray:
 
 
 def _report(
-    protocol: str, predictions: np.ndarray, truth: np.ndarray, constant: np.ndarray, dimensions: Sequence[str],
-    seed: int,
+    protocol: str, predictions: np.ndarray, truth: np.ndarray, constant: np.ndarray, seed: int,
+    dimensions: Sequence[str] = DIMENSIONS,
 ) -> Measured:  # fmt: skip
     metrics = va_metrics(predictions, truth, constant=constant, dimensions=dimensions, seed=seed)
-    return (
-        {"protocol": protocol, "texts": len(truth), **metrics},
-        {"predictions": predictions, "references": truth},
-    )
+    items = {"predictions": predictions, "references": truth}
+    return {"protocol": protocol, "texts": len(truth), **metrics}, items
 
 
 def _circle_errors(predictions: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
