@@ -3,6 +3,7 @@ import importlib.util
 import os
 import string
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 
@@ -235,3 +236,28 @@ def small_corpora(tmp_path_factory) -> Path:
     write("stsb/stsb_test.csv", text1=["joy a", "joy b", "fear c", "anger"], text2=["joy c", "fear d", "joy", "anger"],
           score=[5, 1, 0, 4])  # fmt: skip
     return root
+
+
+class Tags(HTMLParser):
+    """The tags of a piece of HTML, their attributes, and the text between them."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.append(dict(attrs))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def contrast(one, other) -> float:
+    """The contrast ratio of two colours (red, green, blue in [0, 1]) as WCAG 2 defines it."""
+    light = []
+    for colour in (one, other):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+        light.append(0.05 + 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return max(light) / min(light)

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from conftest import contrast
 
 pytest.importorskip("matplotlib")
 
@@ -208,12 +209,6 @@ def test_bars(drawn, number):
     assert len(looks) == number, "two models look the same"
 
 
-def luminance(colour):
-    """Relative luminance as WCAG 2 defines it."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
 @pytest.mark.parametrize("number, names", [(6, LONG), (12, LONG[1:2]), (28, LONG[2:])])
 def test_confusion(drawn, number, names):
     rng = np.random.default_rng(number)
@@ -234,8 +229,7 @@ def test_confusion(drawn, number, names):
         shown = {place: int(text.get_text()) for place, text in cells.items()}
         assert shown == (dict(np.ndenumerate(counts)) if number <= 15 else {})
         for place, text in cells.items():
-            ground, ink = luminance(image.cmap(shade[place])), luminance(to_rgba(text.get_color()))
-            assert (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05) > 4.5, "too little contrast"
+            assert contrast(image.cmap(shade[place]), to_rgba(text.get_color())) > 4.5
 
 
 def test_equal_results_make_equal_files(tmp_path):

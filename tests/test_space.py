@@ -6,13 +6,13 @@ import re
 import shutil
 import socket
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import Tags
 
 from carl_hf import CarlModel, load_va_dataset
 from carl_hf.data.labelled import ClassCorpus, read_emotion
@@ -51,20 +51,6 @@ def app():
 def models(app, exports):
     """Tiny models, whose answers mean nothing."""
     return app.load_models(app.PageArguments(model=str(exports[0])))
-
-
-class Tags(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.attributes, self.text = [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes.append(dict(attrs))
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def test_sentences_are_shown_with_everything_that_is_said_of_them(app, models):
@@ -133,11 +119,8 @@ def test_a_file_comes_back_with_three_columns_more(app, models, tmp_path):
     assert Tags(status).text == "3 rows read. 1 row had no text. The table is ready to download."
     assert finished.visible and Path(finished.value["path"]).name == "my texts-feelings.csv"
     table = pd.read_csv(finished.value["path"], dtype={"id": str})
-    assert list(table.columns) == ["id", "text", "valence", "arousal", "emotion"] and list(table["id"]) == [
-        "007",
-        "008",
-        "009",
-    ]
+    assert list(table.columns) == ["id", "text", "valence", "arousal", "emotion"]
+    assert list(table["id"]) == ["007", "008", "009"]
     expected = models.valence_arousal(["joy, wow", "woe\u00e9"]).numpy()
     assert table[["valence", "arousal"]].iloc[[0, 2]].to_numpy() == pytest.approx(expected, abs=1e-4)
     assert table.iloc[1][["valence", "arousal", "emotion"]].isna().all()
@@ -163,9 +146,6 @@ def test_mistakes_in_a_file_are_said_on_the_page(content, message, app, models, 
     path.write_bytes(content)
     status, finished = app.show_file(models, str(path))
     assert message in Tags(status).text and 'class="error"' in status and not finished.visible
-
-
-def test_no_file_is_said_on_the_page(app, models):
     assert "There is no file yet" in app.show_file(models, None)[0]
 
 
