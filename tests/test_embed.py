@@ -124,45 +124,40 @@ def test_a_hub_data_set_split_by_split(embed, frame, expected, out, monkeypatch)
     np.testing.assert_allclose(np.stack(table["embedding"]), expected, atol=1e-6)
 
 
-def test_two_processes_give_the_shards_of_one_and_continue_them(embed, flags, parquet, tmp_path, out, monkeypatch):
-    embed(parquet)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
-    two = tmp_path / "two"
-    done = subprocess.run([*command, *flags(parquet, two)], capture_output=True, text=True, timeout=300, cwd=ROOT)
-    assert done.returncode == 0 and f"{two}: 230 rows in 12 shards." in done.stderr, done.stderr
+def test_a_killed_run_is_continued_by_two_processes(embed, flags, parquet, tmp_path, out):
+    whole = tmp_path / "whole"
+    embed(parquet, "--batch_size", "1", out=whole)
+    arguments = [SCRIPT, *flags(parquet, out, "--batch_size", "1")]
+    job = subprocess.Popen([sys.executable, *arguments], stderr=subprocess.DEVNULL, cwd=ROOT)
+    while job.poll() is None and not list(out.glob("part-*")):
+        time.sleep(0.001)
+    time.sleep(random.random() * 0.05)  # somewhere in what follows
+    job.kill()
+    assert job.wait() == -signal.SIGKILL
+    killed = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
+    assert 0 < len(killed) < 12 and all(
+        pq.read_table(path).equals(pq.read_table(whole / path.name)) for path in killed
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*launch, *arguments], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 0 and f"{out}: 230 rows in 12 shards." in done.stderr, done.stderr
+    assert names_in(out) == names_in(whole)  # nothing half-written is left
     for name in shard_names(12):
-        ours, theirs = pq.read_table(out / name), pq.read_table(two / name)
+        ours, theirs = pq.read_table(out / name), pq.read_table(whole / name)
         assert ours.equals(theirs) and ours.schema.equals(theirs.schema, check_metadata=True)
+    assert all(path.stat().st_mtime_ns == written for path, written in killed.items())
+
+
+def test_each_process_embeds_its_own_missing_shards(embed, parquet, out, monkeypatch):
+    embed(parquet)
+    whole = pd.read_parquet(out)
     for shard in (2, 3, 9):
         (out / f"part-{shard:05d}.parquet").unlink()
-    times = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank, finished in (("0", 5), ("1", 4)):
         monkeypatch.setenv("RANK", rank)
         assert f"{finished} of this process's 6 shards are finished" in embed(parquet)
-    assert pd.read_parquet(out).equals(pd.read_parquet(two))
-    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
-
-
-def test_kills_leave_whole_shards_and_are_continued(embed, flags, parquet, tmp_path, out):
-    embed(parquet, "--batch_size", "1", out=tmp_path / "whole")
-    rng, killed = random.Random(1), 0
-    command = [sys.executable, SCRIPT, *flags(parquet, out, "--batch_size", "1")]
-    for _ in range(2):
-        before = len(list(out.glob("part-*")))
-        job = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT)
-        while job.poll() is None and len(list(out.glob("part-*"))) == before:
-            time.sleep(0.001)
-        time.sleep(rng.random() * 0.05)  # somewhere in what follows
-        if job.poll() is None:
-            os.kill(job.pid, signal.SIGKILL)
-            killed += 1
-        job.wait()
-        for path in out.glob("part-*"):
-            assert pq.read_table(path).equals(pq.read_table(tmp_path / "whole" / path.name))
-    assert killed
-    embed(parquet, "--batch_size", "1")
-    assert pd.read_parquet(out).equals(pd.read_parquet(tmp_path / "whole")) and not list(out.glob("*.partial"))
+    assert pd.read_parquet(out).equals(whole)
 
 
 def test_incomplete_and_foreign_files_are_not_taken_for_shards(embed, parquet, out):
