@@ -9,6 +9,7 @@ import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,12 +41,20 @@ from carl_hf.training.checkpoints import last_checkpoint
 pytestmark = pytest.mark.parametrize("examples", [25, pytest.param(1000, marks=pytest.mark.slow)])
 
 
-def fuzz(examples: int, property_holds: Callable[..., None], *strategies: st.SearchStrategy) -> None:
+def fuzz(examples: int, check: Callable[..., None], *strategies: st.SearchStrategy, path: Path | None = None) -> None:
+    """Calls `check` with what is drawn; with a `path`, the first is written there and left out."""
+
+    def holds(drawn: tuple) -> None:
+        if path is not None:
+            path.write_bytes(drawn[0])
+            drawn = drawn[1:]
+        check(*drawn)
+
     chosen = settings(
         max_examples=examples, derandomize=examples == 25, database=None, deadline=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    chosen(given(st.tuples(*strategies))(lambda drawn: property_holds(*drawn)))()
+    chosen(given(st.tuples(*strategies))(holds))()
 
 
 def outcome(read: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
@@ -64,8 +73,7 @@ PLANTED = [
     b"", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\xe9", "é€😀".encode(), b"\xed\xa0\x80", "\u2028".encode(), b"\r\n",
     b"\r", b"\n", b"\n\n", b'"', b'""', b",", b",,,,", b"\t", b"#", b"[", b"]", b"{", b"}", b"[[[[[[", b"null",
     b"true", b"nan", b"inf", b"-inf", b"1e999", b"9" * 400, b"-1", b"0", b"1_0", b"\\ud800", b"text", b"label",
-    b"split",
-    b"&", b"*", b"!!int", b"z" * 150_000,
+    b"split", b"&", b"*", b"!!int", b"z" * 150_000,
 ]  # fmt: skip
 ENCODINGS = ("utf-8-sig", "utf-16", "utf-32", "latin-1", "cp500")
 
@@ -76,9 +84,9 @@ def damaged(draw: st.DrawFn, valid: bytes) -> bytes:
     content = valid
     for _ in range(draw(st.integers(0, 4))):
         start, end = sorted(draw(st.integers(0, len(content))) for _ in range(2))
-        lines = content.split(b"\n")
-        one, other = (draw(st.integers(0, len(lines) - 1)) for _ in range(2))
-        match draw(st.sampled_from(["put", "put", "cut", "end", "again", "swap", "encode", "crlf", "head", "flip"])):
+        match draw(
+            st.sampled_from(["put", "put", "cut", "end", "again", "shuffle", "encode", "crlf", "head", "flip"])
+        ):
             case "put":
                 content = content[:start] + draw(st.sampled_from(PLANTED)) + content[start:]
             case "cut":
@@ -87,20 +95,17 @@ def damaged(draw: st.DrawFn, valid: bytes) -> bytes:
                 content = content[:start]
             case "again":
                 content = content[:end] + content[start:]
-            case "swap":
-                lines[one], lines[other] = lines[other], lines[one]
-                content = b"\n".join(lines)
+            case "shuffle":
+                content = b"\n".join(draw(st.permutations(content.split(b"\n"))))
             case "encode":
                 content = content.decode("utf-8", "replace").encode(draw(st.sampled_from(ENCODINGS)), "replace")
             case "crlf":
                 content = content.replace(b"\n", b"\r\n")
             case "head":
-                content = lines[0] + b"\n"
-            case "flip" if content:
-                place = min(start, len(content) - 1)
-                content = (
-                    content[:place] + bytes([content[place] ^ 1 << draw(st.integers(0, 7))]) + content[place + 1 :]
-                )
+                content = content.split(b"\n")[0] + b"\n"
+            case "flip":
+                flipped = bytes(byte ^ 1 << end % 8 for byte in content[start : start + 1])
+                content = content[:start] + flipped + content[start + 1 :]
     return content
 
 
@@ -165,11 +170,9 @@ def in_pieces(path: Any) -> list[Piece]:
 def test_rows_of_a_file(kind, examples, tmp_path):
     path = tmp_path / f"own{kind}"
 
-    def holds(content: bytes) -> None:
-        path.write_bytes(content)
-        table, plain = outcome(read_rows, path), outcome(read_table, path)
+    def check() -> None:
+        table, plain, pieces = outcome(read_rows, path), outcome(read_table, path), outcome(in_pieces, path)
         assert (plain is None) == (table is None or bool(table[1]))
-        pieces = outcome(in_pieces, path)
         assert (pieces is None) == (table is None)
         if table is not None:
             frame, bad = table
@@ -178,48 +181,41 @@ def test_rows_of_a_file(kind, examples, tmp_path):
             assert [number for piece in pieces for number in piece.frame.index] == list(frame.index)
             assert [row for piece in pieces for row in piece.bad] == bad
 
-    fuzz(examples, holds, files(kind, VA))
+    fuzz(examples, check, files(kind, VA), path=path)
 
 
 FORMS = [kind for kind in SUFFIXES if kind != ".tsv"]  # whose rows are those of .csv
 
 
 @pytest.mark.parametrize("kind", FORMS)
-def test_texts_with_numbers(kind, examples, tmp_path):
+def test_texts_with_va_labels(kind, examples, tmp_path):
     path = tmp_path / f"own{kind}"
 
-    def holds(content: bytes, split: str, normalization: str, skip: bool) -> None:
-        path.write_bytes(content)
+    def check(split: str, normalization: str, skip: bool) -> None:
         arguments = {"split": split, "normalization": normalization, "scale": (1, 5), "skip_bad_rows": skip}
         dataset = outcome(load_va_dataset, path, **arguments)
-        if dataset is None:
-            return
-        assert len(dataset) and all(map(is_text, dataset["text"]))
-        assert all(-1 <= x <= 1 for x in [*dataset["valence"], *dataset["arousal"]])
-        bad = find_bad_rows(path, scale=(1, 5))
-        assert skip or not bad
-        if split == "all":
-            assert len(dataset) + len(bad) == sum(map(len, read_rows(path)))
+        if dataset is not None:
+            assert len(dataset) and all(map(is_text, dataset["text"]))
+            assert all(-1 <= x <= 1 for x in [*dataset["valence"], *dataset["arousal"]])
+            bad = find_bad_rows(path, scale=(1, 5))
+            assert skip or not bad
+            assert split != "all" or len(dataset) + len(bad) == sum(map(len, read_rows(path)))
 
     parts = st.sampled_from(["train", "validation", "test", "all", "all"])
     ways = st.sampled_from(["scale", "scale", "observed", "standardized"])
-    fuzz(examples, holds, files(kind, VA), parts, ways, st.booleans())
+    fuzz(examples, check, files(kind, VA), parts, ways, st.booleans(), path=path)
 
 
 def streamed(path: Any, held_out: list[str], skip: bool) -> tuple[list[dict], dict[str, Any]] | None:
-    skipped = {}
-    stream = stream_va_dataset(
-        [str(path)], scale=(1, 5), shuffle_buffer=1, held_out=held_out, skip_bad_rows=skip, skipped=skipped
-    )
-    return list(stream) or None, skipped
+    skipped, settings = {}, {"scale": (1, 5), "shuffle_buffer": 1, "held_out": held_out, "skip_bad_rows": skip}
+    return list(stream_va_dataset([str(path)], skipped=skipped, **settings)) or None, skipped
 
 
 @pytest.mark.parametrize("kind", PIECEWISE)
 def test_streamed_texts_are_those_of_the_loaded_file(kind, examples, tmp_path):
     path = tmp_path / f"own{kind}"
 
-    def holds(content: bytes, skip: bool) -> None:
-        path.write_bytes(content)
+    def check(skip: bool) -> None:
         loaded = outcome(load_va_dataset, path, split="train", scale=(1, 5), skip_bad_rows=skip)
         bad = outcome(find_bad_rows, path, scale=(1, 5))
         held_out = []
@@ -234,7 +230,7 @@ def test_streamed_texts_are_those_of_the_loaded_file(kind, examples, tmp_path):
             assert found == loaded.select_columns(["text", "valence", "arousal"]).to_list()
             assert skipped_record(bad) == skipped.get(str(path), Skipped()).record()
 
-    fuzz(examples, holds, files(kind, VA), st.booleans())
+    fuzz(examples, check, files(kind, VA), st.booleans(), path=path)
 
 
 @pytest.mark.parametrize("kind", PIECEWISE)
@@ -247,8 +243,7 @@ def test_texts_to_embed(kind, examples, tmp_path):
         shards = [rows for _, rows in read_shards(tables, names, found.rows, 5, range(sum(found.rows)))]
         return sum(found.rows), [rows.select(names[1:]).cast(found.schema) and rows for rows in shards]
 
-    def holds(content: bytes) -> None:
-        path.write_bytes(content)
+    def check() -> None:
         found = outcome(read)
         if found is not None:
             texts = [text for rows in found[1] for text in rows["text"].to_pylist()]
@@ -256,18 +251,7 @@ def test_texts_to_embed(kind, examples, tmp_path):
             if kind != ".parquet":  # of which other columns are not read
                 assert texts == list(read_table(path)["text"])
 
-    fuzz(examples, holds, files(kind, VA))
-
-
-@pytest.mark.parametrize("kind", FORMS)
-def test_texts_with_names(kind, examples, tmp_path):
-    path = tmp_path / f"own{kind}"
-
-    def holds(content: bytes, skip: bool) -> None:
-        path.write_bytes(content)
-        check_classes(outcome(read_emotion, str(path), None, skip_bad_rows=skip))
-
-    fuzz(examples, holds, files(kind, NAMES), st.booleans())
+    fuzz(examples, check, files(kind, VA), path=path)
 
 
 def check_classes(corpus: Any) -> None:
@@ -275,6 +259,16 @@ def check_classes(corpus: Any) -> None:
         assert len(corpus.texts) == len(corpus.labels) and all(map(is_text, corpus.texts))
         assert len(corpus.classes) >= 2 and all(corpus.classes) and corpus.labels.max() < len(corpus.classes)
         assert corpus.split is None or {"train", "test"} <= set(corpus.split)
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_texts_with_class_labels(kind, examples, tmp_path):
+    path = tmp_path / f"own{kind}"
+
+    def check(skip: bool) -> None:
+        check_classes(outcome(read_emotion, str(path), None, skip_bad_rows=skip))
+
+    fuzz(examples, check, files(kind, NAMES), st.booleans(), path=path)
 
 
 RATED = {"text": VA["text"], "V": (1, 3, 5), "A": (2, 3, 4), "D": (3,), "split": VA["split"]}
@@ -299,8 +293,7 @@ def test_known_corpora(file, columns, read, examples, tmp_path):
     path = tmp_path / file
     path.parent.mkdir()
 
-    def holds(content: bytes) -> None:
-        path.write_bytes(content)
+    def check() -> None:
         found = outcome(read, tmp_path)
         if hasattr(found, "dimensions"):
             assert all(map(is_text, found.texts)) and np.abs(found.labels).max() <= 1
@@ -309,7 +302,7 @@ def test_known_corpora(file, columns, read, examples, tmp_path):
         elif found is not None:
             assert all(map(is_text, found[0] + found[1])) and np.isfinite(found[2]).all()
 
-    fuzz(examples, holds, files(path.suffix, columns, rows=24))
+    fuzz(examples, check, files(path.suffix, columns, rows=24), path=path)
 
 
 def test_transcripts_of_iemocap(examples, tmp_path):
@@ -317,14 +310,14 @@ def test_transcripts_of_iemocap(examples, tmp_path):
     for name in ("EmoEvaluation", "transcriptions"):
         (base / name).mkdir(parents=True)
 
-    def holds(labels: bytes, texts: bytes) -> None:
-        (base / "EmoEvaluation" / "Ses01.txt").write_bytes(labels)
+    def check(texts: bytes) -> None:
         (base / "transcriptions" / "Ses01.txt").write_bytes(texts)
         turns = outcome(load_va_dataset, "iemocap", data_dir=tmp_path)
         assert turns is None or all(map(is_text, turns["text"]))
 
-    labels = b"[6.29 - 8.23]\tSes01F_000\tneu\t[2.5000, 3.0000, 2.5000]\nC-E2:\tNeutral;\t()\n"
-    fuzz(examples, holds, damaged(labels), damaged(b"Ses01F_000 [006.29-008.23]: Words.\nM: aside\n"))
+    labels = damaged(b"[6.29 - 8.23]\tSes01F_000\tneu\t[2.5000, 3.0000, 2.5000]\nC-E2:\tNeutral;\t()\n")
+    texts = damaged(b"Ses01F_000 [006.29-008.23]: Words.\nM: aside\n")
+    fuzz(examples, check, labels, texts, path=base / "EmoEvaluation" / "Ses01.txt")
 
 
 def test_the_workbook_of_emotales(examples, tmp_path):
@@ -349,20 +342,18 @@ def test_the_workbook_of_emotales(examples, tmp_path):
                 book.writestr(other, content if other == name else part)
         return buffer.getvalue()
 
-    def holds(content: bytes) -> None:
-        path.write_bytes(content)
+    def check() -> None:
         tales = outcome(load_va_dataset, "emotales", data_dir=tmp_path)
         assert tales is None or all(map(is_text, tales["text"]))
 
     inside = [damaged(part).map(lambda content, name=name: with_part(name, content)) for name, part in parts.items()]
-    fuzz(examples, holds, st.one_of(damaged(whole), *inside))
+    fuzz(examples, check, st.one_of(damaged(whole), *inside), path=path)
 
 
 def test_label_spaces(examples, tmp_path):
     path = tmp_path / "own.csv"
 
-    def holds(content: bytes) -> None:
-        path.write_bytes(content)
+    def check() -> None:
         space = outcome(read_label_space, path)
         if space is not None:
             assert all(-1 <= x <= 1 for point in space.va.values() for x in point) and all(space.va)
@@ -370,7 +361,7 @@ def test_label_spaces(examples, tmp_path):
 
     points = {"name": ("joy", "fear", "awe"), "valence": (0.1, -0.5, 0), "arousal": (1, 0.2, 0)}
     angles = {"name": ("joy", "fear", "awe"), "angle": (0, 359.5, -10)}
-    fuzz(examples, holds, st.one_of(files(".csv", points, rows=3), files(".csv", angles, rows=3)))
+    fuzz(examples, check, st.one_of(files(".csv", points, rows=3), files(".csv", angles, rows=3)), path=path)
 
 
 # Settings
@@ -417,8 +408,7 @@ class Plain:
 def test_configuration_files(examples, tmp_path):
     path = tmp_path / "own.yaml"
 
-    def holds(content: bytes) -> None:
-        path.write_bytes(content)
+    def check() -> None:
         outcome(parse_script_arguments, Plain, ["--config", str(path)])
 
     valid = b"corpora: [a.csv, b]\ntemperature: 0.1\nweights: [1, 2]\nseed: 1\nbf16: false\npooling: mean\n"
@@ -426,14 +416,13 @@ def test_configuration_files(examples, tmp_path):
     random = st.dictionaries(keys, SETTINGS, max_size=3).map(lambda d: yaml.safe_dump(d).encode())
     odd = [b"!!int", b"!!float", b"!!bool x", b"!!timestamp x", b"2024-13-45", b"&a [*a]", b"[" * 1000]
     tagged = st.sampled_from(odd).map(lambda value: b"temperature: " + value)
-    fuzz(examples, holds, st.one_of(st.binary(max_size=100), damaged(valid), random, tagged))
+    fuzz(examples, check, st.one_of(st.binary(max_size=100), damaged(valid), random, tagged), path=path)
 
 
 def test_comparators(examples, tmp_path):
     path = tmp_path / "own.yaml"
 
-    def holds(content: bytes) -> None:
-        path.write_bytes(content)
+    def check() -> None:
         found = outcome(read_comparators, path)
         assert found is None or all(c.pooling in ("cls", "mean", "pooler") for c in found.values())
 
@@ -442,7 +431,7 @@ def test_comparators(examples, tmp_path):
         st.text(max_size=3), st.dictionaries(st.sampled_from(["model", "pooling", "note", "x"]), SETTINGS)
     )
     random = st.one_of(entries, SETTINGS).map(lambda d: yaml.safe_dump(d).encode())
-    fuzz(examples, holds, st.one_of(st.binary(max_size=100), damaged(valid), random))
+    fuzz(examples, check, st.one_of(st.binary(max_size=100), damaged(valid), random), path=path)
 
 
 def test_objectives(examples):

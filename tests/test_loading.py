@@ -1,20 +1,23 @@
-"""Rows with planted faults: refused with their number, or left out and counted."""
+"""Files and Hub data sets with VA labels; bad rows are refused with their number, or left out and counted."""
 
 import csv
 import json
 import logging
 import math
 
+import datasets
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from datasets import Dataset
 
 from carl_hf import load_va_dataset
 from carl_hf.data.bad_rows import MAX_CHARACTERS, skipped_record
 from carl_hf.data.files import read_table
 from carl_hf.data.labelled import read_emotion
-from carl_hf.data.loading import find_bad_rows
+from carl_hf.data.loading import NoSplitError, find_bad_rows
 
 GOOD = {"text": "a quiet morning", "valence": 4, "arousal": 2}
 SURROGATE = b"caf\xe9"  # Latin-1
@@ -59,7 +62,7 @@ LINES = {  # fault -> (a line in the place of a row, message, reason)
 
 
 def line_of(kind, row):
-    if kind == "jsonl":
+    if kind in ("json", "jsonl"):
         return json.dumps(row).encode()
     return (b"," if kind == "csv" else b"\t").join(str(cell).encode() for cell in row.values())
 
@@ -67,45 +70,128 @@ def line_of(kind, row):
 def write(path, lines):
     """A file of three good rows, and the given lines behind the first."""
     kind = path.suffix[1:]
-    header = [] if kind == "jsonl" else [line_of(kind, {name: name for name in GOOD})]
     good = line_of(kind, GOOD)
-    path.write_bytes(b"\n".join([*header, good, *lines, good, good]) + b"\n\n")  # blank lines at the end are none
+    if kind == "json":
+        path.write_bytes(b"[" + b",\n".join([good, *lines, good, good]) + b"]")
+    else:
+        header = [] if kind == "jsonl" else [line_of(kind, {name: name for name in GOOD})]
+        path.write_bytes(b"\n".join([*header, good, *lines, good, good]) + b"\n\n")  # blank lines at the end are none
     return path
 
 
 def faults_of(kind):
     cells = CELLS | (TYPED if kind in ("json", "jsonl") else {})
-    found = {name: (line_of("jsonl" if kind == "json" else kind, {**GOOD, **change}), message, reason)
-             for name, (change, message, reason) in cells.items()}  # fmt: skip
-    special = {name: (line.replace(b",", b"\t") if kind == "tsv" else line, message, reason)
-               for name, (line, message, reason) in LINES["csv" if kind in ("csv", "tsv") else "jsonl"].items()
-               if kind != "json" or name in ("an array", "half a character", "Latin-1", "a missing cell")}  # fmt: skip
-    return found | special
-
-
-def write_any(path, lines):
-    if path.suffix == ".json":
-        good = json.dumps(GOOD).encode()
-        path.write_bytes(b"[" + b",\n".join([good, *lines, good, good]) + b"]")
-        return path
-    return write(path, lines)
+    found = {name: (line_of(kind, GOOD | change), *rest) for name, (change, *rest) in cells.items()}
+    for name, (line, *rest) in LINES["csv" if kind in ("csv", "tsv") else "jsonl"].items():
+        if kind != "json" or name in ("an array", "half a character", "Latin-1", "a missing cell"):
+            found[name] = (line.replace(b",", b"\t") if kind == "tsv" else line, *rest)
+    return found
 
 
 def load(path, **settings):
-    return load_va_dataset(path, scale=(1, 5), **settings)
+    return load_va_dataset(path, **{"scale": (1, 5), **settings})
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet", "json", "jsonl", "array.json"])
+def test_files_with_a_stated_scale(suffix, tmp_path):
+    rows = [{"words": "null", "V": 1, "A": 9, "label": "joy"},
+            {"words": "naïve 😀 שלום", "V": 5, "A": 3, "label": None}]  # fmt: skip
+    path, frame = tmp_path / f"own.{suffix}", pd.DataFrame(rows)
+    if suffix == "parquet":
+        frame.to_parquet(path)
+    elif suffix in ("csv", "tsv"):
+        frame.to_csv(path, index=False, sep="," if suffix == "csv" else "\t")
+    else:
+        text = json.dumps(rows, indent=1) if suffix == "array.json" else "\n".join(map(json.dumps, rows))
+        path.write_text(text, encoding="utf-8")
+    form = {"scale": (1, 9), "columns": {"text": "words", "valence": "V", "arousal": "A"}}
+    own = load(path, **form)
+    assert own["text"] == ["null", "naïve 😀 שלום"] and own["valence"] == [-1.0, 0.0] and own["arousal"] == [1.0, -0.5]
+    assert own["label"] == ["joy", None]
+    observed = load(path, normalization="observed", **form)
+    assert observed["valence"] == [-1.0, 1.0] and observed["arousal"] == [1.0, -1.0]
+
+
+def test_standardized_labels_have_the_mean_and_deviation_of_the_training_rows(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("text,split,valence,arousal\na,train,1,2\nb,train,3,2\nc,train,5,8\nd,test,9,9\n")
+    train, test = (load(path, scale=(1, 9), split=s, normalization="standardized") for s in ("train", "test"))
+    for name in ("valence", "arousal"):
+        assert (np.mean(train[name]), np.std(train[name])) == (pytest.approx(0, abs=1e-12), pytest.approx(1 / 3))
+    assert test["valence"] == [1.0]  # (9 - 3) / (3 * 1.633) = 1.22, cut
+    assert test["arousal"] == pytest.approx([(9 - 4) / (3 * 8**0.5)])
+    path.write_text("text,split,valence,arousal\na,test,1,1\nb,test,2,2\n")
+    with pytest.raises(NoSplitError, match="no training rows.*--normalization scale"):
+        load(path, split="test", normalization="standardized")
+
+
+def test_a_named_column_wins_over_one_that_has_its_name_already(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("text,text_en,valence,v2,arousal\nuno,one,1,5,3\n")
+    own = load(path, columns={"text": "text_en", "valence": "v2"})
+    assert own["text"] == ["one"] and own["valence"] == [1.0]
+
+
+def test_a_hub_dataset_with_splits(monkeypatch):
+    parts = {s: Dataset.from_dict({"text": [s], "valence": [0.0], "arousal": [1.0]}) for s in ("train", "test")}
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict(parts))
+    assert load("someone/texts", scale=(-1, 1), split="test")["text"] == ["test"]
+
+
+def test_what_is_wrong_with_more_than_single_rows_is_always_refused(tmp_path):
+    path, header = tmp_path / "own.csv", "text,valence,arousal\n"
+    for content, message in {
+        header + 'a,1,1\n"b,1,1\nc,1,1\n': r"row 2 \(line 3\): a quoted cell goes over several lines",
+        header + '"b,1,1\nc,"d",1\n': r"row 1 \(line 2\).*close its quotation mark",
+        header + ",1,1\nb,1\n": "row 1: .*no row is good|row 1: column 'text' is empty",
+        header + "b,1\n": "row 1: has 2 cells", header: "has no rows", "": "is empty or cannot be read",
+        "text,text,valence,arousal\na,a,1,1\n": "has two columns 'text'", "\n\n": "its first line names no column",
+        "te\udce9xt,valence,arousal\n": "header is not UTF-8",
+        "text,valence\na,1\n": "no column 'arousal'.*--arousal_column",
+        "txt,valence,arousal\na,1,1\n": "no column 'text'; it has txt, valence, arousal",
+    }.items():  # fmt: skip
+        path.write_text(content, encoding="utf-8", errors="surrogateescape")
+        for skip in (False, True):
+            with pytest.raises(ValueError, match=message):
+                load(path, skip_bad_rows=skip)
+    path = tmp_path / "own.json"
+    path.write_text('[{"text": "a", "valence": 1, "arousal": 1},\n {"text" "b"}]')
+    with pytest.raises(ValueError, match="no valid JSON .*line 2"):
+        load(path, skip_bad_rows=True)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"scale": None}, "state the scale"), ({"scale": (5, 1)}, "scale must be"),
+        ({"columns": {"text": "words"}}, "no column 'words' for 'text'"),
+        ({"normalization": "observed"}, "observed range is empty"),
+        ({"normalization": "standardized"}, "valence does not vary"),
+        ({"normalization": "other"}, "Unknown normalization 'other': choose"),
+        ({"split": "dev"}, "Unknown split"), ({"split": "test"}, "no column 'split'"),
+        ({"source": "none.csv"}, "no file"), ({"source": "/"}, "cannot read this kind of file"),
+        ({"source": "emobnk"}, "Unknown corpus 'emobnk': choose one of demo, emobank"),
+        ({"source": "someone/none"}, "Cannot load the Hub dataset"),
+    ],
+)  # fmt: skip
+def test_other_bad_input_is_refused(settings, message, tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("text,valence,arousal\na,1,1\nb,1,2\n")
+    with pytest.raises(ValueError, match=message):
+        load(**{"path": settings.pop("source", path), **settings})
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json"])
 def test_each_fault_alone_is_refused_with_its_row_and_all_are_skipped_and_counted(kind, tmp_path, caplog):
     faults = faults_of(kind)
     for name, (line, message, reason) in faults.items():
-        path = write_any(tmp_path / f"one.{kind}", [line])
+        path = write(tmp_path / f"one.{kind}", [line])
         remedy = "(; correct or remove the row, or leave bad rows out with --skip_bad_rows true)"
         with pytest.raises(ValueError, match=rf"one\.{kind}, row 2: .*{message}.*{remedy}"):
             load(path)
         assert [row.reason for row in find_bad_rows(path, scale=(1, 5))] == [reason], name
         assert load(path, skip_bad_rows=True)["text"] == [GOOD["text"]] * 3
-    path = write_any(tmp_path / f"all.{kind}", [line for line, _, _ in faults.values()])
+    path = write(tmp_path / f"all.{kind}", [line for line, _, _ in faults.values()])
     with pytest.raises(ValueError, match=rf"row 2: .*\({len(faults) - 1} more bad rows follow\)"):
         load(path)
     caplog.clear()
@@ -113,11 +199,11 @@ def test_each_fault_alone_is_refused_with_its_row_and_all_are_skipped_and_counte
         for split in ("train", "all"):
             own = load(path, skip_bad_rows=True, split=split)
     assert own["text"] == [GOOD["text"]] * 3 and own["valence"] == [0.5] * 3
-    assert caplog.text.count(f"{len(faults)} bad rows left out") == 1  # said once
+    assert caplog.text.count(f"{path}: {len(faults)} bad rows left out") == 1  # said once
+    assert "valence is no number: " in caplog.text
     record = skipped_record(find_bad_rows(path, scale=(1, 5)))
     assert record["rows"] == sum(kind["rows"] for kind in record["reasons"].values()) == len(faults)
     assert min(kind["first"][0] for kind in record["reasons"].values()) == 2
-    assert str(tmp_path) in caplog.text and "valence is no number: " in caplog.text
 
 
 def test_parquet(tmp_path):
@@ -161,33 +247,7 @@ def test_cells_of_many_lines_and_characters_are_read(tmp_path):
     assert csv.field_size_limit() == limit
 
 
-@pytest.mark.parametrize("skip", [False, True])
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ('text,valence,arousal\na,1,1\n"b,1,1\nc,1,1\n', r"row 2 \(line 3\): a quoted cell goes over several lines"),
-        ('text,valence,arousal\n"b,1,1\nc,"d",1\n', r"row 1 \(line 2\).*close its quotation mark"),
-        ("text,valence,arousal\n,1,1\nb,1\n", "row 1: .*no row is good|row 1: has|row 1: column 'text' is empty"),
-        ("text,valence,arousal\nb,1\n", "row 1: has 2 cells"),
-        ("text,text,valence,arousal\na,a,1,1\n", "has two columns 'text'"),
-        ("\n\n", "its first line names no column"),
-        ("te\udce9xt,valence,arousal\n", "header is not UTF-8"),
-    ],
-)
-def test_what_is_wrong_with_more_than_single_rows_is_always_refused(content, message, skip, tmp_path):
-    path = tmp_path / "own.csv"
-    path.write_text(content, encoding="utf-8", errors="surrogateescape")
-    with pytest.raises(ValueError, match=message):
-        load(path, skip_bad_rows=skip)
-
-
-def test_a_damaged_array_is_refused_with_its_line(tmp_path):
-    (tmp_path / "own.json").write_text('[{"text": "a", "valence": 1, "arousal": 1},\n {"text" "b"}]')
-    with pytest.raises(ValueError, match="no valid JSON .*line 2"):
-        load(tmp_path / "own.json", skip_bad_rows=True)
-
-
-def test_a_missing_part_is_a_bad_row(tmp_path):
+def test_an_empty_split_is_a_bad_row(tmp_path):
     path = tmp_path / "own.csv"
     path.write_text("text,valence,arousal,split\na,1,1,train\nb,1,1,\nc,1,1,test\n")
     with pytest.raises(ValueError, match="row 2: column 'split' is empty"):
@@ -195,7 +255,7 @@ def test_a_missing_part_is_a_bad_row(tmp_path):
     assert load(path, skip_bad_rows=True, split="train")["text"] == ["a"]
 
 
-def test_texts_with_names(tmp_path, caplog):
+def test_texts_with_class_labels(tmp_path, caplog):
     path = tmp_path / "own.jsonl"
     rows = [{"text": letter, "label": "xy"[i % 2]} for i, letter in enumerate("abcdef")]
     bad = [{"text": "g"}, {"text": 7, "label": "x"}, {"text": "h", "label": ["x"]}, 5, {"text": "", "label": "x"}]
@@ -205,9 +265,5 @@ def test_texts_with_names(tmp_path, caplog):
     corpus = read_emotion(str(path), None, skip_bad_rows=True)
     assert corpus.texts == list("abcdef") and [row.number for row in corpus.skipped] == [4, 5, 6, 7, 8]
     assert "5 bad rows left out. label is empty: 1 (row 4)" in caplog.text
-
-
-def test_a_plain_table_has_no_bad_rows(tmp_path):
-    path = write(tmp_path / "own.csv", [b"a,1"])
     with pytest.raises(ValueError, match="row 2: has 2 cells, the header 3; correct or remove the row"):
-        read_table(path)
+        read_table(write(tmp_path / "own.csv", [b"a,1"]))

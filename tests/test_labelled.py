@@ -1,0 +1,133 @@
+"""The readers of the evaluation's corpora, and the division of a corpus into splits."""
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+
+from carl_hf.data.labelled import MissingCorpus, read_emotion, read_polarity, read_sts, read_va
+
+
+def write(folder, name, **columns):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame = pd.DataFrame(columns)
+    frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_csv(path, index=False)
+    return str(path)
+
+
+def test_valence_arousal_dominance_in_minus_one_to_one_and_no_leak(tmp_path):
+    write(
+        tmp_path, "emobank/emobank.csv", split=["train", "train", "dev", "test"], text=["a", "B  b", "c", "b b"],
+        V=[1, 3, 5, 2], A=[3, 3, 3, 4], D=[5, 1, 3, 3], id=list("wxyz"),
+    )  # fmt: skip
+    corpus = read_va("emobank", tmp_path)
+    assert corpus.dimensions == ("valence", "arousal", "dominance")
+    assert corpus.texts == ["a", "c", "b b"]  # the second training text is in test
+    np.testing.assert_allclose(corpus.labels, [[-1, 0, 1], [1, 0, 0], [-0.5, 0.5, 0]])
+    assert list(corpus.split) == ["train", "validation", "test"] and corpus.rows("test").tolist() == [2]
+    demo = read_va("demo", None)
+    assert demo.dimensions == ("valence", "arousal") and np.abs(demo.labels).max() <= 1
+
+
+def test_names_of_the_validation_split_its_overlap_with_test_and_a_missing_one(tmp_path):
+    columns = {"V": [1, 2, 3, 4, 5] * 4, "A": [3] * 20, "text": list("abcdefghijklmnopqrst")}
+    for split, texts, sizes in (
+        (["train"] * 15 + ["val"] * 3 + ["test"] * 2, {16: "T "}, [15, 2, 2]),  # a validation text that is in test
+        (["train"] * 18 + ["test"] * 2, {}, [16, 2, 2]),
+    ):
+        texts = [texts.get(i, text) for i, text in enumerate(columns["text"])]
+        write(tmp_path, "emobank/emobank.csv", split=split, **{**columns, "text": texts})
+        corpus = read_va("emobank", tmp_path)
+        assert [int((corpus.split == name).sum()) for name in ("train", "validation", "test")] == sizes
+
+
+def test_missing_corpora_are_told_from_wrong_ones(tmp_path):
+    readers = {
+        "emobank/emobank.csv": lambda: read_va("emobank", tmp_path),
+        "cr/cr.csv": lambda: read_polarity("cr", tmp_path), "mr/mr.csv": lambda: read_polarity("mr", tmp_path),
+        "sst5/sst5.csv": lambda: read_polarity("sst5", tmp_path),
+        "stsb/stsb_test.csv": lambda: read_sts(tmp_path), "isear/isear.csv": lambda: read_emotion("isear", tmp_path),
+        "goemotions/goemotions.parquet": lambda: read_emotion("goemotions-ekman", tmp_path),
+    }  # fmt: skip
+    for read in [
+        *list(readers.values())[1:],
+        lambda: read_va("iemocap", tmp_path),
+        lambda: read_emotion("isear", None),
+    ]:
+        with pytest.raises(MissingCorpus):
+            read()
+    rated = {"split": ["train", "dev", "test"], "text": list("abc"), "V": [1, 3, 5], "A": [3, 3, 3], "D": [5, 1, 3]}
+    many = {"text": list("abc"), "label": ["anger"] * 3, "ekman": ["anger"] * 3, "split": ["train"] * 3}
+    for name, columns, message in (
+        ("emobank/emobank.csv", {**rated, "V": [1, 3, 9]}, "row 3: valence is 9, outside"),
+        ("emobank/emobank.csv", {**rated, "D": ["", 1, 3]}, "row 1: column 'dominance' holds"),
+        ("emobank/emobank.csv", {**rated, "text": ["a", " ", "c"]}, "row 2: column 'text' is empty"),
+        ("emobank/emobank.csv", {**rated, "split": ["train", "train", "dev"]}, "no rows 'test'"),
+        ("cr/cr.csv", {"text": ["a"], "polarity": [1]}, "no column 'label'"),
+        ("mr/mr.csv", {"text": ["a", "b"], "label": [1, 7]}, "row 2: label is 7, outside"),
+        ("mr/mr.csv", {"text": ["a", "b"], "label": [1, 0.5]}, "row 2: the label is none of 0 to 1"),
+        ("mr/mr.csv", {"text": list("abcdef"), "label": [0] * 6}, "class 'positive' has 0 example"),
+        ("sst5/sst5.csv", {"text": list("abc"), "label": [0, 1, 2], "split": ["train"] * 3}, "no rows 'test'"),
+        ("stsb/stsb_test.csv", {"text1": ["a"], "text2": ["b"], "score": ["x"]}, "row 1: column 'score' holds 'x'"),
+        ("isear/isear.csv", {"text": list("abcd"), "label": ["joy"] * 3 + ["shame"]}, "class 'shame' has 1 example"),
+        ("goemotions/goemotions.parquet", {**many, "text": ["a", None, "c"]}, "row 2: column 'text' is empty"),
+        ("goemotions/goemotions.parquet", {**many, "ekman": ["anger", "", "joy"]}, "row 2: column 'ekman' is empty"),
+    ):
+        write(tmp_path, name, **columns)
+        with pytest.raises(ValueError, match=message) as error:
+            readers[name]()
+        assert not isinstance(error.value, MissingCorpus) and name.split("/")[1][:7] in str(error.value)
+
+
+def test_goemotions_in_its_three_forms(tmp_path):
+    labels = ["anger", "joy", "joy,love", "neutral", "fear", "sadness", "surprise", "disgust"] * 4
+    ekman = [label.split(",")[0] for label in labels]
+    split = ["train"] * 16 + ["dev"] * 8 + ["test"] * 8
+    texts = [f"t{i}" for i in range(32)]
+    write(tmp_path, "goemotions/goemotions.parquet", text=texts, label=labels, ekman=ekman, split=split)
+    six = read_emotion("goemotions-six", tmp_path)
+    assert len(six.texts) == 24 and six.classes == ["anger", "disgust", "fear", "joy", "sadness", "surprise"]
+    assert [six.classes[i] for i in six.labels[:3]] == ["anger", "joy", "fear"] and not six.multi_label
+    seven, every = read_emotion("goemotions-ekman", tmp_path), read_emotion("goemotions-28", tmp_path)
+    assert seven.labels.shape == (32, 7) and seven.labels.sum() == 32 and seven.multi_label
+    assert every.labels.sum() == 36 and every.labels[2].sum() == 2
+
+
+def test_a_file_of_your_own(tmp_path):
+    path = write(tmp_path, "own.csv", text=["a", "b", "A ", *"cdef"], label=["x", "y", "y", "x", "y", "x", "y"])
+    corpus = read_emotion(path, None)
+    assert corpus.texts == list("abcdef") and corpus.split is None  # the repeated text is left out
+    assert [corpus.classes[i] for i in corpus.labels] == ["x", "y"] * 3
+    one = write(tmp_path, "one.csv", text=["a", "b"], label=["x", "x"])
+    named = write(tmp_path, "named.csv", words=list("abcdef"), feels=["x", "y"] * 3, label=list("uvwuvw"))
+    corpus = read_emotion(named, None, {"text": "words", "label": "feels"})
+    assert corpus.texts == list("abcdef") and corpus.classes == ["x", "y"]
+    for name, columns, message in (
+        (one, None, "at least two"), ("nowhere.csv", None, "There is no file"),
+        ("emolit", None, "Unknown emotion corpus 'emolit': choose demo, .*emolit12, a file"),
+        (named, {"text": "sentence"}, "no column 'sentence' for 'text'; it has words, feels, label"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            read_emotion(name, None, columns)
+
+
+def test_a_hub_data_set_gives_the_names_of_its_classes(monkeypatch):
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["sad", "glad"])}
+    )
+    splits = {"train": {"text": list("abcd"), "label": [0, 1, 0, 1]}, "test": {"text": list("ef"), "label": [1, 0]}}
+    published = {name: datasets.Dataset.from_dict(rows, features) for name, rows in splits.items()}
+    monkeypatch.setattr("datasets.load_dataset", lambda name: published)
+    corpus = read_emotion("someone/feelings", None)
+    assert [corpus.classes[i] for i in corpus.labels] == ["sad", "glad", "sad", "glad", "glad", "sad"]
+    assert corpus.split.tolist() == ["train"] * 4 + ["test"] * 2
+
+
+def test_public_corpora_have_their_published_sizes(corpora_dir):
+    six, sst = read_emotion("goemotions-six", corpora_dir), read_polarity("sst5", corpora_dir)
+    assert (six.split == "test").sum() == 554 and 4300 < (six.split == "train").sum() <= 4343
+    assert len(read_polarity("mr", corpora_dir).texts) == 10662 and len(read_sts(corpora_dir)[2]) == 1379
+    assert (sst.split == "test").sum() == 2210 and sst.labels.max() == 4
+    emobank = read_va("emobank", corpora_dir)
+    assert (emobank.split == "test").sum() == 1000 and emobank.labels.shape[1] == 3
