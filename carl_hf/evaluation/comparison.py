@@ -7,12 +7,10 @@ import numpy as np
 
 from carl_hf.evaluation.statistics import (
     class_metrics,
-    defined,
+    correlation_gain,
     interval,
     one_hot,
-    resample_rows,
     resampled_class_metrics,
-    spearman,
 )
 from carl_hf.evaluation.suite import Evaluation
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, va_gain
@@ -38,20 +36,14 @@ def compare(before: Evaluation, after: Evaluation, *, seed: int) -> dict[str, An
             names = (*DIMENSIONS, "dominance")[: truth.shape[1]]
             gain = va_gain(one["predictions"], two["predictions"], truth, dimensions=names, seed=seed)
         elif task == "semantics":
-            gain = _rank_gain(one["predictions"], two["predictions"], truth, seed)
+            predictions, constant = (one["predictions"], two["predictions"]), "cosines of one model"
+            gain = correlation_gain("spearman", *predictions, truth, seed=seed, constant=constant)
         else:
             gain = class_gain(one, two, seed)
         if any(run.metrics[task][corpus].get("seen_in_training") for run in (before, after)):
             gain["seen_in_training"] = True
         result.setdefault(task, {})[corpus] = gain
     return result
-
-
-def _rank_gain(one: np.ndarray, two: np.ndarray, truth: np.ndarray, seed: int) -> dict[str, Any]:
-    rows = resample_rows(len(truth), seed)
-    resampled = spearman(two[rows], truth[rows]) - spearman(one[rows], truth[rows])
-    point = {"spearman": float(spearman(two, truth) - spearman(one, truth))}
-    return {**defined(point, ["cosines of one model"]), "spearman_interval": interval(resampled)}
 
 
 def class_gain(one: dict[str, np.ndarray], two: dict[str, np.ndarray], seed: int) -> dict[str, Any]:

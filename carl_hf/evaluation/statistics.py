@@ -93,6 +93,23 @@ def interval(values: np.ndarray) -> list[float] | None:
     return [float(v) for v in np.quantile(values, [0.025, 0.975])] if len(values) else None
 
 
+def correlation_gain(
+    name: str, before_N: np.ndarray, after_N: np.ndarray, labels_N: np.ndarray, *, seed: int, constant: str
+) -> dict[str, Any]:
+    """Gain in a correlation from one set of predictions to another on the same texts, by the paired bootstrap.
+
+    Args:
+        name: of [`AGREEMENT`]. constant: what is constant where the gain is undefined.
+
+    Returns:
+        {name: after - before, "<name>_interval": [low, high] (95 %)}; see [`defined`].
+    """
+    metric, rows_RN = AGREEMENT[name], resample_rows(len(labels_N), seed)
+    gain = float(metric(after_N, labels_N) - metric(before_N, labels_N))
+    resampled_R = metric(after_N[rows_RN], labels_N[rows_RN]) - metric(before_N[rows_RN], labels_N[rows_RN])
+    return {**defined({name: gain}, [constant]), f"{name}_interval": interval(resampled_R)}
+
+
 def one_hot(labels_N: np.ndarray, classes: int) -> np.ndarray:
     """Class indices as (N, C) booleans."""
     return np.asarray(labels_N)[:, None] == np.arange(classes)

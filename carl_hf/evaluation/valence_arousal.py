@@ -12,7 +12,15 @@ from carl_hf.data.labelled import VaCorpus
 from carl_hf.data.splits import divide
 from carl_hf.evaluation.geometry import dimension_curve
 from carl_hf.evaluation.probes import fit_ridge
-from carl_hf.evaluation.statistics import AGREEMENT, agreement, defined, interval, pearson, resample_rows
+from carl_hf.evaluation.statistics import (
+    AGREEMENT,
+    agreement,
+    correlation_gain,
+    defined,
+    interval,
+    pearson,
+    resample_rows,
+)
 from carl_hf.evaluation.tasks import Encode, Measured
 
 DIMENSIONS = ("valence", "arousal")
@@ -63,19 +71,14 @@ def va_gain(
     before_NK: np.ndarray, after_NK: np.ndarray, labels_NK: np.ndarray, *, dimensions: Sequence[str] = DIMENSIONS,
     seed: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Gain in Pearson r from one set of predictions to another on the same texts, by the paired bootstrap.
-
-    Returns:
-        {"valence": {"pearson": after - before, "pearson_interval": [low, high] (95 %)}, "arousal": {...}}; None where
-        one of the two is undefined.
-    """
-    rows_RN, result = resample_rows(len(labels_NK), seed), {}
-    for k, name in enumerate(dimensions):
-        before_N, after_N, y_N = before_NK[:, k], after_NK[:, k], labels_NK[:, k]
-        point = {"pearson": float(pearson(after_N, y_N) - pearson(before_N, y_N))}
-        resampled_R = pearson(after_N[rows_RN], y_N[rows_RN]) - pearson(before_N[rows_RN], y_N[rows_RN])
-        result[name] = {**defined(point, ["predictions of one model"]), "pearson_interval": interval(resampled_R)}
-    return result
+    """{dimension: {"pearson": after - before, "pearson_interval": [low, high] (95 %)}}, the gain from one set of
+    predictions to another on the same texts; None where one of the two is undefined."""
+    columns = zip(before_NK.T, after_NK.T, labels_NK.T, strict=True)
+    constant = "predictions of one model"
+    return {
+        name: correlation_gain("pearson", *column, seed=seed, constant=constant)
+        for name, column in zip(dimensions, columns, strict=True)
+    }
 
 
 def measure_corpus(encode: Encode, corpus: VaCorpus, *, seed: int) -> Measured:
