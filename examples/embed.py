@@ -22,7 +22,7 @@ from tqdm import tqdm
 from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.embed import EmbedArguments, remedy_for_a_full_disk
 from carl_hf.commands.environment import environment_record, use_all_cores
-from carl_hf.commands.shards import Shards, Survey, read_shards, survey
+from carl_hf.commands.shards import Shards, Survey, survey
 from carl_hf.data.streaming import PiecewiseTable, open_tables
 from carl_hf.evaluation.encoder import TextEncoder, load_text_encoder, split_pooling
 from carl_hf.utils.progress import RowProgress
@@ -44,12 +44,11 @@ def embed_shards(
     """Embeds the shards of this process that are not finished."""
     missing = {shard for shard in shards.own() if not shards.is_finished(shard)}
     if len(missing) < len(shards.own()):
-        logging.info(
-            "%d of this process's %d shards are finished.", len(shards.own()) - len(missing), len(shards.own())
-        )
+        finished, own = len(shards.own()) - len(missing), len(shards.own())
+        logging.info("%d of this process's %d shards are finished.", finished, own)
     progress = RowProgress(sum(map(shards.rows_of, missing)), shown=shards.rank == 0)
     columns = [args.text_column, *args.keep_columns]
-    for shard, rows in read_shards(tables, columns, found.rows, args.shard_rows, missing):
+    for shard, rows in shards.read(tables, columns, missing):
         vectors = []
         for start in range(0, len(rows), WINDOW):
             texts = rows[args.text_column].slice(start, WINDOW).to_pylist()
@@ -86,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "checksum_of_model": encoder.fingerprint,
             "checksum_of_texts": found.sha256,
         }
-        shards = Shards(Path(args.output_dir), settings, sum(found.rows), args.shard_rows, rank, world)
+        shards = Shards(Path(args.output_dir), settings, found.rows, args.shard_rows, rank, world)
         about = {"model": args.model, "texts": args.texts, "versions": environment_record()["versions"]}
         with remedy_for_a_full_disk(args.output_dir):
             shards.prepare(about, overwrite=args.overwrite_output_dir)

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from carl_hf import CarlConfig, CarlTrainingArguments, load_va_dataset
 from carl_hf.commands.arguments import parse_script_arguments
-from carl_hf.commands.shards import read_shards, survey
+from carl_hf.commands.shards import Shards, survey
 from carl_hf.data.bad_rows import MAX_CHARACTERS, Skipped, skipped_record
 from carl_hf.data.files import SUFFIXES, Piece, column_names, read_pieces, read_rows, read_table
 from carl_hf.data.label_spaces import read_label_space
@@ -240,8 +240,10 @@ def test_texts_to_embed(kind, examples, tmp_path):
     def read() -> tuple[int, list[pa.Table]]:
         tables = open_tables([str(path)], names)
         found = survey(tables, "text", names[1:], lambda rows: None)
-        shards = [rows for _, rows in read_shards(tables, names, found.rows, 5, range(sum(found.rows)))]
-        return sum(found.rows), [rows.select(names[1:]).cast(found.schema) and rows for rows in shards]
+        shards = Shards(tmp_path, {}, found.rows, shard_rows=5, rank=0, world=1)
+        return found.rows, [
+            rows.select(names[1:]).cast(found.schema) and rows for _, rows in shards.read(tables, names, shards.own())
+        ]
 
     def check() -> None:
         found = outcome(read)

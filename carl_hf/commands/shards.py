@@ -28,7 +28,7 @@ _SETTINGS = b"carl_hf.settings"  # key in a shard's metadata
 class Survey(NamedTuple):
     """What reading all rows once has found."""
 
-    rows: list[int]  # of each table
+    rows: int  # of all tables
     schema: pa.Schema  # of the columns to keep
     sha256: str  # checksum of all cells that are read
 
@@ -44,9 +44,8 @@ def survey(
     Raises:
         ValueError: for a missing, empty or non-string text, a column of several types, or no rows at all.
     """
-    digest, counts, schema = hashlib.sha256(), [], pa.schema([])
+    digest, rows, schema = hashlib.sha256(), 0, pa.schema([])
     for table in tables:
-        counts.append(0)
         for piece in table.pieces():
             refuse(table.name, piece.bad, REMEDY)
             texts = piece.frame if text_column in piece.frame else piece.frame.assign(**{text_column: None})
@@ -59,11 +58,11 @@ def survey(
                 schema = pa.unify_schemas([schema, kept], promote_options="permissive")
             except pa.ArrowException as error:
                 raise ValueError(f"{table.name}: a column of --keep_columns has several types ({error}).") from error
-            counts[-1] += len(cells)
+            rows += len(cells)
             report(len(cells))
-    if not sum(counts):
+    if not rows:
         raise ValueError(f"{', '.join(table.name for table in tables)}: there are no rows.")
-    return Survey(counts, schema, digest.hexdigest())
+    return Survey(rows, schema, digest.hexdigest())
 
 
 def _as_arrow(piece: Piece, columns: Sequence[str], name: str) -> pa.Table:
@@ -81,33 +80,6 @@ def _as_arrow(piece: Piece, columns: Sequence[str], name: str) -> pa.Table:
                 f"cannot be stored ({first_line(error)})."
             ) from error
     return pa.table(cells)
-
-
-def read_shards(
-    tables: Sequence[PiecewiseTable], columns: Sequence[str], rows: Sequence[int], shard_rows: int,
-    wanted: Collection[int],
-) -> Iterator[tuple[int, pa.Table]]:  # fmt: skip
-    """Number and rows of each wanted shard, in order.
-
-    Args:
-        columns: columns to read. rows: number of rows of each table, from the survey.
-
-    Raises:
-        ValueError: for a row that can no longer be read.
-    """
-    first, total, parts = 0, sum(rows), []
-    for table in tables:
-        for piece in table.pieces():
-            refuse(table.name, piece.bad, REMEDY)
-            cells = _as_arrow(piece, columns, table.name)
-            for shard in range(first // shard_rows, (first + len(cells) - 1) // shard_rows + 1):
-                start, stop = shard * shard_rows, min((shard + 1) * shard_rows, total)
-                if shard in wanted:
-                    parts.append(cells[max(start - first, 0) : stop - first])
-                    if sum(map(len, parts)) == stop - start:
-                        yield shard, pa.concat_tables(parts, promote_options="permissive")
-                        parts = []
-            first += len(cells)
 
 
 @dataclass(frozen=True)
@@ -174,6 +146,28 @@ class Shards:
         content = {"settings": self.settings, "rows": self.total, "shards": len(self), **about}
         # every process writes the same file, so that none writes a shard before there is a manifest
         write_json(manifest, content, partial_name=f"_manifest-{self.rank}.partial")
+
+    def read(
+        self, tables: Sequence[PiecewiseTable], columns: Sequence[str], wanted: Collection[int]
+    ) -> Iterator[tuple[int, pa.Table]]:
+        """Index and rows of each wanted shard, in order.
+
+        Raises:
+            ValueError: for a row that can no longer be read.
+        """
+        first, parts = 0, []  # index of a piece's first row; pieces of the current shard
+        for table in tables:
+            for piece in table.pieces():
+                refuse(table.name, piece.bad, REMEDY)
+                cells = _as_arrow(piece, columns, table.name)
+                for shard in range(first // self.shard_rows, (first + len(cells) - 1) // self.shard_rows + 1):
+                    if shard in wanted:
+                        start = shard * self.shard_rows - first
+                        parts.append(cells[max(start, 0) : start + self.rows_of(shard)])
+                        if sum(map(len, parts)) == self.rows_of(shard):
+                            yield shard, pa.concat_tables(parts, promote_options="permissive")
+                            parts = []
+                first += len(cells)
 
     def is_finished(self, shard: int) -> bool:
         """Whether a shard exists, is complete and has these settings."""
