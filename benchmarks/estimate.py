@@ -4,13 +4,13 @@
     python benchmarks/estimate.py --tokens 60 --peak_tflops 989 --share 0.2
 
 Time is operations over rate. A forward pass costs a token 2 operations for each weight of the layers' matrices, and
-4 L H a layer for attention over the L tokens of its text, H wide. CARL's step takes so many times a forward pass as
-was measured (results/step_cost.json). The rate of the two CPU cores was measured with it; that of a GPU is assumed: a
-share of its peak.
+4 L H a layer for attention over the L tokens of its text, H wide. The ratio of CARL's step to a
+forward pass was measured (results/step_cost.json), as was the rate of two CPU cores; that of a GPU is assumed: a share
+of its peak.
 
 Memory is parameters and activations. A trained parameter has, in float32, its value, the target's copy, a gradient
-and two states of AdamW. Activations are measured bytes for each token, layer and unit of width, those of a step less
-its gradients (results/memory.json), in float32; they shrink with the parts of a batch, not with its processes.
+and two states of AdamW. Activations are measured bytes for each token, layer and unit of width, those of a step minus
+its gradients (results/memory.json), in float32; they shrink with the number of chunks, not of processes.
 """
 
 import json
@@ -53,7 +53,7 @@ class EstimateArguments:
 
 
 def forward_operations(config: PreTrainedConfig, tokens: float) -> float:
-    """Floating-point operations of a forward pass, for each token of texts of so many tokens."""
+    """Floating-point operations of a forward pass, for each token of texts with this many tokens."""
     width = config.hidden_size
     return config.num_hidden_layers * (matrix_operations(config) + 4 * tokens * width)
 

@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py --data_dir DIR
 
-Every row runs in a process of its own, which first takes a step on eight texts (the optimizer's states are there from
-then on), then one on a whole batch, the longer of two. "Step" is the peak of that step less what was in use before it;
-on a CPU (Linux) resident memory, on a GPU that of torch's allocator. A batch larger than the first is encoded in parts
+Every row runs in a new process, which first makes a step on eight texts (this creates the optimizer's states), then
+one on a whole batch, the longer of two. "Step" is the peak of that step minus the memory in use before it: on a CPU
+(Linux) resident memory, on a GPU that of torch's allocator. A batch larger than the first is encoded in chunks
 (`gradient_cache_parts`) of as many texts as the first has.
 """
 
@@ -46,7 +46,7 @@ def peak(args: MemoryArguments, name: str, parts: int) -> dict[str, Any]:
 
 
 def _reset_peak(device: torch.device) -> float:
-    """MiB in use now, from where the peak is taken."""
+    """MiB in use now; resets the peak."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -60,7 +60,7 @@ def _peak(device: torch.device) -> float:
 
 
 def process_mib(name: str) -> float:
-    """What Linux says of this process: "VmRSS", MiB that are resident; "VmHWM", their peak."""
+    """A value of /proc for this process: "VmRSS", resident MiB; "VmHWM", their peak."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[name].split()[0]) / 1024
 
@@ -85,7 +85,7 @@ def render(result: dict[str, Any]) -> str:
          f"{row['peak_mib'] / first['peak_mib']:.2f}", f"{row['step_mib'] / first['step_mib']:.2f}"]
         for row in result["rows"]
     ]  # fmt: skip
-    header = ["step", "texts", "parts", "peak MiB", "of it the step", "peak over the second row's", "step over it"]
+    header = ["step", "texts", "chunks", "peak MiB", "of it the step", "peak over the second row's", "step over it"]
     return table(header, rows)
 
 

@@ -44,8 +44,8 @@ def render(folder: Path) -> str:
     parts = [
         "# Time and memory, measured",
         "Rendered by `python benchmarks/results.py` from the files in [results/](results); "
-        "[docs/performance.md](../docs/performance.md) explains them. What the embeddings are worth stands in "
-        "tables of its own: [recipes](studies/recipe/TABLE.md), [objectives](studies/objectives/TABLE.md), "
+        "[docs/performance.md](../docs/performance.md) explains them. How good the embeddings are is in other "
+        "tables: [recipes](studies/recipe/TABLE.md), [objectives](studies/objectives/TABLE.md), "
         "[attributions](studies/attributions/TABLE.md).",
     ]
     for name, (title, render_one) in RENDERED.items():

@@ -1,14 +1,14 @@
-"""How the cost of a training step grows: with the texts of a batch, their length, the corpus, and the processes; and
-what an evaluation in training costs.
+"""How the cost of a training step grows with batch size, text length, corpus size and number of processes; and what an
+evaluation in training costs.
 
     python benchmarks/scaling.py --data_dir DIR
     python benchmarks/scaling.py --data_dir DIR --sections corpus processes
 
-"batch" and "length" time CARL's steps on the encoder; "corpus" trains a tiny encoder on synthetic texts, once through
-Parquet files that are streamed and 1,000 steps of a data set that is held, so that what a row costs shows beside the
-arithmetic; "processes" compares two gloo processes of one core each
-with one process of one core (weak scaling: as many texts for each process); "evaluation" compares one evaluation at
-the default interval with the training between two; "bookkeeping" compares what a step does beside its arithmetic.
+"batch" and "length" time CARL's steps on the encoder. "corpus" trains a tiny encoder on synthetic texts: one epoch of
+streamed Parquet files, and 1,000 steps on a data set in memory, so that the cost of reading rows shows. "processes"
+compares two gloo processes of one core each with one process of one core (weak scaling: as many texts for each
+process). "evaluation" compares an evaluation with the training between two, at the default interval. "bookkeeping"
+times what a step does besides the encoder.
 """
 
 import functools
@@ -81,7 +81,7 @@ def measure_batch(args: ScalingArguments) -> list[dict[str, Any]]:
 
 
 def measure_length(args: ScalingArguments) -> list[dict[str, Any]]:
-    """Texts of exactly so many tokens: the corpus's words, joined and cut."""
+    """Texts with exactly this many tokens: words of the corpus, joined and truncated."""
     bench = Bench(args)
     words = " ".join(bench.texts["text"][:4000]).split()
     found = []
@@ -106,7 +106,7 @@ class _StepTimes(TrainerCallback):
 
 
 class _Resident(TrainerCallback):
-    """What the process holds after each of some steps."""
+    """Memory of the process after each of some steps."""
 
     def __init__(self, at: Sequence[int]):
         self.at, self.after = at, {}
@@ -143,7 +143,7 @@ def measure_corpus(args: ScalingArguments) -> list[dict[str, Any]]:
 
 
 def _train_on_synthetic(args: ScalingArguments, rows: int, streamed: bool) -> dict[str, Any]:
-    """An epoch over streamed files, or at most 1,000 steps over a data set that is held."""
+    """An epoch over streamed files, or at most 1,000 steps over a data set in memory."""
     use_all_cores(args.num_threads)
     datasets.disable_progress_bars()
     tokenizer = load_tokenizer(args.encoder)
@@ -251,8 +251,8 @@ def measure_evaluation(args: ScalingArguments) -> list[dict[str, Any]]:
 
 
 def measure_bookkeeping(args: ScalingArguments) -> list[dict[str, Any]]:
-    """The check for what is not finite, a log entry (of ten steps), the target's update and making a batch, as shares
-    of a step. A batch is made by the same process where there are no data loader's workers."""
+    """The check for non-finite values, a log entry (of ten steps), the target's update and collating a batch,
+    as shares of a step. Without data loader workers the training process collates."""
     bench = Bench(args)
     step = step_seconds(bench, args.rounds)
     trainer = bench.trainer()

@@ -1,4 +1,4 @@
-"""What a training step costs: CARL as the trainer runs it, CARL done plainly, and SimCSE-style training.
+"""The time of a training step: CARL in this trainer, a plain implementation of CARL, and SimCSE-style training.
 
     python benchmarks/step_cost.py --data_dir DIR
     python benchmarks/step_cost.py --data_dir DIR --bf16 true
@@ -6,9 +6,9 @@
 All steps run in turn in one process, on the same texts, encoder, dtype and threads: forward, backward, clipping, AdamW
 and, for CARL, the target's update. Every round takes a new batch; ratios are taken within a round, and their medians
 reported. "Sliced" encodes a batch in padded slices of similar length, "packed" without padding, as this trainer does.
-The share of the machine's rate is that of the first round, whose matrix products are counted: those of attention where
-`carl_hf.encoders.fast_cpu` makes them, not where torch's own operation does (on a CPU it is not counted). Other
-work on the machine can spoil the figures: the spread shows it.
+The share of the machine's rate is from the first round, whose matrix products are counted; those of attention only if
+`carl_hf.encoders.fast_cpu` computes them (torch's own operation on a CPU is not counted). Other work on the machine
+can distort the results: the spread shows it.
 """
 
 import functools

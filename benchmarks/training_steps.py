@@ -1,4 +1,4 @@
-"""Training steps that benchmarks compare: CARL as the trainer runs it, CARL done plainly, and SimCSE-style training.
+"""Training steps to compare: CARL in this trainer, a plain implementation of CARL, and SimCSE-style training.
 
 Shape suffixes: B texts, G the same, L tokens of the longest, E width of the word embeddings, H width of the encoder, D
 projection width.
@@ -38,7 +38,7 @@ PLAIN = "CARL, plain, padded"
 
 @dataclass
 class BenchArguments:
-    """What is the same for all that is compared."""
+    """What all steps that are compared have in common."""
 
     data_dir: str | None = field(default=None, metadata={"help": "Folder with local copies of the corpora."})
     corpus: str = field(default="emobank", metadata={"help": "Corpus of the texts, by name."})
@@ -46,7 +46,7 @@ class BenchArguments:
     batch_size: int = field(default=128, metadata={"help": "Texts of a batch."})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads (default: all cores)."})
-    output: str | None = field(default=None, metadata={"help": "JSON file for the figures."})
+    output: str | None = field(default=None, metadata={"help": "JSON file for the results."})
 
 
 def run_benchmark(
@@ -67,7 +67,7 @@ def run_benchmark(
 
 
 def in_own_process(work: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
-    """What the work returns, from a new process: one keeps memory of what it did before."""
+    """Runs the work in a new process, since one keeps memory from earlier work."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *given).result()
 
@@ -103,7 +103,7 @@ class Step:
 
 
 class Bench:
-    """The steps that are compared, each on a model of its own."""
+    """The steps that are compared, each with its own model."""
 
     def __init__(self, args: BenchArguments):
         self.args = args
@@ -128,7 +128,7 @@ class Bench:
         return trainer
 
     def batch(self, number: int, *, texts: int | None = None) -> dict[str, Any]:
-        """The batch of this number, or its first texts; after the corpus's last text the first follows."""
+        """The batch with this number, or its first texts; wraps around at the end of the corpus."""
         first = number * self.args.batch_size
         rows = self.texts.select([i % len(self.texts) for i in range(first, first + (texts or self.args.batch_size))])
         batch = self.collator(list(rows))
@@ -173,7 +173,7 @@ class Bench:
         return Step(step, lambda batch: batch if parts == 1 else self._in_parts(batch, parts))
 
     def _in_parts(self, batch: dict[str, Any], parts: int) -> dict[str, Any]:
-        """The same batch with the slices of `parts` parts."""
+        """The same batch with the slices of `parts` chunks."""
         lengths = batch["attention_mask"].sum(1).tolist()
         slices, numbers = slices_of(lengths, slices=self.collator.slices, parts=parts)
         return {**batch, "slices": slices, "parts": numbers}
@@ -209,7 +209,7 @@ class Bench:
         return Step(step)
 
     def sentence_transformers(self) -> Step:
-        """The same loss by that library's trainer: pairs of a text with itself, its collator's batches."""
+        """The same loss in that library's trainer: pairs of a text with itself, batches of its collator."""
         from datasets import Dataset
         from sentence_transformers import SentenceTransformerTrainer
         from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
@@ -241,8 +241,8 @@ class Bench:
         return Step(step, collate)
 
     def plain(self) -> Step:
-        """CARL as one would first write it: a padded batch; passes of their own for the target, the attack, the clean
-        and the perturbed texts."""
+        """A straightforward implementation of CARL: a padded batch, and separate passes for the target, the attack,
+        the clean and the perturbed texts."""
         args = self.recipe
         model = CarlModel.from_encoder(self.args.encoder).to(self.device).train()
         update = Update(list(model.online_parameters()))

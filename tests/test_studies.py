@@ -95,7 +95,7 @@ def test_published_tables_are_those_of_the_records(start, monkeypatch, tmp_path)
     records = recipe.read_records(study, folder)
     assert (STUDIES / "recipe" / "TABLE.md").read_text() == recipe.render(study, records, folder, None)
     objectives = start("objectives")
-    for draw in ("plot_dimension_curves", "plot_circularity"):
+    for draw in ("plot_dimension_curves", "plot_points"):
         monkeypatch.setattr(objectives, draw, lambda *_: None)
     tables = objectives.render(STUDIES / "objectives", objectives.ObjectivesArguments())
     assert (STUDIES / "objectives" / "TABLE.md").read_text().endswith(tables)

@@ -5,7 +5,7 @@
 For every held-out text of the demo corpus with at least three words, each word is left out once, and the head's answer
 is computed anew: that is the truth here. A text counts as right if leaving out the word with the greatest absolute
 score moves the answer more than leaving out another of its words does on average. "any word" is what a word drawn by
-lot would get. Methods and their settings were chosen on the validation part; the table is of the test part. Leaves
+lot would get. Methods and their settings were chosen on the validation split; the table is of the test split. Leaves
 results.json and TABLE.md in the output folder.
 """
 
@@ -104,7 +104,7 @@ def rendered(results: dict[str, Any]) -> str:
         "# Does the word with the greatest attribution matter?\n\n"
         "Rendered by benchmarks/studies/attributions.py, which explains it. Percent of texts, with a 95 % interval, "
         "in which leaving out that word moves the answer more than leaving out another word does on average; "
-        f"{results['texts']} texts of the demo corpus, {results['split']} part.\n\n"
+        f"{results['texts']} texts of the demo corpus, {results['split']} split.\n\n"
         f"{table(['scores', *DIMENSIONS], rows)}\n"
     )
 

@@ -3,14 +3,14 @@
     python benchmarks/studies/objectives.py --data_dir DIR --suites emolit12 isear goemotions-six va mixed
     python benchmarks/studies/objectives.py --table_only true
 
-Suites: three corpora of emotion names; "va", EmoBank and the Facebook posts; "mixed", EmoBank with and without the
-names of GoEmotions. Each run leaves one JSON file in the output folder; runs that are there are not repeated. At the
-end the tables (TABLE.md) and the figures are made anew from all files.
+Suites: three corpora with class labels; "va", EmoBank and the Facebook posts; "mixed", EmoBank with and without the
+class labels of GoEmotions. Each run leaves one JSON file in the output folder; existing runs are not repeated. At the
+end the tables (TABLE.md) and the plots are made from all files.
 
-One learning rate for all, tuned for none (the proxies have their own); Proxy-Anchor's first epoch moves only its
-proxies. The second row of "mixed" makes more updates, for its texts are more; the others make as many as the first,
-with larger batches and smaller weights of the names. What is reported is on test parts, with the strength of every
-probe chosen on the development part.
+All have one learning rate, tuned for none (the proxies have their own); Proxy-Anchor's first epoch trains only its
+proxies. The second row of "mixed" makes more updates, since it has more texts; the others make as many as the first,
+with larger batches and smaller weights of the classes. Results are on test splits, with the strength of every probe
+chosen on the development split.
 """
 
 import json
@@ -69,9 +69,9 @@ MIXED_OBJECTIVES: dict[str, list[str] | None] = {
 }
 WITH_NAMES = [name for name in MIXED_OBJECTIVES if name != "EmoBank"]
 BATCHES = {"EmoBank + GoEmotions names, weight .2": 1.5, "EmoBank + GoEmotions names, weight .4": 1.5}
-"""Rows whose batches are so many times as large: as many texts with numbers in a batch, and as many updates, as
-without the names, which are half as many again."""
-# Label space of a corpus for its circular loss and its circular fit: the first that knows all its names
+"""Row -> factor on its batch size. A batch then has as many texts with VA labels, and an epoch as many updates, as
+without the texts with class labels, which are half as many."""
+# Label space of a corpus for its circular loss and its circular fit: the first that has all its classes
 SPACES = {"emolit12": "circle12", "isear": "goemotions28", "goemotions-six": "circle12"}
 
 
@@ -87,10 +87,10 @@ class ObjectivesArguments:
     only: list[str] | None = field(default=None, metadata={"help": "Names of objectives as in the table."})
     seeds: list[int] = field(default_factory=lambda: [42, 43, 44], metadata={"help": "Training seeds."})
     encoder: str = field(default="minilm-l6", metadata={"help": "Encoder that every run starts from."})
-    epochs: float = field(default=5.0, metadata={"help": "Passes over the corpora of names."})
-    va_epochs: float = field(default=2.0, metadata={"help": "Passes over the corpora of numbers."})
-    batch_size: int = field(default=64, metadata={"help": "Texts of a batch, for the corpora of names."})
-    va_batch_size: int = field(default=128, metadata={"help": "Texts of a batch, for the corpora of numbers."})
+    epochs: float = field(default=5.0, metadata={"help": "Passes over corpora with class labels."})
+    va_epochs: float = field(default=2.0, metadata={"help": "Passes over corpora with VA labels."})
+    batch_size: int = field(default=64, metadata={"help": "Texts of a batch, with class labels."})
+    va_batch_size: int = field(default=128, metadata={"help": "Texts of a batch, with VA labels."})
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate, for all."})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads (default: all cores)."})
@@ -136,16 +136,16 @@ class Runner:
     def embed(self, model: CarlModel, texts: Sequence[str]) -> np.ndarray:
         return model.embed(list(texts), self.tokenizer).numpy()
 
-    def names_run(self, suite: str, objectives: list[str] | None, seed: int, pooling: str) -> dict[str, Any]:
+    def class_run(self, suite: str, objectives: list[str] | None, seed: int, pooling: str) -> dict[str, Any]:
         corpus, space = read_emotion(suite, self.args.data_dir), SPACES[suite]
         rows = split_rows(corpus)  # of the data: the same for every training seed
         model, cost = self.train(
             class_dataset(corpus, rows[0]), objectives, seed, pooling, num_train_epochs=self.args.epochs,
             per_device_train_batch_size=self.args.batch_size, label_space=space,
         )  # fmt: skip
-        return {**cost, **self.measure_names(model, corpus, space)}
+        return {**cost, **self.measure_classes(model, corpus, space)}
 
-    def measure_names(self, model: CarlModel, corpus: ClassCorpus, space: str) -> dict[str, Any]:
+    def measure_classes(self, model: CarlModel, corpus: ClassCorpus, space: str) -> dict[str, Any]:
         vectors = self.embed(model, corpus.texts)
         report, _ = measure_emotion(lambda _: vectors, corpus, seed=42)
         test = split_rows(corpus)[2]
@@ -163,7 +163,7 @@ class Runner:
             result["own_head_accuracy"] = 100 * float((found == names[test]).mean())
         return result
 
-    def va_parts(self) -> dict[str, datasets.Dataset]:
+    def va_splits(self) -> dict[str, datasets.Dataset]:
         return {
             part: load_va_dataset("emobank", split=part, data_dir=self.args.data_dir)
             for part in ("train", "validation", "test")
@@ -188,13 +188,13 @@ class Runner:
             found = va_metrics(predicted, labels[part], constant=labels["train"].mean(0), seed=42)
             result[part] = {dimension: found[dimension]["pearson"] for dimension in DIMENSIONS}
         result["radius_intensity"] = radius_against_intensity(vectors["test"], labels["test"])
-        six = self.measure_names(model, read_emotion("goemotions-six", self.args.data_dir), "circle12")
+        six = self.measure_classes(model, read_emotion("goemotions-six", self.args.data_dir), "circle12")
         return {**result, "goemotions-six": six}
 
     def run(self, suite: str, name: str, objectives: list[str] | None, seed: int, pooling: str) -> dict[str, Any]:
         if suite in CLASS_SUITES:
-            return self.names_run(suite, objectives, seed, pooling)
-        parts = self.va_parts()
+            return self.class_run(suite, objectives, seed, pooling)
+        parts = self.va_splits()
         emobank = parts["train"]
         if suite == "va":
             facebook = load_va_dataset("facebook", split="train", data_dir=self.args.data_dir)
@@ -239,7 +239,7 @@ def check_settings(path: Path, suite: str, name: str, objectives: list[str] | No
 
 
 def render(folder: Path, args: ObjectivesArguments) -> str:
-    """The tables of all runs in the folder, and their figures beside it."""
+    """The tables of all runs in the folder; plots are written there too."""
     parts = []
     for suite in (*CLASS_SUITES, "va", "mixed"):
         found: dict[str, list[dict[str, Any]]] = {}
@@ -250,10 +250,12 @@ def render(folder: Path, args: ObjectivesArguments) -> str:
                 found[name] = runs
         if not found:
             continue
-        render_suite = _names_table if suite in CLASS_SUITES else _va_table
+        render_suite = _class_table if suite in CLASS_SUITES else _va_table
         parts.append(f"## {suite}\n\n{render_suite(found)}")
         curves = {
-            name: _mean_curve(_of_names(suite, runs)) for name, runs in found.items() if name != "frozen encoder, cls"
+            name: _mean_curve(_on_classes(suite, runs))
+            for name, runs in found.items()
+            if name != "frozen encoder, cls"
         }
         where = suite if suite in CLASS_SUITES else f"goemotions-six after training on {suite}"
         plot_dimension_curves(
@@ -263,7 +265,7 @@ def render(folder: Path, args: ObjectivesArguments) -> str:
         points = {
             name: (np.mean([run["circle"]["circular_correlation"] for run in runs]), curves[name]["pca"][0],
                    np.mean([run["accuracy"] for run in runs]))
-            for name, runs in ((n, _of_names(suite, r)) for n, r in found.items())
+            for name, runs in ((n, _on_classes(suite, r)) for n, r in found.items())
             if name in curves and all(run["circle"].get("circular_correlation") is not None for run in runs)
         }  # fmt: skip
         if points:
@@ -273,12 +275,12 @@ def render(folder: Path, args: ObjectivesArguments) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _of_names(suite: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What was measured on names: of a suite of numbers, on GoEmotions' six."""
+def _on_classes(suite: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was measured on class labels: for suites of VA labels on GoEmotions six."""
     return runs if suite in CLASS_SUITES else [run["goemotions-six"] for run in runs]
 
 
-def _names_table(found: dict[str, list[dict[str, Any]]]) -> str:
+def _class_table(found: dict[str, list[dict[str, Any]]]) -> str:
     rows = []
     for name, runs in found.items():
         at = {width: [_kept(run, width) for run in runs] for width in (2, 8)}
@@ -299,10 +301,10 @@ def _names_table(found: dict[str, list[dict[str, Any]]]) -> str:
 def _va_table(found: dict[str, list[dict[str, Any]]]) -> str:
     rows = []
     for name, runs in found.items():
-        figures = [_mean([r[part][d] for r in runs], 3) for part in ("validation", "test") for d in DIMENSIONS]
+        metrics = [_mean([r[part][d] for r in runs], 3) for part in ("validation", "test") for d in DIMENSIONS]
         six = [run["goemotions-six"] for run in runs]
         rows.append(
-            [name, str(len(runs)), *figures, _mean([r["radius_intensity"] for r in runs], 3),
+            [name, str(len(runs)), *metrics, _mean([r["radius_intensity"] for r in runs], 3),
              _mean([r["accuracy"] for r in six], 1), _mean([_kept(r, 2) for r in six], 1),
              _mean([r["circle"].get("circular_correlation") for r in six], 3), str(runs[0]["steps"]),
              _mean([r.get("training_seconds") for r in runs], 0)]

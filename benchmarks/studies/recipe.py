@@ -1,13 +1,13 @@
-"""Which recipe makes the best affective embedding? Trains the recipes of recipes.yaml beside it, measures them on
-dev parts, and, when the choice is made, the chosen one and the baselines on test parts.
+"""Which recipe makes the best affective embedding? Trains the recipes of recipes.yaml and measures them on dev splits;
+once a recipe is chosen, measures it and the baselines on test splits.
 
     python benchmarks/studies/recipe.py --data_dir DIR --seeds 42
     python benchmarks/studies/recipe.py --data_dir DIR --only CARL regression --test true
 
-Each run leaves one JSON file in the output folder; runs that are there are not repeated, and one that was made with
-other settings is refused. At the end the tables (TABLE.md) are made anew from all files. A recipe is chosen by the
-development score alone: the mean, in points, of r of valence and arousal on EmoBank's dev part and of the accuracies
-on the dev parts of GoEmotions six and SST5. The transfer tasks without a dev part (CR, MR, STS) take no part in it.
+Each run leaves one JSON file in the output folder. Existing runs are not repeated; one with other settings is refused.
+At the end the tables (TABLE.md) are rendered from all files. A recipe is chosen by the development score only: the
+mean, in points, of r of valence and arousal on EmoBank's dev split and of the accuracies on the dev splits of
+GoEmotions six and SST5. The transfer tasks without a dev split (CR, MR, STS) do not count.
 """
 
 import copy
@@ -52,10 +52,10 @@ from carl_hf.utils.atomic_files import write_json
 from carl_hf.version import __version__
 
 PROBE_TEXTS = 3000
-"""Training texts of a corpus to which a development probe is fitted."""
+"""Training texts of a corpus on which its development probe is fitted."""
 
 MEASURING = ("pooling", "export", "toward_plain")
-"""What a recipe may set that measures another's model."""
+"""What a recipe that measures another recipe's model may set."""
 
 RETIRED = {"layer_decay"}
 """Removed settings of CarlTrainingArguments: recipes with them have records, and cannot be trained again."""
@@ -76,9 +76,9 @@ class RecipeArguments:
     only: list[str] | None = field(default=None, metadata={"help": "Names of recipes; default: all."})
     seeds: list[int] | None = field(default=None, metadata={"help": "Seeds; default: those of the study."})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast, for recipes that do not set bf16."})
-    test: bool = field(default=False, metadata={"help": "Measure the reported recipes on test parts."})
+    test: bool = field(default=False, metadata={"help": "Measure the reported recipes on test splits."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads (default: all cores)."})
-    table_only: bool = field(default=False, metadata={"help": "Make the tables from the records that are there."})
+    table_only: bool = field(default=False, metadata={"help": "Only render the tables from existing records."})
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ class Recipe:
     Args:
         training: settings of [`CarlTrainingArguments`]; None for the encoder as it is.
         pooling, contrast_layers, dropout: of [`CarlModel.from_encoder`].
-        corpora: what is trained on. mix: passes of each in an epoch. normalization: of [`load_va_dataset`].
+        corpora: training corpora. mix: passes over each in an epoch. normalization: of [`load_va_dataset`].
         agreement: share of EmoBank's training texts that is kept, those whose raters agree most (see [`agreed_on`]).
-        va_bins: names for texts with numbers, by so many quantiles of valence and of arousal, for objectives of names.
+        va_bins: class labels from this many quantiles of valence and of arousal, for objectives on classes.
         export: which branch's encoder is measured. toward_plain: share of the weights as they were before training
             in a weighted mean with those that are measured (Wortsman et al., arXiv 2109.01903).
         of: a recipe whose trained model this one measures in another way; nothing is trained then.
@@ -185,7 +185,7 @@ def read_study(path: str | Path) -> Study:
         given = dict(given or {})
         like = given.get("of", given.pop("like", None))
         if like is not None and like not in recipes:
-            raise ValueError(f"{path}: recipe {name!r} is like {like!r}, which does not stand before it.")
+            raise ValueError(f"{path}: recipe {name!r} is like {like!r}, which is not defined before it.")
         if "of" in given and (not set(given) <= {"of", *MEASURING} or {"of", "training"} & set(recipes[like])):
             raise ValueError(
                 f"{path}: recipe {name!r} measures the model of {like!r}, which must be a trained one, and may set "
@@ -231,9 +231,9 @@ class Runner:
         self.study, self.args = study, args
         self.tokenizer = load_tokenizer(study.encoder)
         self.plain = load_encoder(study.encoder)
-        parts = ("train", "validation", "test")
-        self.emobank = {part: load_va_dataset("emobank", split=part, data_dir=args.data_dir) for part in parts}
-        self.held_out = [self.emobank[part]["text"] for part in parts[1:]]
+        splits = ("train", "validation", "test")
+        self.emobank = {split: load_va_dataset("emobank", split=split, data_dir=args.data_dir) for split in splits}
+        self.held_out = [self.emobank[split]["text"] for split in splits[1:]]
         self.probes: dict[str, tuple[DevProbe, datasets.Dataset]] = {}
         self._add_probe("emobank", self.emobank["train"], self.emobank["validation"])
         for name, read in (("goemotions-six", read_emotion), ("sst5", read_polarity)):
@@ -247,25 +247,25 @@ class Runner:
         self.probes[name] = DevProbe(train, texts=PROBE_TEXTS, seed=42), dev
 
     def texts(self, recipe: Recipe, seed: int) -> datasets.Dataset:
-        parts = []
+        texts_of = []
         for corpus in recipe.corpora:
             if corpus in CORPORA:
-                texts = self._numbers(recipe, corpus, "train")
+                texts = self._va_texts(recipe, corpus, "train")
                 if corpus == "emobank" and recipe.agreement < 1:
                     texts = agreed_on(texts, self.args.data_dir, recipe.agreement)
-                parts.append(texts)
+                texts_of.append(texts)
             else:
-                names = read_emotion(corpus, self.args.data_dir)
-                parts.append(class_dataset(names, split_rows(names)[0]))
-        mix = recipe.mix or (1.0,) * len(parts)
-        texts = remove_overlap(mix_datasets(list(zip(parts, mix, strict=True)), seed=seed), self.held_out)
-        return texts if recipe.va_bins is None else name_bins(texts, recipe.va_bins)
+                emotions = read_emotion(corpus, self.args.data_dir)
+                texts_of.append(class_dataset(emotions, split_rows(emotions)[0]))
+        mix = recipe.mix or (1.0,) * len(texts_of)
+        texts = remove_overlap(mix_datasets(list(zip(texts_of, mix, strict=True)), seed=seed), self.held_out)
+        return texts if recipe.va_bins is None else label_bins(texts, recipe.va_bins)
 
-    def _numbers(self, recipe: Recipe, corpus: str, split: Split) -> datasets.Dataset:
+    def _va_texts(self, recipe: Recipe, corpus: str, split: Split) -> datasets.Dataset:
         return load_va_dataset(corpus, split=split, data_dir=self.args.data_dir, normalization=recipe.normalization)
 
     def train(self, recipe: Recipe, seed: int) -> tuple[CarlModel, dict[str, Any]]:
-        """The model, and what became of the training: steps, seconds, the detector on development texts."""
+        """The model, and the outcome of training: steps, seconds, the detector's AUC on development texts."""
         set_seed(seed)
         if recipe.training is None:
             return CarlModel.from_encoder(self.study.encoder, pooling=recipe.pooling), {"steps": 0}
@@ -286,11 +286,11 @@ class Runner:
         return model, {**cost, "detector_auc": self._detector(trainer, recipe)}
 
     def _detector(self, trainer: CarlTrainer, recipe: Recipe) -> dict[str, float] | None:
-        """AUC of the model's own detector on EmoBank's development texts, at the recipe's radius and at none."""
+        """AUC of the model's own detector on EmoBank's development texts, at the recipe's radius and at radius 0."""
         args = trainer.args
         if "ptd" not in args.weights:
             return None
-        texts = self._numbers(recipe, "emobank", "validation")
+        texts = self._va_texts(recipe, "emobank", "validation")
         found, radius = {}, args.perturbation_radius
         for name, value in (("radius", radius), ("no radius", 0.0)):
             args.perturbation_radius = value
@@ -312,11 +312,11 @@ class Runner:
     def measure_dev(self, recipe: Recipe, model: CarlModel) -> dict[str, float]:
         encode, found = self.encoder_of(recipe, model), {}
         for name, (probe, dev) in self.probes.items():
-            figures = probe(encode, dev)
+            metrics = probe(encode, dev)
             if name == "emobank":
-                found |= {"valence": figures["valence_pearson"], "arousal": figures["arousal_pearson"]}
+                found |= {"valence": metrics["valence_pearson"], "arousal": metrics["arousal_pearson"]}
             else:
-                found[name] = figures["label_accuracy"]
+                found[name] = metrics["label_accuracy"]
         found["score"] = np.mean(
             [100 * found["valence"], 100 * found["arousal"], found["goemotions-six"], found["sst5"]]
         ).item()
@@ -334,12 +334,11 @@ class Runner:
 
 
 def agreed_on(texts: datasets.Dataset, data_dir: str | None, share: float) -> datasets.Dataset:
-    """The share of EmoBank's texts on which its raters agree most, of those that are as intense.
+    """The share of EmoBank's texts on which raters agree most, given their intensity.
 
-    Disagreement is the difference between the readers' and the writers' mean, of valence and of arousal, and the mean
-    of the four standard deviations among them (`emobank_reader_writer.csv`, after Buechel and Hahn 2017). Raters
-    agree more on neutral texts; so what is ranked is how far a text lies above the line of disagreement over
-    intensity.
+    Disagreement is the difference between the readers' and the writers' mean, of valence and of arousal, plus the mean
+    of the four standard deviations (`emobank_reader_writer.csv`, after Buechel and Hahn 2017). Raters agree more on
+    neutral texts, so texts are ranked by their residual from a line of disagreement over intensity.
 
     Raises:
         ValueError: if the folder lacks the ratings by perspective.
@@ -362,12 +361,12 @@ def agreed_on(texts: datasets.Dataset, data_dir: str | None, share: float) -> da
     return texts.select(np.sort(np.argsort(above, kind="stable")[: round(share * len(texts))]))
 
 
-def name_bins(texts: datasets.Dataset, bins: int) -> datasets.Dataset:
-    """Texts, each named after its quantiles of valence and arousal: a class for each pair of them. Where many texts
-    have one value, classes differ in size.
+def label_bins(texts: datasets.Dataset, bins: int) -> datasets.Dataset:
+    """The texts with class labels: one class for each pair of quantiles of valence and arousal. Ties make classes of
+    different sizes.
 
     Raises:
-        ValueError: if a text has no numbers.
+        ValueError: if a text has no VA labels.
     """
     labels = labels_of(texts)
     if np.isnan(labels).any():
@@ -379,13 +378,13 @@ def name_bins(texts: datasets.Dataset, bins: int) -> datasets.Dataset:
 
 
 def run_study(study: Study, args: RecipeArguments) -> np.ndarray:
-    """Makes the records that are missing. Returns (N, 2) valence and arousal of EmoBank's test texts."""
+    """Makes the missing records. Returns (N, 2) valence and arousal of EmoBank's test texts."""
     unknown = [name for name in args.only or () if name not in study.recipes]
     if unknown:
         raise ValueError(f"There is no recipe {unknown[0]!r}: choose from {', '.join(study.recipes)}.")
     if args.test and study.chosen is None:
         raise ValueError(
-            "Nothing is chosen yet (chosen in the study's file): test parts are looked at after the choice."
+            "Nothing is chosen yet (chosen in the study's file): test splits are measured after the choice."
         )
     runner = Runner(study, args)
     for seed in args.seeds or study.seeds:
@@ -395,7 +394,7 @@ def run_study(study: Study, args: RecipeArguments) -> np.ndarray:
 
 
 def run_one(runner: Runner, name: str, seed: int) -> None:
-    """Trains and measures a recipe unless its record is there; with --test also on test parts, once."""
+    """Trains and measures a recipe unless its record exists; with --test also on test splits, once."""
     args, study = runner.args, runner.study
     settings, recipe = study.settings(name), study.recipes[name]
     file = f"{slug(name)}-{seed}"
@@ -411,12 +410,12 @@ def run_one(runner: Runner, name: str, seed: int) -> None:
                   "dev": runner.measure_dev(recipe, model.eval()), **environment_record()}  # fmt: skip
         write_json(path, record)
     if args.test and name in study.reported and "test" not in record:
-        print(f"{name}, seed {seed}, on test parts ...", flush=True)
+        print(f"{name}, seed {seed}, on test splits ...", flush=True)
         found = runner.train(recipe, seed) if recipe.training is None else _kept(runner, name, seed)
         if found is None or found[1] != {key: record.get(key) for key in found[1]}:
             raise ValueError(
-                f"The model whose development figures {path} holds is not in {args.models_dir}: remove the record, "
-                "and its recipe is trained and measured anew."
+                f"{args.models_dir} does not hold the model that {path} describes: remove the record, and the "
+                "recipe is trained and measured again."
             )
         record["test"] = runner.measure_test(recipe, found[0].eval(), items_path(path.parent, file))
         record["chosen_when_tested"] = study.chosen
@@ -429,7 +428,7 @@ def _folder(runner: Runner, name: str, seed: int) -> Path:
 
 
 def _kept(runner: Runner, name: str, seed: int) -> tuple[CarlModel, dict[str, Any]] | None:
-    """The trained model of a recipe and what became of its training, where it is kept and has these settings."""
+    """The trained model of a recipe and the outcome of its training, if it is kept and has these settings."""
     folder = _folder(runner, name, seed)
     if not (folder / "outcome.json").is_file():
         return None
@@ -440,7 +439,7 @@ def _kept(runner: Runner, name: str, seed: int) -> tuple[CarlModel, dict[str, An
 
 
 def _model(runner: Runner, name: str, seed: int) -> tuple[CarlModel, dict[str, Any]]:
-    """The same, trained where it is not kept. Kept is what is reported, or measured in several ways."""
+    """The same, trained if it is not kept. Kept are models that are reported, or measured in several ways."""
     study = runner.study
     source = study.recipes[name].of or name
     recipe = study.recipes[source]

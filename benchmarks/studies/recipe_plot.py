@@ -1,4 +1,4 @@
-"""What a recipe gains on feelings against what it keeps of meaning, drawn for the tested recipes."""
+"""Plot of the tested recipes: gain in affect against general meaning that is kept."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ def draw_tradeoff(path: Path, points: Mapping[str, Sequence[np.ndarray]], joined
     Args:
         points: recipe -> for every seed, (3,): rho, mean r of valence and arousal, mean accuracy of the transfer tasks
             (percent). Drawn are the means, with bars of one standard deviation.
-        joined: recipes that a line joins, in this order: one encoder on its way back to the plain one.
+        joined: recipes that a line joins, in this order: averages of one encoder with the plain one.
     """
     figure = Figure(figsize=(11, 6), layout="constrained")
     axes = figure.subplots(1, 2)

@@ -1,5 +1,5 @@
-"""The tables of recipe.py: development figures of all recipes, and test figures of the reported ones with a
-paired bootstrap against the baseline."""
+"""The tables of recipe.py: development metrics of all recipes, and test metrics of the reported ones, which the chosen
+one is compared with by a paired bootstrap."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from run_tables import figure_text, mean_and_std, slug
+from run_tables import mean_and_std, number_text, slug
 from screening import flat, lenth_error, lenth_margin, main_effects
 
 from carl_hf.evaluation.statistics import interval, pearson, resample_rows
@@ -23,7 +23,7 @@ Records = dict[str, dict[int, dict[str, Any]]]
 """Recipe -> seed -> the record of a run."""
 
 TRANSFER = ("emotion/goemotions-six", "polarity/sst5", "polarity/cr", "polarity/mr")
-DEV_FIGURES = {"valence": 3, "arousal": 3, "goemotions-six": 1, "sst5": 1, "score": 1}
+DEV_METRICS = {"valence": 3, "arousal": 3, "goemotions-six": 1, "sst5": 1, "score": 1}
 """Name in a record -> digits to print."""
 _VA = "va/emobank"
 
@@ -60,31 +60,31 @@ def render(study: "Study", records: Records, folder: Path, truth: np.ndarray | N
 
     Args:
         records: from [`read_records`].
-        folder: where their test items lie, and gains.json.
-        truth: (N, 2) valence and arousal of EmoBank's test texts, for the bootstrap; without it the one that stands
-            in gains.json is shown.
+        folder: holds their test items, and gains.json.
+        truth: (N, 2) valence and arousal of EmoBank's test texts, for the bootstrap; without it the gains in
+            gains.json are shown.
     """
-    parts = [
+    sections = [
         "# Recipes on the same encoder\n\nRendered by benchmarks/studies/recipe.py from the records beside it; "
         f"{study.encoder}, seeds {', '.join(map(str, study.seeds))} unless a row has fewer. Mean ± standard deviation "
         f"over seeds. Baseline: {study.baseline}. Chosen: {study.chosen or 'nothing yet'}."
     ]
     if records:
-        parts.append(f"## Development parts\n\n{_dev_table(study, records)}")
+        sections.append(f"## Development splits\n\n{_dev_table(study, records)}")
     seeds = _shared_seeds(study, records)
     if seeds:
-        parts.append(f"## Screening\n\n{_screening_table(study, records, seeds)}")
+        sections.append(f"## Screening\n\n{_screening_table(study, records, seeds)}")
     tested = _tested(study, records)
     if tested:
-        parts.append(f"## Test parts\n\n{_test_table(tested)}")
+        sections.append(f"## Test splits\n\n{_test_table(tested)}")
         gains = _gains(study, tested, folder, truth)
         if gains is not None:
-            parts.append(gains)
-    return "\n\n".join(parts) + "\n"
+            sections.append(gains)
+    return "\n\n".join(sections) + "\n"
 
 
 def _tested(study: "Study", records: Records) -> Records:
-    """Of the reported recipes the runs that were measured on test parts."""
+    """The runs of the reported recipes that were measured on test splits."""
     tested = {
         name: {seed: run for seed, run in runs.items() if "test" in run}
         for name, runs in records.items()
@@ -103,13 +103,13 @@ def tradeoff(study: "Study", records: Records) -> dict[str, list[np.ndarray]]:
     }
 
 
-def _point(figures: dict[str, Any]) -> np.ndarray:
-    va = figures["va"]["emobank"]
+def _point(metrics: dict[str, Any]) -> np.ndarray:
+    va = metrics["va"]["emobank"]
     return np.array(
         [
-            figures["semantics"]["stsb"]["spearman"],
+            metrics["semantics"]["stsb"]["spearman"],
             (va["valence"]["pearson"] + va["arousal"]["pearson"]) / 2,
-            np.mean([_accuracy(figures, key) for key in TRANSFER]),
+            np.mean([_accuracy(metrics, key) for key in TRANSFER]),
         ]
     )
 
@@ -146,52 +146,52 @@ def _shared_seeds(study: "Study", records: Records) -> list[int]:
 
 
 def _screening_table(study: "Study", records: Records, seeds: Sequence[int]) -> str:
-    figures = [
-        {key: float(np.mean([records[name][seed]["dev"][key] for seed in seeds])) for key in DEV_FIGURES}
+    metrics = [
+        {key: float(np.mean([records[name][seed]["dev"][key] for seed in seeds])) for key in DEV_METRICS}
         for name in study.screening
     ]
-    effects = main_effects([flat(study.settings(name)["recipe"]) for name in study.screening], figures)
+    effects = main_effects([flat(study.settings(name)["recipe"]) for name in study.screening], metrics)
     effects.sort(key=lambda effect: -abs(effect.gains["score"]))
     rows = [
         [e.setting, e.low, e.high, *_gains_text(e.gains)]
         for e in effects
     ]  # fmt: skip
-    errors = {key: lenth_error([e.gains[key] for e in effects]) for key in DEV_FIGURES}
+    errors = {key: lenth_error([e.gains[key] for e in effects]) for key in DEV_METRICS}
     for title, factor in (
         ("standard error of each (Lenth)", 1.0),
         ("margin of each, 95 %", lenth_margin(len(effects))),
     ):
-        limits = [figure_text(factor * errors[key], digits) for key, digits in DEV_FIGURES.items()]
+        limits = [number_text(factor * errors[key], digits) for key, digits in DEV_METRICS.items()]
         rows.append([title, "", "", *limits])
     return (
-        f"Main effects over {len(figures)} runs, {study.screening[0]} among them, seeds {', '.join(map(str, seeds))}: "
-        "a figure at the second level minus at the first, mean over all other settings. What lies within its margin "
-        "is not told from noise.\n\n" + table(["setting", "from", "to", "V r", "A r", "six", "SST5", "score"], rows)
+        f"Main effects over {len(metrics)} runs, {study.screening[0]} among them, seeds {', '.join(map(str, seeds))}: "
+        "a metric at the second value minus at the first, mean over all other settings. An effect within its margin "
+        "is not significant.\n\n" + table(["setting", "from", "to", "V r", "A r", "six", "SST5", "score"], rows)
     )
 
 
 def _gains_text(gains: dict[str, float]) -> list[str]:
-    return [figure_text(gains[key], digits, signed=True) for key, digits in DEV_FIGURES.items()]
+    return [number_text(gains[key], digits, signed=True) for key, digits in DEV_METRICS.items()]
 
 
 def _test_table(tested: Records) -> str:
     rows = []
     for name, runs in tested.items():
-        figures = [run["test"] for run in runs.values()]
-        va = [f["va"]["emobank"] for f in figures]
-        accuracies = [[_accuracy(f, key) for f in figures] for key in TRANSFER]
+        metrics = [run["test"] for run in runs.values()]
+        va = [f["va"]["emobank"] for f in metrics]
+        accuracies = [[_accuracy(f, key) for f in metrics] for key in TRANSFER]
         rows.append(
             [name, str(len(runs)), *(mean_and_std([v[d]["pearson"] for v in va], 3) for d in ("valence", "arousal")),
              *(mean_and_std(values, 1) for values in accuracies),
              mean_and_std(np.mean(accuracies, axis=0).tolist(), 1),
-             mean_and_std([f["semantics"]["stsb"]["spearman"] for f in figures], 3)]
+             mean_and_std([f["semantics"]["stsb"]["spearman"] for f in metrics], 3)]
         )  # fmt: skip
     return table(["recipe", "seeds", "V r", "A r", "six", "SST5", "CR", "MR", "mean of the four", "STS rho"], rows)
 
 
-def _accuracy(figures: dict[str, Any], key: str) -> float:
+def _accuracy(metrics: dict[str, Any], key: str) -> float:
     task, corpus = key.split("/")
-    return figures[task][corpus]["accuracy"]
+    return metrics[task][corpus]["accuracy"]
 
 
 def _gains(study: "Study", tested: Records, folder: Path, truth: np.ndarray | None) -> str | None:
@@ -202,7 +202,7 @@ def _gains(study: "Study", tested: Records, folder: Path, truth: np.ndarray | No
     for name, runs in tested.items():
         if name == study.chosen or study.chosen not in tested:
             continue
-        untrained = study.recipes[name].training is None  # one run stands for all seeds
+        untrained = study.recipes[name].training is None  # one run for all seeds
         shared = sorted(tested[study.chosen] if untrained else set(runs) & set(tested[study.chosen]))
         if not shared:
             continue
@@ -289,6 +289,6 @@ def paired_gains(
 
 def _with_interval(gain: dict[str, Any], digits: int) -> str:
     low, high = gain["interval"]
-    return f"{figure_text(gain['gain'], digits, signed=True)} [{figure_text(low, digits, signed=True)}, " + (
-        f"{figure_text(high, digits, signed=True)}]"
+    return f"{number_text(gain['gain'], digits, signed=True)} [{number_text(low, digits, signed=True)}, " + (
+        f"{number_text(high, digits, signed=True)}]"
     )

@@ -13,11 +13,11 @@ from carl_hf.objectives import parse_objectives
 
 @dataclass(frozen=True)
 class Effect:
-    """What a figure gains, on average over all other settings, where a setting has its second level.
+    """How much the metrics gain, on average over all other settings, if a setting has its second value.
 
     Args:
-        setting: its name; several where they change together. low, high: its levels, `low` that of the first run.
-        gains: figure -> mean over the runs at `high` minus mean over those at `low`.
+        setting: its name; several if they change together. low, high: its values, `low` that of the first run.
+        gains: metric -> mean over the runs at `high` minus mean over those at `low`.
     """
 
     setting: str
@@ -26,11 +26,11 @@ class Effect:
     gains: dict[str, float]
 
 
-def main_effects(settings: Sequence[Mapping[str, Any]], figures: Sequence[Mapping[str, float]]) -> list[Effect]:
-    """Effects of all settings that have two levels, each in half of the runs.
+def main_effects(settings: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping[str, float]]) -> list[Effect]:
+    """Effects of all settings that have two values, each in half of the runs.
 
     Args:
-        settings: of each run, as [`flat`] gives them. figures: of each run, under the same names.
+        settings: of each run, as [`flat`] returns them. metrics: of each run, with the same keys.
 
     Raises:
         ValueError: if two such settings are not orthogonal, so that their effects could not be told apart.
@@ -50,7 +50,7 @@ def main_effects(settings: Sequence[Mapping[str, Any]], figures: Sequence[Mappin
                 ", ".join(names),
                 ", ".join(_level(settings[0].get(name)) for name in names),
                 ", ".join(_level(settings[first_high].get(name)) for name in names),
-                {key: _difference([f[key] for f in figures], high) for key in figures[0]},
+                {key: _difference([f[key] for f in metrics], high) for key in metrics[0]},
             )
         )
     return effects
@@ -70,7 +70,7 @@ def lenth_margin(effects: int) -> float:
 
 
 def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a recipe in one level, each objective's weight by itself."""
+    """Settings of a recipe as one flat dict, with a key for each objective's weight."""
     training = dict(recipe["training"])
     weights = parse_objectives(training.pop("objectives", []))
     of_recipe = {key: value for key, value in recipe.items() if key != "training"}
@@ -78,7 +78,7 @@ def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _patterns(settings: Sequence[Mapping[str, Any]]) -> dict[tuple[bool, ...], list[str]]:
-    """Which runs differ from the first, for each setting with two levels; settings that change together in one."""
+    """Which runs differ from the first -> the settings with two values that do; several if they change together."""
     found: dict[tuple[bool, ...], list[str]] = {}
     for name in dict.fromkeys(name for run in settings for name in run):
         levels = [_level(run.get(name)) for run in settings]
