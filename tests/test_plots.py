@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.colors import to_hex, to_rgba  # noqa: E402
 from matplotlib.container import BarContainer  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.path import Path as Line  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 
 from carl_hf.data.label_spaces import read_label_space  # noqa: E402
@@ -149,10 +150,15 @@ def test_names_of_points_do_not_cross(drawn, points):
     np.testing.assert_allclose(dots.get_offsets(), [point[:2] for point in points.values()])
     np.testing.assert_allclose(dots.get_array(), [point[2] for point in points.values()])
     assert (axis.get_xlabel(), axis.get_ylabel(), bar.get_ylabel()) == ("alignment", "uniformity", "accuracy (%)")
-    marks = axis.transData.transform(dots.get_offsets())
-    for name, shown in plots.display_names(list(points)).items():
-        (box,) = (box for text, box in extents.items() if text.get_text() == shown)
-        assert not any(box.contains(*mark) for mark in marks), f"{name} lies on a mark"
+    marks, frame = axis.transData.transform(dots.get_offsets()), axis.get_window_extent()
+    assert [text.get_text() for text in axis.texts] == list(plots.display_names(list(points)).values())
+    boxes = [extents[text] for text in axis.texts]
+    for k, (mark, box) in enumerate(zip(marks, boxes, strict=True)):
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+        assert not any(box.contains(*other) for other in marks), "a name lies on a mark"
+        line = Line([mark, (box.min + box.max) / 2])
+        if len(points) <= 3:
+            assert not any(line.intersects_bbox(other, filled=False) for other in boxes[:k] + boxes[k + 1 :])
 
 
 def test_dimension_curves(drawn):
