@@ -34,7 +34,7 @@ _PAGES: dict[Kind, _Page] = {
     "emotion": _Page("transformers", "text-classification", "Emotion recognition",
                      ["text-classification", "emotion"]),
 }  # fmt: skip
-_UNKNOWN_ORIGIN = Provenance(method="means that it does not record").record()
+_UNKNOWN_ORIGIN = Provenance(method="an unrecorded method").record()
 _OUTPUTS_SHOWN = 2  # of each exchange in the table of biases: those that shift most
 
 
