@@ -55,10 +55,10 @@ def test_probes_are_scikit_learn_s_on_standardised_embeddings(classes):
 def test_splits_are_disjoint_stratified_and_the_corpus_s_own():
     _, labels = clusters()
     texts = [str(i) for i in range(300)]
-    train, dev, test = split_rows(ClassCorpus(texts, labels, list("abc"), None))
-    assert sorted(np.concatenate([train, dev, test])) == list(range(300)) and (len(dev), len(test)) == (30, 30)
-    for rows in (dev, test):
-        assert np.abs(np.bincount(labels[rows]) / 30 - np.bincount(labels) / 300).max() < 0.05
+    rows = split_rows(ClassCorpus(texts, labels, list("abc"), None))
+    assert sorted(np.concatenate(rows)) == list(range(300)) and [len(part) for part in rows[1:]] == [30, 30]
+    for part in rows[1:]:
+        assert np.abs(np.bincount(labels[part]) / 30 - np.bincount(labels) / 300).max() < 0.05
     own = np.array(["train"] * 250 + ["test"] * 50)
     train, dev, test = split_rows(ClassCorpus(texts, labels, list("abc"), own))
     assert (test == np.arange(250, 300)).all() and len(dev) == 25 and not set(train) & set(dev)

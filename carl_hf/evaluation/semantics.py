@@ -24,9 +24,10 @@ def measure_sts(encode: Encode, pairs: tuple[Sequence[str], Sequence[str], np.nd
         ValueError: for an embedding row that is zero or not finite.
     """
     left, right, scores_N = pairs
-    unit_NH = unit_rows(encode([*left, *right]))
+    embeddings_NH = encode([*left, *right])
+    first_NH, second_NH = unit_rows(embeddings_NH[: len(left)]), unit_rows(embeddings_NH[len(left) :])
     # to 12 decimals: what rounding leaves between equal cosines must not rank the pairs
-    cosines_N = (unit_NH[: len(left)] * unit_NH[len(left) :]).sum(1).round(12)
+    cosines_N = (first_NH * second_NH).sum(1).round(12)
     rows_RN = resample_rows(len(scores_N), seed)
     constant = [what for what, values in (("cosines", cosines_N), ("scores", scores_N)) if np.ptp(values) == 0]
     metrics = {
