@@ -167,6 +167,8 @@ def test_incomplete_and_foreign_files_are_not_taken_for_shards(embed, parquet, o
     (out / "_part-00005.partial").write_bytes(b"half")
     (out / "part-00005.parquet").unlink()
     assert "10 of this process's 12 shards are finished" in embed(parquet) and pd.read_parquet(out).equals(whole)
+    (out / "_manifest.json").write_text("{")
+    assert "_manifest.json is damaged: name another folder" in embed(parquet)
     (out / "_manifest.json").unlink()
     assert "holds Parquet files, but no _manifest.json" in embed(parquet)
 

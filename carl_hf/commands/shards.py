@@ -123,17 +123,18 @@ class Shards:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"--output_dir {self.folder} is a file; name a folder.")
-        manifest, remedy = (
-            self.folder / MANIFEST,
-            "name another folder, or replace them with --overwrite_output_dir true",
-        )
+        manifest = self.folder / MANIFEST
+        remedy = "name another folder, or start anew with --overwrite_output_dir true"
         if overwrite:
             for path in self.folder.glob("*"):
                 match = re.fullmatch(r"part-(\d+)\.parquet|_part-(\d+)\.partial", path.name)
                 if match and int(match[1] or match[2]) % self.world == self.rank:
                     path.unlink()
         elif manifest.exists():
-            before = json.loads(manifest.read_text(encoding="utf-8"))["settings"]
+            try:
+                before = json.loads(manifest.read_text(encoding="utf-8"))["settings"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{manifest} is damaged: {remedy}.") from error
             for name, value in self.settings.items():
                 if before.get(name) != value:
                     raise ValueError(
