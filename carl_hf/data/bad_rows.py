@@ -99,14 +99,8 @@ class Number:
 
 
 def parse_rows(frame: pd.DataFrame, rules: Mapping[str, Rule]) -> tuple[pd.DataFrame, list[BadRow]]:
-    """Applies rules to those of their columns that are there.
-
-    Args:
-        frame: its index holds the row numbers.
-
-    Returns:
-        the good rows, with the values that the rules return, and the bad ones in order.
-    """
+    """The good rows, with the values that the rules return for those of their columns that are there, and the bad
+    rows in order. The index holds the row numbers."""
     frame, bad = frame.copy(), {}
     for column in (column for column in rules if column in frame):
         rule, values = rules[column], []
@@ -122,11 +116,8 @@ def parse_rows(frame: pd.DataFrame, rules: Mapping[str, Rule]) -> tuple[pd.DataF
 
 
 def check_table(frame: pd.DataFrame, rules: Mapping[str, Rule], name: object) -> pd.DataFrame:
-    """A table under a plain index, with the values that the rules return.
-
-    Raises:
-        ValueError: for a missing column, no rows, or the first bad row; it names the row.
-    """
+    """A table under a plain index, with the values that the rules return; a ValueError for a missing column, no rows,
+    or the first bad row."""
     missing = [column for column in rules if column not in frame]
     if missing:
         raise ValueError(f"{name} has no column {', '.join(map(repr, missing))}; it has {listed(frame)}.")

@@ -113,11 +113,7 @@ def _checked_rows(source: str | Path, scale: tuple[float, float] | None, columns
 
 
 def va_rules(scale: tuple[float, float] | None, name: str) -> dict[str, Rule]:
-    """The rules for the columns of a file with VA labels on this scale.
-
-    Raises:
-        ValueError: if the scale is missing or wrong.
-    """
+    """The rules for the columns of a file with VA labels on this scale; a ValueError if it is missing or wrong."""
     rule = Number(*checked_scale(scale, name))
     return {"text": corpus_text, "split": class_name, "label": optional_class_name, "valence": rule, "arousal": rule}
 
@@ -132,11 +128,8 @@ def checked_scale(scale: tuple[float, float] | None, name: str) -> tuple[float, 
 
 
 def good_rows(rows: Rows, name: str, skip_bad_rows: bool) -> pd.DataFrame:
-    """The good rows under a plain index, if there are no bad ones, or they are to be skipped.
-
-    Raises:
-        ValueError: for the first bad row unless they are skipped, or if there is no good one.
-    """
+    """The good rows under a plain index. A ValueError names the first bad row unless they are to be skipped, and if
+    there is no good one."""
     frame, bad = rows
     if not skip_bad_rows or not len(frame):
         refuse(name, bad, NO_GOOD_ROW if skip_bad_rows else SKIP_REMEDY)
@@ -145,14 +138,8 @@ def good_rows(rows: Rows, name: str, skip_bad_rows: bool) -> pd.DataFrame:
 
 
 def read_source(source: str | Path, columns: Mapping[str, str], needed: Sequence[str]) -> Rows:
-    """The rows of a file or of a Hub data set, the latter with a column `split`.
-
-    Args:
-        columns: our names of the columns -> those in the source. needed: columns that must be there.
-
-    Raises:
-        ValueError: for what is neither, cannot be read, has no rows, or lacks a column.
-    """
+    """The rows of a file or of a Hub data set, the latter with a column `split`, with columns as by [`renamed`]. A
+    ValueError for what is neither, cannot be read, has no rows, or lacks a column."""
     path, name = Path(source), str(source)
     if path.suffix.lower() in SUFFIXES or path.exists():
         frame, bad = read_rows(path)
@@ -184,11 +171,8 @@ def _read_hub_dataset(name: str) -> pd.DataFrame:
 
 
 def renamed(frame: pd.DataFrame, columns: Mapping[str, str], name: str, needed: Sequence[str] = ()) -> pd.DataFrame:
-    """A frame with our names of the columns.
-
-    Raises:
-        ValueError: if one of the columns `needed` or named is not there.
-    """
+    """A frame whose columns have our names, given as {ours: theirs}; a ValueError if one of them or of `needed`
+    is not there."""
     for ours, theirs in columns.items():
         if theirs not in frame:
             raise ValueError(f"{name} has no column {theirs!r} for {ours!r}; it has {listed(frame)}.")
@@ -204,15 +188,12 @@ def renamed(frame: pd.DataFrame, columns: Mapping[str, str], name: str, needed: 
 
 
 def normalized(
-    frame: pd.DataFrame,
-    columns: Sequence[str],
-    scale: tuple[float, float],
-    normalization: Literal["scale", "observed"] = "scale",
+    frame: pd.DataFrame, columns: Sequence[str], scale: tuple[float, float], by: Literal["scale", "observed"] = "scale"
 ) -> pd.DataFrame:
     """The table with `columns` in [-1, 1], by Eq 12."""
     for column in columns:
         values = frame[column]
-        least, greatest = scale if normalization == "scale" else (values.min(), values.max())
+        least, greatest = scale if by == "scale" else (values.min(), values.max())
         if least == greatest:
             raise ValueError(
                 f"All values of {column} are {least:g}: the observed range is empty; normalise by the scale."

@@ -78,11 +78,8 @@ def rows_with_va(dataset: Dataset) -> Dataset:
 
 
 def va_from_class_labels(dataset: Dataset, space: LabelSpace) -> Dataset:
-    """The dataset in which texts without VA labels have those of their class label in a label space.
-
-    Raises:
-        ValueError: for a label that the space does not know; the message lists those that it knows.
-    """
+    """The dataset in which texts without VA labels have those of their class label in a label space; a ValueError for
+    a label that the space does not know."""
     columns = _columns(dataset, COLUMNS)
     bare = [i for i, pair in enumerate(zip(columns["valence"], columns["arousal"], strict=True)) if None in pair]
     known = space.va_of({columns["label"][i] for i in bare} - {None})

@@ -3,7 +3,7 @@
 import glob
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
@@ -44,8 +44,7 @@ def open_tables(
             where they are there. Of Parquet files and Hub data sets no others are read.
 
     Raises:
-        ValueError: for what is none of these, or lacks a column. Reading raises it for a file so damaged that its rows
-            cannot be told apart.
+        ValueError: for what is none of these, or lacks a column; and when it is read, for a file too damaged to be.
     """
     tables = []
     for source in sources:
@@ -73,34 +72,32 @@ def _open_file(path: Path, columns: Sequence[str], optional: Collection[str]) ->
     if kind not in PIECEWISE:
         hint = " Write it as JSON lines." if kind == ".json" else ""
         raise ValueError(f"{path}: only {', '.join(PIECEWISE)} files can be read piece by piece.{hint}")
-    names = column_names(path)
-    if names is None:
-        first = next(read_pieces(path, rows=100), None)
-        if first is not None and len(first.frame):
-            _check_columns(str(path), columns, first.frame)
-        return PiecewiseTable(str(path), lambda: read_pieces(path))
-    _check_columns(str(path), columns, names)
-    read = [name for name in names if name in columns or name in optional]
+    names = there = column_names(path)
+    if names is None:  # JSON lines, whose first may all be bad rows
+        there = [*next((piece.frame for piece in read_pieces(path, rows=100)), ())] or columns
+    read = _chosen(str(path), there, columns, optional)
     return PiecewiseTable(str(path), lambda: read_pieces(path, columns=read))
 
 
-def _check_columns(name: str, columns: Sequence[str], there: Collection[str]) -> None:
+def _chosen(name: str, there: Sequence[str], columns: Sequence[str], optional: Collection[str]) -> list[str]:
+    """The columns to read; a ValueError if one that is needed is not there."""
     for column in columns:
         if column not in there:
             raise ValueError(f"{name} has no column {column!r}; it has {listed(there) or 'none'}.")
+    return [column for column in there if column in columns or column in optional]
 
 
 def _open_split(
     name: str, rows: datasets.Dataset, split: str, columns: Sequence[str], optional: Collection[str]
 ) -> PiecewiseTable:
-    _check_columns(name, columns, [*rows.column_names, "split"])
-    read = [column for column in rows.column_names if column in columns or column in optional]
-    rows = rows.select_columns(read).with_format("arrow")
+    read = _chosen(name, list(dict.fromkeys([*rows.column_names, "split"])), columns, optional)
+    adds_split = "split" in read and "split" not in rows.column_names
+    rows = rows.select_columns([column for column in read if column in rows.column_names]).with_format("arrow")
 
     def pieces() -> Iterator[Piece]:
         for first in range(0, len(rows), PIECE):
             table = rows[first : first + PIECE]
-            if "split" in (*columns, *optional) and "split" not in read:
+            if adds_split:
                 table = table.append_column("split", pa.array([split] * len(table)))
             yield arrow_piece(table, first + 1, name)
 
@@ -168,22 +165,12 @@ def stream_va_dataset(
     return stream.shuffle(seed=seed, buffer_size=shuffle_buffer) if shuffle_buffer > 1 else stream
 
 
+@dataclass
 class _Log:
-    """What has been left out of a stream, in all passes."""
+    """What has been left out of a stream: of each file in the pass that read most of it, and the kinds reported."""
 
-    def __init__(self, files: dict[str, Skipped]):
-        self.files, self.kinds = files, set()
-
-    def add(self, file: str, found: Skipped, row: BadRow) -> None:
-        """Counts a row in `found`, what was left out of the file in this pass."""
-        found.add(row)
-        if found.rows > self.files.get(file, Skipped()).rows:
-            self.files[file] = found
-        if row.reason not in self.kinds:
-            self.kinds.add(row.reason)
-            logger.warning(
-                "%s, row %d: %s; left out, as others will be (%s).", file, row.number, row.detail, row.reason
-            )
+    files: dict[str, Skipped]
+    kinds: set[str] = field(default_factory=set)
 
 
 def _rows(
@@ -197,7 +184,13 @@ def _rows(
                 if not skip_bad_rows:
                     refuse(file, bad, SKIP_REMEDY)
                 for row in bad:
-                    log.add(file, skipped, row)
+                    skipped.add(row)
+                    if row.reason not in log.kinds:
+                        log.kinds.add(row.reason)
+                        logger.warning("%s, row %d: %s; left out, as others will be (%s).",
+                                       file, row.number, row.detail, row.reason)  # fmt: skip
+                if skipped.rows > log.files.get(file, Skipped()).rows:
+                    log.files[file] = skipped
                 first = first or next(iter(bad), None)
                 good += len(frame)
                 if len(frame) == 0:

@@ -17,31 +17,18 @@ LABEL_SPACES = ("circle12", "russell1980", "ekman6", "goemotions28")
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """Coordinates of emotion names.
+    """Coordinates of emotion names."""
 
-    Args:
-        name: of the space. va: emotion -> (valence, arousal) in [-1, 1]; where the source gives angles only, the point
-            on the unit circle. angles: emotion -> degrees in [0, 360); one at (0, 0) has none.
-    """
-
-    name: str
-    va: Mapping[str, tuple[float, float]]
-    angles: Mapping[str, float]
+    name: str  # of the space
+    va: Mapping[str, tuple[float, float]]  # in [-1, 1]; of a source with angles only, points on the unit circle
+    angles: Mapping[str, float]  # degrees in [0, 360); an emotion at (0, 0) has none
 
     def va_of(self, names: Iterable[str]) -> dict[str, tuple[float, float]]:
-        """Valence and arousal of these names, in upper or lower case.
-
-        Raises:
-            ValueError: for a name without an entry; the message lists those that have one.
-        """
+        """Valence and arousal of these names, in upper or lower case; a ValueError for a name without an entry."""
         return self._find(names, self.va, "entry")
 
     def angles_of(self, names: Iterable[str]) -> dict[str, float]:
-        """Degrees of these names, in upper or lower case.
-
-        Raises:
-            ValueError: for a name without an angle; the message lists those that have one.
-        """
+        """Degrees of these names, in upper or lower case; a ValueError for a name without an angle."""
         return self._find(names, self.angles, "angle")
 
     def radians_of(self, names: Iterable[str]) -> dict[str, float]:
