@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COLOURS = {
     "anger": "#d62728", "disgust": "#8c6d31", "fear": "#7b4173", "joy": "#e6a700", "sadness": "#3f6fb5",
-    "surprise": "#2ca089", "neutral": "#8a8a8a",
+    "surprise": "#2ca089", "neutral": "#8a8a8a", "unlabelled": "#1f77b4",
 }  # fmt: skip
 # two palettes for colour-blind readers: Okabe and Ito 2008 (yellow left out, black made grey), and Paul Tol's "muted"
 # without what is close to one of COLOURS
@@ -58,9 +58,10 @@ def plot_circumplex(
     from matplotlib.patches import Circle
 
     panels = {"labels": truth, **panels}
-    names_N = np.array([label if isinstance(label, str) and label else "unlabelled" for label in labels or truth])
+    given = [None] * len(truth) if labels is None else labels
+    names_N = np.array([label if isinstance(label, str) and label else "unlabelled" for label in given])
     styles = _label_styles(sorted(set(names_N.tolist())))
-    with _figure(path, len(panels), 4.2, 4.6, most=len(panels)) as (figure, axes):
+    with _figure(path, len(panels), 4.2, 4.6, len(panels), "compressed") as (figure, axes):
         for axis, (title, points_N2) in zip(axes, panels.items(), strict=True):
             axis.add_patch(Circle((0, 0), 1, fill=False, color="0.8"))
             axis.axhline(0, color="0.85", lw=0.8, zorder=0)
@@ -101,9 +102,7 @@ def plot_emotion_pca(path: Path, panels: Mapping[str, tuple[np.ndarray, Sequence
                 axis.scatter(*mean_2, s=110, color=colour, marker=marker, edgecolor="white", lw=1.4, zorder=3)
             share_H = 100 * variance_H / max(variance_H.sum(), np.finfo(float).tiny)
             axis.set(xlabel=f"component 1 ({share_H[0]:.0f} %)", ylabel=f"component 2 ({share_H[1]:.0f} %)")
-            middle_2, half = (points_N2.max(0) + points_N2.min(0)) / 2, 0.54 * np.ptp(points_N2, axis=0).max() or 1
-            (left, bottom), (right, top) = middle_2 - half, middle_2 + half
-            axis.set(xticks=[], yticks=[], xlim=(left, right), ylim=(bottom, top), aspect="equal")
+            axis.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim", box_aspect=1)
             axis.set_title(names[model], fontsize=10)
         mean = _mark("0.5", "o", markersize=11, markeredgecolor="white")
         _legend(figure, [*(_mark(*style) for style in styles.values()), mean], [*styles, "mean"])
