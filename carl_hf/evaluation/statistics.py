@@ -55,7 +55,9 @@ def agreement(predictions_NK: np.ndarray, references_NK: np.ndarray, names: Sequ
     predictions_NK, references_NK = np.asarray(predictions_NK, dtype=float), np.asarray(references_NK, dtype=float)
     shapes = predictions_NK.shape, references_NK.shape
     if shapes[0] != shapes[1] or predictions_NK.ndim != 2 or len(predictions_NK) == 0:
-        raise ValueError("Predictions {} and references {} must be (N, K) arrays of one shape.".format(*shapes))
+        raise ValueError(
+            f"Predictions {shapes[0]} and references {shapes[1]} must be (N, K) arrays of one shape, N at least 1."
+        )
     for what, values in (("prediction", predictions_NK), ("reference", references_NK)):
         if not np.isfinite(values).all():
             raise ValueError(f"The {what} in row {int((~np.isfinite(values)).any(1).argmax())} is not finite.")
@@ -84,7 +86,10 @@ def resample_rows(size: int, seed: int) -> np.ndarray:
 
 def resample_counts(size: int, seed: int) -> np.ndarray:
     """(RESAMPLES, size): how often each text occurs in the resamples of [`resample_rows`]."""
-    return np.stack([np.bincount(rows_N, minlength=size) for rows_N in resample_rows(size, seed)])
+    counts_RN = np.empty((RESAMPLES, size))
+    for counts_N, rows_N in zip(counts_RN, resample_rows(size, seed), strict=True):
+        counts_N[:] = np.bincount(rows_N, minlength=size)
+    return counts_RN
 
 
 def interval(values: np.ndarray) -> list[float] | None:
@@ -129,7 +134,7 @@ def class_metrics(predictions_NC: np.ndarray, references_NC: np.ndarray) -> dict
 
 def resampled_class_metrics(predictions_NC: np.ndarray, references_NC: np.ndarray, *, seed: int) -> dict[str, Any]:
     """{"accuracy", "precision", "recall", "f1"} of each bootstrap resample, (R,) each."""
-    counts_RN = resample_counts(len(references_NC), seed).astype(float)
+    counts_RN = resample_counts(len(references_NC), seed)
     exact_N = (predictions_NC == references_NC).all(1)
     return {
         "accuracy": 100 * counts_RN @ exact_N / len(exact_N),

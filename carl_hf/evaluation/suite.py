@@ -50,9 +50,8 @@ def evaluate_encoder(
     Args:
         encode: list of N texts -> (N, H) array of finite numbers, such as `load_text_encoder("minilm-l6")` or
             `SentenceTransformer(...).encode`.
-        tasks: `"va"`, `"polarity"`, `"emotion"`, `"geometry"`, `"semantics"`. data_dir: folder with local copies of
-            the corpora (docs/evaluation.md); without one the bundled demo corpus alone is measured.
-        seed: of folds, splits, draws and bootstraps. protocol: SentEval's, for polarity.
+        tasks: of `"va"`, `"polarity"`, `"emotion"`, `"geometry"`, `"semantics"`. data_dir, seed, protocol: see
+            [`carl_hf.evaluation.tasks.Settings`] and docs/evaluation.md.
 
     Returns:
         {task: {corpus: metrics}}, what results.json holds for a model; accuracies in percent, all else as fractions.
