@@ -21,6 +21,7 @@ from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
 from carl_hf import CarlTrainingArguments, __version__, load_va_dataset
+from carl_hf.commands.before_after import print_before_after
 from carl_hf.encoders import loading
 
 pytestmark = pytest.mark.xdist_group("docs")  # scripts are loaded once
@@ -132,17 +133,19 @@ def check(names: dict, code: str, printed: str, folder: Path) -> None:
 
 
 def test_the_shown_report_is_what_the_script_prints(capsys):
-    """The README's figures, read from its report and printed anew by examples/pretrain.py."""
+    """The README's metrics, read from its report and printed anew as examples/pretrain.py does."""
     shown = next(block for block in blocks(ROOT / "README.md", "text") if "held-out texts" in block)
-    results = {"run": {"method": "CARL with regression"}, "verdict": shown.strip().splitlines()[-1]}
+    results = {
+        "run": {"encoder": "minilm-l6", "method": "CARL with regression"},
+        "verdict": shown.strip().splitlines()[-1],
+    }
     for key, pooling in (("before", "mean"), ("after", "cls"), ("gain", "")):
         line = re.search(rf"^{key} .*$", shown, re.M)[0]
         numbers = [float(number) for number in re.findall(r"[-+]?\d\.\d{3}", line)]
         results[key] = {"demo": {"pooling": pooling}}
         for dimension, (r, low, high) in zip(("valence", "arousal"), (numbers[:3], numbers[3:]), strict=True):
             results[key]["demo"][dimension] = {"pearson": r, "pearson_interval": [low, high]}
-    with loaded("examples/pretrain.py") as script:
-        script.print_report(script.PretrainArguments(), results, {"demo": 512})
+    print_before_after(results, {"demo": 512})
     assert capsys.readouterr().out.strip() == shown.strip()
 
 

