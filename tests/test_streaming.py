@@ -11,7 +11,7 @@ from carl_hf import load_va_dataset
 from carl_hf.data import files
 from carl_hf.data.bad_rows import skipped_record
 from carl_hf.data.loading import find_bad_rows
-from carl_hf.data.streaming import stream_va_dataset
+from carl_hf.data.streaming import open_tables, stream_va_dataset
 
 FORM = {"scale": (1, 9), "columns": {"text": "sentence", "valence": "V", "arousal": "A"}}
 HEADER = "text,valence,arousal\n"
@@ -154,6 +154,11 @@ def test_pieces_and_row_groups_count_on(kind, tmp_path, monkeypatch):
     rows = texts_of(path, skip_bad_rows=True, skipped=skipped, **FORM)
     assert rows == load_va_dataset(path, skip_bad_rows=True, **FORM)["text"]
     assert skipped[path].reasons == {"valence is outside the scale": {"rows": 3, "first": [4, 21, 45]}}
+    if kind == "parquet":  # of row groups that are not wanted, only the row numbers are there
+        wanted = iter([False, True, False])
+        found = [piece.frame for piece in open_tables([path], ["sentence"])[0].pieces(lambda count: next(wanted))]
+        assert [row for frame in found for row in frame.index] == list(range(1, 51))
+        assert [row for frame in found for row in frame.get("sentence", [])] == [f"text {i}" for i in range(20, 40)]
 
 
 def test_what_is_skipped_is_counted_and_told_in_good_time(tmp_path, caplog):

@@ -46,7 +46,7 @@ def survey(
     """
     digest, rows, schema = hashlib.sha256(), 0, pa.schema([])
     for table in tables:
-        for piece in table.pieces():
+        for piece in table.pieces(None):
             refuse(table.name, piece.bad, REMEDY)
             texts = piece.frame if text_column in piece.frame else piece.frame.assign(**{text_column: None})
             bad = parse_rows(texts, {text_column: any_text})[1]
@@ -157,18 +157,21 @@ class Shards:
             ValueError: for a row that can no longer be read.
         """
         first, parts = 0, []  # index of a piece's first row; pieces of the current shard
+
+        def wanted_in_next(count: int) -> list[int]:
+            shards = range(first // self.shard_rows, (first + count - 1) // self.shard_rows + 1)
+            return [shard for shard in shards if shard in wanted]
+
         for table in tables:
-            for piece in table.pieces():
+            for piece in table.pieces(wanted_in_next):
                 refuse(table.name, piece.bad, REMEDY)
-                cells = _as_arrow(piece, columns, table.name)
-                for shard in range(first // self.shard_rows, (first + len(cells) - 1) // self.shard_rows + 1):
-                    if shard in wanted:
-                        start = shard * self.shard_rows - first
-                        parts.append(cells[max(start, 0) : start + self.rows_of(shard)])
-                        if sum(map(len, parts)) == self.rows_of(shard):
-                            yield shard, pa.concat_tables(parts, promote_options="permissive")
-                            parts = []
-                first += len(cells)
+                for shard in wanted_in_next(len(piece.frame)):
+                    cells, start = _as_arrow(piece, columns, table.name), shard * self.shard_rows - first
+                    parts.append(cells[max(start, 0) : start + self.rows_of(shard)])
+                    if sum(map(len, parts)) == self.rows_of(shard):
+                        yield shard, pa.concat_tables(parts, promote_options="permissive")
+                        parts = []
+                first += len(piece.frame)
 
     def is_finished(self, shard: int) -> bool:
         """Whether a shard exists, is complete and has these settings."""

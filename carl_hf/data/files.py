@@ -12,7 +12,7 @@ import json
 import re
 import reprlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ _LONGEST_CELL = 2**31 - 1
 _SURROGATE = re.compile("[\ud800-\udfff]")  # in a string that was read: bytes that are not UTF-8
 
 _EMPTY = ("empty row", "is empty")
+
+Wanted = Callable[[int], bool]
+"""Whether any of the next so many rows is wanted."""
 
 _Row = Mapping[str, Any] | tuple[str, str] | None
 """The cells of a row, or reason and detail of a [`BadRow`]; None for a blank line."""
@@ -93,14 +96,16 @@ def column_names(path: Path, *, comment: str | None = None) -> list[str] | None:
 
 
 def read_pieces(
-    path: Path, *, comment: str | None = None, rows: int = PIECE, columns: Sequence[str] | None = None
-) -> Iterator[Piece]:
+    path: Path, *, comment: str | None = None, rows: int = PIECE, columns: Sequence[str] | None = None,
+    wanted: Wanted | None = None,
+) -> Iterator[Piece]:  # fmt: skip
     """The rows of a file that [`column_names`] has accepted, in pieces of at most `rows`; of a Parquet file only these
-    columns. Raises as [`read_rows`], when the reading comes to it."""
+    columns, and of a row group that is not wanted only the row numbers. Raises as [`read_rows`], when the reading
+    comes to it."""
     kind = path.suffix.lower()
     with _readable(path):
         if kind == ".parquet":
-            yield from _parquet_pieces(path, rows, columns)
+            yield from _parquet_pieces(path, rows, columns, wanted)
         elif kind in (".json", ".jsonl"):
             yield from _text_pieces(_json_rows(path), rows)
         else:
@@ -242,15 +247,22 @@ def _in_unicode(cells: Mapping[str, Any]) -> _Row:
     return cells
 
 
-def _parquet_pieces(path: Path, rows: int, columns: Sequence[str] | None) -> Iterator[Piece]:
+def _parquet_pieces(path: Path, rows: int, columns: Sequence[str] | None, wanted: Wanted | None) -> Iterator[Piece]:
     first = 1
     with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(rows, columns=columns and list(columns)):
-            yield arrow_piece(pa.Table.from_batches([batch]).select(columns or batch.schema.names), first, path)
-            first += len(batch)
-        if first - 1 != file.metadata.num_rows:
-            raise ValueError(f"{path} is damaged: it states {file.metadata.num_rows} rows and holds {first - 1}; "
-                             "write it anew.")  # fmt: skip
+        for group in range(file.num_row_groups):
+            count, found = file.metadata.row_group(group).num_rows, 0
+            if wanted is None or wanted(count):
+                for batch in file.iter_batches(rows, row_groups=[group], columns=columns and list(columns)):
+                    arrow = pa.Table.from_batches([batch]).select(columns or batch.schema.names)
+                    yield arrow_piece(arrow, first + found, path)
+                    found += len(batch)
+                if found != count:
+                    raise ValueError(f"{path} is damaged: a row group states {count} rows and holds {found}; write it "
+                                     "anew.")  # fmt: skip
+            elif count:
+                yield Piece(pd.DataFrame(index=range(first, first + count)), [])
+            first += count
 
 
 def arrow_piece(arrow: pa.Table, first: int, name: object) -> Piece:

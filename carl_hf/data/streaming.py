@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from carl_hf.data.bad_rows import BadRow, Rule, Skipped, parse_rows, refuse, report_skipped
-from carl_hf.data.files import PIECE, SUFFIXES, Piece, arrow_piece, column_names, load_hub_dataset, read_pieces
+from carl_hf.data.files import PIECE, SUFFIXES, Piece, Wanted, arrow_piece, column_names, load_hub_dataset, read_pieces
 from carl_hf.data.loading import NO_GOOD_ROW, SKIP_REMEDY, normalized, renamed, va_rules
 from carl_hf.data.mixing import VA
 from carl_hf.data.splits import split_names, text_key
@@ -29,7 +29,7 @@ class PiecewiseTable:
     """A table that is read in pieces."""
 
     name: str  # in messages
-    pieces: Callable[[], Iterator[Piece]]
+    pieces: Callable[[Wanted | None], Iterator[Piece]]  # of those not wanted, perhaps the row numbers alone
 
 
 def open_tables(
@@ -76,7 +76,7 @@ def _open_file(path: Path, columns: Sequence[str], optional: Collection[str]) ->
     if names is None:  # JSON lines, whose first may all be bad rows
         there = [*next((piece.frame for piece in read_pieces(path, rows=100)), ())] or columns
     read = _chosen(str(path), there, columns, optional)
-    return PiecewiseTable(str(path), lambda: read_pieces(path, columns=read))
+    return PiecewiseTable(str(path), lambda wanted: read_pieces(path, columns=read, wanted=wanted))
 
 
 def _chosen(name: str, there: Sequence[str], columns: Sequence[str], optional: Collection[str]) -> list[str]:
@@ -94,7 +94,7 @@ def _open_split(
     adds_split = "split" in read and "split" not in rows.column_names
     rows = rows.select_columns([column for column in read if column in rows.column_names]).with_format("arrow")
 
-    def pieces() -> Iterator[Piece]:
+    def pieces(wanted: Wanted | None) -> Iterator[Piece]:
         for first in range(0, len(rows), PIECE):
             table = rows[first : first + PIECE]
             if adds_split:
@@ -215,7 +215,7 @@ def _checked_pieces(
     optional = [names[ours] for ours in _OPTIONAL if ours in names]
     (table,) = open_tables([file], [names[ours] for ours in _NEEDED], optional)
     has_split = None
-    for piece in table.pieces():
+    for piece in table.pieces(None):
         frame, bad = piece.frame, piece.bad
         if len(frame):
             there = {ours: theirs for ours, theirs in names.items() if theirs in frame}
