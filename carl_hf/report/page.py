@@ -184,7 +184,7 @@ class _Report:
             if blocks:
                 yield f"## {title}\n\n{self.table(blocks, baseline)}"
         # a row for each number of training texts, class or condition of a corpus
-        for title, task, place, label, ends in (
+        for title, task, path, label, ends in (
             ("Few training texts a class", "emotion", ["few_shot"], "texts a class",
              {"mean accuracy": ["accuracy_mean"], "its standard deviation": ["accuracy_std"]}),
             ("F1 of each class", "emotion", ["f1_per_class"], "class", {"F1": []}),
@@ -193,9 +193,9 @@ class _Report:
         ):  # fmt: skip
             rows = [
                 [*map(escape, (corpus, name, entry)),
-                 *(self.cell(tree, (task, corpus, *place, entry, *end)) for end in ends.values())]
+                 *(self.cell(tree, (task, corpus, *path, entry, *end)) for end in ends.values())]
                 for corpus in self.corpora(task) for name, tree in self.models.items()
-                for entry in _at(tree, (task, corpus, *place)) or {}
+                for entry in _at(tree, (task, corpus, *path)) or {}
             ]  # fmt: skip
             if rows:
                 yield f"## {title}\n\n{table(['corpus', 'model', label, *ends], rows, text_columns=3)}"
@@ -206,26 +206,26 @@ class _Report:
         rows = []
         for pair, tree in (self.results.get("comparisons") or {}).items():
             for parents, node in _nodes(tree):
-                for place in [(*parents, key) for key in node if f"{key}_interval" in node]:
-                    bounds, beyond = _at(tree, place, "_interval"), MISSING
-                    difference = _shown(tree, place, signed=True) if bounds else None
+                for path in [(*parents, key) for key in node if f"{key}_interval" in node]:
+                    bounds, beyond = _at(tree, path, "_interval"), MISSING
+                    difference = _shown(tree, path, signed=True) if bounds else None
                     if difference:
                         beyond = "yes" if bounds[0] > 0 or bounds[1] < 0 else "no"
-                    if _at(tree, (*place[:2], "seen_in_training")):
+                    if _at(tree, (*path[:2], "seen_in_training")):
                         beyond = SEEN
-                    difference = difference or self.missing(_at(tree, place, "_reason") or "undefined")
-                    rows.append([escape(short.get(pair, pair)), escape(", ".join(place)), difference, beyond])
+                    difference = difference or self.missing(_at(tree, path, "_reason") or "undefined")
+                    rows.append([escape(short.get(pair, pair)), escape(", ".join(path)), difference, beyond])
         if rows:
             yield "## Comparisons\n\nPaired bootstrap over the test texts. Beyond chance: the interval excludes 0."
             yield table(["comparison", "metric", "difference", "beyond chance"], rows, text_columns=2)
         rows = []
         for pattern, entry in (self.results.get("spread") or {}).items():
-            for place, leaf in _nodes(entry.get("figures") or {}):
+            for path, leaf in _nodes(entry.get("figures") or {}):
                 if "mean" in leaf:
-                    ends = [format_metric(place[-1], leaf[k]) for k in ("mean", "std") if leaf.get(k) is not None]
+                    ends = [format_metric(path[-1], leaf[k]) for k in ("mean", "std") if leaf.get(k) is not None]
                     reason = leaf.get("mean_reason") or "undefined in one of the runs"
                     cell = " ± ".join(ends) if len(ends) == 2 else self.missing(reason)
-                    rows.append([escape(pattern), escape(", ".join(place)), str(len(entry.get("runs") or ())), cell])
+                    rows.append([escape(pattern), escape(", ".join(path)), str(len(entry.get("runs") or ())), cell])
         if rows:
             header = ["runs", "metric", "how many", "mean ± standard deviation"]
             yield f"## Spread over seeds\n\n{table(header, rows, text_columns=2)}"
@@ -270,12 +270,12 @@ def _at(tree: _Tree, path: Sequence[str], suffix: str = "") -> Any:
     return tree.get(f"{path[-1]}{suffix}")
 
 
-def _nodes(tree: _Tree, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], _Tree]]:
+def _nodes(tree: _Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], _Tree]]:
     """Every dictionary in a nested one, with the names that lead to it."""
-    yield place, tree
+    yield path, tree
     for name, branch in tree.items():
         if isinstance(branch, Mapping):
-            yield from _nodes(branch, (*place, name))
+            yield from _nodes(branch, (*path, name))
 
 
 def _shown(tree: _Tree, path: Sequence[str], *, interval: bool = True, signed: bool = False) -> str | None:

@@ -43,7 +43,7 @@ class Reading:
 class Models:
     """An encoder, a valence-arousal regressor and an emotion classifier, each a folder or a Hub id.
 
-    Texts are compared with the test part of the demo corpus, which training has not seen.
+    Texts are compared with the test split of the demo corpus, which no training reads.
 
     Raises:
         ValueError: if one of them cannot be loaded, or is of another kind.
@@ -89,8 +89,8 @@ class Models:
             texts, self.valence_arousal(texts).tolist(), self.emotions(texts), self.neighbours(texts), strict=True
         )
         return [
-            Reading(text, *place, emotions, neighbours, self.va.explain(text, target, method))
-            for text, place, emotions, neighbours in answers
+            Reading(text, *va, emotions, neighbours, self.va.explain(text, target, method))
+            for text, va, emotions, neighbours in answers
         ]
 
     def with_answers(self, frame: pd.DataFrame) -> pd.DataFrame:

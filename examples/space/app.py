@@ -101,11 +101,11 @@ def show_file(models: Models, path: str | None) -> tuple[str, gr.File]:
         table = models.with_answers(read_csv(path))
     except ValueError as error:
         return message_html(str(error), error=True), gr.File(None, visible=False)
-    place = Path(path).with_name(f"{Path(path).stem}-feelings.csv")  # in the page's cache, which is emptied
-    table.to_csv(place, index=False)
+    finished = Path(path).with_name(f"{Path(path).stem}-feelings.csv")  # in the page's cache, which is emptied
+    table.to_csv(finished, index=False)
     empty = int(table["valence"].isna().sum())
     status = f"{count(len(table), 'row')} read." + (f" {count(empty, 'row')} had no text." if empty else "")
-    return message_html(f"{status} The table is ready to download."), gr.File(str(place), visible=True)
+    return message_html(f"{status} The table is ready to download."), gr.File(str(finished), visible=True)
 
 
 def count(number: int, what: str) -> str:

@@ -25,12 +25,14 @@ def message_html(message: str, *, error: bool = False) -> str:
 
 
 def circle_html(readings: Sequence[Reading]) -> str:
-    """The circle; its text for those who do not see it names every sentence's place."""
+    """The circle; its text for those who do not see it names every sentence's coordinates."""
     points = np.array([[r.valence, r.arousal] for r in readings]).reshape(-1, 2)
-    places = (
+    coordinates = (
         f"sentence {i}: valence {r.valence:+.2f}, arousal {r.arousal:+.2f}" for i, r in enumerate(readings, start=1)
     )
-    alt = "; ".join(["Circle of valence (left to right) and arousal (bottom to top) with names of emotions", *places])
+    alt = "; ".join(
+        ["Circle of valence (left to right) and arousal (bottom to top) with names of emotions", *coordinates]
+    )
     return f'<div class="circle" role="img" aria-label="{html.escape(alt)}">{circle_svg(points, CIRCLE)}</div>'
 
 
