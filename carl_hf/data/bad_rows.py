@@ -31,6 +31,10 @@ class BadRow:
     detail: str  # what is wrong with this one, as the end of a sentence about it
 
 
+Rows = tuple[pd.DataFrame, list[BadRow]]
+"""Good rows, under their numbers as index, and the bad ones."""
+
+
 class BadCell(ValueError):
     """A cell that breaks a rule: BadCell(reason, detail), as in a [`BadRow`]."""
 
@@ -98,10 +102,10 @@ class Number:
         return value
 
 
-def parse_rows(frame: pd.DataFrame, rules: Mapping[str, Rule]) -> tuple[pd.DataFrame, list[BadRow]]:
+def parse_rows(frame: pd.DataFrame, rules: Mapping[str, Rule], unread: Iterable[BadRow] = ()) -> Rows:
     """The good rows, with the values that the rules return for those of their columns that are there, and the bad
-    rows in order. The index holds the row numbers."""
-    frame, bad = frame.copy(), {}
+    rows in order, with those that could not be read. The index holds the row numbers."""
+    frame, bad = frame.copy(), {row.number: row for row in unread}
     for column in (column for column in rules if column in frame):
         rule, values = rules[column], []
         for number, cell in frame[column].items():
@@ -112,7 +116,7 @@ def parse_rows(frame: pd.DataFrame, rules: Mapping[str, Rule]) -> tuple[pd.DataF
                 bad.setdefault(number, BadRow(number, *error.args))
         dtype = float if isinstance(rule, Number) else object
         frame[column] = pd.Series(values, index=frame.index, dtype=dtype)
-    return frame.drop(index=list(bad)), [bad[number] for number in sorted(bad)]
+    return frame.drop(index=list(bad), errors="ignore"), [bad[number] for number in sorted(bad)]
 
 
 def check_table(frame: pd.DataFrame, rules: Mapping[str, Rule], name: object) -> pd.DataFrame:

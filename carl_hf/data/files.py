@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from carl_hf.data.bad_rows import REMEDY, BadRow, refuse
+from carl_hf.data.bad_rows import REMEDY, BadRow, Rows, refuse
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
 PIECE = 8192
@@ -55,7 +55,7 @@ def read_table(path: Path, *, comment: str | None = None) -> pd.DataFrame:
     return frame.reset_index(drop=True)
 
 
-def read_rows(path: Path, *, comment: str | None = None) -> tuple[pd.DataFrame, list[BadRow]]:
+def read_rows(path: Path, *, comment: str | None = None) -> Rows:
     """Reads a .csv, .tsv, .parquet, .json (an array, or lines) or .jsonl file.
 
     Args:

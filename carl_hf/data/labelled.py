@@ -130,9 +130,8 @@ def read_emotion(
                 "and label, or the id of a Hub data set (owner/name)."
             )
         frame, unread = read_source(name, columns or {}, ("text", "label"))
-        frame, found = parse_rows(frame, _RULES)
-        bad = sorted([*unread, *found], key=lambda row: row.number)
-        return replace(_single_label(good_rows((frame, bad), name, skip_bad_rows), path), skipped=bad)
+        rows = parse_rows(frame, _RULES, unread)
+        return replace(_single_label(good_rows(rows, name, skip_bad_rows), path), skipped=rows[1])
     if not name.startswith("goemotions"):
         path, frame = _read(EMOTION[name], data_dir, ("text", "label"))
         return _single_label(frame, path)

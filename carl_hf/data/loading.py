@@ -14,6 +14,7 @@ from carl_hf.data.bad_rows import (
     REMEDY,
     BadRow,
     Number,
+    Rows,
     Rule,
     Skipped,
     class_name,
@@ -38,8 +39,6 @@ SKIP_REMEDY = f"{REMEDY}, or leave bad rows out with --skip_bad_rows true (skip_
 NO_GOOD_ROW = "no row is good, so that there is nothing to skip to"
 Normalization = Literal["scale", "observed", "standardized"]
 Split = Literal["train", "validation", "test", "all"]
-Rows = tuple[pd.DataFrame, list[BadRow]]
-"""Good rows, under their numbers as index, and the bad ones."""
 
 
 def load_va_dataset(
@@ -108,8 +107,7 @@ def find_bad_rows(
 
 def _checked_rows(source: str | Path, scale: tuple[float, float] | None, columns: Mapping[str, str] | None) -> Rows:
     frame, bad = read_source(source, columns or {}, ("text", *VA))
-    frame, found = parse_rows(frame, va_rules(scale, str(source)))
-    return frame, sorted([*bad, *found], key=lambda row: row.number)
+    return parse_rows(frame, va_rules(scale, str(source)), bad)
 
 
 def va_rules(scale: tuple[float, float] | None, name: str) -> dict[str, Rule]:

@@ -230,6 +230,5 @@ def _checked_pieces(
             for ours in (*_NEEDED, *(["split"] if has_split else [])):
                 if ours not in frame:  # no row of JSON lines here has such a cell
                     frame[ours] = None
-            frame, found = parse_rows(frame, rules)
-            bad = sorted([*bad, *found], key=lambda row: row.number)
+            frame, bad = parse_rows(frame, rules, bad)
         yield frame, bad
