@@ -44,17 +44,13 @@ def use_all_cores(num_threads: int | None) -> None:
 
 def environment_record() -> dict[str, Any]:
     """Machine, threads, versions and date of a result."""
+    versions = {module.__name__: module.__version__ for module in (torch, transformers)}
     return {
         "machine": platform.processor() or platform.machine(),
         "processor": _processor(),
         "date": f"{datetime.date.today()}",
         "threads": torch.get_num_threads(),
-        "versions": {
-            "carl_hf": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": {"carl_hf": __version__, **versions, "python": platform.python_version()},
     }
 
 

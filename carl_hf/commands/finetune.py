@@ -106,18 +106,16 @@ def run_record(
 
 def print_results(results: dict[str, Any]) -> None:
     """Prints test accuracy, macro F1 and circular correlation of every model, and the verdict."""
-    exported = {
-        f"{metric}{suffix}": found[key]
-        for metric, found in results["exported_classifier"].items()
-        for suffix, key in (("", "value"), ("_interval", "interval"))
+    exported = results["exported_classifier"]
+    exported = {m: exported[m]["value"] for m in exported} | {
+        f"{m}_interval": exported[m]["interval"] for m in exported
     }
     rows, texts = [], next(iter(results["models"].values()))["texts"]
     for name, report in [*results["models"].items(), ("exported classifier", exported)]:
-        accuracy, f1 = (
-            f"{report[metric]:{form}}{unit} [{report[f'{metric}_interval'][0]:{form}}, "
-            f"{report[f'{metric}_interval'][1]:{form}}]"
-            for metric, form, unit in (("accuracy", ".1f", " %"), ("f1", ".3f", ""))
-        )
+        low, high = report["accuracy_interval"]
+        f1_low, f1_high = report["f1_interval"]
+        accuracy = f"{report['accuracy']:.1f} % [{low:.1f}, {high:.1f}]"
+        f1 = f"{report['f1']:.3f} [{f1_low:.3f}, {f1_high:.3f}]"
         circle = report.get("circular_order", {}).get("circular_correlation")
         rows.append([name, accuracy, f1, "" if circle is None else f"{circle:.3f}"])
     print(f"\n{results['corpus']}: {texts} test texts, {len(results['classes'])} classes [95 % interval]")

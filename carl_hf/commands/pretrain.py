@@ -146,21 +146,12 @@ def run_record(
     steps: int,
 ) -> dict[str, Any]:
     """What is needed to repeat a run, for results.json. `texts`: number trained on, None for a stream."""
+    objectives = {"objectives": args.weights, "method": describe_objectives(args.weights)}
     contrast = {} if script.contrast_layers == "prediction" else {"contrast_layers": script.contrast_layers}
+    batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     return {
-        "command": public_command("examples/pretrain.py", argv),
-        "seed": args.seed,
-        "preset": args.preset,
-        "objectives": args.weights,
-        "method": describe_objectives(args.weights),
-        "encoder": script.encoder,
-        **contrast,
-        "corpora": script.corpora,
-        "normalization": script.normalization,
-        "toward_plain": script.toward_plain,
-        "training_texts": texts,
-        "steps": steps,
-        "batch_size": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
-        "device": str(args.device),
-        **environment_record(),
-    }
+        "command": public_command("examples/pretrain.py", argv), "seed": args.seed, "preset": args.preset,
+        **objectives, "encoder": script.encoder, **contrast, "corpora": script.corpora,
+        "normalization": script.normalization, "toward_plain": script.toward_plain, "training_texts": texts,
+        "steps": steps, "batch_size": batch_size, "device": str(args.device), **environment_record(),
+    }  # fmt: skip
