@@ -175,8 +175,8 @@ class Bench:
     def _in_parts(self, batch: dict[str, Any], parts: int) -> dict[str, Any]:
         """The same batch with the slices of `parts` chunks."""
         lengths = batch["attention_mask"].sum(1).tolist()
-        slices, numbers = slices_of(lengths, slices=self.collator.slices, parts=parts)
-        return {**batch, "slices": slices, "parts": numbers}
+        slices, numbers = slices_of(lengths, slices=self.collator.slices, chunks=parts)
+        return {**batch, "slices": slices, "slices_per_chunk": numbers}
 
     def forward(self, encode: "Encode") -> Step:
         encoder = load_encoder(self.args.encoder).to(self.device)

@@ -1,6 +1,7 @@
-"""Saliency, token selection and projected gradient ascent on token embeddings. Knows no model class.
+"""Eq 7 to 9 on tensors: token saliency, choice of the salient tokens, projected gradient ascent (PGD).
 
-Shape suffixes: B texts, L tokens, H width of the word embeddings.
+Shape suffixes: B texts, L tokens, H width of the word embeddings. Saliency and PGD take packed tokens (T, H), with
+a mask (T,), as well.
 
 Source: Son, Saurez, Har, arXiv 2502.20613, Eq 7 to 9.
 """
@@ -24,7 +25,7 @@ def token_saliency(gradient_BLH: Tensor) -> Tensor:
 
 
 def select_salient_tokens(saliency_BL: Tensor, eligible_BL: Tensor, *, fraction: float) -> Tensor:
-    """The set S of a text: its ceil(fraction * n) most salient of n eligible tokens, at least one.
+    """Chooses the set S of a text: the ceil(fraction * n) most salient of its n eligible tokens, at least one.
 
     Args:
         saliency_BL (`Tensor`): score of every token; higher is chosen first.

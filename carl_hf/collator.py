@@ -1,4 +1,4 @@
-"""CarlDataCollator: texts with labels -> a batch sorted by length and right-padded, and the slices to encode it in."""
+"""CarlDataCollator: tokenizes texts, sorts them by length, pads them on the right, and divides them for encoding."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,23 +13,24 @@ from carl_hf.losses import NO_CLASS
 class CarlDataCollator:
     """Tokenizes texts and makes the batch that [`CarlTrainer`] trains on.
 
-    Texts are truncated to `max_length` and sorted by length, so that slices of consecutive rows need little padding.
+    Texts are truncated to `max_length` and sorted, longest first. Slices of consecutive rows then need little padding:
+    a slice is the unit of padding, a chunk of slices the unit of memory (encoded in one graph).
 
     Args:
         tokenizer: any fast or slow tokenizer. max_length (`int`): most tokens of a text, special ones included; at
             most the tokenizer's own `model_max_length`.
         slices (`int`): slices of (nearly) equal numbers of texts in each chunk; attention is padded within a slice.
-        parts (`int`): chunks of (nearly) equal numbers of tokens, which are encoded one after another.
+        chunks (`int`): chunks of (nearly) equal numbers of tokens, which are encoded one after another.
         classes: class names in the order of their indices; a text with any other label counts as unlabelled.
-        angles: class name -> radians, for texts without valence and arousal.
+        angles: class name, as written or in lower case -> radians, for texts without valence and arousal.
 
     Returns (of a call on rows with `text` and `valence`, `arousal` and / or `label`), for B texts and L tokens of the
     longest:
         `input_ids`, `attention_mask` (long, (B, L)); `eligible` (bool, (B, L)): neither special nor padding;
         `va` (float32, (B, 2), in [-1, 1]), NaN if missing; `class` (long, (B,)), -1 if missing; `angle` (float32,
         (B,), radians): of (valence, arousal), else of the class, NaN if missing or if valence = arousal = 0;
-        `slices`: (rows, width, tokens) of each slice, whose rows need only their first `width` columns; `parts`: how
-        many slices each chunk has.
+        `slices`: the numbers of a [`carl_hf.encoders.packing.Slice`] for each slice; `slices_per_chunk`.
+        A custom collator may leave out `class` and `angle`.
 
     Raises (when called):
         ValueError: for valence or arousal outside [-1, 1]; it names the text.
@@ -41,15 +42,15 @@ class CarlDataCollator:
         *,
         max_length: int = 128,
         slices: int = 8,
-        parts: int = 1,
+        chunks: int = 1,
         classes: Sequence[str] | None = None,
         angles: Mapping[str, float] | None = None,
     ):
         self.tokenizer = tokenizer
         self.max_length = min(max_length, tokenizer.model_max_length)
         self.slices = slices
-        self.parts = parts
-        self.class_numbers = {name: number for number, name in enumerate(classes or ())}
+        self.chunks = chunks
+        self.class_indices = {name: index for index, name in enumerate(classes or ())}
         self.angles = dict(angles or {})
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -67,7 +68,7 @@ class CarlDataCollator:
             input_ids[position, :length] = torch.tensor(encoded["input_ids"][i])
             attention_mask[position, :length] = 1
             eligible[position, :length] = torch.tensor(encoded["special_tokens_mask"][i]) == 0
-        slices, parts = slices_of([lengths[i] for i in order], slices=self.slices, parts=self.parts)
+        slices, per_chunk = slices_of([lengths[i] for i in order], slices=self.slices, chunks=self.chunks)
         return {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -76,16 +77,17 @@ class CarlDataCollator:
             "class": torch.tensor([self._class(rows[i]) for i in order]),
             "angle": torch.tensor([self._angle(rows[i]) for i in order], dtype=torch.float32),
             "slices": slices,
-            "parts": parts,
+            "slices_per_chunk": per_chunk,
         }
 
     def _class(self, row: dict[str, Any]) -> int:
-        return self.class_numbers.get(row.get("label"), NO_CLASS)
+        return self.class_indices.get(row.get("label"), NO_CLASS)
 
     def _angle(self, row: dict[str, Any]) -> float:
         valence, arousal = _va(row)
         if math.isnan(valence):
-            return self.angles.get(row.get("label"), math.nan)
+            label = row.get("label") or ""
+            return self.angles.get(label, self.angles.get(label.lower(), math.nan))
         return math.atan2(arousal, valence) if valence or arousal else math.nan
 
 
@@ -102,18 +104,18 @@ def _va(row: dict[str, Any]) -> tuple[float, float]:
 
 
 def slices_of(
-    lengths: Sequence[int], *, slices: int, parts: int
+    lengths: Sequence[int], *, slices: int, chunks: int
 ) -> tuple[tuple[tuple[int, int, int], ...], tuple[int, ...]]:
-    """Divides texts into `parts` chunks of about equal numbers of tokens, and each chunk into `slices` slices of about
-    equal numbers of texts (fewer where there are not enough texts).
+    """Divides texts into chunks of about equal numbers of tokens, and each chunk into slices of about equal numbers of
+    texts (into fewer where there are not enough texts).
 
     Args:
         lengths: tokens of each text, longest first.
 
     Returns:
-        (rows, width, tokens) of every slice; and how many slices each chunk has.
+        (texts, width, tokens) of each slice; and how many slices each chunk has.
     """
-    sizes_of_chunks = [_even_sizes(texts, slices) for texts in _even_tokens(lengths, parts)]
+    sizes_of_chunks = [_even_sizes(texts, slices) for texts in _even_tokens(lengths, chunks)]
     found, start = [], 0
     for size in (size for sizes in sizes_of_chunks for size in sizes):
         found.append((size, lengths[start], sum(lengths[start : start + size])))

@@ -1,7 +1,8 @@
 """The training losses as pure functions on tensors.
 
-Shape suffixes: B texts of this process, G texts of the global batch, L tokens, D embedding or projection width,
-P proxies (one a class), C classes, 2 (valence, arousal).
+Shape suffixes: B texts (of this process for `mccl_loss` and `focal_detection_loss`, else those that are passed),
+G texts of the global batch, L tokens, D embedding or projection width, P proxies (one a class), C classes,
+2 (valence, arousal).
 
 Several processes: `mccl_loss` and `focal_detection_loss` are means over this process's rows. Their average over
 processes with equal batches is the value and gradient of one process on the global batch (the columns of other
@@ -122,8 +123,8 @@ def mccl_loss(
         row_offset (`int`): column of row 0's own text, that is rank * B under data parallelism.
 
     Returns:
-        scalar `Tensor`: the mean over labelled rows, those of the global batch in equal parts; 0 for a batch of one
-            text (which has nothing to be contrasted with).
+        scalar `Tensor`: the mean over labelled rows, each of the global batch with the same weight; 0 for a batch of
+            one text (which has nothing to be contrasted with).
     """
     unlabelled_B1, unlabelled_G = va_B2.isnan().any(-1, keepdim=True), va_G2.isnan().any(-1)
     cosine_BG = F.normalize(online_BD, dim=-1) @ F.normalize(target_GD, dim=-1).T  # Eq 3
@@ -131,7 +132,7 @@ def mccl_loss(
         va_B2.nan_to_num(), va_G2.nan_to_num(), kernel=kernel, row_offset=row_offset
     )  # Eq 4  # fmt: skip
 
-    def log_probabilities(logits_BG: Tensor) -> Tensor:  # Eq 5; a pair that does not count adds 0 below
+    def log_probabilities(logits_BG: Tensor) -> Tensor:  # Eq 5; 0 where a label is missing: adds 0 to Eq 6
         log_p_BG = F.log_softmax(logits_BG.masked_fill(unlabelled_G, _NEVER), dim=-1)
         return log_p_BG.masked_fill(unlabelled_G | unlabelled_B1, 0)
 
@@ -199,7 +200,7 @@ def proxy_anchor_loss(
 
 @_in_full_precision
 def circular_loss(z_BD: Tensor, angles_B: Tensor, *, same_label_margin: float = 0.0) -> Tensor:
-    """Circular loss: the cosine of two embeddings is to equal the cosine of the angle between their labels.
+    """Circular loss: the cosine of two embeddings should equal the cosine of the angle between their labels.
 
     Mean over pairs i < j of (cos(z_i, z_j) - cos(angle_i - angle_j))^2.
 

@@ -66,7 +66,7 @@ class CarlBranch(nn.Module):
 
 
 class TargetBranch(CarlBranch):
-    """A branch that follows the online one: never trained, its dropout always off."""
+    """Moving average of the online branch: gets no gradient and stays in eval mode."""
 
     def __init__(self, config: CarlConfig, encoder: PreTrainedModel):
         super().__init__(config, encoder)
@@ -91,7 +91,7 @@ class CarlPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
-    _keep_in_fp32_modules_strict = ["target"]  # 1 - m = 4e-4 is below the resolution of bfloat16
+    _keep_in_fp32_modules_strict = ["target"]  # the paper's 1 - m = 4e-4 is below the resolution of bfloat16
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -100,7 +100,7 @@ class CarlPreTrainedModel(PreTrainedModel):
 
 
 class CarlModel(CarlPreTrainedModel):
-    """Online branch, target branch and detector over one encoder.
+    """CARL's model for training: online and target branch of an encoder, detector, optional task heads.
 
     `online` and `target` are [`CarlBranch`]es of the same shape; `prediction` belongs to the online branch alone;
     `detector` is one linear layer from a token's last hidden state to the logit of "perturbed". `proxies`,
@@ -183,7 +183,7 @@ class CarlModel(CarlPreTrainedModel):
 
     @property
     def encoder(self) -> PreTrainedModel:
-        """The online encoder: what training is for, and what is exported."""
+        """The trained (online) encoder, which is exported."""
         return self.online.encoder
 
     def online_parameters(self) -> Iterator[nn.Parameter]:
@@ -203,7 +203,7 @@ class CarlModel(CarlPreTrainedModel):
         self.target.requires_grad_(False)
         self.target.eval()
 
-    # The parts of a training step, on packed texts (encoders/packing.py).
+    # The methods of a training step, on packed texts (encoders/packing.py).
 
     def use_packed_attention(self) -> None:
         """Lets both encoders run on packed tokens where they can; else on padded slices, to the same result."""
@@ -211,15 +211,15 @@ class CarlModel(CarlPreTrainedModel):
             use_packed_attention(branch.encoder)
 
     def word_embeddings(self, input_ids: Tensor) -> Tensor:
-        """Word embeddings (..., E) of the online encoder, before position, type and normalisation are added."""
+        """Looks up word embeddings (..., E) of the online encoder (before positions and normalisation)."""
         return self.encoder.get_input_embeddings()(input_ids)
 
     def encode(self, embeds_TE: Tensor, layout: TokenLayout) -> Tensor:
         """Last hidden states (T, H) of the online encoder over word embeddings."""
         return encode_tokens(self.encoder, embeds_TE, layout)
 
-    def embed_words(self, embeds_TE: Tensor, layout: TokenLayout) -> Tensor:
-        """Embeddings (B, H) of texts from their word embeddings, under the model's pooling."""
+    def embed_packed(self, embeds_TE: Tensor, layout: TokenLayout) -> Tensor:
+        """Pooled embeddings (B, H) of packed texts from their word embeddings."""
         return embed_packed(self.encoder, embeds_TE, layout, self.config.pooling)
 
     def predict(self, pooled_BH: Tensor) -> Tensor:
@@ -230,7 +230,7 @@ class CarlModel(CarlPreTrainedModel):
     def project_target(self, input_ids_T: Tensor, layout: TokenLayout) -> Tensor:
         """Projection (B, D) of the target branch, chunk by chunk, without gradient."""
         encoder, projections = self.target.encoder, []
-        for chunk in layout.parts:
+        for chunk in layout.chunks:
             embeds_TE = encoder.get_input_embeddings()(input_ids_T[chunk.tokens])
             projections.append(self.target.project(embed_packed(encoder, embeds_TE, chunk, self.config.pooling)))
         return torch.cat(projections)
@@ -254,18 +254,18 @@ class CarlModel(CarlPreTrainedModel):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        objective: Callable[["CarlModel"], CarlOutput] | None = None,
+        step_fn: Callable[["CarlModel"], CarlOutput] | None = None,
     ) -> CarlOutput:
-        """Embeds texts, or runs a training objective.
+        """Embeds texts, or runs a training step.
 
         Args:
             input_ids (`Tensor` (B, L)): right-padded token ids. attention_mask (`Tensor` (B, L)): 0 on padding.
-            objective (`Callable`, *optional*): called with this model in place of the plain forward pass. The trainer
+            step_fn (`Callable`, *optional*): called with this model in place of the plain forward pass. The trainer
                 passes its whole step here, so that it runs inside the one wrapped call in which autocast and
                 distributed data parallelism are in force.
         """
-        if objective is not None:
-            return objective(self)
+        if step_fn is not None:
+            return step_fn(self)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         hidden_BLH = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state

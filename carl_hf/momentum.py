@@ -55,10 +55,11 @@ def update_target(target: nn.Module, online: nn.Module, momentum: float) -> None
 class TargetUpdateCallback(TrainerCallback):
     """Updates `model.target` from `model.online` after every optimizer step that was taken.
 
-    The momentum depends on `global_step / max_steps` alone, so that a resumed run continues exactly.
+    The momentum depends on `global_step / max_steps` alone (1 / max_steps after the first step), so that a resumed run
+    continues exactly.
 
     Args:
-        initial_momentum (`float`): m_0 in [0, 1]. skipped: returns whether the current step was skipped.
+        initial_momentum (`float`): m_0 in [0, 1]. skipped: called to learn whether the current step was skipped.
     """
 
     def __init__(self, initial_momentum: float, skipped: Callable[[], bool]):

@@ -37,10 +37,10 @@ OBJECTIVES = {
     "regression": Objective("regression of valence and arousal", 20.0, head="regressor", label="va"),
     "simcse": Objective("SimCSE", 1.0),
 }
-"""MCCL and PTD are CARL's own (Eq 11); docs/objectives.md describes the others."""
+"""MCCL and PTD are CARL's own, weighted as in the default recipe; docs/objectives.md describes the others."""
 
 PAPER_WEIGHTS = {"mccl": 0.8, "ptd": 0.2}
-"""Eq 11."""
+"""The weights of the paper (Eq 11), for the preset "paper"."""
 
 
 def describe_objectives(names: Collection[str]) -> str:

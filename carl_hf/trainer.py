@@ -1,7 +1,6 @@
-"""CarlTrainer: a transformers Trainer whose compute_loss is the algorithm of the paper, or of other objectives.
+"""CarlTrainer: a transformers Trainer whose compute_loss runs a step of CARL, or of other objectives.
 
-Shape suffixes: B texts of this process, G texts of the global batch, L tokens of the longest, T tokens of all texts,
-E width of the word embeddings, H width of the encoder, D projection width.
+Shape suffixes: B texts of this process, 2 (valence, arousal), H width of the encoder, C classes, P proxies.
 
 Source: Son, Saurez, Har, arXiv 2502.20613; equation numbers are the paper's.
 """
@@ -42,7 +41,15 @@ from carl_hf.training.checks import (
 from carl_hf.training.dev_probe import DevProbe
 from carl_hf.training.monitor import RunningMeans, embedding_spread, parameter_distance, step_metrics
 from carl_hf.training.nonfinite import SkipNonFiniteSteps
-from carl_hf.training.step import BatchLabels, Step, detection_pass, finish, perturb, sentence_pass, start
+from carl_hf.training.step import (
+    BatchLabels,
+    Step,
+    attach_gradients,
+    detection_pass,
+    encode_target,
+    perturb,
+    sentence_pass,
+)
 from carl_hf.training.streams import EndlessRows, StreamEpochCallback, is_stream
 from carl_hf.training_args import CarlTrainingArguments
 
@@ -92,6 +99,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
         check_model_and_arguments(model, args)
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             if isinstance(dataset, datasets.Dataset):
+                # an evaluation leaves out the losses for which its texts have no labels
                 needs = args.label_kinds if name == "train_dataset" or args.label_kinds == {"va"} else ()
                 check_dataset(dataset, name, needs)
         classes = classes_of(model, args, train_dataset)
@@ -99,13 +107,13 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
             if processing_class is None:
                 raise ValueError("CarlTrainer needs the encoder's tokenizer: pass processing_class=tokenizer.")
             data_collator = CarlDataCollator(
-                processing_class, max_length=args.max_length, parts=args.gradient_cache_parts, classes=classes,
+                processing_class, max_length=args.max_length, chunks=args.gradient_cache_parts, classes=classes,
                 angles=label_angles(args, train_dataset),
             )  # fmt: skip
             check_positions(model, data_collator.max_length)
         args = copy.copy(args)  # the caller's stay as they are
-        if args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = leaves_parameters_unused(model, args) or None
+        if args.ddp_find_unused_parameters is None and leaves_parameters_unused(model, args):
+            args.ddp_find_unused_parameters = True
         args.ignore_data_skip |= is_stream(train_dataset)  # a stream starts at the checkpoint's position itself
         super().__init__(
             model, args, data_collator, train_dataset, eval_dataset, processing_class=processing_class, **kwargs
@@ -126,7 +134,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
         if is_stream(train_dataset):
             self.add_callback(StreamEpochCallback())
         self.model.use_packed_attention()
-        use_fast_dropout(self.model.online.encoder)
+        use_fast_dropout(self.model.online.encoder)  # the target has none in use
         self.weights = args.weights
         self._class_weights_C = class_weights(args, classes, train_dataset)
         self._training_means, self._evaluation_means = RunningMeans(self._gather), RunningMeans(self._gather)
@@ -143,26 +151,28 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor | tuple[Tensor, CarlOutput]:
-        """The loss of one batch: L = w L_MCCL + w' L_PTD (Eq 11), by default with regression, or other objectives.
+        """Runs one step of CARL: L = w L_MCCL + w' L_PTD (Eq 11), by default with regression, or other objectives.
 
         The whole step runs inside one call of the (wrapped) model, where autocast and data parallelism are in force.
         One backward pass of the sentence objectives gives the gradients of the parameters, the saliency, and the
-        gradient of the first PGD step; its graph is freed before the perturbed texts are encoded.
+        gradient of the first PGD step; its graph is freed before the perturbed texts are encoded. The loss returned
+        has the gradients attached, so that its own backward pass costs nothing.
         """
         labels = BatchLabels.of(inputs, self._gather, self.accelerator.process_index)
         step = self._step = Step(
             self.args, self.weights, inputs, labels, self._gather, self._class_weights_C, self._loss_scale()
         )
 
-        def carl(model: CarlModel) -> CarlOutput:
-            start(step, model)
+        def run(carl: CarlModel) -> CarlOutput:
+            encode_target(step, carl)
             loss = sentence_pass(step)  # Eq 3 to 6: momentum continuous contrastive learning, or other objectives
             if "ptd" in self.weights:
-                perturb(step)  # Eq 7 to 9: the most salient tokens, moved by PGD
-                loss = loss + self.weights["ptd"] * detection_pass(step)  # Eq 10, 11
-            return finish(step, loss)
+                perturb(step)  # Eq 7, 8: the most salient tokens, moved by PGD
+                l_ptd = detection_pass(step)  # Eq 9, 10: which tokens were perturbed?
+                loss = loss + self.weights["ptd"] * l_ptd  # Eq 11
+            return attach_gradients(step, loss)
 
-        output = model(inputs["input_ids"], objective=carl)
+        output = model(inputs["input_ids"], step_fn=run)
         return (output.loss, output) if return_outputs else output.loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -189,7 +199,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
         return self.nonfinite.grad_norm
 
     def _loss_scale(self) -> float:
-        """Factor on a loss before an inner backward pass: the scaler's under fp16, where small gradients underflow."""
+        """The fp16 scaler's factor, for losses whose gradients are taken within the step; else 1."""
         return self.accelerator.scaler.get_scale() if self.accelerator.scaler is not None else 1.0
 
     def _gather(self, rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""CarlTrainingArguments: how a CARL model is trained. What it is made of stands in CarlConfig.
+"""CarlTrainingArguments: how a CARL model is trained. CarlConfig holds its architecture.
 
 Source: Son, Saurez, Har, arXiv 2502.20613; equation numbers are the paper's.
 """
@@ -85,7 +85,7 @@ class CarlTrainingArguments(TrainingArguments):
     )
     # TrainingArguments, with other defaults
     num_train_epochs: float = setting(2.0, "Passes over the training texts.")
-    per_device_train_batch_size: int = setting(128, "Texts of a contrastive batch on each device.")
+    per_device_train_batch_size: int = setting(128, "Texts on each device; contrasted with those of all devices.")
     per_device_eval_batch_size: int = setting(
         128, "Texts of a contrastive batch in evaluation; by default as in training."
     )
@@ -104,7 +104,7 @@ class CarlTrainingArguments(TrainingArguments):
     max_length: int = setting(128, "Tokens kept of a text; the rest is cut off.")
     gradient_cache_parts: int = setting(
         1,
-        "Parts in which a batch is encoded with gradient, one after another, in the memory of one; the "
+        "Chunks in which a batch is encoded with gradient, one after another, in the memory of one; the "
         "losses see the whole batch, the gradient is the same. More than 1 costs another forward pass.",
     )
     # What is trained
@@ -255,7 +255,7 @@ class CarlTrainingArguments(TrainingArguments):
 
     @property
     def label_kinds(self) -> set[str]:
-        """What the objectives ask the texts for: "va", "class", "angle". PTD alone takes its saliency from MCCL."""
+        """Kinds of labels that the objectives use: "va", "class", "angle". PTD alone takes its saliency from MCCL."""
         names = set(self.weights) if set(self.weights) != {"ptd"} else {"mccl"}
         return {kind for name in names if (kind := OBJECTIVES[name].label) is not None}
 

@@ -67,7 +67,7 @@ def run(folder: Path, tokenizer: Any, processes: int, name: str, case: dict[str,
         model=model, args=args, train_dataset=data.to_iterable_dataset() if streamed else data,
         processing_class=tokenizer, callbacks=[observer],
         data_collator=DoubleLabels(
-            tokenizer, slices=2, parts=args.gradient_cache_parts, classes=classes,
+            tokenizer, slices=2, chunks=args.gradient_cache_parts, classes=classes,
             angles={"joy": 0.5, "sadness": 3.5},
         ),
     )  # fmt: skip

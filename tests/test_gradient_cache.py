@@ -8,12 +8,12 @@ from carl_hf import CarlDataCollator, CarlModel, CarlTrainingArguments
 from carl_hf.encoders.packing import TokenLayout
 from carl_hf.losses import simcse_loss
 from carl_hf.training.gradient_cache import CachedPass, Gradients, cached_backward
-from carl_hf.training.step import BatchLabels, Step, sentence_pass, start
+from carl_hf.training.step import BatchLabels, Step, encode_target, sentence_pass
 
 
 @pytest.fixture
 def batch(tokenizer):
-    return CarlDataCollator(tokenizer, slices=2, parts=3)(list(toy_dataset(9, seed=5)))
+    return CarlDataCollator(tokenizer, slices=2, chunks=3)(list(toy_dataset(9, seed=5)))
 
 
 def test_dropout_is_repeated_and_gradients_are_those_of_the_whole_graph(batch):
@@ -25,18 +25,18 @@ def test_dropout_is_repeated_and_gradients_are_those_of_the_whole_graph(batch):
     seen = []
 
     def embed(embeds, part):
-        seen.append(model.embed_words(embeds, part))
+        seen.append(model.embed_packed(embeds, part))
         return seen[-1]
 
     torch.manual_seed(3)
     whole_words = words.clone().requires_grad_()
-    whole = torch.cat([embed(whole_words[part.tokens], part) for part in layout.parts])
+    whole = torch.cat([embed(whole_words[part.tokens], part) for part in layout.chunks])
     expected = torch.autograd.grad(whole.cos().sum(), [whole_words, *parameters], allow_unused=True)
     following = torch.rand(3)
 
     seen.clear()
     torch.manual_seed(3)
-    view = CachedPass(embed, words, layout, keeps_graph=True)
+    view = CachedPass(embed, words, layout, backward_follows=True)
     gradients = Gradients.zero(words, parameters)
     cached_backward(view.pooled_BH.cos().sum(), [view], gradients)
     assert torch.equal(torch.rand(3), following)  # the second encoding left no trace in the random state
@@ -55,11 +55,11 @@ def test_without_a_backward_pass_nothing_keeps_a_graph(batch):
     graphs = []
 
     def embed(embeds, part):
-        pooled = model.embed_words(embeds, part)
+        pooled = model.embed_packed(embeds, part)
         graphs.append(pooled.grad_fn)
         return pooled
 
-    CachedPass(embed, words, layout, keeps_graph=False)
+    CachedPass(embed, words, layout, backward_follows=False)
     assert graphs == [None] * 3
 
 
@@ -95,23 +95,23 @@ def test_cached_gradients_in_bfloat16_are_whole(tmp_path, tokenizer):
 def test_simcse_contrasts_two_cached_views(tmp_path, tokenizer):
     model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8).double().train()
     model.use_packed_attention()
-    batch = CarlDataCollator(tokenizer, slices=2, parts=2)(list(toy_dataset(8, seed=3)))
+    batch = CarlDataCollator(tokenizer, slices=2, chunks=2)(list(toy_dataset(8, seed=3)))
     layout = TokenLayout.of(batch)
     words = model.word_embeddings(layout.pack(batch["input_ids"])).detach()
     parameters = [p for n, p in model.encoder.named_parameters() if "pooler" not in n and "embeddings" not in n]
 
     def embed(embeds, part):
-        return model.embed_words(embeds, part)
+        return model.embed_packed(embeds, part)
 
     torch.manual_seed(3)
-    views = [torch.cat([embed(words[part.tokens], part) for part in layout.parts]) for _ in range(2)]
+    views = [torch.cat([embed(words[part.tokens], part) for part in layout.chunks]) for _ in range(2)]
     expected = torch.autograd.grad(simcse_loss(*views, temperature=0.05), parameters)
 
     args = CarlTrainingArguments(str(tmp_path), use_cpu=True, objectives=["simcse"])
     torch.manual_seed(3)
     labels = BatchLabels.of(batch, lambda rows: rows, 0)
     step = Step(args, args.weights, batch, labels, gather=lambda rows: rows)
-    start(step, model)
+    encode_target(step, model)
     step.words_TE, step.trained = words, parameters
     sentence_pass(step)
     for found, wish in zip(step.gradients.of_parameters, expected, strict=True):

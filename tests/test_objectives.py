@@ -319,6 +319,16 @@ def test_rare_names_and_foreign_names_do_not_stop_an_evaluation():
         assert set(figures) == {"label_accuracy"} and figures["label_accuracy"] in (0, 50, 100)
 
 
+def test_a_stream_finds_angles_of_labels_in_any_case(tmp_path, tokenizer):
+    rows = Dataset.from_dict({"text": ["a b", "c d"] * 8, "label": ["Joy", "ANGER"] * 8})
+    settings = {"objectives": ["circular"], "label_space": "circle12"}
+    held, streamed = (
+        make_trainer(tmp_path, tokenizer, data=data, **settings).data_collator(list(rows))["angle"]
+        for data in (rows, rows.to_iterable_dataset())
+    )
+    assert torch.equal(held, streamed) and not streamed.isnan().any()
+
+
 def test_lists_take_all_angles_of_the_space_and_no_class_weights(tmp_path, tokenizer):
     rows = [{"text": "a b", "label": "joy"}, {"text": "c d", "label": "anger"}] * 8
     trainer = make_trainer(tmp_path, tokenizer, data=rows, objectives=["circular"], label_space="circle12")

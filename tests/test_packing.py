@@ -20,8 +20,8 @@ PACKED = {"bert", "roberta", "xlm-roberta", "electra", "distilbert", "camembert"
 LIKE_BERT = {"bert", "roberta", "xlm-roberta", "camembert"}  # whose last layer computes first tokens alone
 
 
-def batch_of(tokenizer, texts=8, *, slices=3, parts=2):
-    return CarlDataCollator(tokenizer, slices=slices, parts=parts)(list(toy_dataset(texts, seed=5)))
+def batch_of(tokenizer, texts=8, *, slices=3, chunks=2):
+    return CarlDataCollator(tokenizer, slices=slices, chunks=chunks)(list(toy_dataset(texts, seed=5)))
 
 
 def words_of(encoder, batch):
@@ -34,7 +34,7 @@ def words_of(encoder, batch):
 def test_packed_texts_have_the_states_and_gradients_of_padded_ones(family, slices, tokenizer):
     encoder = tiny_encoder(family).double().eval()
     parameters = dict(encoder.named_parameters())
-    batch = batch_of(tokenizer, slices=slices, parts=min(2, slices))
+    batch = batch_of(tokenizer, slices=slices, chunks=min(2, slices))
     ids, mask = batch["input_ids"], batch["attention_mask"]
     expected = encoder(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
     words, layout = words_of(encoder, batch)
@@ -58,7 +58,7 @@ def test_packed_texts_have_the_states_and_gradients_of_padded_ones(family, slice
     compare(encode_tokens(encoder, words, layout), expected)  # slice by slice
     assert use_packed_attention(encoder) == (family in PACKED)
     compare(encode_tokens(encoder, words, layout), expected)
-    compare(torch.cat([encode_tokens(encoder, words[part.tokens], part) for part in layout.parts]), expected)
+    compare(torch.cat([encode_tokens(encoder, words[part.tokens], part) for part in layout.chunks]), expected)
     seen.clear()
     compare(encode_first_tokens(encoder, words, layout), expected[layout.first_B])
     hook.remove()
@@ -163,22 +163,23 @@ def test_embedding_equals_that_of_each_text_alone(family, pooling, batch_size, t
         torch.testing.assert_close(vector, alone.float(), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("texts", "slices", "parts"), [(1, 8, 1), (7, 3, 1), (24, 2, 3), (5, 8, 9), (200, 8, 4)])
-def test_the_layout_holds_every_token_once(texts, slices, parts, tokenizer):
-    batch = batch_of(tokenizer, texts, slices=slices, parts=parts)
+@pytest.mark.parametrize(("texts", "slices", "chunks"), [(1, 8, 1), (7, 3, 1), (24, 2, 3), (5, 8, 9), (200, 8, 4)])
+def test_the_layout_holds_every_token_once(texts, slices, chunks, tokenizer):
+    batch = batch_of(tokenizer, texts, slices=slices, chunks=chunks)
     ids, mask, layout = batch["input_ids"], batch["attention_mask"], TokenLayout.of(batch)
     tokens = layout.pack(ids)
     assert tokens.equal(ids[mask.bool()])
     assert layout.unpack(tokens).equal(ids * mask)
     assert layout.pack_slices(layout.pad_slices(tokens)).equal(tokens)
-    assert sum(rows for rows, _, _ in batch["slices"]) == texts and sum(batch["parts"]) == len(batch["slices"])
-    made = layout.parts
-    assert len(made) <= parts and made[0].texts.start == 0 and made[-1].texts.stop == texts
-    for part, following in zip(made, made[1:], strict=False):
-        assert (part.texts.stop, part.tokens.stop) == (following.texts.start, following.tokens.start)
-    for part in made:
-        assert tokens[part.tokens].equal(part.pack(ids[part.texts]))
-        assert part.unpack(tokens[part.tokens]).equal((ids * mask)[part.texts])
-    if texts == 200:  # parts of many texts hold about as many tokens
-        counts = [part.tokens.stop - part.tokens.start for part in made]
+    assert sum(count for count, _, _ in batch["slices"]) == texts
+    assert sum(batch["slices_per_chunk"]) == len(batch["slices"])
+    made = layout.chunks
+    assert len(made) <= chunks
+    assert [i for chunk in made for i in range(texts)[chunk.texts]] == list(range(texts))
+    assert [i for chunk in made for i in range(len(tokens))[chunk.tokens]] == list(range(len(tokens)))
+    for chunk in made:
+        assert tokens[chunk.tokens].equal(chunk.pack(ids[chunk.texts]))
+        assert chunk.unpack(tokens[chunk.tokens]).equal((ids * mask)[chunk.texts])
+    if texts == 200:  # chunks of many texts hold about equal numbers of tokens
+        counts = [chunk.tokens.stop - chunk.tokens.start for chunk in made]
         assert len(counts) == 4 and max(counts) - min(counts) <= mask.shape[1]

@@ -101,7 +101,7 @@ def test_step_equals_the_plain_one(settings, pieces, scaled, tmp_path, tokenizer
         tmp_path, tokenizer, model=double_model(everything=mixed), salient_fraction=0.3,
         data=toy_dataset(mixed=mixed), head_warmup_epochs=0.0, **settings,
     )  # fmt: skip
-    trainer.data_collator.slices, trainer.data_collator.parts = pieces
+    trainer.data_collator.slices, trainer.data_collator.chunks = pieces
     trainer.accelerator.scaler = Scaler() if scaled else None
     assert_step_is_plain(trainer, mixed=mixed)
 

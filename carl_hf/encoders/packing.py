@@ -1,7 +1,7 @@
 """Packed texts: tokens concatenated without padding, attention stays within each text.
 
 Shape suffixes: B texts, L tokens of the longest, T tokens of all texts, E width of the word embeddings, H width of the
-encoder, X any width.
+encoder, A attention heads, D width of an attention head, X any width; 1 an axis of length 1.
 
 Layers that treat every token by itself (most of an encoder's work) run once over (T, H). Attention is computed in
 slices of consecutive texts of similar length, padded to the longest of the slice: by `fast_cpu.py` where a CPU trains,
@@ -12,7 +12,7 @@ called once for every padded slice, with the same result.
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,26 +32,42 @@ _AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")  # the number after tha
 _BERT_LAYERS = ("bert", "roberta", "xlm-roberta", "camembert")  # families whose layers are BERT's
 
 
+class Slice(NamedTuple):
+    """Consecutive texts of a batch whose attention is padded to the longest of them."""
+
+    texts: int
+    width: int  # tokens of the longest text
+    tokens: int  # of all texts, without padding
+
+
 class TokenLayout:
-    """The tokens of a batch, sorted by length: padded (B, L) or packed (T,), and the way from one to the other.
+    """Maps between padded (B, L) and packed (T,) tokens of a batch whose texts are sorted by length, longest first.
+
+    A slice is the unit of padding. A chunk, some slices, is the unit of memory: what is encoded in one graph.
 
     Args:
-        attention_mask_BL: 0 on padding, which is on the right.
-        slices: (texts, width, tokens) of each slice of consecutive texts.
-        parts: how many slices share a graph, for each part of the batch; `None` for one graph.
-        texts, tokens: slices into the parent batch, for the layout of a part.
+        attention_mask_BL: 0 on padding, which is on the right. slices: those of the batch, in order,
+            each a [`Slice`] or its three numbers.
+        slices_per_chunk: how many slices each chunk has; by default one chunk has all.
+        texts, tokens: ranges in the parent batch, for the layout of a chunk.
 
     Attributes:
-        first_B: index of each text's first token. column_T: a token's position in its text.
-        masks: (texts, width) of each slice. slots: index of its tokens among its texts * width.
+        mask_BL, slices, texts, tokens: as given. first_B: index of each text's first token. column_T: a token's
+            position in its text. masks: attention mask (texts, width) of each slice. slots: positions of the slice's
+            tokens in its flattened padded grid of texts * width.
     """
 
     def __init__(
-        self, attention_mask_BL: Tensor, slices: Sequence[tuple[int, int, int]], parts: Sequence[int] | None = None,
-        texts: slice = slice(None), tokens: slice = slice(None),
+        self, attention_mask_BL: Tensor, slices: Sequence[tuple[int, int, int]],
+        slices_per_chunk: Sequence[int] | None = None, texts: slice = slice(None), tokens: slice = slice(None),
     ):  # fmt: skip
-        self.mask_BL, self.slices, self.texts, self.tokens = attention_mask_BL, tuple(slices), texts, tokens
-        self._slices_of_parts = (len(self.slices),) if parts is None else tuple(parts)
+        self.mask_BL, self.slices, self.texts, self.tokens = (
+            attention_mask_BL,
+            tuple(Slice(*s) for s in slices),
+            texts,
+            tokens,
+        )
+        self._slices_per_chunk = (len(self.slices),) if slices_per_chunk is None else tuple(slices_per_chunk)
         counts, widths, tokens_of_slices = zip(*self.slices, strict=True)
         device, (texts_of_batch, width) = attention_mask_BL.device, attention_mask_BL.shape
         lengths_B, total = attention_mask_BL.sum(1), sum(tokens_of_slices)
@@ -69,31 +85,35 @@ class TokenLayout:
 
     @classmethod
     def of(cls, batch: dict[str, Any]) -> "TokenLayout":
-        """Of a batch of [`carl_hf.CarlDataCollator`]."""
-        return cls(batch["attention_mask"], batch["slices"], batch["parts"])
+        """The layout of a batch of [`carl_hf.CarlDataCollator`]."""
+        return cls(batch["attention_mask"], batch["slices"], batch["slices_per_chunk"])
 
     @classmethod
     def of_lengths(cls, lengths: Sequence[int], *, texts_of_slice: int, device: torch.device) -> "TokenLayout":
-        """Of texts with so many tokens each, longest first, in slices of so many texts."""
+        """The layout of texts with these numbers of tokens, longest first, in slices of `texts_of_slice` texts."""
         lengths_B = torch.tensor(lengths)
         mask_BL = (torch.arange(int(lengths_B[0])) < lengths_B.unsqueeze(1)).long()
         sliced = [lengths[start : start + texts_of_slice] for start in range(0, len(lengths), texts_of_slice)]
-        return cls(mask_BL.to(device), [(len(part), part[0], sum(part)) for part in sliced])
+        return cls(mask_BL.to(device), [(len(found), found[0], sum(found)) for found in sliced])
+
+    @property
+    def chunks(self) -> list["TokenLayout"]:
+        """The layouts of the batch's chunks; itself if there is one."""
+        return [self] if len(self._slices_per_chunk) == 1 else self._chunks
 
     @functools.cached_property
-    def parts(self) -> list["TokenLayout"]:
-        """The layouts of the batch's parts."""
+    def _chunks(self) -> list["TokenLayout"]:
         made, first_slice, first_text, first_token = [], 0, 0, 0
-        for count in self._slices_of_parts:
+        for count in self._slices_per_chunk:
             slices = self.slices[first_slice : first_slice + count]
-            texts = slice(first_text, first_text + sum(s[0] for s in slices))
-            tokens = slice(first_token, first_token + sum(s[2] for s in slices))
+            texts = slice(first_text, first_text + sum(s.texts for s in slices))
+            tokens = slice(first_token, first_token + sum(s.tokens for s in slices))
             made.append(TokenLayout(self.mask_BL[texts], slices, texts=texts, tokens=tokens))
             first_slice, first_text, first_token = first_slice + count, texts.stop, tokens.stop
         return made
 
     def of_heads(self, heads: int) -> fast_cpu.HeadLayout:
-        """For attention with so many heads by [`fast_cpu.slice_attention`]; made once."""
+        """The layout by attention head, for [`fast_cpu.slice_attention`]; made once."""
         if heads not in self._of_heads:
             self._of_heads[heads] = fast_cpu.HeadLayout(self, heads)
         return self._of_heads[heads]
@@ -110,27 +130,31 @@ class TokenLayout:
     def pad_slices(self, values_TX: Tensor) -> list[Tensor]:
         """Slices (texts, width, X) of tokens (T, X), zeros on padding."""
         padded = []
-        parts = values_TX.split([tokens for _, _, tokens in self.slices])
-        for part, slots, (texts, width, tokens) in zip(parts, self.slots, self.slices, strict=True):
+        packed = values_TX.split([tokens for _, _, tokens in self.slices])
+        for values, slots, (texts, width, tokens) in zip(packed, self.slots, self.slices, strict=True):
             if tokens < texts * width:
-                part = part.new_zeros(texts * width, *part.shape[1:]).index_copy(0, slots, part)
-            padded.append(part.unflatten(0, (texts, width)))
+                values = values.new_zeros(texts * width, *values.shape[1:]).index_copy(0, slots, values)
+            padded.append(values.unflatten(0, (texts, width)))
         return padded
 
     def pack_slices(self, slices: Sequence[Tensor]) -> Tensor:
         """Tokens (T, X) of slices (texts, width, X): the reverse of `pad_slices`."""
-        parts = []
+        packed = []
         for values, slots, (texts, width, tokens) in zip(slices, self.slots, self.slices, strict=True):
             flat = values.flatten(0, 1)
-            parts.append(flat.index_select(0, slots) if tokens < texts * width else flat)
-        return torch.cat(parts)
+            packed.append(flat.index_select(0, slots) if tokens < texts * width else flat)
+        return torch.cat(packed)
 
 
 def _packed_attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
     layout: TokenLayout | None = None, **options: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """Scaled dot-product attention; with a layout, of the packed tokens (1, heads, T, width) within their texts."""
+    """Scaled dot-product attention; with a layout, of packed tokens (1, A, T, D) within their texts.
+
+    transformers hands keyword arguments of an encoder's forward pass down to here: `encode_tokens` passes `layout`.
+    The mask that transformers makes is for padded texts; packed ones are masked by their layout.
+    """
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     dropout = options.get("dropout", 0.0)
@@ -159,8 +183,11 @@ AttentionMaskInterface.register(_PACKED, sdpa_mask)
 def use_packed_attention(encoder: PreTrainedModel) -> bool:
     """Lets `encode_tokens` run an encoder on packed tokens, where its family and its attention (sdpa) allow it.
 
-    Calls on padded texts go on as before. The setting stays with this object (another thread may be using it) and is
+    Calls on padded texts work as before. The setting stays with this object (another thread may be using it) and is
     not saved.
+
+    Returns:
+        whether it runs on packed tokens.
     """
     config = encoder.config
     can = config.model_type in _FROM_ZERO + _AFTER_PADDING and not config.to_dict().get("is_decoder")
@@ -217,7 +244,7 @@ def pool(hidden_BLH: Tensor, attention_mask_BL: Tensor, pooling: Pooling) -> Ten
 
 
 def pool_packed(hidden_TH: Tensor, layout: TokenLayout, pooling: Pooling) -> Tensor:
-    """The same from the states of packed texts."""
+    """[`pool`] for the hidden states of packed texts."""
     if pooling == "cls":
         return hidden_TH[layout.first_B]
     padded = zip(layout.pad_slices(hidden_TH), layout.masks, strict=True)

@@ -4,7 +4,7 @@ from transformers import TrainerCallback
 
 
 class HeadWarmupCallback(TrainerCallback):
-    """Trains only the task heads for the first `steps`: drops the encoder's gradients before each optimizer step."""
+    """Trains all but the encoder for the first `steps`: drops its gradients before each optimizer step."""
 
     def __init__(self, steps: float):
         self.steps = steps

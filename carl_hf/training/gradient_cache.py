@@ -38,21 +38,21 @@ class _RandomState:
 
 
 class CachedPass:
-    """Embeddings of a batch, and their backward pass chunk by chunk.
+    """Gradient caching for one encoding of a batch: a forward pass, and a backward pass chunk by chunk.
 
     Args:
-        encode: word embeddings (T, E) and layout of a chunk -> embeddings of its texts (its B, H).
-        embeds_TE: word embeddings of the batch. keeps_graph: whether a backward pass will follow.
+        encode: word embeddings (T, E) and layout of a chunk -> embeddings (texts of the chunk, H).
+        embeds_TE: word embeddings of the batch. backward_follows: whether `backward` will be called.
 
     Attributes:
         pooled_BH: the embeddings, a leaf with gradient.
     """
 
-    def __init__(self, encode: Encode, embeds_TE: Tensor, layout: TokenLayout, *, keeps_graph: bool):
-        self.encode, self.embeds_TE, self.chunks = encode, embeds_TE.detach(), layout.parts
+    def __init__(self, encode: Encode, embeds_TE: Tensor, layout: TokenLayout, *, backward_follows: bool):
+        self.encode, self.embeds_TE, self.chunks = encode, embeds_TE.detach(), layout.chunks
         self._graph: tuple[Tensor, Tensor] | None = None  # of a single chunk
         self._states: list[_RandomState] = []
-        if keeps_graph and len(self.chunks) == 1:
+        if backward_follows and len(self.chunks) == 1:
             leaf_TE = self.embeds_TE.requires_grad_()
             self._graph = leaf_TE, encode(leaf_TE, self.chunks[0])
             pooled_BH = self._graph[1]
@@ -97,7 +97,7 @@ class Gradients:
         return cls(torch.zeros_like(embeds_TE, requires_grad=False), parameters, [None] * len(parameters))
 
     def add(self, output: Tensor, leaf_TE: Tensor, chunk: TokenLayout, gradient: Tensor | None = None) -> None:
-        """Adds those of `output`, a scalar or a tensor with its own `gradient`, and frees its graph."""
+        """Backpropagates `output`, a scalar or a tensor with its own `gradient`, and adds the gradients."""
         of_leaf_TE, *found = torch.autograd.grad(
             output, [leaf_TE, *self.parameters], gradient, allow_unused=True, materialize_grads=False
         )
@@ -115,7 +115,7 @@ class Gradients:
                 totals.append(total)
                 news.append(new)
                 continue
-            # two parameters may have been given one tensor, or one may be an expanded number
+            # two parameters may share one gradient tensor, or one may be an expanded scalar (stride 0)
             alone = new.is_contiguous() and new.data_ptr() not in kept
             kept.add(new.data_ptr())
             self.of_parameters[number] = new if alone else new.clone(memory_format=torch.contiguous_format)
@@ -130,12 +130,13 @@ class Gradients:
 
 
 def cached_backward(loss: Tensor, views: Sequence[CachedPass], gradients: Gradients) -> None:
-    """Adds the gradients of a scalar loss over the embeddings of one or more passes, and frees all graphs."""
+    """Adds the gradients of a scalar loss over the embeddings of one or more encodings of the same texts (SimCSE has
+    two), and frees all graphs."""
     of_pooled_and_parameters = torch.autograd.grad(
         loss, [*(view.pooled_BH for view in views), *gradients.parameters], allow_unused=True, materialize_grads=False
     )
     gradients.add_of_parameters(of_pooled_and_parameters[len(views) :])
-    for view, of_pooled_BH in zip(views, of_pooled_and_parameters, strict=False):
+    for view, of_pooled_BH in zip(views, of_pooled_and_parameters[: len(views)], strict=True):
         if of_pooled_BH is not None:
             view.backward(of_pooled_BH, gradients)
 

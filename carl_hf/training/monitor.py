@@ -1,4 +1,7 @@
-"""Metrics that tell how training goes: losses by objective, detection AUC, and signs of collapse."""
+"""Metrics that tell how training goes: losses by objective, detection AUC, and signs of collapse.
+
+Shape suffixes as in step.py.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -12,7 +15,7 @@ from carl_hf.training.step import BatchLabels, Step
 
 
 def label_counts(labels: BatchLabels) -> dict[str | None, Tensor]:
-    """How many texts of the global batch carry each kind of label; under None, how many there are."""
+    """How many texts of the global batch have each kind of label; under None, for objectives without labels, all."""
     return {
         "va": (~labels.va_G2.isnan().any(-1)).sum(),
         "class": (labels.class_G != NO_CLASS).sum(),
@@ -22,7 +25,7 @@ def label_counts(labels: BatchLabels) -> dict[str | None, Tensor]:
 
 
 def step_metrics(step: Step) -> dict[str, tuple[Tensor, Tensor]]:
-    """What a step logs: name -> (mean over the texts that it is about, how many those are)."""
+    """Metrics of a step: name -> (value, its weight: the number of texts that it is a mean over)."""
     counts = label_counts(step.labels)
     metrics = {name: (loss, counts[OBJECTIVES[name].label]) for name, loss in step.losses.items() if name != "ptd"}
     zero_labels = (step.labels.va_G2 == 0).all(-1).sum()
@@ -33,7 +36,7 @@ def step_metrics(step: Step) -> dict[str, tuple[Tensor, Tensor]]:
         changed = (changed_TE & perturbed_T.unsqueeze(-1)).sum() / (perturbed_T.sum() * changed_TE.shape[-1])
         auc = detection_auc(step.logits_BL, step.perturbed_BL, step.judged_BL)
         for name, value in (("ptd", step.losses["ptd"]), ("detector_auc", auc), ("changed_coordinates", changed)):
-            metrics[name] = (value, step.judged_texts)
+            metrics[name] = (value, step.judged_count)
     return metrics
 
 

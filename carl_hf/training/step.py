@@ -2,7 +2,7 @@
 
 Shape suffixes: B texts of this process, G texts of the global batch, L tokens of the longest text, T tokens of all
 texts (packed, see encoders/packing.py), E width of the word embeddings, H width of the encoder, D projection width,
-C classes, 2 (valence, arousal).
+C classes, P proxies (one a class), 2 (valence, arousal).
 
 Source: Son, Saurez, Har, arXiv 2502.20613; equation numbers are the paper's.
 """
@@ -51,10 +51,11 @@ class BatchLabels:
 
     @classmethod
     def of(cls, batch: Mapping[str, Any], gather: Callable[[Tensor], Tensor], rank: int) -> "BatchLabels":
-        """Of a batch of [`carl_hf.CarlDataCollator`]; a custom collator may leave out `class` and `angle`.
+        """The labels of a collated batch, gathered over processes, each of which has as many texts.
 
         Args:
-            gather: returns the rows of all processes, without gradient. rank: of this process.
+            batch: of [`carl_hf.CarlDataCollator`]. gather: returns the rows of all processes, without gradient.
+            rank: of this process.
         """
         va_B2 = batch["va"]
         class_B = batch.get("class", torch.full_like(va_B2[:, 0], NO_CLASS, dtype=torch.long))
@@ -64,12 +65,13 @@ class BatchLabels:
 
 @dataclass
 class Step:
-    """What the passes of a step share; each fills in what it has computed.
+    """State shared by the passes of a step; each fills in what it has computed.
 
     Args:
         args, weights: the recipe; objective -> its weight in the loss. batch: of [`carl_hf.CarlDataCollator`].
         labels: of the batch. gather: returns the rows of all processes, without gradient.
-        class_weights_C: for cross-entropy. loss_scale: factor on every inner loss before its backward pass (fp16).
+        class_weights_C: for cross-entropy. loss_scale: factor on a loss before `torch.autograd.grad` is called on it
+            within the step, so that small gradients do not underflow in fp16.
     """
 
     args: CarlTrainingArguments
@@ -80,37 +82,38 @@ class Step:
     class_weights_C: Tensor | None = None
     loss_scale: float = 1.0
 
-    # set by start()
+    # set by encode_target()
     carl: CarlModel = field(init=False)
     layout: TokenLayout = field(init=False)
     words_TE: Tensor = field(init=False)  # word embeddings
-    trained: list[Tensor] = field(init=False)  # parameters but the word embeddings' table: its gradient is words_TE's
+    trained: list[Tensor] = field(init=False)  # all but the word embeddings' table, whose gradient comes by words_TE
     target_GD: Tensor | None = field(init=False, default=None)  # projections by the target branch
-    dtype: torch.dtype = field(init=False)  # in which the encoder computes
+    dtype: torch.dtype = field(init=False)  # in which the encoder computes, for the log
     # by sentence_pass()
     embedding_BH: Tensor = field(init=False)
-    losses: dict[str, Tensor] = field(init=False)  # of every objective, unweighted
-    gradients: Gradients | None = field(init=False, default=None)  # of all that is trained on so far
+    losses: dict[str, Tensor] = field(init=False)  # of every objective, unweighted; detection_pass() adds "ptd"
+    gradients: Gradients | None = field(init=False, default=None)  # of the losses so far
     # by perturb()
     delta_TE: Tensor | None = field(init=False, default=None)
     perturbed_BL: Tensor = field(init=False)
     judged_BL: Tensor = field(init=False)  # tokens that the detector is trained on
     # by detection_pass()
-    judged_texts: Tensor = field(init=False)  # how many of the global batch have such tokens
+    judged_count: Tensor = field(init=False)  # texts of the global batch that have such tokens
     logits_BL: Tensor = field(init=False)
 
     @property
     def sentence_weights(self) -> dict[str, float]:
-        """Weights of the sentence objectives. PTD alone takes its saliency from MCCL, which is not trained on."""
+        """Weights of the sentence objectives. PTD alone takes its saliency from MCCL, on which nothing is trained."""
         return {name: weight for name, weight in self.weights.items() if name != "ptd"} or {"mccl": 1.0}
 
     @property
     def trains_sentences(self) -> bool:
+        """Whether a sentence objective is trained: always but with PTD alone."""
         return set(self.weights) != {"ptd"}
 
 
-def start(step: Step, carl: CarlModel) -> None:
-    """Packs the batch, looks up its word embeddings, and encodes it by the target branch."""
+def encode_target(step: Step, carl: CarlModel) -> None:
+    """Packs the batch, looks up its word embeddings, and computes the target branch's projections."""
     step.carl, step.layout = carl, TokenLayout.of(step.batch)
     input_ids_T = step.layout.pack(step.batch["input_ids"])
     step.words_TE = carl.word_embeddings(input_ids_T)
@@ -118,16 +121,16 @@ def start(step: Step, carl: CarlModel) -> None:
     autocast = torch.is_autocast_enabled(device)
     step.dtype = torch.get_autocast_dtype(device) if autocast else step.words_TE.dtype
     table = carl.get_input_embeddings().weight
-    step.trained = [p for p in carl.online_parameters() if p.requires_grad and p is not table and carl.training]
+    step.trained = [p for p in carl.online_parameters() if p.requires_grad and p is not table] if carl.training else []
     if "mccl" in step.sentence_weights:
         step.target_GD = step.gather(carl.project_target(input_ids_T, step.layout))
 
 
 def sentence_pass(step: Step) -> Tensor:
-    """Online against target branch (Eq 3 to 6), or other sentence objectives: their weighted loss, without graph.
+    """The weighted sentence loss and its gradients: MCCL (Eq 3 to 6), regression, or other objectives.
 
-    One backward pass gives the gradients of the parameters, and of the word embeddings for saliency and PGD; its graph
-    is freed. With PTD alone nothing is trained here: the loss returned is 0.
+    One backward pass gives the gradients of the parameters, and those of the word embeddings for saliency and PGD; the
+    loss is returned without graph. With PTD alone nothing is trained here: the loss returned is 0.
     """
     if step.carl.training or "ptd" in step.weights:
         step.gradients = Gradients.zero(step.words_TE, step.trained if step.trains_sentences else [])
@@ -136,10 +139,13 @@ def sentence_pass(step: Step) -> Tensor:
 
 
 def perturb(step: Step) -> None:
-    """Chooses the salient tokens (Eq 7) and moves their word embeddings to raise the sentence loss (Eq 8, 9)."""
+    """Chooses the salient tokens (Eq 7) and the perturbation of their word embeddings (Eq 8).
+
+    Both raise the whole sentence loss that is trained, the paper's L_MCCL among its terms.
+    """
     args, layout, gradient_TE = step.args, step.layout, step.gradients.of_embeds_TE
     saliency_BL = layout.unpack(token_saliency(gradient_TE))  # Eq 7
-    # a text without a label for any sentence objective has no gradient to be attacked by: it is left out
+    # a text without a label for any sentence objective has no gradient, and is left out
     eligible_BL = step.batch["eligible"] & (saliency_BL > 0).any(-1, keepdim=True)
     if args.token_choice == "random":
         saliency_BL = torch.rand_like(saliency_BL)
@@ -148,7 +154,7 @@ def perturb(step: Step) -> None:
     if args.perturb_half:
         step.perturbed_BL, step.judged_BL = salient_BL & (torch.rand_like(saliency_BL) < 0.5), salient_BL
 
-    def score(embeds_TE: Tensor) -> Tensor:
+    def score(embeds_TE: Tensor) -> Tensor:  # the loss with its gradient attached: encoding in chunks keeps no graph
         gradients = Gradients.zero(embeds_TE, [])
         loss, _, _ = _sentence_loss(step, embeds_TE, gradients)
         return with_gradients(loss, [embeds_TE], [gradients.of_embeds_TE])
@@ -161,24 +167,25 @@ def perturb(step: Step) -> None:
 
 
 def detection_pass(step: Step) -> Tensor:
-    """Loss of the detector on the perturbed texts (Eq 9, 10), chunk by chunk, unweighted and without graph.
+    """The unweighted loss of the detector on the perturbed texts (Eq 9, 10), without graph; adds its gradients.
 
-    It is the mean over the texts of the global batch that were attacked. Its gradients are added to the step's.
+    It is the mean over those texts of the global batch that have tokens to judge. focal_detection_loss gives the mean
+    over all texts of a chunk, which is weighted by the chunk's share of this process's texts and scaled to the former.
     """
     carl, training = step.carl, step.carl.training
     if not step.trains_sentences:
         step.gradients = Gradients.zero(step.words_TE, step.trained)
-    step.judged_texts = step.gather(step.judged_BL.any(-1)).sum()
-    share_of_texts = len(step.labels.va_G2) / step.judged_texts.clamp_min(1)
-    perturbed_TE, logits = step.words_TE + step.delta_TE, []  # Eq 9
-    total = torch.zeros((), device=perturbed_TE.device)
+    step.judged_count = step.gather(step.judged_BL.any(-1)).sum()
+    scale_to_judged = len(step.labels.va_G2) / step.judged_count.clamp_min(1)
+    perturbed_TE = step.words_TE + step.delta_TE  # Eq 9
+    total, logits = torch.zeros((), device=perturbed_TE.device), []
     with torch.set_grad_enabled(training):
-        for chunk in step.layout.parts:
+        for chunk in step.layout.chunks:
             leaf_TE = perturbed_TE[chunk.tokens].detach().requires_grad_()
             logits_BL = chunk.unpack(carl.detect(carl.encode(leaf_TE, chunk)))
             perturbed_BL, judged_BL = step.perturbed_BL[chunk.texts], step.judged_BL[chunk.texts]
             loss = focal_detection_loss(logits_BL, perturbed_BL, judged_BL, gamma=step.args.focal_gamma)  # Eq 10
-            loss = loss * share_of_texts * (len(logits_BL) / len(step.judged_BL))
+            loss = loss * scale_to_judged * (len(logits_BL) / len(step.judged_BL))
             if training:
                 step.gradients.add(loss * (step.weights["ptd"] * step.loss_scale), leaf_TE, chunk)
             total = total + loss.detach()
@@ -187,8 +194,8 @@ def detection_pass(step: Step) -> Tensor:
     return total
 
 
-def finish(step: Step, loss: Tensor) -> CarlOutput:
-    """The loss as a function of the parameters whose backward pass hands out the gradients found already."""
+def attach_gradients(step: Step, loss: Tensor) -> CarlOutput:
+    """The loss as a function of the parameters: its backward pass hands out the gradients found already."""
     if step.carl.training:
         known = step.gradients.scaled(1 / step.loss_scale)
         parameters = [*step.trained, step.words_TE]
@@ -205,7 +212,7 @@ def _sentence_loss(
     """
     weights = step.sentence_weights
     views = [
-        CachedPass(step.carl.embed_words, embeds_TE, step.layout, keeps_graph=gradients is not None)
+        CachedPass(step.carl.embed_packed, embeds_TE, step.layout, backward_follows=gradients is not None)
         for _ in range(2 if "simcse" in weights else 1)
     ]
     losses = _objective_losses(step, views[0].pooled_BH, views[-1].pooled_BH)
