@@ -1,6 +1,6 @@
 """Affective text embeddings for Hugging Face transformers: CARL (arXiv 2502.20613).
 
-This level holds the paper; the rooms round it hold the rest (docs/architecture.md). Names load their module when used.
+This level holds the paper, the subpackages all around it (docs/architecture.md). Names load their module when used.
 """
 
 from typing import TYPE_CHECKING

@@ -43,8 +43,14 @@ PAPER_WEIGHTS = {"mccl": 0.8, "ptd": 0.2}
 """The weights of the paper (Eq 11), for the preset "paper"."""
 
 
+def sentence_weights(weights: Mapping[str, float]) -> dict[str, float]:
+    """The weights of the sentence objectives: all but PTD. PTD alone takes its saliency from MCCL, which it does not
+    train."""
+    return {name: weight for name, weight in weights.items() if name != "ptd"} or {"mccl": 1.0}
+
+
 def describe_objectives(names: Collection[str]) -> str:
-    """What a model was trained by, in words: "CARL" for MCCL with PTD, "CARL with regression" for the default."""
+    """Name of the method for model cards: "CARL" for MCCL with PTD, "CARL with regression" for the default."""
     rest, titles = set(names), []
     if rest >= {"mccl", "ptd"}:
         titles = ["CARL with regression" if "regression" in rest else "CARL"]

@@ -25,6 +25,7 @@ from carl_hf.export.provenance import Provenance
 from carl_hf.export.trainer_mixin import PublishingTrainer
 from carl_hf.modeling_carl import CarlModel, CarlOutput
 from carl_hf.momentum import TargetUpdateCallback, cosine_momentum
+from carl_hf.objectives import sentence_weights
 from carl_hf.training.callbacks import HeadWarmupCallback
 from carl_hf.training.checkpoints import ResumableTrainer
 from carl_hf.training.checks import (
@@ -136,6 +137,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
         self.model.use_packed_attention()
         use_fast_dropout(self.model.online.encoder)  # the target has none in use
         self.weights = args.weights
+        self._sentence_weights = sentence_weights(args.weights)
         self._class_weights_C = class_weights(args, classes, train_dataset)
         self._training_means, self._evaluation_means = RunningMeans(self._gather), RunningMeans(self._gather)
         self._step: Step | None = None
@@ -160,8 +162,9 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
         """
         labels = BatchLabels.of(inputs, self._gather, self.accelerator.process_index)
         step = self._step = Step(
-            self.args, self.weights, inputs, labels, self._gather, self._class_weights_C, self._loss_scale()
-        )
+            self.args, self.weights, self._sentence_weights, inputs, labels, self._gather,
+            class_weights_C=self._class_weights_C, loss_scale=self._loss_scale(),
+        )  # fmt: skip
 
         def run(carl: CarlModel) -> CarlOutput:
             encode_target(step, carl)

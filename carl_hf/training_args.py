@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.losses import LabelKernel
 from carl_hf.momentum import momentum_from_half_life
-from carl_hf.objectives import OBJECTIVES, PAPER_WEIGHTS, parse_objectives
+from carl_hf.objectives import OBJECTIVES, PAPER_WEIGHTS, parse_objectives, sentence_weights
 from carl_hf.utils.engines import check_engine
 from carl_hf.utils.fields import setting
 from carl_hf.utils.setting_types import check_setting_types
@@ -255,9 +255,8 @@ class CarlTrainingArguments(TrainingArguments):
 
     @property
     def label_kinds(self) -> set[str]:
-        """Kinds of labels that the objectives use: "va", "class", "angle". PTD alone takes its saliency from MCCL."""
-        names = set(self.weights) if set(self.weights) != {"ptd"} else {"mccl"}
-        return {kind for name in names if (kind := OBJECTIVES[name].label) is not None}
+        """Kinds of labels that the objectives use: "va", "class", "angle"."""
+        return {kind for name in sentence_weights(self.weights) if (kind := OBJECTIVES[name].label) is not None}
 
     @property
     def warmup_epochs_of_heads(self) -> float:

@@ -110,7 +110,7 @@ def test_simcse_contrasts_two_cached_views(tmp_path, tokenizer):
     args = CarlTrainingArguments(str(tmp_path), use_cpu=True, objectives=["simcse"])
     torch.manual_seed(3)
     labels = BatchLabels.of(batch, lambda rows: rows, 0)
-    step = Step(args, args.weights, batch, labels, gather=lambda rows: rows)
+    step = Step(args, args.weights, args.weights, batch, labels, gather=lambda rows: rows)
     encode_target(step, model)
     step.words_TE, step.trained = words, parameters
     sentence_pass(step)

@@ -1,1 +1,1 @@
-"""What stands under the trainer and is not in the paper: the step's gradients, checkpoints, monitoring, checks."""
+"""What the trainer stands on: the passes of a step, gradients, several processes, checkpoints, monitoring, checks."""

@@ -59,7 +59,8 @@ class CachedPass:
         else:
             pooled = []
             for chunk in self.chunks:
-                self._states.append(_RandomState(embeds_TE.device))
+                if backward_follows:
+                    self._states.append(_RandomState(embeds_TE.device))
                 with torch.no_grad():
                     pooled.append(encode(self.embeds_TE[chunk.tokens], chunk))
             torch.clear_autocast_cache()  # no cast made without a graph may serve where there is one

@@ -68,14 +68,16 @@ class Step:
     """State shared by the passes of a step; each fills in what it has computed.
 
     Args:
-        args, weights: the recipe; objective -> its weight in the loss. batch: of [`carl_hf.CarlDataCollator`].
-        labels: of the batch. gather: returns the rows of all processes, without gradient.
+        args: the recipe. weights: objective -> its weight in the loss. sentence_weights: the same without PTD, or MCCL
+            where PTD is trained alone. batch: of [`carl_hf.CarlDataCollator`]. labels: of the batch.
+        gather: returns the rows of all processes, without gradient.
         class_weights_C: for cross-entropy. loss_scale: factor on a loss before `torch.autograd.grad` is called on it
             within the step, so that small gradients do not underflow in fp16.
     """
 
     args: CarlTrainingArguments
     weights: Mapping[str, float]
+    sentence_weights: Mapping[str, float]
     batch: Mapping[str, Any]
     labels: BatchLabels
     gather: Callable[[Tensor], Tensor]
@@ -100,11 +102,6 @@ class Step:
     # by detection_pass()
     judged_count: Tensor = field(init=False)  # texts of the global batch that have such tokens
     logits_BL: Tensor = field(init=False)
-
-    @property
-    def sentence_weights(self) -> dict[str, float]:
-        """Weights of the sentence objectives. PTD alone takes its saliency from MCCL, on which nothing is trained."""
-        return {name: weight for name, weight in self.weights.items() if name != "ptd"} or {"mccl": 1.0}
 
     @property
     def trains_sentences(self) -> bool:
