@@ -14,6 +14,7 @@ from conftest import emotions, load_script, tiny_encoder, toy_dataset
 from huggingface_hub import HfApi, constants, hf_api
 from loopback_hub import LoopbackHub
 from test_export import FILES, LAYOUT
+from transformers.utils.hub import hf_api as transformers_api
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, Provenance, export_encoder
 from carl_hf.export.folder import card_for, export_files
@@ -30,7 +31,8 @@ def hub(tmp_path, monkeypatch):
     with LoopbackHub(tmp_path / "hub") as running:
         for name, value in (("ENDPOINT", running.url), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
             monkeypatch.setattr(constants, name, value)
-        monkeypatch.setattr(hf_api.api, "endpoint", running.url)
+        for api in (hf_api.api, transformers_api()):  # made once in a process, with the endpoint of that time
+            monkeypatch.setattr(api, "endpoint", running.url)
         monkeypatch.setenv("HF_TOKEN", running.token)
         monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between a client's attempts
         yield running
