@@ -9,7 +9,6 @@ import pytest
 import torch
 from distributed_worker import STEPS, run_cases
 
-pytestmark = pytest.mark.xdist_group("distributed")  # one fixture trains all cases
 # texts with numbers, with names, with both: unequally many of each on the two processes
 EVERYTHING = {
     "objectives": ["mccl", "ptd", "proxy_anchor", "circular", "cross_entropy", "supcon", "regression=2"],

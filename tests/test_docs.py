@@ -24,7 +24,6 @@ from carl_hf import CarlTrainingArguments, __version__, load_va_dataset
 from carl_hf.commands.before_after import print_before_after
 from carl_hf.encoders import loading
 
-pytestmark = pytest.mark.xdist_group("docs")  # scripts are loaded once
 ROOT = Path(__file__).parents[1]
 
 

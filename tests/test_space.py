@@ -24,7 +24,6 @@ pytest.importorskip("captum", reason="captum is not installed: pip install 'carl
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-pytestmark = pytest.mark.xdist_group("space")  # one application, one browser
 SPACE = Path(__file__).parents[1] / "examples" / "space"
 JOYFUL = "Yes! We are engaged, I'm so happy and excited!"
 CALM = "A peaceful morning in the garden, listening to the birds."

@@ -14,7 +14,6 @@ from carl_hf.evaluation.tasks import Settings
 from carl_hf.report.page import write_report
 
 pytest.importorskip("sklearn")
-pytestmark = pytest.mark.xdist_group("suite")  # one fixture measures every task
 
 
 def encode(texts):
