@@ -160,7 +160,9 @@ def focal_detection_loss(logits_BL: Tensor, perturbed_BL: Tensor, eligible_BL: T
         logits_BL, perturbed_BL.to(logits_BL.dtype), reduction="none"
     )
     probability_BL = torch.exp(-cross_entropy_BL)  # p_t, of the true class
-    focal_BL = (1 - probability_BL).clamp_min(0) ** gamma * cross_entropy_BL
+    # x^gamma has no finite derivative at 0 for gamma < 1, where a certain token would make the gradient NaN
+    doubt_BL = (1 - probability_BL).clamp_min(torch.finfo(probability_BL.dtype).tiny)
+    focal_BL = doubt_BL**gamma * cross_entropy_BL
     eligible_BL = eligible_BL.to(logits_BL.dtype)
     return ((focal_BL * eligible_BL).sum(-1) / eligible_BL.sum(-1).clamp_min(1)).mean()
 

@@ -172,6 +172,13 @@ class CarlTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} was removed: {REMOVED[name]}.")
             if name not in known:
                 raise ValueError(f"Unknown training argument {name!r}{did_you_mean(name, known)}")
+        defaults = {
+            f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory() for f in fields
+        }
+        if known <= {"output_dir", "preset", *settings} and not hasattr(
+            settings["accelerator_config"], "even_batches"
+        ):
+            settings = _those_given(settings, defaults, preset)
         check_engine(settings)
         check_setting_types(settings, type(self))
         if settings.get("momentum") is not None and settings.get("momentum_half_life") is not None:
@@ -190,9 +197,8 @@ class CarlTrainingArguments(TrainingArguments):
         # the collator needs the columns of text and labels; a step whose loss is not finite is skipped, not hidden
         values = {"remove_unused_columns": False, "logging_nan_inf_filter": False} | values
         values.update(output_dir=output_dir, preset=preset)
-        for f in fields:
-            default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-            setattr(self, f.name, values.get(f.name, default))
+        for name, default in defaults.items():
+            setattr(self, name, values.get(name, default))
         self.__post_init__()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -225,6 +231,14 @@ class CarlTrainingArguments(TrainingArguments):
                 self.metric_for_best_model = "va_pearson"
             elif "class" in self.label_kinds:
                 self.metric_for_best_model = "label_accuracy"  # else transformers takes the loss
+        if f"_{self.metric_for_best_model}".endswith(tuple(f"_{name}" for name in (*OBJECTIVES, "loss"))):
+            if self.greater_is_better:
+                raise ValueError(
+                    f"{self.metric_for_best_model} is a loss: lower is better. Leave out greater_is_better."
+                )
+            self.greater_is_better = False  # transformers knows names with "loss" alone
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True  # transformers asks for it
         try:
             super().__post_init__()
         except (OSError, TypeError, KeyError, AttributeError) as error:
@@ -306,3 +320,11 @@ class CarlTrainingArguments(TrainingArguments):
             require(0 <= self.momentum <= 1, "momentum", "in [0, 1]")
         else:
             require(self.momentum_half_life > 0, "momentum_half_life", "positive")
+
+
+def _those_given(settings: dict[str, Any], defaults: dict[str, Any], preset: str) -> dict[str, Any]:
+    """The settings that differ from the defaults: transformers' HfArgumentParser passes all of them, given or not."""
+    if preset != "default":
+        raise ValueError(f"An HfArgumentParser passes all defaults, which win over the preset {preset!r}: read "
+                         "them by carl_hf.commands.arguments.parse_arguments.")  # fmt: skip
+    return {n: v for n, v in settings.items() if v != defaults[n] and not (n == "debug" and v is None)}

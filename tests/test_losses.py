@@ -157,6 +157,15 @@ def test_focal_loss_is_finite_for_extreme_logits():
     assert logits.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("gamma", [0.01, 0.5, 0.99])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_focusing_exponent_below_one_has_a_finite_gradient_at_certainty(gamma, dtype):
+    logits = torch.tensor([[1e4, -1e4, 40.0, -40.0, 17.0, 0.0]], dtype=dtype, requires_grad=True)
+    perturbed = torch.tensor([[True, False, True, False, True, True]])
+    focal_detection_loss(logits, perturbed, torch.ones_like(perturbed), gamma=gamma).backward()
+    assert logits.grad.isfinite().all() and logits.grad[0, 0] == 0 and logits.grad[0, -1] < 0
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_losses_are_computed_in_float32_under_autocast(dtype):
     online, target, va_rows, va = (t.to(torch.float32) for t in random_batch(4))

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 from accelerate.parallelism_config import ParallelismConfig
+from transformers import HfArgumentParser
 
 from carl_hf import CarlTrainingArguments
 from carl_hf.training_args import PAPER_SETTINGS
@@ -150,3 +151,58 @@ def test_engines_that_do_not_work_are_refused_before_training(settings, environm
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=engine):
         CarlTrainingArguments(str(tmp_path), use_cpu=True, **settings)
+
+
+@pytest.mark.parametrize("metric", ["mccl", "eval_ptd", "regression", "simcse", "first_set_cross_entropy", "loss"])
+def test_of_a_loss_the_lower_is_the_better_checkpoint(metric, tmp_path):
+    settings = {"eval_strategy": "steps", "save_steps": 100, "load_best_model_at_end": True, "use_cpu": True}
+    args = CarlTrainingArguments(str(tmp_path), metric_for_best_model=metric, **settings)
+    assert args.greater_is_better is False
+    with pytest.raises(ValueError, match="lower is better"):
+        CarlTrainingArguments(str(tmp_path), metric_for_best_model=metric, greater_is_better=True, **settings)
+    assert CarlTrainingArguments(str(tmp_path), metric_for_best_model="va_pearson", **settings).greater_is_better
+
+
+def test_an_hf_argument_parser_reads_what_was_given_and_no_preset_is_lost(tmp_path):
+    def parsed(*flags):
+        return HfArgumentParser(CarlTrainingArguments).parse_args_into_dataclasses(
+            ["--output_dir", str(tmp_path), "--use_cpu", "true", *flags]
+        )[0]
+
+    args = parsed("--per_device_train_batch_size", "16", "--momentum", "0.99", "--objectives", "mccl", "ptd=0.5")
+    assert vars(parsed()).keys() == vars(args).keys()
+    assert args.per_device_eval_batch_size == 16 and args.initial_momentum == 0.99
+    assert args.weights == {"mccl": 0.8, "ptd": 0.5} and not args.remove_unused_columns
+    expected = CarlTrainingArguments(str(tmp_path), use_cpu=True)
+    assert parsed().to_dict() == expected.to_dict()
+    with pytest.raises(ValueError, match="preset 'paper'.*parse_arguments"):
+        parsed("--preset", "paper")
+
+
+def test_arguments_with_objectives_are_replaced(tmp_path):
+    args = CarlTrainingArguments(str(tmp_path), objectives=["mccl", "supcon=2"], momentum=0.9, use_cpu=True)
+    replaced = dataclasses.replace(args, seed=7, learning_rate=1e-5)
+    assert replaced.weights == args.weights and replaced.initial_momentum == 0.9
+    assert (replaced.seed, replaced.learning_rate) == (7, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha must be off"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor must be off"),
+        ({"use_liger_kernel": True}, "use_liger_kernel must be off"),
+        ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant must be false"),
+        ({"activation_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant must be false"),
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_go_with_a_step_are_refused_in_one_line(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        CarlTrainingArguments(str(tmp_path), use_cpu=True, **settings)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="bf16 runs on the accelerator")
+def test_bf16_on_a_cpu_needs_no_use_cpu(tmp_path):
+    args = CarlTrainingArguments(str(tmp_path), bf16=True)
+    assert args.bf16 and args.device.type == "cpu"

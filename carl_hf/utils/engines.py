@@ -1,4 +1,4 @@
-"""The engines of accelerate and torch.distributed that cannot train CARL, refused before they start."""
+"""Engines and settings of transformers, accelerate and torch that cannot train CARL, refused before they start."""
 
 import os
 from collections.abc import Mapping
@@ -11,17 +11,24 @@ _REFUSED = {  # name: (argument, variable by which `accelerate launch` asks for 
     "tensor, context or sequence parallelism (parallelism_config)":
         ("parallelism_config", "ACCELERATE_USE_PARALLELISM_CONFIG"),
 }  # fmt: skip
+_UNFIT = {
+    "neftune_noise_alpha": "noise on word embeddings would stand in for the perturbation that the detector looks for",
+    "label_smoothing_factor": "no objective would use it",
+    "use_liger_kernel": "it has no kernels for these encoders",
+}
+"""Settings of transformers that fail within a step, or would be ignored."""
 _TRUE = ("1", "true", "yes", "y", "t", "on")  # as accelerate reads it
 
 
 def check_engine(settings: Mapping[str, Any]) -> None:
-    """Refuses engines that do not hold whole parameters in the forward pass, where a step takes gradients.
+    """Refuses engines that do not hold whole parameters in the forward pass, where a step takes gradients, and
+    settings that do not go with such a step.
 
     Args:
         settings: training arguments by name.
 
     Raises:
-        ValueError: it names the engine and the remedy.
+        ValueError: it names the engine or setting and the remedy.
     """
     for engine, (argument, variable) in _REFUSED.items():
         if settings.get(argument) or os.environ.get(variable, "false").lower() in _TRUE:
@@ -34,3 +41,12 @@ def check_engine(settings: Mapping[str, Any]) -> None:
             "torch_compile (dynamo) must be off: every batch of packed texts has a new shape, for which torch "
             "compiles anew (tried on a CPU: minutes a step)."
         )
+    for name, why in _UNFIT.items():
+        if settings.get(name):
+            raise ValueError(f"{name} must be off: {why}.")
+    for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+        options = settings.get(name)
+        if isinstance(options, Mapping) and options.get("use_reentrant"):
+            raise ValueError(
+                f"{name}: use_reentrant must be false, for a step takes gradients within the forward pass."
+            )
