@@ -7,6 +7,10 @@ import pytest
 from carl_hf.evaluation.comparators import Comparator, read_comparators
 
 SHIPPED = Path(__file__).parents[1] / "examples" / "configs" / "comparators.yaml"
+# nine aliases of nine aliases of ...: 475 bytes that are 387 million values
+BOMB = "A:\n  model: x/y\n  note:\n    - &a0 [x]\n" + "".join(
+    f"    - &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)
+)
 
 
 def test_shipped_file_names_every_comparator_of_the_paper():
@@ -27,6 +31,8 @@ def test_entries_become_comparators(tmp_path):
         "A": Comparator("A", "runs/a", "cls", ""),
         "7": Comparator("7", None, "mean", "two lines"),
     }
+    path.write_text("A: &own {model: x/y, pooling: mean}\nB: {<<: *own, pooling: cls}\n")  # an alias of the usual kind
+    assert [entry.pooling for entry in read_comparators(path).values()] == ["mean", "cls"]
     with pytest.raises(ValueError, match="Cannot read the comparators .*none.yaml"):
         read_comparators(tmp_path / "none.yaml")
 
@@ -47,6 +53,8 @@ def test_entries_become_comparators(tmp_path):
         ("[A]", r"own.yaml must hold entries such as"),
         ("", r"own.yaml must hold entries such as"),
         ("A: {", r"own.yaml is not valid YAML"),
+        (BOMB, r"own.yaml is not valid YAML: .*more than 100,000 values, aliases \(\*name\) written out"),
+        ("A: {model: x/y, note: &a [*a]}", r"more than 100,000 values"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, text, message):

@@ -25,7 +25,6 @@ import datasets
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from recipe_plot import draw_tradeoff
 from recipe_tables import items_of, items_path, read_record, read_records, render, tradeoff
 from run_tables import slug
@@ -49,6 +48,7 @@ from carl_hf.evaluation.valence_arousal import labels_of
 from carl_hf.momentum import update_target
 from carl_hf.training.dev_probe import DevProbe
 from carl_hf.utils.atomic_files import write_json
+from carl_hf.utils.yaml_files import read_yaml
 from carl_hf.version import __version__
 
 PROBE_TEXTS = 3000
@@ -168,10 +168,7 @@ def read_study(path: str | Path) -> Study:
         ValueError: for what cannot be read, an unknown name, or settings that CarlTrainingArguments refuses; the
             recipe is named.
     """
-    try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    raw = read_yaml(Path(path), "the study")
     names = [f.name for f in dataclasses.fields(Study) if f.name != "recipes"]
     if not isinstance(raw, dict) or set(raw) != {*names, "common", "recipes"}:
         raise ValueError(f"{path} must hold exactly {', '.join([*names, 'common', 'recipes'])}.")
