@@ -463,4 +463,4 @@ def test_cached_embeddings(examples, tmp_path):
     save_file(tensors, path, metadata={"format": "1"})
 
     contents = st.one_of(st.binary(max_size=50), damaged(path.read_bytes()))
-    fuzz(examples, lambda: EmbeddingCache(tmp_path), contents, path=path)  # which passes over what is damaged
+    fuzz(examples, lambda: EmbeddingCache(tmp_path, 3), contents, path=path)  # which passes over what is damaged

@@ -103,6 +103,17 @@ def test_a_cache_that_cannot_be_used_or_written_is_ignored_and_said(tmp_path, ca
     embedded_again("another version")
     file.write_bytes(file.read_bytes()[:40])
     embedded_again("cannot be read")
+    for key, damaged, message in (
+        ("vectors", np.ones((4, 3), np.float32), "not every text has a finite vector of 2 numbers"),
+        ("vectors", np.full((4, 2), np.nan, np.float32), "not every text has a finite vector of 2 numbers"),
+        ("vectors", np.ones((3, 2), np.float32), "not every text has a finite vector"),
+        ("vectors", np.ones(4, np.float32), "not every text has a finite vector"),
+        ("vectors", np.ones((4, 2), np.float16), "of another type"),
+        ("keys", np.ones((4, 8), np.uint8), "of another type"),
+    ):
+        caplog.clear()
+        save_file({**load_file(file), key: damaged}, file, metadata={"format": "1"})
+        embedded_again(message)
     shutil.rmtree(tmp_path / "f")
     (tmp_path / "f").write_text("a file where a folder should be")
     embedded_again("cannot be written")

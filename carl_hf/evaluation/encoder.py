@@ -37,10 +37,10 @@ _CHUNK = 10_000  # texts embedded before their vectors are saved: what a kill ca
 
 
 class EmbeddingCache:
-    """Vectors of texts in memory and, where a folder is given, on disk. Its files are written whole or not at all; one
-    that another version wrote, or that is damaged, is ignored with a warning."""
+    """Vectors (`width`,) of texts in memory and, where a folder is given, on disk. Its files are written whole or not
+    at all; one that another version wrote, or that is damaged, is ignored with a warning."""
 
-    def __init__(self, folder: Path | None):
+    def __init__(self, folder: Path | None, width: int):
         self.folder = folder
         self._rows: dict[bytes, np.ndarray] = {}
         for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
@@ -50,7 +50,11 @@ class EmbeddingCache:
                         logger.warning("%s was written by another version of carl_hf: not used.", path)
                         continue
                     keys, vectors = file.get_tensor("keys"), file.get_tensor("vectors")
-            except (OSError, SafetensorError) as error:
+                if keys.dtype != np.uint8 or keys.shape[1:] != (16,) or vectors.dtype != np.float32:
+                    raise ValueError("its tensors are of another type")
+                if vectors.shape != (len(keys), width) or not np.isfinite(vectors).all():
+                    raise ValueError(f"not every text has a finite vector of {width} numbers")
+            except (OSError, SafetensorError, ValueError, TypeError) as error:  # TypeError: types that NumPy lacks
                 logger.warning("%s cannot be read (%s): not used.", path, error)
                 continue
             self._rows.update((key.tobytes(), vector) for key, vector in zip(keys, vectors, strict=True))
@@ -101,7 +105,7 @@ class TextEncoder:
         self.name, self.width, self.pooling, self.fingerprint = name, width, pooling, fingerprint
         self._embed = embed
         self._folder = None if cache_dir is None else Path(cache_dir) / fingerprint
-        self._cache = EmbeddingCache(None if self._folder is None else self._folder / pooling)
+        self._cache = EmbeddingCache(None if self._folder is None else self._folder / pooling, width)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """float32 (N, H). A text that is repeated, or was asked for before, is embedded once."""
