@@ -64,6 +64,20 @@ def test_splits_are_disjoint_stratified_and_the_corpus_s_own():
     assert (test == np.arange(250, 300)).all() and len(dev) == 25 and not set(train) & set(dev)
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_a_class_of_three_texts_has_one_in_every_part_that_is_drawn(own):
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [100, 100, 3]))
+    split = None
+    if own:  # a training and a test split: validation is drawn
+        split = np.full(203, "train", dtype=object)
+        split[[*np.flatnonzero(labels < 2)[:20], np.flatnonzero(labels == 2)[0]]] = "test"
+    rows = split_rows(ClassCorpus([str(i) for i in range(203)], labels, list("abc"), split))
+    assert sorted(np.concatenate(rows)) == list(range(203))
+    assert [int((labels[part] == 2).sum()) for part in rows] == [1, 1, 1]
+    if own:
+        assert (rows[2] == np.flatnonzero(split == "test")).all()
+
+
 def test_a_corpus_is_measured():
     x, y = clusters()
     corpus = ClassCorpus([str(i) for i in range(300)], y, ["joy", "fear", "anger"], None)

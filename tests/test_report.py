@@ -54,7 +54,7 @@ def model(r):
         "va": {"emobank": on_corpus(r), "facebook": on_corpus(r - 0.1, dominance=False),
                "emobank to facebook": on_corpus(r - 0.15, dominance=False)},
         "polarity": {"mr": polarity(78.84, 50.0), "sst5": polarity(45.02, 23.1), "cr": polarity(86.9, 63.8)},
-        "emotion": {"goemotions-six": six, "isear": emotion(55.5, ["joy", "fear"]),
+        "emotion": {"goemotions-six": six, "isear": emotion(55.5, ["joy", "fear"]) | {"smallest_class": 3},
                     "goemotions-ekman": {"f1": 0.512, "f1_interval": [0.5, 0.52], "precision": 0.5, "recall": 0.6,
                                          "accuracy": 44.4, "accuracy_interval": [43, 45], "texts": 5000,
                                          "classes": ["joy", "fear"], "f1_per_class": {"joy": 0.81, "fear": 0.42}}},
@@ -218,6 +218,11 @@ def test_lists_beside_the_tables(text):
     others = section(text, "Other sets of emotions")[0]
     assert not [line for line in others if line[:2] == ["goemotions-ekman", "majority class"]]  # multi-label: none
     assert [line[0] for line in section(text, "Dominance")[0][1:]] == ["emobank"] * 4
+
+
+def test_an_interval_of_few_texts_a_class_is_said_to_be_too_narrow(text):
+    assert "- isear: a class has 3 of the texts: macro F1 is uncertain, and its interval too narrow\n" in text
+    assert "goemotions-ekman: a class" not in text and "goemotions-six: a class" not in text
 
 
 def test_tables_are_whole_and_aligned(text):

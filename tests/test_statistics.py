@@ -9,6 +9,7 @@ from carl_hf.evaluation.statistics import (
     classification_metrics,
     classification_report,
     concordance,
+    few_texts,
     interval,
     multi_label_report,
     one_hot,
@@ -95,3 +96,7 @@ def test_bootstraps_equal_loops():
     assert report["precision"] == pytest.approx(metrics.precision_score(*several, average="macro"))
     assert report["f1_interval"][0] <= report["f1"] <= report["f1_interval"][1]
     assert classification_report(single[0], single[0], "abc", seed=1)["accuracy_interval"] == [100, 100]
+    assert report["smallest_class"] == several[0].sum(0).min()
+    found = classification_report(np.array([0, 0, 1]), np.array([0, 0, 1]), "abc", seed=1)
+    assert found["f1"] == pytest.approx(2 / 3) and found["smallest_class"] == 0
+    assert "(the class counts as F1 0)" in few_texts(0) and "a class has 9 of" in few_texts(9) and not few_texts(10)

@@ -16,6 +16,7 @@ from carl_hf.data.mixing import class_names
 from carl_hf.data.splits import split_rows
 from carl_hf.encoders import Pooling
 from carl_hf.evaluation.emotion import class_dataset
+from carl_hf.evaluation.statistics import few_texts
 from carl_hf.export.folder import with_earlier_training
 from carl_hf.export.task_heads import check_classes
 from carl_hf.report.tables import plain_table
@@ -120,5 +121,8 @@ def print_results(results: dict[str, Any]) -> None:
         rows.append([name, accuracy, f1, "" if circle is None else f"{circle:.3f}"])
     print(f"\n{results['corpus']}: {texts} test texts, {len(results['classes'])} classes [95 % interval]")
     print(plain_table(["", "accuracy", "macro F1", "circular r"], rows))
+    note = few_texts(next(iter(results["models"].values())).get("smallest_class"))
+    if note:
+        print(f"{note[0].upper()}{note[1:]}.")
     if "verdict" in results:
         print(f"\n{results['verdict']}\n")

@@ -53,7 +53,8 @@ def divide(rows: np.ndarray, tenths: int, *, fewest: int = 2) -> tuple[np.ndarra
 
 def split_rows(corpus: ClassCorpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(train, validation, test) rows of a corpus. Without a validation split, it is a random tenth of train. Without
-    any splits, the rows are divided 80 / 10 / 10, stratified by class if each text has one.
+    any splits, the rows are divided 80 / 10 / 10, stratified by class if each text has one; every drawn part then has
+    a text of each class that has one for it (the test split first).
 
     The draw is the same in every training, export and evaluation, whatever their seed, so that none measures on texts
     that another has trained on.
@@ -71,8 +72,23 @@ def split_rows(corpus: ClassCorpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     rows = np.arange(len(corpus.texts))
     if corpus.split is None:
         rest, test = draw(rows, 0.1)
-        return *draw(rest, 1 / 9), test
+        return _with_every_class(corpus, *draw(rest, 1 / 9), test)
     train, validation, test = (rows[corpus.split == name] for name in ("train", "validation", "test"))
     if len(validation) == 0:
-        train, validation = draw(train, 0.1)
+        train, validation = _with_every_class(corpus, *draw(train, 0.1))
     return train, validation, test
+
+
+def _with_every_class(corpus: ClassCorpus, train: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The parts of a draw, a text moved into each that has none of a class: from the one with the most of it, while
+    that keeps one. A class of ten texts or more has some in every part of a stratified draw."""
+    parts = [train, *reversed(others)]  # in the order of need: train, test, validation
+    for label in () if corpus.multi_label else np.unique(corpus.labels[np.concatenate(parts)]):
+        for i in range(len(parts)):
+            of_class = [part[corpus.labels[part] == label] for part in parts]
+            giver = int(np.argmax([len(members) for members in of_class]))
+            if len(of_class[i]) == 0 and (len(of_class[giver]) > 1 or i == 0):
+                moved = of_class[giver][-1]
+                parts[giver], parts[i] = parts[giver][parts[giver] != moved], np.append(parts[i], moved)
+    train, *others = parts
+    return train, *reversed(others)

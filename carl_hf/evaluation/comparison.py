@@ -68,7 +68,7 @@ def class_gain(one: dict[str, np.ndarray], two: dict[str, np.ndarray], seed: int
 
 _NOT_AVERAGED = (
     "constant", "majority", "texts", "tokens", "seconds", "skipped", "confusion", "l2", "dimensions",
-    "strength", "draws", "angles",
+    "strength", "draws", "angles", "smallest_class",
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 1000
+_FEW = 10  # texts of every class: with them a 95 % interval of macro F1 covers 93 %, with 5 of each 80 %
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -160,6 +161,15 @@ def _macro_metrics(
     }
 
 
+def few_texts(smallest_class: int | None) -> str:
+    """What is to be known of macro F1 and its interval where a class has few of the texts; "" where none has."""
+    if smallest_class is None or smallest_class >= _FEW:
+        return ""
+    return f"a class has {smallest_class} of the texts: macro F1 is uncertain, and its interval too narrow" + (
+        " (the class counts as F1 0)" if smallest_class == 0 else ""
+    )
+
+
 def classification_metrics(
     predictions_N: np.ndarray, references_N: np.ndarray, classes: Sequence[str]
 ) -> dict[str, Any]:
@@ -183,13 +193,15 @@ def classification_metrics(
 def classification_report(
     predictions_N: np.ndarray, references_N: np.ndarray, classes: Sequence[str], *, seed: int
 ) -> dict[str, Any]:
-    """[`classification_metrics`] with bootstrap intervals of accuracy and F1, and the majority class's accuracy."""
+    """[`classification_metrics`] with bootstrap intervals of accuracy and F1, the majority class's accuracy, and how
+    many of the texts the smallest class has: see [`few_texts`]."""
     tables = one_hot(predictions_N, len(classes)), one_hot(references_N, len(classes))
     return {
         **classification_metrics(predictions_N, references_N, classes),
         **_class_intervals(*tables, seed=seed),
         "majority": 100 * float(np.bincount(references_N).max() / len(references_N)),
         "classes": list(classes),
+        "smallest_class": int(tables[1].sum(0).min()),
         "texts": len(references_N),
     }
 
@@ -205,5 +217,6 @@ def multi_label_report(
         **_class_intervals(predictions_NC, references_NC, seed=seed),
         "classes": list(classes),
         "f1_per_class": dict(zip(classes, f1_C.tolist(), strict=True)),
+        "smallest_class": int(references_NC.sum(0).min()),
         "texts": len(references_NC),
     }

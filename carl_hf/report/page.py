@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
 
+from carl_hf.evaluation.statistics import few_texts
 from carl_hf.report.paper import paper_tables, printed_table
 from carl_hf.report.tables import MISSING, escape, format_metric, plain_table, short_names, table
 
@@ -143,7 +144,7 @@ class _Report:
             "II": (self.table({"": _POLARITY}, _MAJORITY),
                    [self.protocol("polarity", corpus) for _, corpus, _ in _POLARITY.values()]),
             "III": (self.table({"": _columns("emotion", _SIX, _EMOTION)}, _MAJORITY),
-                    [self.protocol("emotion", _SIX)]),
+                    [self.protocol("emotion", _SIX), self.few(_SIX)]),
             "IV": (self.table({"": _columns("geometry", _SIX, _SPACE)}), [_ALIGNMENT]),
             "V": (self.table({"": {**_POLARITY, **main}}, interval=False),
                   [f"V and A on {self.va_corpus}. Intervals: Tables I and II."]),
@@ -165,6 +166,10 @@ class _Report:
         known = [text for text in (protocol, found.get("texts") and f"{found['texts']:,} texts") if text]
         return f"{corpus}: {', '.join(known)}" if known else ""
 
+    def few(self, corpus: str) -> str:
+        note = few_texts(self.first("emotion", corpus).get("smallest_class"))
+        return note and f"{corpus}: {note}"
+
     def further(self) -> Iterator[str]:
         va = self.corpora("va")
         across = [corpus for corpus in va if " to " in corpus]
@@ -183,6 +188,7 @@ class _Report:
             blocks = {corpus: _columns(task, corpus, metrics) for corpus in corpora if corpus != left_out}
             if blocks:
                 yield f"## {title}\n\n{self.table(blocks, baseline)}"
+                yield "\n".join(f"- {escape(self.few(c))}" for c in blocks if task == "emotion" and self.few(c))
         # a row for each number of training texts, class or condition of a corpus
         for title, task, path, label, ends in (
             ("Few training texts a class", "emotion", ["few_shot"], "texts a class",
