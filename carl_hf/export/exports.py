@@ -53,7 +53,8 @@ def export_encoder(
     Args:
         model: a trained model. tokenizer: of its encoder.
         folder: made if it does not exist; an export in it is replaced.
-        max_length: texts are truncated to so many tokens, at most those of the tokenizer; written into the tokenizer.
+        max_length: written into the tokenizer, at most its own: `SentenceTransformer` truncates texts to so many
+            tokens, a pipeline or a call of the tokenizer only with `truncation=True`.
         provenance: what the model was made from, for the card and for evaluations, which mark corpora that the encoder
             was trained on.
         results, baseline: metrics for the card, and what they are compared with: "plain encoder, mean pooling".
