@@ -97,6 +97,7 @@ def test_the_circle_has_every_text_where_its_numbers_say(app):
         (["joy"], "There is nothing to read yet"),
         ("joy\n123 !", "Line 2 holds no letter (123 !)"),
         ("joy\n" * 21, "21 sentences are too many"),
+        ("joy " * 5001, "The text has 20,004 characters, and this page reads 20,000"),
     ],
 )
 def test_mistakes_in_the_sentences_are_said_on_the_page(text, message, app, models):
@@ -111,12 +112,14 @@ def test_a_long_sentence_is_cut_and_that_is_said(app, models):
     assert "only its beginning was read" in readings
 
 
-def test_a_file_comes_back_with_three_columns_more(app, models, tmp_path):
+def test_a_file_comes_back_with_three_columns_more(app, models, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     path = tmp_path / "my texts.csv"
     path.write_text('\ufeffid,text,valence\n007,"joy, wow",old\n008,,old\n009,woe\u00e9,old\n', encoding="utf-8")
     status, finished = app.show_file(models, str(path))
     assert Tags(status).text == "3 rows read. 1 row had no text. The table is ready to download."
     assert finished.visible and Path(finished.value["path"]).name == "my texts-feelings.csv"
+    assert Path(finished.value["path"]).stat().st_mode & 0o777 == 0o600  # by this process's user alone
     table = pd.read_csv(finished.value["path"], dtype={"id": str})
     assert list(table.columns) == ["id", "text", "valence", "arousal", "emotion"]
     assert list(table["id"]) == ["007", "008", "009"]
@@ -138,6 +141,10 @@ def test_a_file_comes_back_with_three_columns_more(app, models, tmp_path):
         (b'text\n"joy\n', "no CSV table"),
         (b"PK\x03\x04\x14\x00\x86\xff", "not in UTF-8"),
         (b"text\n" + b"joy\n" * 2001, "The file has 2,001 rows, and this page reads 2,000: split it."),
+        (b"text" + b",a" * 100_000 + b"\njoy\n", "The file has 100,001 columns, and this page reads 100."),
+        (b"text\n" + b"," * 200_000 + b"\n", "The file has 200,001 columns"),
+        (b"text\n" + b"j" * 5_000_000, "The file is larger than 5 MB: split it."),
+        (b"text\n" + b"j" * 200_000, "no CSV table: field larger than field limit"),
     ],
 )
 def test_mistakes_in_a_file_are_said_on_the_page(content, message, app, models, tmp_path):

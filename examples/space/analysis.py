@@ -1,5 +1,6 @@
 """What the demo page shows of a text, without the page: models, numbers, neighbours, CSV files."""
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,10 @@ from carl_hf.explain import Attribution, Explainer, Method, Target
 from carl_hf.export.task_heads import class_probabilities
 
 MOST_SENTENCES = 20
+MOST_CHARACTERS = 20_000
 MOST_ROWS = 2000
+_MOST_COLUMNS = 100
+_MOST_BYTES = 5_000_000  # of a file
 _NEIGHBOURS = 3
 
 
@@ -113,8 +117,12 @@ def sentences_of(text: str) -> list[str]:
     """The lines of a text that are not blank.
 
     Raises:
-        ValueError: if there is none, or too many, or one without any letter.
+        ValueError: if there is none, or too many, or one without any letter, or the text is too long.
     """
+    if isinstance(text, str) and len(text) > MOST_CHARACTERS:
+        raise ValueError(
+            f"The text has {len(text):,} characters, and this page reads {MOST_CHARACTERS:,}: shorten it."
+        )
     if not isinstance(text, str) or not text.strip():
         raise ValueError("There is nothing to read yet: type a sentence, or choose an example.")
     lines = [line.strip() for line in text.splitlines()]
@@ -133,21 +141,29 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     """A table with a column `text`; every cell is a string, an empty one "".
 
     Raises:
-        ValueError: for a file that is empty, no CSV in UTF-8, too long, or without the column or any text in it.
+        ValueError: for a file that is empty, no CSV in UTF-8, too large, or without the column or any text in it.
     """
+    if Path(path).stat().st_size > _MOST_BYTES:
+        raise ValueError(f"The file is larger than {_MOST_BYTES // 10**6} MB: split it.")
     try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = 0
+            for line in filter(None, csv.reader(file)):
+                if len(line) > _MOST_COLUMNS:
+                    raise ValueError(f"The file has {len(line):,} columns, and this page reads {_MOST_COLUMNS}.")
+                lines += 1
+        if lines - 1 > MOST_ROWS:
+            raise ValueError(f"The file has {lines - 1:,} rows, and this page reads {MOST_ROWS:,}: split it.")
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except pd.errors.EmptyDataError:
         raise ValueError("The file is empty: give a CSV file with a column named text.") from None
     except UnicodeDecodeError:
         raise ValueError("The file is not in UTF-8: save it again as 'CSV UTF-8'.") from None
-    except pd.errors.ParserError as error:
+    except (csv.Error, pd.errors.ParserError) as error:
         raise ValueError(f"The file is no CSV table: {str(error).strip()}.") from None
     if "text" not in frame:
         columns = ", ".join(map(str, frame.columns))[:200]
         raise ValueError(f"The file has no column named text (its columns: {columns}): rename the one with the texts.")
     if not frame["text"].str.strip().any():
         raise ValueError("The column text is empty: give at least one row with a text.")
-    if len(frame) > MOST_ROWS:
-        raise ValueError(f"The file has {len(frame):,} rows, and this page reads {MOST_ROWS:,}: split it.")
     return frame

@@ -9,11 +9,12 @@
 import os
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from analysis import MOST_ROWS, MOST_SENTENCES, Models, read_csv, sentences_of
+from analysis import MOST_CHARACTERS, MOST_ROWS, MOST_SENTENCES, Models, read_csv, sentences_of
 from rendering import circle_html, message_html, readings_html
 
 from carl_hf.commands.arguments import parse_script_arguments
@@ -102,7 +103,9 @@ def show_file(models: Models, path: str | None) -> tuple[str, gr.File]:
     except ValueError as error:
         return message_html(str(error), error=True), gr.File(None, visible=False)
     finished = Path(path).with_name(f"{Path(path).stem}-feelings.csv")  # in the page's cache, which is emptied
-    table.to_csv(finished, index=False)
+    finished.unlink(missing_ok=True)
+    with open(finished, "w", encoding="utf-8", newline="", opener=partial(os.open, mode=0o600)) as file:
+        table.to_csv(file, index=False)
     empty = int(table["valence"].isna().sum())
     status = f"{count(len(table), 'row')} read." + (f" {count(empty, 'row')} had no text." if empty else "")
     return message_html(f"{status} The table is ready to download."), gr.File(str(finished), visible=True)
@@ -124,7 +127,7 @@ def build_page(models: Models) -> gr.Blocks:
                 with gr.Column():
                     text = gr.Textbox(
                         label=f"English sentences, one per line (at most {MOST_SENTENCES})", lines=5, max_lines=12,
-                        max_length=20_000, elem_id="sentences",
+                        max_length=MOST_CHARACTERS, elem_id="sentences",
                     )  # fmt: skip
                     target = gr.Radio(["valence", "arousal"], value="valence", label="Colour the words by")
                     method = gr.Radio(list(METHODS), value="integrated gradients", label="Method")
@@ -159,6 +162,7 @@ def main() -> None:
         args = parse_script_arguments(PageArguments)
         use_all_cores(args.num_threads)
         page = build_page(load_models(args))
+        os.umask(0o077)  # uploads and answers are the page's alone
         page.launch(server_port=args.port, share=args.share, **LAUNCH)
     except (ValueError, ImportError, OSError) as error:  # OSError: the port is taken
         sys.exit(f"error: {error}")
