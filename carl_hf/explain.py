@@ -70,7 +70,7 @@ class Attribution:
     @property
     def summary(self) -> str:
         """One line: the prediction and how it was explained."""
-        line = f"{self.target} {self.prediction:+.2f}, {self.method.replace('_', ' ')}"
+        line = f"{self.target} {min(max(self.prediction, -1), 1):+.2f}, {self.method.replace('_', ' ')}"
         return f"{line}; the text is too long: only its beginning was read" if self.truncated else line
 
     def to_html(self, *, numbers: bool = True) -> str:

@@ -7,10 +7,20 @@ import torch
 from conftest import EMOTIONS, emotions, tiny_encoder, toy_dataset
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertModel, pipeline
 
-from carl_hf import CarlModel, Provenance, export_emotion_classifier, export_encoder, export_va_regressor
+from carl_hf import (
+    CarlModel,
+    Provenance,
+    export_emotion_classifier,
+    export_encoder,
+    export_va_regressor,
+    load_va_dataset,
+)
 from carl_hf.data.labelled import ClassCorpus
+from carl_hf.data.mixing import mix_datasets, remove_overlap
 from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.evaluation.encoder import load_va_head
+from carl_hf.evaluation.probes import fit_ridge
+from carl_hf.explain import Explainer
 from carl_hf.export.folder import export_files, read_record
 from carl_hf.export.onnx import export_onnx
 from carl_hf.export.task_heads import check_classes
@@ -263,3 +273,75 @@ def test_an_onnx_graph_that_differs_is_not_written(tmp_path, tokenizer):
     assert set(export_files(folder)) == FILES | LAYOUT
     with pytest.raises(ValueError, match="holds no exported encoder"):
         export_onnx(tmp_path)
+
+
+def test_exports_pad_right_whatever_the_tokenizer_did(tmp_path, tokenizer):
+    left = AutoTokenizer.from_pretrained(_saved(tokenizer, tmp_path), padding_side="left")
+    folder = export_encoder(carl(), left, tmp_path / "encoder", max_length=32)
+    model, own = load(AutoModel, folder), AutoTokenizer.from_pretrained(folder)
+    assert own.padding_side == "right" and left.padding_side == "left"
+    batch = model(**own(TEXTS, padding=True, truncation=True, return_tensors="pt")).last_hidden_state[:, 0]
+    alone = [model(**own(text, truncation=True, return_tensors="pt")).last_hidden_state[0, 0] for text in TEXTS]
+    torch.testing.assert_close(batch, torch.stack(alone), atol=1e-5, rtol=1e-5)
+
+
+def _saved(tokenizer, folder):
+    tokenizer.save_pretrained(folder / "tokenizer")
+    return folder / "tokenizer"
+
+
+@pytest.mark.parametrize("normalization", ["standardized", "observed"])
+def test_heads_and_errors_are_never_in_another_unit_than_the_scale(normalization, tmp_path, tokenizer):
+    pytest.importorskip("sklearn")
+    path, rows = tmp_path / "rated.csv", toy_dataset(64)
+    lines = [f"{row['text']},{3 + row['valence']:.4f},{3 + row['arousal']:.4f}" for row in rows]
+    path.write_text("text,valence,arousal\n" + "\n".join(lines) + "\n")
+    true, other = (
+        load_va_dataset(path, split="all", scale=(1, 9), normalization=how) for how in ("scale", normalization)
+    )
+    derived = mix_datasets([(remove_overlap(other.shuffle(seed=1).select(range(40)), [[]]), 1.0)], seed=0)
+    for part in ({"train": derived}, {"train": true, "dev": other}, {"train": true, "test": {"mine": other}}):
+        with pytest.raises(ValueError, match="not on their corpus's scale"):
+            export_va_regressor(carl(), tokenizer, tmp_path / "va", max_length=32, **part)
+    with pytest.raises(ValueError, match="not on their corpus's scale"):
+        export_encoder(carl(), tokenizer, tmp_path / "encoder", train=other, max_length=32)
+    assert not (tmp_path / "va").exists()
+    folder = export_va_regressor(carl(), tokenizer, tmp_path / "va", train=true, max_length=32)
+    answers = classifier_outputs(load_head(folder), true["text"], tokenizer, max_length=32).numpy()
+    np.testing.assert_allclose(
+        1 + 8 * answers.mean(0), [3 + np.mean(rows[c]) for c in ("valence", "arousal")], atol=0.2
+    )
+
+
+def test_the_exported_head_s_strength_has_the_least_squared_error():
+    """Labels with little signal: r does not see that a weak penalty spreads the answers too far."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(400, 60))
+    y = 0.15 * x[:, :2] + generator.normal(size=(400, 2))
+    parts = x[:100], y[:100], x[100:250], y[100:250]
+    probes = {chosen_by: fit_ridge(*parts, chosen_by=chosen_by) for chosen_by in ("pearson", "squared_error")}
+    dev = {name: np.square(probe(parts[2]) - parts[3]).mean(0) for name, probe in probes.items()}
+    assert (dev["squared_error"] <= dev["pearson"]).all() and (dev["squared_error"] < dev["pearson"]).any()
+    mean, scale = x[:100].mean(0), x[:100].std(0)
+    ridges = [linear_model.Ridge(alpha=10.0**k).fit((x[:100] - mean) / scale, y[:100]) for k in range(-1, 6)]
+    everything = [np.square(ridge.predict((parts[2] - mean) / scale) - parts[3]).mean(0) for ridge in ridges]
+    np.testing.assert_allclose(dev["squared_error"], np.min(everything, axis=0), rtol=1e-9)
+
+
+def test_the_card_says_how_far_the_answers_leave_their_range(tmp_path, tokenizer):
+    pytest.importorskip("sklearn")
+    config = tiny_encoder().config
+    config.problem_type, config.id2label = "regression", {0: "valence", 1: "arousal"}
+    regressor = AutoModelForSequenceClassification.from_config(config).eval()
+    with torch.no_grad():
+        regressor.classifier.weight.zero_()
+        regressor.classifier.bias.copy_(torch.tensor([1.25, -0.125]))
+    folder = export_va_regressor(regressor, tokenizer, tmp_path, test={"toy": toy_dataset(20)}, max_length=32)
+    assert read_record(folder)["head"]["outside"] == 0.25
+    assert "On the test texts they leave [0, 1] by at most 0.250." in (folder / "README.md").read_text()
+    outputs = classifier_outputs(load_head(folder), TEXTS, tokenizer)  # a plain regression model, not cut
+    torch.testing.assert_close(outputs, torch.tensor([[1.25, -0.125]] * 3))
+    assert (
+        Explainer(regressor, tokenizer).explain("joy", "valence", "gradient_norm").summary.startswith("valence +1.00")
+    )

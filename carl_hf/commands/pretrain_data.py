@@ -73,7 +73,7 @@ class PretrainData:
         script = self._script
         if corpus in EMOTION:
             return self._load_class_labels(corpus, split)
-        normalization = "scale" if original_scale and script.normalization == "standardized" else script.normalization
+        normalization = "scale" if original_scale else script.normalization
         if corpus in CORPORA:
             return load_va_dataset(corpus, split=split, data_dir=script.data_dir, normalization=normalization)
         return load_va_dataset(

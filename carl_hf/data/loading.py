@@ -26,7 +26,7 @@ from carl_hf.data.bad_rows import (
 )
 from carl_hf.data.corpora import CORPORA, read_corpus
 from carl_hf.data.files import SUFFIXES, load_hub_dataset, read_rows
-from carl_hf.data.mixing import COLUMNS, VA, make_dataset
+from carl_hf.data.mixing import COLUMNS, VA, make_dataset, marked_off_scale
 from carl_hf.data.splits import split_names, without_overlap
 from carl_hf.utils.suggestions import listed
 
@@ -63,6 +63,7 @@ def load_va_dataset(
         columns: names of the columns in the source, such as `{"text": "sentence", "valence": "V"}`.
         normalization: min and max of Eq 12 are those of the `"scale"`, or those `"observed"` in all rows of the
             source; or (x - mean) / (3 standard deviations) of the training rows, cut to [-1, 1]: `"standardized"`.
+            Task heads and metrics need the scale: they refuse the other two.
         skip_bad_rows: leave out the rows of a file or Hub dataset that [`find_bad_rows`] names, and log their number,
             instead of refusing the source. A corpus known by name has none: a copy with bad rows is damaged.
 
@@ -87,7 +88,8 @@ def load_va_dataset(
         frame = good_rows(_checked_rows(source, scale, columns), name, skip_bad_rows)
     frame = _standardized(frame) if normalization == "standardized" else normalized(frame, VA, scale, normalization)
     frame = _take_split(frame, split, name)
-    return make_dataset({column: frame[column] for column in COLUMNS if column in frame})
+    dataset = make_dataset({column: frame[column] for column in COLUMNS if column in frame})
+    return dataset if normalization == "scale" else marked_off_scale(dataset)
 
 
 def find_bad_rows(

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 VA = ("valence", "arousal")
 COLUMNS = {"text": "string", "valence": "float64", "arousal": "float64", "label": "string"}
 """Columns of a training set and their types; None is a missing label."""
+_OFF_SCALE = "valence and arousal are not on their corpus's scale"
 
 
 def check_dataset(dataset: Dataset, name: str, needs: Collection[str] = ("va",)) -> None:
@@ -86,7 +87,8 @@ def va_from_class_labels(dataset: Dataset, space: LabelSpace) -> Dataset:
     for i in bare:
         if columns["label"][i] is not None:
             columns["valence"][i], columns["arousal"][i] = known[columns["label"][i]]
-    return make_dataset(columns)
+    filled = make_dataset(columns)
+    return filled if on_scale(dataset) else marked_off_scale(filled)
 
 
 def remove_overlap(train: Dataset, others: Iterable[Iterable[str]]) -> Dataset:
@@ -112,7 +114,7 @@ def mix_datasets(parts: Sequence[tuple[Dataset, float]], *, seed: int) -> Datase
     """
     rng = np.random.default_rng(seed)
     columns = [column for column in COLUMNS if any(column in part.column_names for part, _ in parts)]
-    chosen = []
+    chosen, off_scale = [], [part for part, weight in parts if weight > 0 and not on_scale(part)]
     for dataset, weight in parts:
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"A mixing weight must be a number >= 0, got {weight}.")
@@ -123,12 +125,23 @@ def mix_datasets(parts: Sequence[tuple[Dataset, float]], *, seed: int) -> Datase
     mixed = datasets.concatenate_datasets(chosen)
     if len(mixed) == 0:
         raise ValueError("The mixed training set is empty: raise a weight.")
-    return mixed
+    return marked_off_scale(mixed) if off_scale else mixed
 
 
 def _columns(dataset: Dataset, names: Iterable[str]) -> dict[str, list]:
     """The cells of these columns, None where the dataset has no such column."""
     return {c: list(dataset[c]) if c in dataset.column_names else [None] * len(dataset) for c in names}
+
+
+def marked_off_scale(dataset: Dataset) -> Dataset:
+    """The dataset, marked: its valence and arousal are in another unit than the corpus's scale mapped to [-1, 1]."""
+    dataset.info.description = _OFF_SCALE
+    return dataset
+
+
+def on_scale(dataset: Mapping | Dataset) -> bool:
+    """Whether no [`marked_off_scale`] texts are in the dataset; selecting, filtering and joining keep the mark."""
+    return not isinstance(dataset, Dataset) or _OFF_SCALE not in (dataset.info.description or "")
 
 
 def make_dataset(columns: Mapping[str, Iterable]) -> Dataset:

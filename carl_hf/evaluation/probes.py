@@ -27,11 +27,15 @@ class LinearProbe:
         return np.asarray(embeddings_NH, dtype=np.float64) @ self.weight.T + self.bias
 
 
-def fit_ridge(train: np.ndarray, train_labels: np.ndarray, dev: np.ndarray, dev_labels: np.ndarray) -> LinearProbe:
-    """Ridge regression; each of the K labels has a strength of its own, chosen on dev by Pearson r.
+def fit_ridge(
+    train: np.ndarray, train_labels: np.ndarray, dev: np.ndarray, dev_labels: np.ndarray, *,
+    chosen_by: Literal["pearson", "squared_error"] = "pearson",
+) -> LinearProbe:  # fmt: skip
+    """Ridge regression; each of the K labels has a strength of its own, chosen on dev.
 
     Args:
         train, dev: embeddings (N, H) of disjoint sets of texts. train_labels, dev_labels: (N, K).
+        chosen_by: Pearson r is blind to the scale of the predictions; the squared error is not.
     """
     from sklearn.linear_model import Ridge
 
@@ -39,9 +43,11 @@ def fit_ridge(train: np.ndarray, train_labels: np.ndarray, dev: np.ndarray, dev_
     train, dev = scale(train), scale(dev)
     probes = [Ridge(alpha=alpha).fit(train, train_labels) for alpha in _RIDGE_STRENGTHS]  # all K labels at once
     predictions = [probe.predict(dev).reshape(len(dev), number) for probe in probes]
-    # a constant prediction has no r and never wins
-    r_SK = np.nan_to_num([pearson(table.T, dev_labels.T) for table in predictions], nan=-1.0)
-    best_K = [probes[strength] for strength in r_SK.argmax(0)]
+    if chosen_by == "squared_error":
+        score_SK = -np.array([np.square(table - dev_labels).mean(0) for table in predictions])
+    else:  # a constant prediction has no r and never wins
+        score_SK = np.nan_to_num([pearson(table.T, dev_labels.T) for table in predictions], nan=-1.0)
+    best_K = [probes[strength] for strength in score_SK.argmax(0)]
     weight_KH = np.stack([probe.coef_.reshape(number, -1)[k] for k, probe in enumerate(best_K)])
     return scale.unscaled(weight_KH, np.array([np.ravel(probe.intercept_)[k] for k, probe in enumerate(best_K)]))
 

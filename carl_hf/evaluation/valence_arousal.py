@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from carl_hf.data.labelled import VaCorpus
+from carl_hf.data.mixing import on_scale
 from carl_hf.data.splits import divide
 from carl_hf.evaluation.geometry import dimension_curve
 from carl_hf.evaluation.probes import fit_ridge
@@ -143,8 +144,21 @@ def seeded_folds(size: int, seed: int) -> list[tuple[np.ndarray, np.ndarray, np.
     return folds
 
 
-def labels_of(dataset: Mapping[str, Any]) -> np.ndarray:
-    """(N, 2) valence and arousal of a dataset."""
+def labels_of(dataset: Mapping[str, Any], *, any_unit: bool = False) -> np.ndarray:
+    """(N, 2) valence and arousal of a dataset.
+
+    Args:
+        any_unit: also labels in another unit than the corpus's scale: for correlations alone.
+
+    Raises:
+        ValueError: for labels that were standardized or normalized by the observed range, unless `any_unit`.
+    """
+    if not (any_unit or on_scale(dataset)):
+        raise ValueError(
+            "These valence and arousal labels are not on their corpus's scale, so a head or an error would be in "
+            'another unit: load the texts by load_va_dataset(..., normalization="scale"); the encoder may be trained '
+            "on the others."
+        )
     return np.stack([np.asarray(dataset[name], dtype=float) for name in DIMENSIONS], axis=1)
 
 

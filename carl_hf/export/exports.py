@@ -66,7 +66,7 @@ def export_encoder(
         the folder.
 
     Raises:
-        ValueError: if the folder holds anything other than an export.
+        ValueError: if the folder holds anything other than an export, or labels are not on their corpus's scale.
     """
     max_length = min(max_length, tokenizer.model_max_length)
 
@@ -115,10 +115,12 @@ def export_va_regressor(
         Everything else as for [`export_encoder`].
 
     Raises:
-        ValueError: if a [`CarlModel`] comes without `train`, another model is no such regressor, or the folder holds
-            anything other than an export.
+        ValueError: if a [`CarlModel`] comes without `train`, another model is no such regressor, labels are not on
+            their corpus's scale, or the folder holds anything other than an export.
     """
     max_length = min(max_length, tokenizer.model_max_length)
+    truth = {name: labels_of(data) for name, data in (test or {}).items()}
+    constant = None if train is None else labels_of(train).mean(0)
     if frozen := isinstance(model, CarlModel):
         if train is None:
             raise ValueError("A CarlModel has no valence-arousal head: pass train=, the texts to fit one to.")
@@ -132,22 +134,27 @@ def export_va_regressor(
     def outputs(texts: Sequence[str]) -> np.ndarray:
         return classifier_outputs(model, list(texts), tokenizer, max_length=max_length).numpy().astype(float)
 
-    def predict(texts: Sequence[str]) -> np.ndarray:
-        return np.clip(2 * outputs(texts) - 1, -1, 1)
+    def clipped(answers: np.ndarray) -> np.ndarray:
+        return np.clip(2 * answers - 1, -1, 1)
 
     names = [public_corpus_name(name) for name in corpora or (provenance.corpora if provenance else ())]
-    results = []
-    for name, data in (test or {}).items():
-        constant = labels_of(data if train is None else train).mean(0)
-        metrics = va_metrics(predict(data["text"]), labels_of(data), constant=constant, seed=seed)
+    results, outside = [], []
+    for name, labels in truth.items():
+        answers = outputs(test[name]["text"])
+        outside.append(float(np.abs(answers - answers.clip(0, 1)).max()))
+        metrics = va_metrics(
+            clipped(answers), labels, constant=labels.mean(0) if constant is None else constant, seed=seed
+        )
         results += va_results(name, metrics, baseline={} if train is None else None)
     contents = {
-        "head": {"labels": list(DIMENSIONS), "frozen": frozen, "corpora": names},
+        "head": {
+            "labels": list(DIMENSIONS), "frozen": frozen, "corpora": names, "outside": max(outside, default=None),
+        },
         "results": [asdict(result) for result in results],
         "baseline": None if train is None else "constant prediction (mean of the training labels)",
         "widget": _text_widgets(outputs, DIMENSIONS),
-        "bias": measure_bias(predict, DIMENSIONS),
-    }
+        "bias": measure_bias(lambda texts: clipped(outputs(texts)), DIMENSIONS),
+    }  # fmt: skip
     return _write("va", model, tokenizer, folder, contents, max_length, provenance, figures, head_corpora=names)
 
 

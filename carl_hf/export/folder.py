@@ -108,12 +108,12 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_length:
     if tokenizer.is_fast:  # left over from the last call, and saved with it otherwise
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
-    previous = tokenizer.model_max_length
-    tokenizer.model_max_length = max_length
+    previous = tokenizer.model_max_length, tokenizer.padding_side
+    tokenizer.model_max_length, tokenizer.padding_side = max_length, "right"  # as in training
     try:
         tokenizer.save_pretrained(folder)
     finally:
-        tokenizer.model_max_length = previous
+        tokenizer.model_max_length, tokenizer.padding_side = previous
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     for key in ("is_local", "local_files_only", "backend", "name_or_path"):

@@ -55,21 +55,22 @@ def fit_va_regressor(
     (v + 1) / 2, (a + 1) / 2, so that [-1, 1] becomes [0, 1].
 
     Args:
-        train, dev: columns text, valence, arousal (in [-1, 1]). The ridge strength is chosen on dev; without it, on
-            a tenth of train, drawn by `seed`.
+        train, dev: columns text, valence, arousal (in [-1, 1]). The ridge strength with the least squared error on dev
+            is taken; without dev, on a tenth of train, drawn by `seed`.
 
     Raises:
-        ValueError: for fewer than `FEWEST_TEXTS` training texts.
+        ValueError: for fewer than `FEWEST_TEXTS` training texts, or labels that are not on their corpus's scale.
     """
     if len(train) < FEWEST_TEXTS:
         raise ValueError(f"A valence-arousal head needs at least {FEWEST_TEXTS} texts with labels, got {len(train)}.")
     if dev is None:
         dev_rows, train_rows = divide(np.random.default_rng(seed).permutation(len(train)), 1)
         train, dev = train.select(train_rows), train.select(dev_rows)
+    labels = [labels_of(data) for data in (train, dev)]
     regressor, path = _headless(model, DIMENSIONS, "regression")
     features = [classifier_outputs(regressor, list(data["text"]), tokenizer, max_length=max_length).numpy()
                 for data in (train, dev)]  # fmt: skip
-    probe = fit_ridge(features[0], labels_of(train), features[1], labels_of(dev))
+    probe = fit_ridge(features[0], labels[0], features[1], labels[1], chosen_by="squared_error")
     return _with_probe(regressor, path, LinearProbe(probe.weight / 2, (probe.bias + 1) / 2))
 
 

@@ -13,7 +13,7 @@ from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
-from carl_hf.data.mixing import rows_with_va
+from carl_hf.data.mixing import on_scale, rows_with_va
 from carl_hf.encoders.loading import PACKAGED_ENCODER, is_packaged
 from carl_hf.export.cards import Result
 from carl_hf.export.exports import export_encoder
@@ -43,7 +43,7 @@ class PublishingTrainer(Trainer):
         """
         measurable = isinstance(self.train_dataset, datasets.Dataset) and importlib.util.find_spec("sklearn")
         train = rows_with_va(self.train_dataset) if measure_bias and measurable else None
-        if train is not None and len(train) < FEWEST_TEXTS:
+        if train is not None and (len(train) < FEWEST_TEXTS or not on_scale(train)):
             train = None
         return export_encoder(
             self.model, self.processing_class, folder, max_length=self.args.max_length, provenance=self.provenance,

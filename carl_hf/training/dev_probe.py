@@ -59,9 +59,9 @@ class DevProbe:
 
     def _correlations(self, train: np.ndarray, held_out: np.ndarray, dev: Dataset) -> np.ndarray:
         fitted, chosen = divide(self._va_rows, 8)
-        judged, labels = _labelled(dev, "valence"), labels_of(self._train)
+        judged, labels = _labelled(dev, "valence"), labels_of(self._train, any_unit=True)
         predicted = ridge_predictions(train[fitted], labels[fitted], train[chosen], labels[chosen], held_out[judged])
-        return np.nan_to_num(pearson(predicted.T, labels_of(dev)[judged].T), nan=-1.0)
+        return np.nan_to_num(pearson(predicted.T, labels_of(dev, any_unit=True)[judged].T), nan=-1.0)
 
     def _accuracy(self, train: np.ndarray, held_out: np.ndarray, dev: Dataset) -> float:
         judged, (fitted, chosen) = self._known_classes(dev), divide(self._class_rows, 8)
