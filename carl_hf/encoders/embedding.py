@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -62,6 +63,8 @@ def embed_poolings(
     """
     if isinstance(texts, str):
         raise ValueError("embed takes a list of texts, got one string: pass [text].")
+    if isinstance(texts, (dict, pd.DataFrame)) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"embed takes a list of texts, got other things in a {type(texts).__name__}: table['text'].")
     limit_primitive_cache()
     max_length = min(max_length, tokenizer.model_max_length)
     tokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"] if len(texts) else []

@@ -61,6 +61,9 @@ def fit_va_regressor(
     Raises:
         ValueError: for fewer than `FEWEST_TEXTS` training texts, or labels that are not on their corpus's scale.
     """
+    for data in (train, train if dev is None else dev):
+        if not isinstance(data, Dataset):
+            raise ValueError(f"A head is fitted to a datasets.Dataset, got {type(data).__name__}: Dataset.from_list.")
     if len(train) < FEWEST_TEXTS:
         raise ValueError(f"A valence-arousal head needs at least {FEWEST_TEXTS} texts with labels, got {len(train)}.")
     if dev is None:
