@@ -1,3 +1,5 @@
+import json
+import os
 import re
 from functools import partial
 
@@ -345,3 +347,45 @@ def test_the_card_says_how_far_the_answers_leave_their_range(tmp_path, tokenizer
     assert (
         Explainer(regressor, tokenizer).explain("joy", "valence", "gradient_norm").summary.startswith("valence +1.00")
     )
+
+
+def test_exports_hold_no_code_or_path_of_the_config_they_came_with(tmp_path, tokenizer):
+    encoder = tiny_encoder()
+    encoder.config.auto_map = {"AutoModel": "evil.Model"}
+    encoder.config.custom_pipelines = {"x": {"impl": "evil.Pipe"}}
+    encoder.config.cache_dir, encoder.config.teacher = "cache", {"folder": "C:\\Users\\me", "layers": 2}
+    encoder.config.log_file, encoder.config.sources, encoder.config.note = "x.log", ["~/a", "b"], "and/or"
+    own = AutoTokenizer.from_pretrained(_saved(tokenizer, tmp_path), cls_token="/cls")
+    own.init_kwargs |= {"auto_map": {"AutoTokenizer": "evil.T"}, "vocab_file": "/home/me/v.txt", "cache_dir": "/c"}
+    model = CarlModel.from_encoder(encoder, projection_dim=8)
+    folder = export_encoder(model, own, tmp_path / "encoder", max_length=32)
+    config, tokens = (json.loads((folder / name).read_text()) for name in ("config.json", "tokenizer_config.json"))
+    assert not {"auto_map", "custom_pipelines", "cache_dir", "log_file", "sources"} & set(config)
+    assert config["teacher"] == {"layers": 2} and config["note"] == "and/or"
+    assert not {"auto_map", "vocab_file", "cache_dir"} & set(tokens) and tokens["cls_token"] == "/cls"
+    load(AutoModel, folder)
+
+
+def test_an_export_names_files_without_their_folder(tmp_path, tokenizer):
+    settings = {
+        "label_space": "/home/me/y.csv",
+        "va_from_names": "C:\\me\\z.csv",
+        "weights": [1.0, 2.0],
+        "optim": "sgd",
+    }
+    folder = export_encoder(carl(), tokenizer, tmp_path / "encoder", provenance=Provenance(settings=settings))
+    expected = {"label_space": "y.csv", "va_from_names": "z.csv", "weights": [1.0, 2.0], "optim": "sgd"}
+    assert read_record(folder)["provenance"]["settings"] == expected
+    assert "/home/me" not in (folder / "README.md").read_text()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no modes of POSIX")
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_exported_files_are_readable_as_the_user_s_umask_says(mask, tmp_path, tokenizer):
+    before = os.umask(mask)
+    try:
+        folder = export_encoder(carl(), tokenizer, tmp_path / "encoder", max_length=32)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
+    assert modes == dict.fromkeys(modes, 0o666 & ~mask) and "model.safetensors" in modes

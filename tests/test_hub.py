@@ -186,6 +186,23 @@ def test_the_trainer_publishes_the_clean_export_and_nothing_else(strategy, hub, 
     torch.testing.assert_close(weights, dict(trainer.model.encoder.state_dict()), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", ["org/model", None], ids=["named", "by the output folder"])
+def test_a_private_push_of_the_trainer_is_private(name, hub, tmp_path, tokenizer):
+    args = CarlTrainingArguments(
+        str(tmp_path / "out"), hub_model_id=name, use_cpu=True, report_to="none", per_device_train_batch_size=8
+    )  # fmt: skip
+    trainer = CarlTrainer(
+        model=CarlModel.from_encoder(tiny_encoder(), projection_dim=8), args=args, train_dataset=toy_dataset(64),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    push = trainer.push_to_hub(private=True)
+    assert hub.repositories[push.repo_id].private
+    with pytest.raises(ValueError, match="is private already"):
+        trainer.push_to_hub(private=False)
+    with pytest.raises(TypeError, match="visibility"):
+        trainer.push_to_hub(visibility="private")
+
+
 @pytest.mark.parametrize(
     "spoil, message",
     [

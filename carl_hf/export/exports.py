@@ -25,7 +25,13 @@ from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, va_metrics
 from carl_hf.export import task_heads
 from carl_hf.export.bias import measure_bias
 from carl_hf.export.cards import Kind, Result, va_results
-from carl_hf.export.folder import replacing_export, save_tokenizer, write_record, write_sentence_transformers_layout
+from carl_hf.export.folder import (
+    replacing_export,
+    save_model,
+    save_tokenizer,
+    write_record,
+    write_sentence_transformers_layout,
+)
 from carl_hf.export.provenance import Provenance, corpus_facts, public_corpus_name
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.version import __version__
@@ -268,7 +274,7 @@ def _write(
         **contents,
     }
     with replacing_export(folder) as new:
-        model.save_pretrained(new)
+        save_model(model, new)
         save_tokenizer(tokenizer, new, max_length)
         if kind == "encoder":
             write_sentence_transformers_layout(new, pooling, model.config.hidden_size, max_length)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.export.cards import render_card
 from carl_hf.export.provenance import Provenance
@@ -26,6 +26,12 @@ _PUBLISHED = re.compile(
     r"|merges\.txt|bpe\.codes|chat_template\.jinja|[A-Za-z0-9_.-]+\.model"  # the last: SentencePiece
     r"|figures/[A-Za-z0-9_.-]+\.png|onnx/model\.onnx"
 )
+
+_ORIGIN = {
+    "auto_map", "custom_pipelines", "cache_dir", "transformers_weights", "name_or_path", "_name_or_path",
+    "is_local", "local_files_only", "backend",
+}  # fmt: skip
+_PATH = re.compile(r"(~|\.{1,2})?[/\\].|[A-Za-z]:[/\\]|file:")
 
 
 def read_record(folder: str | Path) -> dict[str, Any] | None:
@@ -93,6 +99,7 @@ def replacing_export(folder: str | Path) -> Iterator[Path]:
         new, old = Path(work) / "new", Path(work) / "old"
         new.mkdir()
         yield new
+        _apply_umask(new)
         if folder.exists():
             folder.rename(old)
         try:
@@ -101,6 +108,39 @@ def replacing_export(folder: str | Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(folder)
             raise
+
+
+def _apply_umask(folder: Path) -> None:
+    """Makes the files readable as any file that this user writes: safetensors leaves them to the owner alone."""
+    (probe := folder / "umask").touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
+def save_model(model: PreTrainedModel, folder: Path) -> None:
+    """Saves weights and configuration, the latter without what names code or places elsewhere."""
+    model.save_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if (plain := _without_origin(config)) != config:
+        write_json(path, plain)
+
+
+def _without_origin(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without code to be loaded and without paths. Labels and tokens may look like a path."""
+
+    def stays(key: str, value: Any) -> bool:
+        texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+        if key in _ORIGIN or (texts and key.endswith(("_path", "_file", "_dir", "_folder"))):
+            return False
+        return key.endswith(("_token", "_tokens")) or not any(map(_PATH.match, texts))
+
+    kept = {key: value for key, value in config.items() if stays(key, value)}
+    nested = {k: v for k, v in kept.items() if isinstance(v, dict) and k not in ("id2label", "label2id")}
+    return kept | {key: _without_origin(v) for key, v in nested.items() if key != "added_tokens_decoder"}
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_length: int) -> None:
@@ -115,9 +155,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_length:
     finally:
         tokenizer.model_max_length, tokenizer.padding_side = previous
     path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("is_local", "local_files_only", "backend", "name_or_path"):
-        config.pop(key, None)
+    config = _without_origin(json.loads(path.read_text(encoding="utf-8")))
     if config.get("tokenizer_class") == "TokenizersBackend":  # its name before transformers 5
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     if not config.get("extra_special_tokens"):  # a list, which transformers 4 does not read

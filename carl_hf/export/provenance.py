@@ -87,6 +87,7 @@ class Provenance:
             "base_model": public_model_id(self.base_model),
             "corpora": [public_corpus_name(corpus) for corpus in self.corpora],
             "licence": self.licence or licence_of([*self.corpora, *head_corpora]),
+            "settings": _without_folders(self.settings),
         }
 
 
@@ -130,6 +131,15 @@ def differing_settings(args: CarlTrainingArguments) -> dict[str, Any]:
         for name, value in values.items()
         if value != defaults[name] and (value or defaults[name])  # None and {} are the same: lr_scheduler_kwargs
     }
+
+
+def _without_folders(setting: Any) -> Any:
+    """A setting in which paths are cut to the file's name."""
+    if isinstance(setting, dict):
+        return {key: _without_folders(value) for key, value in setting.items()}
+    if isinstance(setting, (list, tuple)):
+        return [_without_folders(value) for value in setting]
+    return re.split(r"[/\\]", str(setting).rstrip("/\\"))[-1] if isinstance(setting, (str, Path)) else setting
 
 
 def _is_repo_id(name: str) -> bool:

@@ -61,7 +61,8 @@ class PublishingTrainer(Trainer):
         """Exports the encoder and makes the repository `hub_model_id` hold exactly that export.
 
         The arguments are those of `Trainer.push_to_hub`, without the ones for its card: here the card follows from
-        training and evaluation. If not `blocking`, a future of the result is returned.
+        training and evaluation. If not `blocking`, a future of the result is returned. `private`, by default
+        `hub_private_repo`, is the visibility that the repository has already or gets.
 
         Raises:
             ValueError: if there is no tokenizer to export, or the push fails (see [`carl_hf.push_export`]).
@@ -72,7 +73,9 @@ class PublishingTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         self._finish_current_push()
-        return self._publish(commit_message, blocking=blocking, measure_bias=True, token=token, revision=revision)
+        return self._publish(
+            commit_message, blocking=blocking, measure_bias=True, token=token, revision=revision, private=private
+        )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
@@ -89,7 +92,7 @@ class PublishingTrainer(Trainer):
 
     def _publish(
         self, message: str | None, *, blocking: bool, measure_bias: bool, token: str | None = None,
-        revision: str | None = None,
+        revision: str | None = None, private: bool | None = None,
     ) -> Push | Future:  # fmt: skip
         if self.processing_class is None:
             raise ValueError("Without a tokenizer there is nothing to publish: pass processing_class=tokenizer.")
@@ -97,6 +100,7 @@ class PublishingTrainer(Trainer):
             push_export,
             self.export(Path(self.args.output_dir) / "hub", measure_bias=measure_bias),
             self.hub_model_id,
+            private=self.args.hub_private_repo if private is None else private,
             branch=revision or self.args.hub_revision or "main",
             commit_message=message,
             token=token or self.args.hub_token,
