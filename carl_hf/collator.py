@@ -29,11 +29,13 @@ class CarlDataCollator:
         `input_ids`, `attention_mask` (long, (B, L)); `eligible` (bool, (B, L)): neither special nor padding;
         `va` (float32, (B, 2), in [-1, 1]), NaN if missing; `class` (long, (B,)), -1 if missing; `angle` (float32,
         (B,), radians): of (valence, arousal), else of the class, NaN if missing or if valence = arousal = 0;
+        `row` (long, (B,)): positions of the texts before they were sorted;
         `slices`: the numbers of a [`carl_hf.encoders.packing.Slice`] for each slice; `slices_per_chunk`.
-        A custom collator may leave out `class` and `angle`.
+        A custom collator may leave out `class`, `angle` and, if it keeps the order of the texts, `row`.
 
     Raises (when called):
-        ValueError: for valence or arousal outside [-1, 1]; it names the text.
+        ValueError: for a row without text, for valence or arousal outside [-1, 1], or a label that is no name where
+            names are needed; it names the text.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class CarlDataCollator:
         self.angles = dict(angles or {})
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        if any("text" not in row for row in rows):
+            raise ValueError(f"A row has no column 'text' (it has {', '.join(rows[0])}): rename the column.")
         encoded = self.tokenizer(
             [row["text"] for row in rows], truncation=True, max_length=self.max_length, return_special_tokens_mask=True
         )
@@ -76,17 +80,26 @@ class CarlDataCollator:
             "va": torch.tensor([_va(rows[i]) for i in order], dtype=torch.float32),
             "class": torch.tensor([self._class(rows[i]) for i in order]),
             "angle": torch.tensor([self._angle(rows[i]) for i in order], dtype=torch.float32),
+            "row": torch.tensor(order),
             "slices": slices,
             "slices_per_chunk": per_chunk,
         }
 
     def _class(self, row: dict[str, Any]) -> int:
-        return self.class_indices.get(row.get("label"), NO_CLASS)
+        return self.class_indices.get(self._label(row), NO_CLASS)
+
+    def _label(self, row: dict[str, Any]) -> str:
+        label = row.get("label")
+        if isinstance(label, str) or label is None or (isinstance(label, float) and math.isnan(label)):
+            return label if isinstance(label, str) else ""
+        if self.class_indices or self.angles:
+            raise ValueError(f"The label {label!r} of the text {row['text'][:80]!r} must be the name of a class.")
+        return ""
 
     def _angle(self, row: dict[str, Any]) -> float:
         valence, arousal = _va(row)
         if math.isnan(valence):
-            label = row.get("label") or ""
+            label = self._label(row)
             return self.angles.get(label, self.angles.get(label.lower(), math.nan))
         return math.atan2(arousal, valence) if valence or arousal else math.nan
 

@@ -6,14 +6,11 @@ Source: Son, Saurez, Har, arXiv 2502.20613; equation numbers are the paper's.
 """
 
 import copy
-import importlib.util
 import logging
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -35,12 +32,16 @@ from carl_hf.training.checks import (
     check_positions,
     class_weights,
     classes_of,
+    errors_in_one_line,
+    evaluation_sets,
     label_angles,
     leaves_parameters_unused,
+    rows_of,
     steps_per_epoch,
 )
 from carl_hf.training.dev_probe import DevProbe
-from carl_hf.training.monitor import RunningMeans, embedding_spread, parameter_distance, step_metrics
+from carl_hf.training.evaluating import EvaluatingTrainer
+from carl_hf.training.monitor import RunningMeans, embedding_spread, parameter_distance, step_metrics, usable_texts
 from carl_hf.training.nonfinite import SkipNonFiniteSteps
 from carl_hf.training.step import (
     BatchLabels,
@@ -57,13 +58,14 @@ from carl_hf.training_args import CarlTrainingArguments
 logger = logging.getLogger(__name__)
 
 
-class CarlTrainer(PublishingTrainer, ResumableTrainer):
+class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
     """Trains a [`CarlModel`] on texts with valence and arousal, with class labels, or with both.
 
     Args:
         model ([`CarlModel`]): the model. args ([`CarlTrainingArguments`]): the recipe; copied, not changed.
-        train_dataset, eval_dataset (`datasets.Dataset`; for training also a `datasets.IterableDataset`, see
-            [`carl_hf.training.streams.EndlessRows`]): columns `text`, and `valence` and `arousal` (in [-1, 1]), or
+        train_dataset, eval_dataset (`datasets.Dataset`, or what [`carl_hf.training.checks.rows_of`] makes one of; for
+            training also a `datasets.IterableDataset`, see [`carl_hf.training.streams.EndlessRows`]; for evaluation
+            also a dictionary of sets): columns `text`, and `valence` and `arousal` (in [-1, 1]), or
             `label` (a class name), or all three; None marks a missing label. An objective uses the texts that have
             the labels it needs.
         processing_class: the tokenizer; needed unless a `data_collator` is given.
@@ -74,9 +76,12 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
     `momentum`; `zero_label_fraction` (share of the VA labels that are (0, 0)); `changed_coordinates` (share of the
     perturbed tokens' coordinates that change at the encoder's precision); `embedding_std`, `effective_rank` and
     `target_distance` (training/monitor.py); and `skipped_steps` after a non-finite step (training/nonfinite.py).
-    An evaluation logs the same losses. Where the labels allow, it adds the Pearson correlations of a ridge probe
+    An evaluation logs the same losses, of which it leaves out, with a warning, those that no text has a label for.
+    Where the labels allow, it adds the Pearson correlations of a ridge probe
     (`eval_valence_pearson`, `eval_arousal_pearson` and their mean `eval_va_pearson`), the accuracy in percent of a
     logistic probe (`eval_label_accuracy`), and the time they took, `eval_probe_seconds`.
+
+    What `predict` returns and `compute_metrics` gets: [`carl_hf.training.evaluating.EvaluatingTrainer`].
 
     Raises:
         ValueError: if a dataset lacks a column or holds a value that cannot be trained on (the row is named), the
@@ -97,8 +102,17 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
         provenance: Provenance | None = None,
         **kwargs: Any,
     ):
-        check_model_and_arguments(model, args)
-        for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
+        check_model_and_arguments(model, args, **kwargs)
+        train_dataset = rows_of(train_dataset, "train_dataset", any_rows=data_collator is not None)
+        held_out = {
+            name: rows_of(dataset, "eval_dataset", any_rows=data_collator is not None)
+            for name, dataset in evaluation_sets(eval_dataset).items()
+        }
+        eval_dataset = held_out if isinstance(eval_dataset, Mapping) else held_out.get("")
+        for name, dataset in [
+            ("train_dataset", train_dataset),
+            *(("eval_dataset", part) for part in held_out.values()),
+        ]:
             if isinstance(dataset, datasets.Dataset):
                 # an evaluation leaves out the losses for which its texts have no labels
                 needs = args.label_kinds if name == "train_dataset" or args.label_kinds == {"va"} else ()
@@ -116,14 +130,14 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
         if args.ddp_find_unused_parameters is None and leaves_parameters_unused(model, args):
             args.ddp_find_unused_parameters = True
         args.ignore_data_skip |= is_stream(train_dataset)  # a stream starts at the checkpoint's position itself
-        super().__init__(
-            model, args, data_collator, train_dataset, eval_dataset, processing_class=processing_class, **kwargs
-        )
+        with errors_in_one_line():
+            super().__init__(
+                model, args, data_collator, train_dataset, eval_dataset, processing_class=processing_class, **kwargs
+            )
         self.provenance = self._complete(provenance)
         if args.push_to_hub and processing_class is None:
             raise ValueError("--push_to_hub needs the tokenizer, which is published too: processing_class=tokenizer.")
         check_batches(args, train_dataset)
-        self.dev_probe: DevProbe | None = None
         if args.probe_texts and self._can_probe():
             self.dev_probe = DevProbe(train_dataset, texts=args.probe_texts, seed=args.seed)
         check_metric(args, self.dev_probe, eval_dataset)
@@ -180,18 +194,9 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self._last_embedding_BH = self._step.embedding_BH
+        self._last_embedding_BH, usable = self._step.embedding_BH, usable_texts(self._step)
         self._end_step(self._training_means)
-        return self.nonfinite.watch(inputs, self._last_embedding_BH, loss)
-
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Tensor, None, None]:
-        inputs = self._prepare_inputs(inputs)
-        with torch.enable_grad():  # saliency needs a gradient also when nothing is trained
-            loss = self.compute_loss(model, inputs)
-        self._end_step(self._evaluation_means)
-        return loss.detach(), None, None
+        return self.nonfinite.watch(inputs, self._last_embedding_BH, loss, usable)
 
     def _end_step(self, means: RunningMeans) -> None:
         means.add(step_metrics(self._step))
@@ -225,33 +230,6 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
             }
         super().log(logs, start_time)
 
-    def evaluation_loop(self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        with torch.random.fork_rng():  # the same random draws each time, which leave those of training alone
-            torch.manual_seed(self.args.seed)
-            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        metrics = self._evaluation_means.take()
-        if set(self.weights) <= set(metrics):  # the plain mean over batches counts those without a label as 0
-            metrics["loss"] = sum(weight * metrics[name] for name, weight in self.weights.items())
-        metrics |= self._probe_dev(dataloader.dataset)
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
-        return output
-
-    def _can_probe(self) -> bool:
-        held = all(isinstance(dataset, datasets.Dataset) for dataset in (self.train_dataset, self.eval_dataset))
-        return held and self.processing_class is not None and importlib.util.find_spec("sklearn") is not None
-
-    def _probe_dev(self, dev: Any) -> dict[str, float]:
-        """Metrics of probes on the current encoder's embeddings of the validation texts, and the seconds they took."""
-        if self.dev_probe is None or not isinstance(dev, datasets.Dataset):
-            return {}
-        start = time.perf_counter()
-        tokenizer, max_length = self.processing_class, self.args.max_length
-
-        def encode(texts: Sequence[str]) -> np.ndarray:
-            return self.model.embed(texts, tokenizer, max_length=max_length).numpy()
-
-        return {**self.dev_probe(encode, dev), "probe_seconds": round(time.perf_counter() - start, 2)}
-
     def _warn_if_perturbation_is_lost(self, means: dict[str, float]) -> None:
         share = means.get("changed_coordinates", 1.0)
         if share < 0.5 and self.args.perturbation_radius > 0 and not self._warned_of_lost_perturbation:
@@ -270,7 +248,8 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         given = self.optimizer is not None
-        optimizer = super().create_optimizer(model)
+        with errors_in_one_line():
+            optimizer = super().create_optimizer(model)
         if self.model.proxies is not None and not given:
             proxies_PH = self.model.proxies.weight_PH
             for group in optimizer.param_groups:

@@ -43,15 +43,15 @@ def run(folder: Path, tokenizer: Any, processes: int, name: str, case: dict[str,
     rows 0 to 7, two see rows 0 to 3 and 4 to 7."""
     settings = copy.deepcopy(case)
     streamed, poisoned, resume = (settings.pop(key, None) for key in ("streamed", "poisoned", "resume"))
-    stop_at = settings.pop("stop_at", None)
+    stop_at, evaluated = settings.pop("stop_at", None), settings.pop("evaluated", None)
     words = settings.setdefault("objectives", ["mccl", "ptd", "regression=1"])  # gradient descent needs it smaller
     named = not all(word.startswith(("mccl", "ptd", "regression")) for word in words)
     set_seed(0)
-    encoder = tiny_encoder(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    encoder = tiny_encoder(hidden_dropout_prob=0.1 if evaluated else 0.0, attention_probs_dropout_prob=0.0)
     args = CarlTrainingArguments(
         str(folder / f"{name}-{processes}"), per_device_train_batch_size=TEXTS_OF_A_STEP // processes, optim="sgd",
         max_grad_norm=0.0, weight_decay=0.0, disable_tqdm=True, logging_steps=1, use_cpu=True,
-        dataloader_pin_memory=False, train_sampling_strategy="sequential", perturb_half=False,
+        dataloader_pin_memory=False, train_sampling_strategy="sequential", perturb_half=bool(evaluated),
         **{"max_steps": STEPS, "learning_rate": 0.05, "save_strategy": "no", **settings},
     )  # fmt: skip
     classes = sorted(TOY_NAMES.values())
@@ -72,6 +72,12 @@ def run(folder: Path, tokenizer: Any, processes: int, name: str, case: dict[str,
         ),
     )  # fmt: skip
     assert trainer.accelerator.num_processes == processes
+    if evaluated:
+        dev = toy_dataset(evaluated, seed=9, mixed=True)
+        predicted = trainer.predict(dev)
+        arrays = {**predicted.predictions, **{f"label of {k}": v for k, v in predicted.label_ids.items()}}
+        metrics = {k: v for k, v in trainer.evaluate(dev).items() if not k.endswith(("_second", "_runtime", "_time"))}
+        return {"metrics": metrics, "arrays": {name: torch.from_numpy(array) for name, array in arrays.items()}}
     losses: list[torch.Tensor] = []
     step = trainer.training_step
     trainer.training_step = lambda *given: losses.append(step(*given)) or losses[-1]

@@ -35,6 +35,13 @@ CASES = {
     "streamed-to-be-resumed": {"streamed": True, "save_strategy": "steps", "save_steps": 4, "stop_at": 4},
 }  # fmt: skip
 
+EVALUATIONS = {  # numbers of texts that do not divide into batches of 8, or of 4 on two processes
+    f"evaluation-of-{texts}-{choice}": {
+        "objectives": [*EVERYTHING["objectives"], "simcse"], "evaluated": texts, "token_choice": choice,
+    }
+    for texts, choice in ((9, "salient"), (13, "salient"), (3, "salient"), (13, "random"))
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tokenizer):
@@ -48,8 +55,8 @@ def trained(tmp_path_factory, tokenizer):
             for kind in ("", "streamed-")
         }
 
-    run_cases(folder, 1, CASES)
-    (folder / "cases.json").write_text(json.dumps(CASES | cases_to_resume(2)))
+    run_cases(folder, 1, CASES | EVALUATIONS)
+    (folder / "cases.json").write_text(json.dumps(CASES | EVALUATIONS | cases_to_resume(2)))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, distributed_worker.__file__, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
@@ -87,3 +94,17 @@ def test_a_run_goes_on_with_another_number_of_processes(kind, processes, trained
     assert resumed["steps"] == STEPS
     for name, value in whole["model"].items():
         torch.testing.assert_close(resumed["model"][name], value, atol=1e-8, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("case", EVALUATIONS)
+def test_an_evaluation_and_predictions_do_not_depend_on_the_number_of_processes(case, trained):
+    one, two = trained(case, 1), trained(case, 2)
+    names = {"eval_loss", "eval_detector_auc", "eval_changed_coordinates", "eval_zero_label_fraction"}
+    assert names | {f"eval_{word.partition('=')[0]}" for word in EVALUATIONS[case]["objectives"]} <= set(
+        one["metrics"]
+    )
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-6, nan_ok=False)
+    texts = EVALUATIONS[case]["evaluated"]
+    for name, array in one["arrays"].items():
+        assert len(array) == texts
+        torch.testing.assert_close(two["arrays"][name], array, atol=1e-9, rtol=0, equal_nan=True, msg=name)

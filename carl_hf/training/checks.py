@@ -1,24 +1,32 @@
 """Before the first step: classes, angles and weights of labels, and checks that the training can work."""
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import datasets
+import pandas as pd
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.mixing import class_names, rows_with_va
 from carl_hf.modeling_carl import CarlModel
+from carl_hf.objectives import OBJECTIVES
 from carl_hf.training.dev_probe import DevProbe
 from carl_hf.training.streams import is_stream
 from carl_hf.training_args import CarlTrainingArguments
 
 
-def check_model_and_arguments(model: Any, args: Any) -> None:
-    """Raises a ValueError unless they are a [`CarlModel`] and [`CarlTrainingArguments`] for one device a process."""
+def check_model_and_arguments(model: Any, args: Any, **others: Any) -> None:
+    """Raises a ValueError unless they are a [`CarlModel`] and [`CarlTrainingArguments`] for one device a process, and
+    of the Trainer's other arguments none is given that would not be used."""
+    for name, instead in (("model_init", "model=CarlModel.from_encoder(...)"), ("compute_loss_func", "objectives")):
+        if others.get(name) is not None:
+            raise ValueError(f"CarlTrainer does not use {name}: {instead}.")
     if not isinstance(args, CarlTrainingArguments):
         raise ValueError(f"CarlTrainer needs CarlTrainingArguments, got {type(args).__name__}.")
     if not isinstance(model, CarlModel):
@@ -28,6 +36,61 @@ def check_model_and_arguments(model: Any, args: Any) -> None:
             f"{args.n_gpu} GPUs in one process would split the contrastive batch: start one process each with "
             "accelerate launch or torchrun, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
         )
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Makes a ValueError of what the Trainer raises where a package is missing, or the Hub cannot be reached."""
+    try:
+        yield
+    except (ImportError, RuntimeError, OSError) as error:
+        if isinstance(error, RuntimeError) and "to be installed" not in str(error):
+            raise
+        raise ValueError(str(error)) from error
+
+
+def evaluation_sets(dataset: Any) -> dict[str, Any]:
+    """Name -> evaluation set, of a dictionary of them or of one, whose name is ""; none of None."""
+    if isinstance(dataset, Mapping):
+        return dict(dataset)
+    return {} if dataset is None else {"": dataset}
+
+
+def rows_of(dataset: Any, name: str, *, any_rows: bool = False) -> Any:
+    """The `datasets.Dataset` of rows that come as a list, a pandas table or a map-style torch data set; one of these,
+    a stream or None as it is. Numbers of a `ClassLabel` become names.
+
+    Args:
+        name: for messages. any_rows: whether a custom collator reads the rows, which may be anything then.
+
+    Raises:
+        ValueError: for anything else; it says what was expected.
+    """
+    if dataset is None or is_stream(dataset):
+        return dataset
+    if isinstance(dataset, pd.DataFrame):
+        dataset = datasets.Dataset.from_pandas(dataset, preserve_index=False)
+    elif isinstance(dataset, (list, tuple, torch.utils.data.Dataset)) and not isinstance(dataset, datasets.Dataset):
+        if any_rows and not isinstance(dataset, (list, tuple)):
+            return dataset
+        rows = [dataset[index] for index in range(len(dataset))]
+        if rows and all(isinstance(row, Mapping) for row in rows):
+            columns = dict.fromkeys(column for row in rows for column in row)
+            try:
+                dataset = datasets.Dataset.from_dict({c: [row.get(c) for row in rows] for c in columns})
+            except (pa.ArrowException, TypeError, OverflowError) as error:
+                raise ValueError(f"{name}: a column holds values of several types ({error}).") from error
+    if not isinstance(dataset, datasets.Dataset):
+        parts = f" with the parts {', '.join(map(str, dataset))}: pass one" if isinstance(dataset, Mapping) else ""
+        raise ValueError(
+            f"{name} is a {type(dataset).__name__}{parts}. It must be a datasets.Dataset, an IterableDataset, or a "
+            "list of rows such as {'text': ..., 'valence': 0.5, 'arousal': -0.2} or {'text': ..., 'label': 'joy'}."
+        )
+    feature = dataset.features.get("label")
+    if isinstance(feature, datasets.ClassLabel):
+        names = [None if i is None or i < 0 else feature.int2str(i) for i in dataset["label"]]
+        dataset = dataset.remove_columns("label").add_column("label", names)
+    return dataset
 
 
 def check_positions(model: CarlModel, max_length: int) -> None:
@@ -120,7 +183,7 @@ def check_batches(args: CarlTrainingArguments, train: Any) -> None:
         raise ValueError("A contrastive batch needs at least 2 texts: raise per_device_train_batch_size.")
     if train is None:  # nothing is to be trained
         return
-    if isinstance(train, datasets.Dataset) and len(train) < global_batch:
+    if not is_stream(train) and len(train) < global_batch:
         raise ValueError(
             f"{len(train)} training texts do not fill one batch of {global_batch} (a partial batch is never trained "
             "on): lower --per_device_train_batch_size or bring more texts."
@@ -150,7 +213,9 @@ def steps_per_epoch(args: CarlTrainingArguments, train: Any) -> int:
 def check_metric(args: CarlTrainingArguments, probe: DevProbe | None, dev: Any) -> None:
     """Raises a ValueError if the best checkpoint is to be chosen by a metric that no evaluation will have."""
     metric = (args.metric_for_best_model or "").removeprefix("eval_")
-    if not (metric.endswith("_pearson") or metric == "label_accuracy"):
+    if metric in OBJECTIVES and metric not in args.weights:
+        raise ValueError(f"The best checkpoint is to be chosen by {metric}, which is none of the objectives.")
+    if not metric.endswith(("_pearson", "label_accuracy")):
         return
     if probe is None:
         raise ValueError(
@@ -158,9 +223,11 @@ def check_metric(args: CarlTrainingArguments, probe: DevProbe | None, dev: Any) 
             "--probe_texts, scikit-learn (pip install 'carl_hf[eval]'), a tokenizer as processing_class, and "
             "train_dataset and eval_dataset as datasets.Dataset. Or name another --metric_for_best_model."
         )
-    if metric not in probe.metrics_for(dev):
+    sets = evaluation_sets(dev).items()
+    known = [f"{name}_{metric}".lstrip("_") for name, part in sets for metric in probe.metrics_for(part)]
+    if metric not in known:
         raise ValueError(
             f"The best checkpoint is to be chosen by {args.metric_for_best_model}, but training and validation texts "
             "do not both carry the labels for it. Name another --metric_for_best_model "
-            f"({', '.join([*sorted(probe.metrics_for(dev)), 'loss'])})."
+            f"({', '.join([*sorted(known), *(f'{name}_loss'.lstrip('_') for name, _ in sets)])})."
         )

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from carl_hf.losses import NO_CLASS
@@ -20,8 +21,14 @@ def label_counts(labels: BatchLabels) -> dict[str | None, Tensor]:
         "va": (~labels.va_G2.isnan().any(-1)).sum(),
         "class": (labels.class_G != NO_CLASS).sum(),
         "angle": (~labels.angle_G.isnan()).sum(),
-        None: torch.full_like(labels.class_G[0], len(labels.class_G)),
+        None: labels.counted_G.sum(),
     }
+
+
+def usable_texts(step: Step) -> Tensor:
+    """How many texts of the global batch have a label for one of the sentence objectives, at most."""
+    counts = label_counts(step.labels)
+    return torch.stack([counts[OBJECTIVES[name].label] for name in step.sentence_weights]).max()
 
 
 def step_metrics(step: Step) -> dict[str, tuple[Tensor, Tensor]]:
@@ -33,11 +40,25 @@ def step_metrics(step: Step) -> dict[str, tuple[Tensor, Tensor]]:
     if "ptd" in step.losses:
         perturbed_T = step.layout.pack(step.perturbed_BL)
         changed_TE = (step.words_TE + step.delta_TE).to(step.dtype) != step.words_TE.to(step.dtype)
-        changed = (changed_TE & perturbed_T.unsqueeze(-1)).sum() / (perturbed_T.sum() * changed_TE.shape[-1])
-        auc = detection_auc(step.logits_BL, step.perturbed_BL, step.judged_BL)
-        for name, value in (("ptd", step.losses["ptd"]), ("detector_auc", auc), ("changed_coordinates", changed)):
+        changed_TE = changed_TE & perturbed_T.unsqueeze(-1)
+        counted = torch.stack([changed_TE.sum(), perturbed_T.sum() * changed_TE.shape[-1]])
+        changed, perturbed = step.gather(counted.unsqueeze(0)).sum(0)
+        auc = detection_auc(*(
+            _of_all_processes(step, rows_BL) for rows_BL in (step.logits_BL, step.perturbed_BL, step.judged_BL)
+        ))  # fmt: skip
+        for name, value in (
+            ("ptd", step.losses["ptd"]),
+            ("detector_auc", auc),
+            ("changed_coordinates", changed / perturbed),
+        ):
             metrics[name] = (value, step.judged_count)
     return metrics
+
+
+def _of_all_processes(step: Step, rows_BL: Tensor) -> Tensor:
+    if len(rows_BL) == len(step.labels.va_G2):
+        return rows_BL
+    return step.gather(F.pad(rows_BL, (0, step.args.max_length - rows_BL.shape[1])))  # of one width everywhere
 
 
 class RunningMeans:

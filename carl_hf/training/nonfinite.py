@@ -32,6 +32,7 @@ class _Batch:
     attention_mask_BL: Tensor
     embedding_BH: Tensor
     loss: Tensor
+    usable: Tensor  # texts of the global batch with a label for an objective
 
     def suspects(self) -> Tensor:
         """(B,) booleans: texts whose embedding is not finite; none if all are so, which no text has caused."""
@@ -64,6 +65,7 @@ class SkipNonFiniteSteps(TrainerCallback):
         skipped (`bool`): whether the present step is.
 
     Raises (in training):
+        ValueError: for a step in which no text has a label for an objective.
         FloatingPointError: after [`LIMIT`] skipped steps in a row.
     """
 
@@ -74,9 +76,11 @@ class SkipNonFiniteSteps(TrainerCallback):
         self._batches: list[_Batch] = []
         self._last_loss: Tensor | None = None
 
-    def watch(self, inputs: dict[str, Any], embedding_BH: Tensor, loss: Tensor) -> Tensor:
+    def watch(self, inputs: dict[str, Any], embedding_BH: Tensor, loss: Tensor, usable: Tensor) -> Tensor:
         """Keeps what is needed to judge this batch. Returns the loss to log: the last finite one, 0 before any."""
-        self._batches.append(_Batch(inputs["input_ids"], inputs["attention_mask"], embedding_BH.detach(), loss))
+        self._batches.append(
+            _Batch(inputs["input_ids"], inputs["attention_mask"], embedding_BH.detach(), loss, usable)
+        )
         last = torch.zeros_like(loss) if self._last_loss is None else self._last_loss
         self._last_loss = torch.where(loss.isfinite(), loss, last)
         return self._last_loss
@@ -89,10 +93,17 @@ class SkipNonFiniteSteps(TrainerCallback):
         batches, self._batches = self._batches, []
         bad_loss = ~torch.stack([batch.loss.isfinite() for batch in batches]).all()
         bad_gradient = ~torch.as_tensor(self.grad_norm, device=bad_loss.device).isfinite()
-        bad = torch.stack([bad_loss, bad_gradient]).float()
+        unlabelled = torch.stack([batch.usable for batch in batches]).sum() == 0
+        bad = torch.stack([bad_loss, bad_gradient, unlabelled]).float()
         if self.accelerator.num_processes > 1:
             bad = self.accelerator.reduce(bad)
-        loss_is_bad, gradient_is_bad = bad.bool().tolist()  # the only synchronization of a step
+        loss_is_bad, gradient_is_bad, nothing_to_learn = bad.bool().tolist()  # the only synchronization of a step
+        if nothing_to_learn:
+            raise ValueError(
+                f"No text of step {state.global_step + 1} has a label that an objective uses. Name the columns of "
+                "train_dataset text, and valence and arousal (in [-1, 1]) or label (a class of the model); a stream "
+                "in which only some texts have them must be shuffled."
+            )
         self.skipped = loss_is_bad or gradient_is_bad
         if not self.skipped:
             self.in_a_row = 0

@@ -39,14 +39,16 @@ class BatchLabels:
 
     Args:
         va_B2, va_G2: valence and arousal in [-1, 1], NaN for a text without them. class_G: class indices, -1 for a
-            text without a class. angle_G: radians, NaN for a text without an angle. row_offset: index in the global
-            batch of this process's first text.
+            text without a class. angle_G: radians, NaN for a text without an angle. counted_G: booleans, false for a
+            text that only fills up a batch (in evaluation). row_offset: index in the global batch of this process's
+            first text.
     """
 
     va_B2: Tensor
     va_G2: Tensor
     class_G: Tensor
     angle_G: Tensor
+    counted_G: Tensor
     row_offset: int
 
     @classmethod
@@ -60,7 +62,8 @@ class BatchLabels:
         va_B2 = batch["va"]
         class_B = batch.get("class", torch.full_like(va_B2[:, 0], NO_CLASS, dtype=torch.long))
         angle_B = batch.get("angle", torch.full_like(va_B2[:, 0], torch.nan))
-        return cls(va_B2, gather(va_B2), gather(class_B), gather(angle_B), rank * len(va_B2))
+        counted_B = batch.get("counted", torch.ones_like(class_B, dtype=torch.bool))
+        return cls(va_B2, *map(gather, (va_B2, class_B, angle_B, counted_B)), rank * len(va_B2))
 
 
 @dataclass
@@ -145,11 +148,11 @@ def perturb(step: Step) -> None:
     # a text without a label for any sentence objective has no gradient, and is left out
     eligible_BL = step.batch["eligible"] & (saliency_BL > 0).any(-1, keepdim=True)
     if args.token_choice == "random":
-        saliency_BL = torch.rand_like(saliency_BL)
+        saliency_BL = _uniform(step, saliency_BL)
     salient_BL = select_salient_tokens(saliency_BL, eligible_BL, fraction=args.salient_fraction)
     step.perturbed_BL, step.judged_BL = salient_BL, eligible_BL
     if args.perturb_half:
-        step.perturbed_BL, step.judged_BL = salient_BL & (torch.rand_like(saliency_BL) < 0.5), salient_BL
+        step.perturbed_BL, step.judged_BL = salient_BL & (_uniform(step, saliency_BL) < 0.5), salient_BL
 
     def score(embeds_TE: Tensor) -> Tensor:  # the loss with its gradient attached: encoding in chunks keeps no graph
         gradients = Gradients.zero(embeds_TE, [])
@@ -161,6 +164,28 @@ def perturb(step: Step) -> None:
         relative=args.perturbation_relative, step_size=args.pgd_step_size, steps=args.pgd_steps,
         first_gradient=gradient_TE,
     )  # Eq 8  # fmt: skip
+
+
+def positions(batch: Mapping[str, Any]) -> Tensor:
+    """(B,) positions of the texts before the collator sorted them; a custom collator may keep their order."""
+    ids_BL = batch["input_ids"]
+    return batch.get("row", torch.arange(len(ids_BL), device=ids_BL.device))
+
+
+def _uniform(step: Step, like_BL: Tensor) -> Tensor:
+    """Random numbers in [0, 1) for all tokens. In evaluation several processes draw those of one: for the texts of the
+    global batch, longest first."""
+    labels, (texts, width) = step.labels, like_BL.shape
+    if step.carl.training or texts == len(labels.va_G2):
+        return torch.rand_like(like_BL)
+    lengths_G = step.gather(step.batch["attention_mask"].sum(-1)).masked_fill(~labels.counted_G, 0)
+    rows_G = torch.arange(len(lengths_G), device=like_BL.device) // texts * texts + step.gather(positions(step.batch))
+    order_G = rows_G.argsort()
+    order_G = order_G[lengths_G[order_G].argsort(descending=True, stable=True)][: labels.counted_G.sum()]
+    drawn = torch.rand(len(order_G), lengths_G.max(), dtype=like_BL.dtype, device=like_BL.device)
+    found_GL = like_BL.new_ones(len(lengths_G), max(width, drawn.shape[1]))
+    found_GL[order_G, : drawn.shape[1]] = drawn
+    return found_GL[labels.row_offset : labels.row_offset + texts, :width]
 
 
 def detection_pass(step: Step) -> Tensor:
@@ -249,5 +274,8 @@ def _objective_losses(step: Step, pooled_BH: Tensor, view_BH: Tensor) -> dict[st
     if "regression" in names:
         losses["regression"] = va_regression_loss(carl.regressor(pooled_GH), labels.va_G2)
     if "simcse" in names:
-        losses["simcse"] = simcse_loss(pooled_GH, gather_with_gradient(view_BH), temperature=args.temperature)
+        views = (pooled_GH, gather_with_gradient(view_BH))
+        if "counted" in step.batch:
+            views = (view_GH[labels.counted_G] for view_GH in views)
+        losses["simcse"] = simcse_loss(*views, temperature=args.temperature)
     return losses

@@ -1,0 +1,241 @@
+"""Evaluation and prediction by the trainer, and rows by whichever door they come."""
+
+import importlib.util
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import TOY_NAMES, make_trainer, tiny_encoder, toy_dataset
+from datasets import ClassLabel, Dataset, DatasetDict
+
+from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments
+from carl_hf.configuration_carl import HEADS
+
+CLASSES = sorted(TOY_NAMES.values())
+
+
+def named(size=24, seed=0) -> Dataset:
+    """Texts with names alone."""
+    words = [text.split()[0] for text in toy_dataset(size, seed)["text"]]
+    return Dataset.from_dict({"text": toy_dataset(size, seed)["text"], "label": [TOY_NAMES[word] for word in words]})
+
+
+def whole_model(**settings) -> CarlModel:
+    return CarlModel.from_encoder(tiny_encoder(), projection_dim=8, heads=HEADS, classes=CLASSES, **settings)
+
+
+class Rows(torch.utils.data.Dataset):
+    def __init__(self, rows):
+        self.rows = list(rows)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+DOORS = {
+    "list": list, "tuple": tuple, "map-style": Rows, "frame": lambda data: pd.DataFrame(list(data)),
+    "dataset": lambda data: data,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_rows_train_and_are_evaluated_alike_by_whichever_door_they_come(door, tmp_path, tokenizer):
+    def losses(make):
+        trainer = make_trainer(tmp_path, tokenizer, data=make(toy_dataset()), dev=make(toy_dataset(9, seed=8)))
+        trainer.train()
+        again = trainer.evaluate(make(toy_dataset(9, seed=8)))["eval_loss"]
+        return [h["loss"] for h in trainer.state.log_history if "loss" in h], trainer.evaluate()["eval_loss"], again
+
+    assert losses(DOORS[door]) == losses(lambda data: data)
+
+
+def test_a_list_keeps_the_labels_that_its_first_row_lacks(tmp_path, tokenizer):
+    rows = [{k: v for k, v in row.items() if v is not None} for row in toy_dataset(mixed=True)]
+    trainer = make_trainer(tmp_path, tokenizer, data=rows)
+    assert sorted(trainer.train_dataset.column_names) == ["arousal", "label", "text", "valence"]
+    assert list(trainer.train_dataset["label"]) == list(toy_dataset(mixed=True)["label"])
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_fewer_texts_than_a_batch_are_refused_by_every_door(door, tmp_path, tokenizer):
+    with pytest.raises(ValueError, match="5 training texts do not fill one batch of 8"):
+        make_trainer(tmp_path, tokenizer, data=DOORS[door](toy_dataset(5)))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (DatasetDict(train=toy_dataset(), test=toy_dataset()), "a DatasetDict with the parts train, test: pass one"),
+        ({"text": ["a"], "valence": [0.0]}, "train_dataset is a dict"),
+        (["a text", "another"], "train_dataset is a list.*list of rows such as"),
+        ([], "train_dataset is a list"),
+        ("emobank.csv", "train_dataset is a str"),
+        (iter([]), "train_dataset is a list_iterator"),
+        ([{"text": "a", "valence": "x"}, {"text": "b", "valence": 0.1}], "several types"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_data_set_is_refused_before_training(data, message, tmp_path, tokenizer):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, tokenizer, data=data)
+
+
+def test_a_step_in_which_no_text_has_a_label_is_refused(tmp_path, tokenizer):
+    other = toy_dataset().rename_columns({"valence": "v", "arousal": "a"})
+    trainer = make_trainer(tmp_path, tokenizer, data=other.to_iterable_dataset())
+    with pytest.raises(ValueError, match="No text of step 1 has a label that an objective uses"):
+        trainer.train()
+    trainer = make_trainer(tmp_path, tokenizer, data=other.rename_column("text", "t").to_iterable_dataset())
+    with pytest.raises(ValueError, match="no column 'text' .it has t, v, a"):
+        trainer.train()
+    half = Dataset.from_list([*toy_dataset(), *({"text": "joy", "valence": None, "arousal": None} for _ in range(8))])
+    trainer = make_trainer(tmp_path, tokenizer, data=half.to_iterable_dataset(), max_steps=4)
+    with pytest.raises(ValueError, match="No text of step 4"):
+        trainer.train()
+    make_trainer(tmp_path, tokenizer, data=half.to_iterable_dataset(), max_steps=2, gradient_accumulation_steps=4,
+                 per_device_train_batch_size=4).train()  # a step with some labels  # fmt: skip
+    unlabelled = toy_dataset().remove_columns(["valence", "arousal"]).to_iterable_dataset()
+    model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8, heads=[])
+    make_trainer(tmp_path, tokenizer, model=model, data=unlabelled, objectives=["simcse", "ptd"]).train()
+
+
+def test_losses_without_a_labelled_text_are_absent_from_an_evaluation(tmp_path, tokenizer, caplog):
+    objectives = ["mccl", "ptd", "regression", "cross_entropy"]
+    trainer = make_trainer(tmp_path, tokenizer, model=whole_model(), data=toy_dataset(mixed=True), probe_texts=0,
+                           objectives=objectives, label_space="circle12")  # fmt: skip
+    with caplog.at_level(logging.WARNING, logger="carl_hf"):
+        metrics = trainer.evaluate(Dataset.from_dict({"text": ["joywow", "woezzz joy"]}))
+    assert not {"eval_loss", *(f"eval_{name}" for name in objectives)} & set(metrics)
+    assert "has a label for mccl and ptd and regression and cross_entropy: there is no eval_loss" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="carl_hf"):
+        metrics = trainer.evaluate(named(9))
+    assert "has a label for mccl and regression: eval_loss is without" in caplog.text
+    expected = 0.8 * metrics["eval_ptd"] + metrics["eval_cross_entropy"]
+    assert metrics["eval_loss"] == pytest.approx(expected, rel=1e-5) and "eval_mccl" not in metrics
+    strange = Dataset.from_dict({"text": ["joywow", "woezzz joy"], "label": ["awe", "envy"]})
+    assert "eval_loss" not in trainer.evaluate(strange)  # classes that the model does not have
+
+
+def test_a_best_checkpoint_by_a_loss_that_is_absent_ends_in_one_line(tmp_path, tokenizer):
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best", "load_best_model_at_end": True}
+    trainer = make_trainer(tmp_path, tokenizer, model=whole_model(), data=toy_dataset(mixed=True), probe_texts=0,
+                           dev=Dataset.from_dict({"text": ["a", "b"]}), metric_for_best_model="loss",
+                           objectives=["cross_entropy"], **settings)  # fmt: skip
+    with pytest.raises(ValueError, match="'eval_loss', which is not found in the evaluation metrics"):
+        trainer.train()
+    with pytest.raises(ValueError, match="by supcon, which is none of the objectives"):
+        make_trainer(tmp_path, tokenizer, dev=toy_dataset(9), metric_for_best_model="supcon", **settings)
+
+
+def test_the_checkpoint_with_the_lowest_loss_is_kept(tmp_path, tokenizer):
+    trainer = make_trainer(
+        tmp_path, tokenizer, dev=toy_dataset(16, seed=8), eval_strategy="steps", eval_steps=1, save_strategy="steps",
+        save_steps=1, max_steps=6, load_best_model_at_end=True, metric_for_best_model="mccl", learning_rate=1e-2,
+        warmup_steps=0,
+    )  # fmt: skip
+    trainer.train()
+    losses = [h["eval_mccl"] for h in trainer.state.log_history if "eval_mccl" in h]
+    assert trainer.state.best_metric == min(losses) < max(losses)
+
+
+def test_numbers_of_a_class_label_are_its_names(tmp_path, tokenizer):
+    numbers = named().cast_column("label", ClassLabel(names=CLASSES))
+    assert isinstance(numbers[0]["label"], int)
+    found = []
+    for data in (numbers, named()):
+        trainer = make_trainer(tmp_path, tokenizer, model=whole_model(), data=data, objectives=["cross_entropy"])
+        trainer.train()
+        found.append(trainer.evaluate(data)["eval_loss"])
+    assert found[0] == found[1] > 0
+    trainer = make_trainer(tmp_path, tokenizer, model=whole_model(), data=numbers.to_iterable_dataset(),
+                           objectives=["cross_entropy"])  # fmt: skip
+    with pytest.raises(ValueError, match="The label [0-9] of the text .* must be the name of a class"):
+        trainer.train()
+
+
+def test_predictions_are_the_embeddings_and_the_scores_of_the_heads_in_the_order_of_the_texts(tmp_path, tokenizer):
+    seen = []
+
+    def compute_metrics(prediction):
+        seen.append(prediction)
+        error = prediction.predictions["valence_arousal"] - prediction.label_ids["valence_arousal"]
+        return {"mse": np.nanmean(error**2)}
+
+    model, dev = whole_model(), toy_dataset(19, seed=8, mixed=True)
+    trainer = make_trainer(tmp_path, tokenizer, model=model, data=toy_dataset(mixed=True), dev=dev,
+                           objectives=["mccl", "regression", "cross_entropy"],
+                           include_for_metrics=["inputs"])  # fmt: skip
+    trainer.compute_metrics = compute_metrics
+    metrics, predicted = trainer.evaluate(), trainer.predict(dev)
+    embedding = model.embed(dev["text"], tokenizer)
+    expected = {
+        "embedding": embedding, "valence_arousal": model.regressor(embedding),
+        "class_scores": model.classifier(embedding),
+    }  # fmt: skip
+    assert predicted.predictions.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(torch.from_numpy(predicted.predictions[name]), value, atol=1e-5, rtol=1e-4)
+    va = np.array([dev["valence"], dev["arousal"]], dtype=float).T
+    np.testing.assert_allclose(predicted.label_ids["valence_arousal"], va, atol=1e-6)
+    assert predicted.label_ids["class"].tolist() == [CLASSES.index(n) if n else -1 for n in dev["label"]]
+    error = expected["valence_arousal"].detach().numpy() - va
+    assert metrics["eval_mse"] == pytest.approx(np.nanmean(error**2), rel=1e-4)
+    assert predicted.metrics["test_mse"] == metrics["eval_mse"]
+    for ids, text in zip(seen[0].inputs, dev["text"], strict=True):
+        assert tokenizer.decode(ids[ids >= 0], skip_special_tokens=True).replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_model_without_heads_predicts_embeddings_and_texts_need_no_labels(tmp_path, tokenizer):
+    model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8, heads=[])
+    trainer = make_trainer(tmp_path, tokenizer, model=model, objectives=["mccl", "ptd"], bf16=True)
+    predicted = trainer.predict([{"text": "joy"}, {"text": "a longer text"}])
+    assert list(predicted.predictions) == ["embedding"] and predicted.predictions["embedding"].dtype == np.float32
+    assert predicted.predictions["embedding"].shape == (2, 16) and "test_loss" not in predicted.metrics
+    with pytest.raises(ValueError, match="test_dataset is a DatasetDict"):
+        trainer.predict(DatasetDict(test=toy_dataset()))
+
+
+def test_each_of_several_evaluation_sets_is_probed(tmp_path, tokenizer):
+    pytest.importorskip("sklearn")
+    sets = DatasetDict(near=toy_dataset(30, seed=8), far=toy_dataset(20, seed=9))
+    settings = {"data": toy_dataset(64), "dev": sets, "probe_texts": 40, "eval_strategy": "steps", "eval_steps": 1,
+                "save_strategy": "best", "load_best_model_at_end": True}  # fmt: skip
+    trainer = make_trainer(tmp_path, tokenizer, metric_for_best_model="far_va_pearson", **settings)
+    trainer.train()
+    scores = [h["eval_far_va_pearson"] for h in trainer.state.log_history if "eval_far_va_pearson" in h]
+    assert trainer.state.best_metric == max(scores)
+    alone = make_trainer(tmp_path, tokenizer, **(settings | {"dev": sets["far"]}))
+    metrics = make_trainer(tmp_path, tokenizer, metric_for_best_model="far_va_pearson", **settings).evaluate()
+    assert metrics["eval_far_va_pearson"] == alone.evaluate()["eval_va_pearson"] != metrics["eval_near_va_pearson"]
+    with pytest.raises(ValueError, match="near_va_pearson.*far_loss"):
+        make_trainer(tmp_path, tokenizer, metric_for_best_model="va_pearson", **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"report_to": "wandb"}, "wandb"),
+        ({"optim": "adamw_bnb_8bit"}, "bitsandbytes"),
+        ({"push_to_hub": True, "hub_model_id": "someone/model"}, "offline mode is enabled"),
+    ],
+    ids=str,
+)
+def test_a_missing_package_or_hub_ends_in_one_line(settings, message, tmp_path, tokenizer):
+    if message.isalpha() and importlib.util.find_spec(message):
+        pytest.skip(f"{message} is installed")
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, tokenizer, **settings).train()
+
+
+@pytest.mark.parametrize("name", ["model_init", "compute_loss_func"])
+def test_arguments_of_the_trainer_that_would_not_be_used_are_refused(name, carl, tmp_path, tokenizer):
+    args = CarlTrainingArguments(str(tmp_path), use_cpu=True)
+    with pytest.raises(ValueError, match=f"does not use {name}"):
+        CarlTrainer(model=None if name == "model_init" else carl, args=args, train_dataset=toy_dataset(),
+                    processing_class=tokenizer, **{name: lambda *given: carl})  # fmt: skip
