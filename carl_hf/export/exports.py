@@ -126,7 +126,6 @@ def export_va_regressor(
     """
     max_length = min(max_length, tokenizer.model_max_length)
     truth = {name: labels_of(data) for name, data in (test or {}).items()}
-    constant = None if train is None else labels_of(train).mean(0)
     if frozen := isinstance(model, CarlModel):
         if train is None:
             raise ValueError("A CarlModel has no valence-arousal head: pass train=, the texts to fit one to.")
@@ -136,6 +135,7 @@ def export_va_regressor(
             "The model is no valence-arousal regressor: it needs problem_type 'regression' and the labels valence "
             f"and arousal, and has {model.config.problem_type!r}, {list(model.config.id2label.values())}."
         )
+    constant = None if train is None else labels_of(train).mean(0)
 
     def outputs(texts: Sequence[str]) -> np.ndarray:
         return classifier_outputs(model, list(texts), tokenizer, max_length=max_length).numpy().astype(float)
