@@ -1,11 +1,14 @@
 """The readers of the evaluation's corpora, and the division of a corpus into splits."""
 
+import json
+
 import datasets
 import numpy as np
 import pandas as pd
 import pytest
 
 from carl_hf.data.labelled import MissingCorpus, read_emotion, read_polarity, read_sts, read_va
+from carl_hf.data.splits import split_rows
 
 
 def write(folder, name, **columns):
@@ -122,6 +125,36 @@ def test_a_hub_data_set_gives_the_names_of_its_classes(monkeypatch):
     corpus = read_emotion("someone/feelings", None)
     assert [corpus.classes[i] for i in corpus.labels] == ["sad", "glad", "sad", "glad", "glad", "sad"]
     assert corpus.split.tolist() == ["train"] * 4 + ["test"] * 2
+
+
+@pytest.mark.parametrize("kind", ["python", "json", "numpy", "lists", "parquet"])
+def test_lists_of_labels_are_several_classes_of_a_text(kind, tmp_path):
+    several = [["joy", " sad"], ["sad"], [], ["joy"], ["fear", "joy"], ["sad", "fear"], ["fear", "sad"]]
+    path = tmp_path / (
+        "own.csv" if kind in ("python", "json", "numpy") else f"own.{'jsonl' if kind == 'lists' else kind}"
+    )
+    if kind == "parquet":
+        names = ["joy", "sad", "fear"]
+        numbers = [[names.index(name.strip()) for name in labels] for labels in several]
+        features = {"text": datasets.Value("string"), "label": datasets.List(datasets.ClassLabel(names=names))}
+        rows = {"text": list("abcdefg"), "label": numbers}
+        datasets.Dataset.from_dict(rows, datasets.Features(features)).to_parquet(path)
+    elif kind == "lists":
+        pd.DataFrame({"text": list("abcdefg"), "label": several}).to_json(path, orient="records", lines=True)
+    else:
+        written = {"python": repr, "json": json.dumps, "numpy": lambda labels: f"[{' '.join(labels)}]"}[kind]
+        write(tmp_path, path.name, text=list("abcdefg"), label=list(map(written, several)))
+    corpus = read_emotion(path, None)
+    assert corpus.multi_label and corpus.classes == ["fear", "joy", "sad"]
+    found = [{corpus.classes[i] for i in row.nonzero()[0]} for row in corpus.labels]
+    assert found == [{name.strip() for name in labels} for labels in several]
+
+
+def test_a_hub_data_set_with_train_alone_is_divided(monkeypatch):
+    rows = {"text": [f"text {i}" for i in range(40)], "label": ["sad", "glad"] * 20}
+    monkeypatch.setattr("datasets.load_dataset", lambda name: {"train": datasets.Dataset.from_dict(rows)})
+    corpus = read_emotion("someone/feelings", None)
+    assert corpus.split is None and list(map(len, split_rows(corpus))) == [32, 4, 4]
 
 
 def test_public_corpora_have_their_published_sizes(corpora_dir):

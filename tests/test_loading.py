@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import math
+import time
 
 import datasets
 import numpy as np
@@ -15,9 +16,10 @@ from datasets import Dataset
 
 from carl_hf import load_va_dataset
 from carl_hf.data.bad_rows import MAX_CHARACTERS, skipped_record
-from carl_hf.data.files import read_table
+from carl_hf.data.files import read_rows, read_table
 from carl_hf.data.labelled import read_emotion
 from carl_hf.data.loading import NoSplitError, find_bad_rows
+from carl_hf.data.streaming import stream_va_dataset
 
 GOOD = {"text": "a quiet morning", "valence": 4, "arousal": 2}
 SURROGATE = b"caf\xe9"  # Latin-1
@@ -35,7 +37,8 @@ TYPED = {
     "a number for a text": ({"text": 12}, "column 'text' holds 12, not a text", "text is no text"),
     "a list for a text": ({"text": ["a"]}, r"column 'text' holds \['a'\], not a text", "text is no text"),
     "an object for a number": ({"valence": {"v": 1}}, "column 'valence' holds {'v': 1}", "valence is no number"),
-    "a list for a name": ({"label": ["joy"]}, r"column 'label' holds \['joy'\], not a name", "label is no name"),
+    "two labels": ({"label": ["joy", "fear"]}, "a text has one label here", "label is not one name"),
+    "an object for a name": ({"label": {"joy": 1}}, "column 'label' holds {'joy': 1}, not a name", "label is no name"),
     "null": ({"valence": None}, "column 'valence' holds None, not a number", "valence is no number"),
     "true": ({"valence": True}, "column 'valence' holds True, not a number", "valence is no number"),
     "NaN": ({"valence": math.nan}, "column 'valence' holds nan, not a number", "valence is no number"),
@@ -83,6 +86,8 @@ def faults_of(kind):
     cells = CELLS | (TYPED if kind in ("json", "jsonl") else {})
     found = {name: (line_of(kind, GOOD | change), *rest) for name, (change, *rest) in cells.items()}
     for name, (line, *rest) in LINES["csv" if kind in ("csv", "tsv") else "jsonl"].items():
+        if kind == "tsv" and name == "a stray quotation mark":
+            continue  # part of the text
         if kind != "json" or name in ("an array", "half a character", "Latin-1", "a missing cell"):
             found[name] = (line.replace(b",", b"\t") if kind == "tsv" else line, *rest)
     return found
@@ -255,10 +260,89 @@ def test_an_empty_split_is_a_bad_row(tmp_path):
     assert load(path, skip_bad_rows=True, split="train")["text"] == ["a"]
 
 
+def test_usual_names_of_splits_are_understood_and_others_are_bad_rows(tmp_path, monkeypatch):
+    splits = ["Training", "train", "dev1", "eval", "valid ", "TESTING", "test_2", "unsupervised", "validation_matched"]
+    rows = [{"text": name, "valence": 1, "arousal": 1, "split": name} for name in splits]
+    path = tmp_path / "own.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    with pytest.raises(ValueError, match="row 8: column 'split' holds 'unsupervised', which is none of train, val"):
+        load(path)
+    assert [row.reason for row in find_bad_rows(path, scale=(1, 5))] == ["split is unknown"] * 2
+    loaded = {s: load(path, split=s, skip_bad_rows=True)["text"] for s in ("train", "validation", "test")}
+    assert loaded == {"train": splits[:2], "validation": ["dev1", "eval", "valid "], "test": splits[5:7]}
+    stream = stream_va_dataset([str(path)], scale=(1, 5), shuffle_buffer=1, skip_bad_rows=True)
+    assert [row["text"] for row in stream] == splits[:2]
+    parts = {name: Dataset.from_dict({"text": [name], "valence": [1.0], "arousal": [1.0]}) for name in splits[-3:]}
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict(parts))
+    with pytest.raises(ValueError, match="someone/texts, row 2: column 'split' holds 'unsupervised'"):
+        load("someone/texts", split="test")
+    assert load("someone/texts", split="test", skip_bad_rows=True)["text"] == ["test_2"]
+
+
+def test_validation_leaves_out_texts_that_stand_in_test(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("text,valence,arousal,split\na,1,1,train\nA ,1,1,dev\nb,1,1,dev\nB,1,1,test\nc,1,1,test\n")
+    loaded = {s: load(path, split=s)["text"] for s in ("validation", "test")}
+    assert loaded == {"validation": ["A "], "test": ["B", "c"]}
+    with pytest.raises(NoSplitError, match="every text of split 'train' is in another split"):
+        load(path, split="train")
+
+
+def test_quotation_marks_of_tsv_join_no_cells_and_no_lines(tmp_path):
+    path = tmp_path / "own.tsv"
+    texts = ['"Wow', "b", '"Well', "d", '"Hello" he said', 'say "x"', '"']
+    lines = [f"{text}\t3\t4" for text in texts] + ['"quoted ""x"""\t3\t4', '"""d"""\t"3"\t4']
+    path.write_text("\n".join(["text\tvalence\tarousal", *lines]))
+    assert load(path)["text"] == [*texts, 'quoted "x"', '"d"']
+    path.write_text('text\tvalence\tarousal\n"two\nlines"\t3\t4\nb\t1\t1\n')
+    with pytest.raises(ValueError, match=r"row 1: is not CSV \(a quotation mark that its line does not close"):
+        load(path)
+    path.write_text('text\nb\n"two\nlines"\n"c"\n"""d"""\n')
+    frame, bad = read_rows(path)
+    assert [row.number for row in bad] == [2] and frame["text"].tolist() == ["b", 'lines"', "c", '"d"']
+
+
+@pytest.mark.parametrize(
+    "first, mark", [("", ";"), ("sep=;\n", ";"), ("SEP=;\r\n", ";"), ("sep=|\n", "|"), ("", "\t")]
+)
+def test_other_separators_of_csv_are_read(first, mark, tmp_path):
+    path = tmp_path / "own.csv"
+    rows = [["text", "valence", "arousal"], ['"a, b"', "1", "5"], ["c", "5", "1"]]
+    path.write_text(first + "\n".join(mark.join(row) for row in rows), encoding="utf-8-sig")
+    assert load(path).to_list() == [{"text": "a, b", "valence": -1.0, "arousal": 1.0},
+                                    {"text": "c", "valence": 1.0, "arousal": -1.0}]  # fmt: skip
+    assert [row["text"] for row in stream_va_dataset([str(path)], scale=(1, 5), shuffle_buffer=1)] == ["a, b", "c"]
+
+
+def test_hundreds_of_thousands_of_columns_are_read_in_seconds(tmp_path):
+    path = tmp_path / "own.csv"
+    names = ["text", "valence", "arousal", *map(str, range(200_000))]
+    path.write_text(",".join(names) + "\n" + ",".join("3" for _ in names) + "\n")
+    before = time.perf_counter()
+    assert load(path)["text"] == ["3"]
+    assert time.perf_counter() - before < 30
+    path.write_text(",".join([*names, "text"]) + "\n")
+    with pytest.raises(ValueError, match="has two columns 'text'"):
+        load(path)
+
+
+def test_class_labels_keep_their_names_in_parquet_and_lose_their_white_space(tmp_path):
+    rows = {"text": list("abc"), "valence": [1.0] * 3, "arousal": [1.0] * 3, "label": [1, None, 0]}
+    whole = Dataset.from_dict(rows).cast_column("label", datasets.ClassLabel(names=["sad ", "glad"]))
+    whole.to_parquet(tmp_path / "own.parquet")
+    assert load(tmp_path / "own.parquet")["label"] == ["glad", None, "sad"]
+    (tmp_path / "own.csv").write_text(
+        "text,valence,arousal,label\na,1,1, joy\nb,1,1,joy\nc,1,1,['joy']\nd,1,1,[1 2]\n"
+    )
+    with pytest.raises(ValueError, match=r"row 4: column 'label' holds '\[1 2\]', and a text has one label here"):
+        load(tmp_path / "own.csv")
+    assert load(tmp_path / "own.csv", skip_bad_rows=True)["label"] == ["joy"] * 3
+
+
 def test_texts_with_class_labels(tmp_path, caplog):
     path = tmp_path / "own.jsonl"
     rows = [{"text": letter, "label": "xy"[i % 2]} for i, letter in enumerate("abcdef")]
-    bad = [{"text": "g"}, {"text": 7, "label": "x"}, {"text": "h", "label": ["x"]}, 5, {"text": "", "label": "x"}]
+    bad = [{"text": "g"}, {"text": 7, "label": "x"}, {"text": "h", "label": {"x": 1}}, 5, {"text": "", "label": "x"}]
     path.write_text("\n".join(map(json.dumps, rows[:3] + bad + rows[3:])))
     with pytest.raises(ValueError, match="row 4: column 'label' is empty.*4 more.*--skip_bad_rows true"):
         read_emotion(str(path), None)

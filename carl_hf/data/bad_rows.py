@@ -4,6 +4,7 @@ import functools
 import logging
 import math
 import numbers
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +21,16 @@ MAX_CHARACTERS = 100_000
 """Longest text of a corpus, about a book chapter. Anything longer is a broken file, and slow to tokenize."""
 REMEDY = "correct or remove the row"
 _FIRST = 5
+_LIST = re.compile(r"\s*\[(.*)\]\s*", re.DOTALL)
+_QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
+_SPLITS = {
+    name: split
+    for split, names in {
+        "train": "train training", "validation": "validation valid val dev devel development eval evaluation",
+        "test": "test testing",
+    }.items()
+    for name in names.split()
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,14 +82,43 @@ def corpus_text(column: str, cell: Any) -> str:
     return text
 
 
+def class_names(column: str, cell: Any) -> tuple[str, ...]:
+    """The classes of a text: a name without white space around it, or a number as a string; or a list of them, which
+    in CSV is written `['joy', 'sad']`, `["joy", "sad"]` or `[1 2]`."""
+    if isinstance(cell, str) and (inner := _LIST.fullmatch(cell)):
+        cell, inner = [], inner[1]
+        if quoted := _QUOTED.findall(inner):
+            cell = [single or double for single, double in quoted]
+        elif inner.strip():
+            cell = inner.split("," if "," in inner else None)
+    found = [
+        _filled(column, name, (str, numbers.Number), "name") for name in (cell if isinstance(cell, list) else [cell])
+    ]
+    return tuple(dict.fromkeys(str(name).strip() for name in found))
+
+
 def class_name(column: str, cell: Any) -> str:
-    """A class or split: a string, or a number as a string."""
-    return str(_filled(column, cell, (str, numbers.Number), "name"))
+    """The same of a text that has one."""
+    names = class_names(column, cell)
+    if len(names) != 1:
+        detail = f"column {column!r} holds {reprlib.repr(cell)}, and a text has one label here"
+        raise BadCell(f"{column} is not one name", detail)
+    return names[0]
 
 
 def optional_class_name(column: str, cell: Any) -> str | None:
     """The same; an empty cell is a missing label."""
     return None if is_blank(cell) else class_name(column, cell)
+
+
+def split_name(column: str, cell: Any) -> str:
+    """`train`, `validation` or `test`, from the usual names of these splits, numbered or not."""
+    name = str(_filled(column, cell, (str,), "name of a split"))
+    found = _SPLITS.get(re.sub(r"[\s_-]*\d*$", "", name.strip().lower()))
+    if found is None:
+        detail = f"column {column!r} holds {reprlib.repr(name)}, which is none of train, validation (or dev), test"
+        raise BadCell(f"{column} is unknown", detail)
+    return found
 
 
 @dataclass(frozen=True)

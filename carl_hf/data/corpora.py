@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 from huggingface_hub.constants import HF_HOME
 
-from carl_hf.data.bad_rows import Number, check_table, class_name, corpus_text
+from carl_hf.data.bad_rows import Number, check_table, class_name, corpus_text, split_name
 from carl_hf.data.files import read_table
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def read_corpus(
         logger.warning(
             "%s is not the published %s (its content differs): results will not be comparable.", path, spec.name
         )
-    return frame
+    return check_table(frame, {"split": split_name}, path) if "split" in frame else frame
 
 
 def _local_path(spec: CorpusSpec, data_dir: str | Path | None) -> Path | None:

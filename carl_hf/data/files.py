@@ -12,6 +12,7 @@ import json
 import re
 import reprlib
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ SUFFIXES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
 PIECE = 8192
 """Rows read together."""
 _LONGEST_CELL = 2**31 - 1
+_SEP = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)  # the first line of some CSV files that Excel reads
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _SURROGATE = re.compile("[\ud800-\udfff]")  # in a string that was read: bytes that are not UTF-8
 
 _EMPTY = ("empty row", "is empty")
@@ -89,8 +92,8 @@ def column_names(path: Path, *, comment: str | None = None) -> list[str] | None:
         else:
             with _open_csv(path, comment) as (names, _):
                 pass
-    twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
-    if twice is not None:
+    if len(set(names)) < len(names):
+        twice = next(name for name, times in Counter(names).items() if times > 1)
         raise ValueError(f"{path} has two columns {reprlib.repr(twice)}: rename or remove one.")
     return names
 
@@ -158,9 +161,14 @@ def _open_csv(path: Path, comment: str | None) -> Iterator[tuple[list[str], Any]
     """The names of a file's columns, and a reader of the rows behind them."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         lines = file if comment is None else (line for line in file if not line.startswith(comment))
-        reader = csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        first = next(lines := iter(lines), "")
+        stated = _SEP.fullmatch(first)
+        delimiter = stated[1] if stated else "\t" if path.suffix.lower() == ".tsv" else _delimiter(first)
+        # in tab-separated text a quotation mark is mostly one of the text: quotes hold no tab and no line end there
+        quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+        reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, quoting=quoting, strict=True)
         try:
-            header = _next_cells(reader)
+            header = [_next_cells(reader) for _ in range(2 if stated else 1)][-1]
         except csv.Error as error:
             raise ValueError(f"{path}: its header is not CSV ({error}); correct the first line.") from error
         if not any(header or ()):
@@ -170,13 +178,23 @@ def _open_csv(path: Path, comment: str | None) -> Iterator[tuple[list[str], Any]
         yield [name or f"column {number}" for number, name in enumerate(header, 1)], reader
 
 
-def _next_cells(reader: Iterator[list[str]]) -> list[str] | None:
+def _delimiter(header: str) -> str:
+    """A comma; a semicolon or tab if the header has no comma to divide it and is divided by these."""
+    return next((mark for mark in ",;\t" if len(_next_cells(csv.reader([header], delimiter=mark)) or ()) > 1), ",")
+
+
+def _next_cells(reader: Any) -> list[str] | None:
     """The next row, None at the end. By itself the csv module refuses cells from 128 KiB on."""
     before = csv.field_size_limit(_LONGEST_CELL)
     try:
-        return next(reader, None)
+        cells = next(reader, None)
     finally:
         csv.field_size_limit(before)
+    if cells and reader.dialect.quoting == csv.QUOTE_NONE:
+        if len(cells) == 1 and cells[0].startswith('"') and not _QUOTED.fullmatch(cells[0]):
+            raise csv.Error("a quotation mark that its line does not close")
+        cells = [cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell for cell in cells]
+    return cells
 
 
 def _csv_rows(path: Path, reader: Any, header: list[str]) -> Iterator[_Row]:
@@ -269,11 +287,31 @@ def arrow_piece(arrow: pa.Table, first: int, name: object) -> Piece:
     """A piece of an Arrow table, whose first row has that number; a ValueError for a value that Python cannot hold."""
     names = arrow.column_names
     try:
-        columns = [_cells(column) for column in arrow.columns]
-    except (ValueError, TypeError, OverflowError) as error:
+        classes = _class_labels(arrow.schema)
+        columns = [
+            _named(_cells(column), classes.get(name)) for name, column in zip(names, arrow.columns, strict=True)
+        ]
+    except (ValueError, TypeError, OverflowError, LookupError) as error:
         raise ValueError(f"{name} is empty or cannot be read: {first_line(error)}") from error
     rows = (_in_unicode(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
     return _piece(list(_numbered(rows, first)), names, arrow)
+
+
+def _class_labels(schema: pa.Schema) -> dict[str, datasets.ClassLabel]:
+    """The columns of class labels, or lists of such, that the `datasets` library has stored as numbers."""
+    if b"huggingface" not in (schema.metadata or {}):
+        return {}
+    features = datasets.Features.from_arrow_schema(schema)
+    inner = {name: getattr(feature, "feature", feature) for name, feature in features.items()}
+    return {name: feature for name, feature in inner.items() if isinstance(feature, datasets.ClassLabel)}
+
+
+def _named(cells: list[Any], classes: datasets.ClassLabel | None) -> list[Any]:
+    """Numbers of classes, or lists of them, as names; -1 is none."""
+    if classes is None:
+        return cells
+    name = {-1: None, None: None, **dict(enumerate(classes.names))}
+    return [[name[i] for i in cell] if isinstance(cell, list) else name[cell] for cell in cells]
 
 
 def _cells(column: pa.ChunkedArray) -> list[Any]:

@@ -4,22 +4,31 @@ Every file is UTF-8; docs/evaluation.md says where each comes from and which col
 """
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from carl_hf.data.bad_rows import BadRow, Number, check_table, class_name, corpus_text, parse_rows
+from carl_hf.data.bad_rows import (
+    BadRow,
+    Number,
+    check_table,
+    class_name,
+    class_names,
+    corpus_text,
+    parse_rows,
+    split_name,
+)
 from carl_hf.data.corpora import CORPORA, DIMENSIONS, MissingCorpus, read_corpus
 from carl_hf.data.files import read_table
 from carl_hf.data.loading import good_rows, normalized, read_source
-from carl_hf.data.splits import split_names, text_key, with_validation, without_overlap
+from carl_hf.data.splits import text_key, with_validation, without_overlap
 from carl_hf.utils.suggestions import listed
 
 EKMAN_SIX = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
-_RULES = {"text": corpus_text, "label": class_name, "ekman": class_name, "split": class_name}
+_RULES = {"text": corpus_text, "label": class_name, "ekman": class_name, "split": split_name}
 
 
 @dataclass(frozen=True)
@@ -108,8 +117,8 @@ def read_emotion(
     name: str, data_dir: str | Path | None, columns: Mapping[str, str] | None = None, *, skip_bad_rows: bool = False
 ) -> ClassCorpus:
     """GoEmotions (six raw labels, texts with one label; or multi-label with Ekman's six and neutral, or all 28),
-    ISEAR, EmoLit-12, the demo corpus, or a file of your own or a Hub data set with the columns `text`, `label` and
-    maybe `split`.
+    ISEAR, EmoLit-12, the demo corpus, or a file of your own or a Hub data set with the columns `text`, `label` (a name
+    or a list of names) and maybe `split`; one whose rows are all in "train" has no splits.
 
     Args:
         columns: names of the columns in a file or Hub data set, such as `{"text": "sentence", "label": "emotion"}`.
@@ -130,8 +139,14 @@ def read_emotion(
                 "and label, or the id of a Hub data set (owner/name)."
             )
         frame, unread = read_source(name, columns or {}, ("text", "label"))
-        rows = parse_rows(frame, _RULES, unread)
-        return replace(_single_label(good_rows(rows, name, skip_bad_rows), path), skipped=rows[1])
+        rows = parse_rows(frame, _RULES | {"label": class_names}, unread)
+        frame = good_rows(rows, name, skip_bad_rows)
+        if "split" in frame and (frame["split"] == "train").all():
+            frame = frame.drop(columns="split")
+        if frame["label"].map(len).eq(1).all():
+            frame["label"] = frame["label"].str[0]
+            return replace(_single_label(frame, path), skipped=rows[1])
+        return replace(_multi_label(frame, frame["label"], path), skipped=rows[1])
     if not name.startswith("goemotions"):
         path, frame = _read(EMOTION[name], data_dir, ("text", "label"))
         return _single_label(frame, path)
@@ -141,9 +156,7 @@ def read_emotion(
     if name == "goemotions-six":
         chosen = names.map(lambda labels: len(labels) == 1 and labels[0] in EKMAN_SIX).to_numpy(dtype=bool)
         return _single_label(frame[chosen].reset_index(drop=True), path, classes=EKMAN_SIX)
-    classes = sorted({label for labels in names for label in labels})
-    table = np.array([[label in labels for label in classes] for labels in names], dtype=bool)
-    return _class_corpus(frame, table, classes, path)
+    return _multi_label(frame, names, path)
 
 
 def read_sts(data_dir: str | Path | None) -> tuple[list[str], list[str], np.ndarray]:
@@ -165,18 +178,24 @@ def _read(file: str, data_dir: str | Path | None, columns: Sequence[str], **rule
 
 
 def _single_label(frame: pd.DataFrame, path: Path | str, classes: Sequence[str] = ()) -> ClassCorpus:
-    labels = frame["label"].astype(str).str.strip()
+    labels = frame["label"]
     classes = list(classes) or sorted(set(labels))
-    if len(classes) < 2:
-        raise ValueError(
-            f"{path}: all texts have the label {reprlib.repr(classes[0])}; classification needs at least two."
-        )
     number = {label: i for i, label in enumerate(classes)}
     return _class_corpus(frame, labels.map(number).to_numpy(dtype=int), classes, path)
 
 
+def _multi_label(frame: pd.DataFrame, names: Iterable[Sequence[str]], path: Path | str) -> ClassCorpus:
+    classes = sorted({label for labels in names for label in labels})
+    table = np.array([[label in labels for label in classes] for labels in names], dtype=bool)
+    return _class_corpus(frame, table, classes, path)
+
+
 def _class_corpus(frame: pd.DataFrame, labels: np.ndarray, classes: list[str], path: Path | str) -> ClassCorpus:
     """The corpus without training texts that are in its other splits; refused if a class cannot be measured."""
+    if len(classes) < 2:
+        raise ValueError(
+            f"{path}: the texts have {len(classes)} class {classes[:1]}; classification needs at least two."
+        )
     texts, split, keep = _without_repeats(frame, path)
     labels = labels[keep]
     groups = {"the file": labels}
@@ -203,7 +222,7 @@ def _without_repeats(frame: pd.DataFrame, name: Path | str) -> tuple[list[str], 
     if "split" not in frame:
         keep = np.flatnonzero(~frame["text"].map(text_key).duplicated())
         return frame["text"].iloc[keep].tolist(), None, keep
-    split = split_names(frame)
+    split = frame["split"].to_numpy(dtype=object)
     keep = np.flatnonzero(without_overlap(frame["text"], split))
     missing = {"train", "test"} - set(split[keep])
     if missing:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-import datasets
 import numpy as np
 import pandas as pd
 from datasets import Dataset
@@ -17,17 +16,17 @@ from carl_hf.data.bad_rows import (
     Rows,
     Rule,
     Skipped,
-    class_name,
     corpus_text,
     optional_class_name,
     parse_rows,
     refuse,
     report_skipped,
+    split_name,
 )
 from carl_hf.data.corpora import CORPORA, read_corpus
-from carl_hf.data.files import SUFFIXES, load_hub_dataset, read_rows
+from carl_hf.data.files import SUFFIXES, arrow_piece, load_hub_dataset, read_rows
 from carl_hf.data.mixing import COLUMNS, VA, make_dataset, marked_off_scale
-from carl_hf.data.splits import split_names, without_overlap
+from carl_hf.data.splits import without_overlap
 from carl_hf.utils.suggestions import listed
 
 
@@ -57,7 +56,8 @@ def load_va_dataset(
         source: the name of a corpus (`demo`, `emobank`, `facebook`, `iemocap`, `emotales`), a file (`.csv`, `.tsv`,
             `.parquet`, `.json`, `.jsonl`), or a Hub dataset id.
         split: `"train"`, `"validation"`, `"test"`, or all rows. Of a source without splits, `"train"` is all rows.
-            Texts of `"train"` that are also in another split of the source are left out.
+            Texts of `"train"` that are also in another split of the source are left out, and those of `"validation"`
+            that are also in `"test"`.
         data_dir: folder with local copies of the corpora.
         scale: (least, greatest) value of the labels' scale; needed for files and Hub datasets, known for corpora.
         columns: names of the columns in the source, such as `{"text": "sentence", "valence": "V"}`.
@@ -98,8 +98,8 @@ def find_bad_rows(
     """The rows of a file or Hub dataset that [`load_va_dataset`] refuses, or leaves out under `skip_bad_rows`.
 
     A bad row cannot be read (not UTF-8, no CSV, a wrong number of cells, no JSON object), is empty, or has an empty
-    `text` or `split`, a text that is none or has more than `MAX_CHARACTERS`, a `label` that is no name, or a valence
-    or arousal that is no number or lies outside the scale.
+    `text` or `split`, a text that is none or has more than `MAX_CHARACTERS`, a `split` that is none of the usual
+    names, a `label` that is not one name, or a valence or arousal that is no number or lies outside the scale.
 
     Raises:
         ValueError: as [`load_va_dataset`], for what is not a matter of single rows.
@@ -115,7 +115,7 @@ def _checked_rows(source: str | Path, scale: tuple[float, float] | None, columns
 def va_rules(scale: tuple[float, float] | None, name: str) -> dict[str, Rule]:
     """The rules for the columns of a file with VA labels on this scale; a ValueError if it is missing or wrong."""
     rule = Number(*checked_scale(scale, name))
-    return {"text": corpus_text, "split": class_name, "label": optional_class_name, "valence": rule, "arousal": rule}
+    return {"text": corpus_text, "split": split_name, "label": optional_class_name, "valence": rule, "arousal": rule}
 
 
 def checked_scale(scale: tuple[float, float] | None, name: str) -> tuple[float, float]:
@@ -144,7 +144,7 @@ def read_source(source: str | Path, columns: Mapping[str, str], needed: Sequence
     if path.suffix.lower() in SUFFIXES or path.exists():
         frame, bad = read_rows(path)
     elif name.count("/") == 1:
-        frame, bad = _read_hub_dataset(name), []
+        frame, bad = _read_hub_dataset(name)
     else:
         raise ValueError(
             f"Unknown corpus {name!r}: choose one of {', '.join(CORPORA)}, a .csv, .tsv, .parquet, .json or .jsonl "
@@ -156,18 +156,14 @@ def read_source(source: str | Path, columns: Mapping[str, str], needed: Sequence
     return renamed(frame, columns, name, needed), bad
 
 
-def _read_hub_dataset(name: str) -> pd.DataFrame:
-    frames = []
+def _read_hub_dataset(name: str) -> Rows:
+    rows, bad, first = [], [], 1
     for split, part in load_hub_dataset(name).items():
-        frame = part.to_pandas()
-        for column, feature in part.features.items():
-            if isinstance(feature, datasets.ClassLabel):
-                known = frame[column].fillna(-1).astype(int)
-                frame[column] = [feature.int2str(number) if number >= 0 else None for number in known]
-        frames.append(frame.assign(split=split))
-    frame = pd.concat(frames, ignore_index=True)
-    frame.index += 1
-    return frame
+        piece = arrow_piece(part.with_format("arrow")[:], first, f"{name} ({split})")
+        rows.append(piece.frame.assign(split=split))
+        bad += piece.bad
+        first += len(part)
+    return pd.concat(rows), bad
 
 
 def renamed(frame: pd.DataFrame, columns: Mapping[str, str], name: str, needed: Sequence[str] = ()) -> pd.DataFrame:
@@ -204,7 +200,7 @@ def normalized(
 
 def _standardized(frame: pd.DataFrame) -> pd.DataFrame:
     """The table with its VA labels at mean 0 and standard deviation 1/3 in the training rows."""
-    train = split_names(frame) == "train" if "split" in frame else np.full(len(frame), True)
+    train = frame["split"] == "train" if "split" in frame else np.full(len(frame), True)
     if not train.any():
         raise NoSplitError("There are no training rows to standardize by: --normalization scale.")
     for column in VA:
@@ -220,8 +216,10 @@ def _take_split(frame: pd.DataFrame, split: Split, name: str) -> pd.DataFrame:
         return frame
     if "split" not in frame:
         raise NoSplitError(f"{name} has no column 'split', so it has no {split!r} split; it can only be trained on.")
-    names = split_names(frame)
-    chosen = names == split
-    if not chosen.any():
+    names = frame["split"].to_numpy(dtype=object)
+    if split not in names:
         raise NoSplitError(f"{name} has no rows in split {split!r}; its splits are {listed(sorted(set(names)))}.")
-    return frame[chosen & without_overlap(frame["text"], names) if split == "train" else chosen]
+    chosen = (names == split) & without_overlap(frame["text"], names)
+    if not chosen.any():
+        raise NoSplitError(f"{name}: every text of split {split!r} is in another split too, which is held out.")
+    return frame[chosen]

@@ -6,18 +6,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 if TYPE_CHECKING:
     from carl_hf.data.labelled import ClassCorpus
 
-_SPLIT_NAMES = {"dev": "validation", "val": "validation", "valid": "validation"}
 _SEED = 42
-
-
-def split_names(frame: pd.DataFrame) -> np.ndarray:
-    """(N,) the column `split` in lower case, with "validation" for dev, val and valid."""
-    return frame["split"].astype(str).str.strip().str.lower().replace(_SPLIT_NAMES).to_numpy(dtype=object)
 
 
 def text_key(text: str) -> str:

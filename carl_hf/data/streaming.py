@@ -14,7 +14,7 @@ from carl_hf.data.bad_rows import BadRow, Rule, Skipped, parse_rows, refuse, rep
 from carl_hf.data.files import PIECE, SUFFIXES, Piece, Wanted, arrow_piece, column_names, load_hub_dataset, read_pieces
 from carl_hf.data.loading import NO_GOOD_ROW, SKIP_REMEDY, normalized, renamed, va_rules
 from carl_hf.data.mixing import VA
-from carl_hf.data.splits import split_names, text_key
+from carl_hf.data.splits import text_key
 from carl_hf.utils.suggestions import listed
 
 logger = logging.getLogger(__name__)
@@ -197,7 +197,7 @@ def _rows(
                     continue
                 frame = normalized(frame, VA, scale)
                 if "split" in frame:
-                    frame = frame[split_names(frame) == "train"]
+                    frame = frame[frame["split"] == "train"]
                 for text, valence, arousal in zip(frame["text"], *(frame[name] for name in VA), strict=True):
                     if text_key(text) not in held_out:
                         yield {"text": text, "valence": float(valence), "arousal": float(arousal)}
