@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Value
 
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.mixing import (
@@ -82,3 +82,23 @@ def test_class_labels_give_va_labels_by_a_label_space():
     assert found["label"] == ["Fear", "joy", None]
     with pytest.raises(ValueError, match="ekman6 has no entry for 'guilt'; it has anger"):
         va_from_class_labels(Dataset.from_dict({"text": ["a"], "label": ["guilt"]}), read_label_space("ekman6"))
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy", "arrow", "pandas"])
+def test_formatted_datasets_and_class_labels_are_read_as_plain_ones(form):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["joy", " fear"]),
+                         "valence": Value("float32"), "arousal": Value("float64")})  # fmt: skip
+    columns = {
+        "text": ["a", "b", "c"],
+        "label": [1, 0, None],
+        "valence": [None, 0.5, -0.5],
+        "arousal": [None, 0.0, 1.0],
+    }
+    formatted = Dataset.from_dict(columns, features).with_format(form)
+    check_dataset(formatted, "train_dataset", {"va", "class", "angle"})
+    assert class_names(formatted) == ["fear", "joy"]
+    mixed = mix_datasets([(formatted, 1)], seed=0)
+    assert mixed.to_dict() == {**columns, "label": ["fear", "joy", None]}
+    assert rows_with_va(formatted).with_format(None)["text"] == ["b", "c"]
+    assert remove_overlap(formatted, [["A"]]).with_format(None)["text"] == ["b", "c"]
+    assert va_from_class_labels(formatted, read_label_space("ekman6"))["valence"] == [-0.64, 0.5, -0.5]

@@ -129,22 +129,35 @@ def test_a_file_comes_back_with_three_columns_more(app, models, tmp_path, monkey
     assert table["emotion"][0] == next(iter(models.emotions(["joy, wow"])[0]))
 
 
+def test_commas_ids_and_empty_rows_of_a_file_are_kept(app, models, tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text('sep=;\nid;text\n007;Well, hello there\n;\n\n008;"a; b"\n')
+    _, finished = app.show_file(models, str(path))
+    table = pd.read_csv(finished.value["path"], dtype=str, keep_default_na=False)
+    assert list(table["id"]) == ["007", "", "", "008"] and list(table["text"]) == ["Well, hello there", "", "", "a; b"]
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
         (b"", "The file is empty"),
+        (b"text\nWell, hello there\n", "The file, row 1: has 2 cells, the header 1; correct it, with quotation marks"),
+        (b"id,text\n1,Well, hello\n2,b\n", "The file, row 1: has 3 cells, the header 2"),
         (b"name,words\na,b\n", "no column named text (its columns: name, words)"),
         (b"text\n", "The column text is empty"),
         (b"text,n\n,1\n,2\n", "The column text is empty"),
-        ("text\ncaf\u00e9\n".encode("latin-1"), "not in UTF-8"),
-        ("text\njoy\n".encode("utf-16"), "not in UTF-8"),
-        (b'text\n"joy\n', "no CSV table"),
-        (b"PK\x03\x04\x14\x00\x86\xff", "not in UTF-8"),
+        ("text\ncaf\u00e9\n".encode("latin-1"), "not UTF-8"),
+        ("text\njoy\n".encode("utf-16"), "not UTF-8"),
+        (b'text\n"joy\n', "The file, row 1: is not CSV"),
+        (b"PK\x03\x04\x14\x00\x86\xff", "not UTF-8"),
         (b"text\n" + b"joy\n" * 2001, "The file has 2,001 rows, and this page reads 2,000: split it."),
-        (b"text" + b",a" * 100_000 + b"\njoy\n", "The file has 100,001 columns, and this page reads 100."),
-        (b"text\n" + b"," * 200_000 + b"\n", "The file has 200,001 columns"),
+        (
+            b"text" + b"".join(b",%d" % i for i in range(100_000)) + b"\njoy\n",
+            "The file has 100,001 columns, and this page reads 100.",
+        ),
+        (b"text\n" + b"," * 200_000 + b"j\n", "The file, row 1: has 200001 cells, the header 1"),
         (b"text\n" + b"j" * 5_000_000, "The file is larger than 5 MB: split it."),
-        (b"text\n" + b"j" * 200_000, "no CSV table: field larger than field limit"),
+        (b"text\n" + b"j" * 200_000, "The text in row 1 has more than 100,000 characters: shorten it."),
     ],
 )
 def test_mistakes_in_a_file_are_said_on_the_page(content, message, app, models, tmp_path):

@@ -69,7 +69,7 @@ def _as_loaded(rule: Rule) -> Rule:
 
 def class_names(dataset: Dataset) -> list[str]:
     """The distinct class labels in the column `label`, sorted; none without that column."""
-    return sorted(set(dataset["label"]) - {None}) if "label" in dataset.column_names else []
+    return sorted(set(_columns(dataset, ["label"])["label"]) - {None})
 
 
 def rows_with_va(dataset: Dataset) -> Dataset:
@@ -94,7 +94,7 @@ def va_from_class_labels(dataset: Dataset, space: LabelSpace) -> Dataset:
 def remove_overlap(train: Dataset, others: Iterable[Iterable[str]]) -> Dataset:
     """`train` without the texts that are in one of `others`, up to case and white space."""
     held_out = {text_key(text) for other in others for text in other}
-    keep = [i for i, text in enumerate(train["text"]) if text_key(text) not in held_out]
+    keep = [i for i, text in enumerate(_columns(train, ["text"])["text"]) if text_key(text) not in held_out]
     if len(keep) < len(train):
         logger.info("%d training texts that are in an evaluation set were left out.", len(train) - len(keep))
     return train.select(keep)
@@ -129,8 +129,14 @@ def mix_datasets(parts: Sequence[tuple[Dataset, float]], *, seed: int) -> Datase
 
 
 def _columns(dataset: Dataset, names: Iterable[str]) -> dict[str, list]:
-    """The cells of these columns, None where the dataset has no such column."""
-    return {c: list(dataset[c]) if c in dataset.column_names else [None] * len(dataset) for c in names}
+    """The cells of these columns as Python's own types, whatever the format of the dataset, a class label as its name;
+    None where the dataset has no such column."""
+    rows, columns = dataset.with_format(None), {}
+    for name in names:
+        columns[name] = list(rows[name]) if name in rows.column_names else [None] * len(rows)
+        if isinstance(classes := rows.features.get(name), datasets.ClassLabel):
+            columns[name] = [None if i is None or i < 0 else classes.names[i].strip() for i in columns[name]]
+    return columns
 
 
 def marked_off_scale(dataset: Dataset) -> Dataset:

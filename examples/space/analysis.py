@@ -1,6 +1,5 @@
 """What the demo page shows of a text, without the page: models, numbers, neighbours, CSV files."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,8 @@ import pandas as pd
 import torch
 
 from carl_hf import load_va_dataset
+from carl_hf.data.bad_rows import MAX_CHARACTERS, refuse
+from carl_hf.data.files import Piece, column_names, read_pieces
 from carl_hf.encoders import is_va_regressor, load_classifier, load_config, load_tokenizer
 from carl_hf.encoders.embedding import classifier_outputs, embed_texts
 from carl_hf.explain import Attribution, Explainer, Method, Target
@@ -143,27 +144,32 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     Raises:
         ValueError: for a file that is empty, no CSV in UTF-8, too large, or without the column or any text in it.
     """
-    if Path(path).stat().st_size > _MOST_BYTES:
+    path = Path(path)
+    if path.stat().st_size > _MOST_BYTES:
         raise ValueError(f"The file is larger than {_MOST_BYTES // 10**6} MB: split it.")
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = 0
-            for line in filter(None, csv.reader(file)):
-                if len(line) > _MOST_COLUMNS:
-                    raise ValueError(f"The file has {len(line):,} columns, and this page reads {_MOST_COLUMNS}.")
-                lines += 1
-        if lines - 1 > MOST_ROWS:
-            raise ValueError(f"The file has {lines - 1:,} rows, and this page reads {MOST_ROWS:,}: split it.")
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except pd.errors.EmptyDataError:
-        raise ValueError("The file is empty: give a CSV file with a column named text.") from None
-    except UnicodeDecodeError:
-        raise ValueError("The file is not in UTF-8: save it again as 'CSV UTF-8'.") from None
-    except (csv.Error, pd.errors.ParserError) as error:
-        raise ValueError(f"The file is no CSV table: {str(error).strip()}.") from None
-    if "text" not in frame:
-        columns = ", ".join(map(str, frame.columns))[:200]
-        raise ValueError(f"The file has no column named text (its columns: {columns}): rename the one with the texts.")
+        names = column_names(path)
+        if len(names) > _MOST_COLUMNS:
+            raise ValueError(f"The file has {len(names):,} columns, and this page reads {_MOST_COLUMNS}.")
+        if "text" not in names:
+            given = ", ".join(names)[:200]
+            raise ValueError(
+                f"The file has no column named text (its columns: {given}): rename the one with the texts."
+            )
+        pieces = read_pieces(path, rows=MOST_ROWS)
+        piece = next(pieces, Piece(pd.DataFrame(columns=names, dtype=object), []))
+        if further := sum(len(more.frame) + len(more.bad) for more in pieces):
+            rows = MOST_ROWS + further
+            raise ValueError(f"The file has {rows:,} rows, and this page reads {MOST_ROWS:,}: split it.")
+        damaged = [row for row in piece.bad if row.reason != "empty row"]
+        remedy = "correct it, with quotation marks around a cell that holds a comma, and save the file as 'CSV UTF-8'"
+        refuse(path, damaged, remedy)
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(path), "The file")) from None
+    frame = piece.frame.reindex(sorted([*piece.frame.index, *(row.number for row in piece.bad)]), fill_value="")
     if not frame["text"].str.strip().any():
         raise ValueError("The column text is empty: give at least one row with a text.")
+    length = frame["text"].str.len()
+    if length.max() > MAX_CHARACTERS:
+        raise ValueError(f"The text in row {length.idxmax()} has more than {MAX_CHARACTERS:,} characters: shorten it.")
     return frame
