@@ -131,6 +131,8 @@ def mix_datasets(parts: Sequence[tuple[Dataset, float]], *, seed: int) -> Datase
 def _columns(dataset: Dataset, names: Iterable[str]) -> dict[str, list]:
     """The cells of these columns as Python's own types, whatever the format of the dataset, a class label as its name;
     None where the dataset has no such column."""
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"A {type(dataset).__name__} is no datasets.Dataset: pass one, of a DatasetDict one split.")
     rows, columns = dataset.with_format(None), {}
     for name in names:
         columns[name] = list(rows[name]) if name in rows.column_names else [None] * len(rows)

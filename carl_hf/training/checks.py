@@ -86,9 +86,12 @@ def rows_of(dataset: Any, name: str, *, any_rows: bool = False) -> Any:
             f"{name} is a {type(dataset).__name__}{parts}. It must be a datasets.Dataset, an IterableDataset, or a "
             "list of rows such as {'text': ..., 'valence': 0.5, 'arousal': -0.2} or {'text': ..., 'label': 'joy'}."
         )
+    if not any_rows:
+        dataset = dataset.with_format(None)
     feature = dataset.features.get("label")
     if isinstance(feature, datasets.ClassLabel):
-        names = [None if i is None or i < 0 else feature.int2str(i) for i in dataset["label"]]
+        numbers = dataset.with_format(None)["label"]
+        names = [None if i is None or i < 0 else feature.names[i].strip() for i in numbers]
         dataset = dataset.remove_columns("label").add_column("label", names)
     return dataset
 
