@@ -7,18 +7,26 @@
 Leaves in the output folder: results.json, report.md, figures/ (PNG and SVG).
 """
 
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from carl_hf import CarlConfig, CarlModel
-from carl_hf.commands.arguments import parse_script_arguments
+from carl_hf.commands import outputs
+from carl_hf.commands.arguments import parse_script_arguments, public_command
 from carl_hf.commands.environment import environment_record, start_measuring_script, use_all_cores
-from carl_hf.commands.evaluate import Candidate, EvaluateArguments, comparators_of, runs_of_models, trained_on
+from carl_hf.commands.evaluate import (
+    Candidate,
+    EvaluateArguments,
+    comparators_of,
+    head_trained_on,
+    runs_of_models,
+    trained_on,
+)
 from carl_hf.encoders import load_config, load_tokenizer, resolve_encoder
 from carl_hf.evaluation.comparison import compare, spread
 from carl_hf.evaluation.encoder import default_cache_dir, load_text_encoder, load_va_head, split_pooling
@@ -41,7 +49,7 @@ def measure(candidate: Candidate, args: EvaluateArguments, settings: Settings, c
         carl = model.to("cuda" if torch.cuda.is_available() else "cpu"), load_tokenizer(candidate.model)
     result = run_tasks(
         encoder, settings, corpora, predict_va=load_va_head(candidate.model, max_length=args.max_length), carl=carl,
-        trained_on=trained_on(candidate.model),
+        trained_on=trained_on(candidate.model), head_trained_on=head_trained_on(candidate.model),
     )  # fmt: skip
     result.metrics = {"pooling": encoder.pooling, "dimensions": encoder.width, **result.metrics}
     return result
@@ -62,31 +70,36 @@ def add_comparisons(
     }
 
 
+@outputs.errors_in_one_line()
 def main(argv: Sequence[str] | None = None) -> None:
-    try:
-        args = parse_script_arguments(EvaluateArguments, argv, description=__doc__)
-        start_measuring_script()
-        use_all_cores(args.num_threads)
-        settings = Settings(
-            tasks=args.tasks, data_dir=args.data_dir, seed=args.seed, va=args.va, polarity=args.polarity,
-            emotion=args.emotion, protocol=args.protocol, shots=args.shots, strict=args.strict,
-        )  # fmt: skip
-        runs = runs_of_models(args)
-        candidates = [Candidate(name, *split_pooling(name, args.pooling)) for names in runs.values() for name in names]
-        comparators, missing = comparators_of(args)
-        candidates += comparators
-        corpora = Corpora(settings)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    command = " ".join(["examples/evaluate.py", *(sys.argv[1:] if argv is None else argv)])
-    run_record = {"command": command, "seed": args.seed, "protocol": args.protocol, "max_length": args.max_length}
-    results = {"models": {}, "comparators_left_out": missing, "run": {**run_record, **environment_record()}}
+    args = parse_script_arguments(EvaluateArguments, argv, description=__doc__)
+    start_measuring_script()
+    use_all_cores(args.num_threads)
+    settings = Settings(
+        tasks=args.tasks, data_dir=args.data_dir, seed=args.seed, va=args.va, polarity=args.polarity,
+        emotion=args.emotion, protocol=args.protocol, shots=args.shots, strict=args.strict,
+    )  # fmt: skip
+    runs = runs_of_models(args)
+    candidates = [Candidate(name, *split_pooling(name, args.pooling)) for names in runs.values() for name in names]
+    comparators, missing = comparators_of(args)
+    candidates += comparators
+    corpora = Corpora(settings)
     output, evaluations, failed = Path(args.output_dir), {}, []
+    outputs.claim_output(output, resume=False, overwrite=args.overwrite_output_dir, kinds=outputs.EVALUATION)
+    command = public_command("examples/evaluate.py", argv)
+    run_record = {"command": command, "seed": args.seed, "protocol": args.protocol, "max_length": args.max_length}
+    results = {"models": {}, "comparators_left_out": missing, "run": {**run_record, **environment_record()},
+               "files": sorted({"report.md", *outputs.recorded_files(output)} - {"results.json"})}  # fmt: skip
     for number, candidate in enumerate(candidates, 1):
         print(f"[{number}/{len(candidates)}] {candidate.name}", flush=True)
         try:
             evaluations[candidate.name] = measure(candidate, args, settings, corpora)
-        except (ValueError, OSError, RuntimeError) as error:  # the other models are measured all the same
+        except (
+            ValueError,
+            OSError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # the other models are measured all the same
             failed.append(candidate.name)
             print(f"error: {candidate.name}: {error}", file=sys.stderr, flush=True)
             continue
@@ -96,8 +109,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         add_comparisons(results, evaluations, runs, args.seed)
         write_json(output / "results.json", results)
         write_report(results, output / "report.md")  # the tables are kept if drawing fails
-        shutil.rmtree(output / "figures", ignore_errors=True)
+        outputs.remove_results(output, ["figures"])
         plots = draw_pictures(output / "figures", results, {name: e.items for name, e in evaluations.items()})
+        results["files"] = ["report.md", *outputs.figures_in(output)]
+        write_json(output / "results.json", results)
         write_report(results, output / "report.md", plots)
         print_summary(results, sys.stdout)
         print(f"\nresults: {output / 'results.json'}   report: {output / 'report.md'}   figures: {output / 'figures'}")

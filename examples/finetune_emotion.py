@@ -14,7 +14,6 @@ Leaves in the output folder: emotion/ (a classifier, for AutoModelForSequenceCla
 trained, results.json and figures/confusion.png; checkpoint-*/ of training.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,59 +25,58 @@ from carl_hf import CarlModel, CarlTrainer, export_emotion_classifier, export_en
 from carl_hf.commands.arguments import parse_arguments
 from carl_hf.commands.environment import leave_at_once, start_measuring_script, use_all_cores
 from carl_hf.commands.finetune import FinetuneArguments, print_results, run_record, training_splits
-from carl_hf.commands.outputs import prepare_output, remove_results, train_or_exit
+from carl_hf.commands.outputs import claim_output, errors_in_one_line, figures_in, prepare_output
 from carl_hf.data.mixing import class_names
 from carl_hf.encoders import embed_poolings, load_encoder, load_tokenizer
 from carl_hf.evaluation.comparison import class_gain
 from carl_hf.evaluation.finetuning import measure_linear_head, measure_trained_head, validation_accuracy, verdict
 from carl_hf.export.folder import read_record
 from carl_hf.objectives import describe_objectives
+from carl_hf.report.pictures import draw
 from carl_hf.report.plots import plot_confusion
 from carl_hf.utils.atomic_files import write_json
 from carl_hf.utils.progress import show_progress
 
 
+@errors_in_one_line()
 def main(argv: Sequence[str] | None = None) -> None:
-    try:
-        script, args = parse_arguments(
-            FinetuneArguments, argv, description=__doc__,
-            default_config=Path(__file__).parent / "configs" / "emotion.yaml",
+    script, args = parse_arguments(
+        FinetuneArguments, argv, description=__doc__,
+        default_config=Path(__file__).parent / "configs" / "emotion.yaml",
+    )  # fmt: skip
+    start_measuring_script(main_process=args.process_index == 0)
+    use_all_cores(script.num_threads)
+    script.check_training(args)
+    resume = prepare_output(args, overwrite=script.overwrite_output_dir)
+    corpus = script.read_corpus()
+    tokenizer = load_tokenizer(script.encoder)
+    plain = load_encoder(script.encoder).to(args.device)
+    if script.frozen:
+        trainer, provenance = None, script.provenance(None)
+        model = CarlModel.from_encoder(plain, pooling=script.pooling).to(args.device)
+    else:
+        train, dev = training_splits(corpus)
+        set_seed(args.seed)
+        model = CarlModel.from_encoder(
+            script.encoder, pooling=script.pooling, dropout=script.dropout, heads=args.heads,
+            classes=class_names(train),
         )  # fmt: skip
-        start_measuring_script(main_process=args.process_index == 0)
-        use_all_cores(script.num_threads)
-        script.check_training(args)
-        resume = prepare_output(args, overwrite=script.overwrite_output_dir)
-        corpus = script.read_corpus()
-        tokenizer = load_tokenizer(script.encoder)
-        plain = load_encoder(script.encoder).to(args.device)
-        if script.frozen:
-            trainer, provenance = None, script.provenance(None)
-            model = CarlModel.from_encoder(plain, pooling=script.pooling).to(args.device)
-        else:
-            train, dev = training_splits(corpus)
-            set_seed(args.seed)
-            model = CarlModel.from_encoder(
-                script.encoder, pooling=script.pooling, dropout=script.dropout, heads=args.heads,
-                classes=class_names(train),
-            )  # fmt: skip
-            stops_early = args.load_best_model_at_end and script.patience
-            trainer = CarlTrainer(
-                model=model, args=args, train_dataset=train, eval_dataset=dev, processing_class=tokenizer,
-                provenance=script.provenance(describe_objectives(args.weights)),
-                callbacks=[EarlyStoppingCallback(script.patience)] if stops_early else None,
-            )  # fmt: skip
-            provenance = trainer.provenance
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+        stops_early = args.load_best_model_at_end and script.patience
+        trainer = CarlTrainer(
+            model=model, args=args, train_dataset=train, eval_dataset=dev, processing_class=tokenizer,
+            provenance=script.provenance(describe_objectives(args.weights)),
+            callbacks=[EarlyStoppingCallback(script.patience)] if stops_early else None,
+        )  # fmt: skip
+        provenance = trainer.provenance
 
     output, main_process = Path(args.output_dir), args.process_index == 0
-    if main_process and not resume:
-        remove_results(output)
+    if main_process:
+        claim_output(output, resume=bool(resume), overwrite=script.overwrite_output_dir)
     if trainer is not None:
         show_progress(trainer)
         if main_process:
             print(f"Training {script.encoder} on {len(train)} texts: {', '.join(args.weights)} ...")
-        train_or_exit(trainer, resume)
+        trainer.train(resume_from_checkpoint=resume)
     if not main_process:
         leave_at_once()
 
@@ -102,9 +100,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     plots = []
     if not corpus.multi_label:
-        plots = [output / "figures" / "confusion.png"]
         panels = {name: (np.array(r["confusion"]), corpus.classes) for name, r in results["models"].items()}
-        plot_confusion(plots[0], panels)
+        plots = draw(output / "figures" / "confusion.png", plot_confusion, panels)
+        results["files"] = figures_in(output)
+        write_json(output / "results.json", results)
     common = {"max_length": args.max_length, "provenance": provenance}
     if trainer is not None:
         export_encoder(model, tokenizer, output / "encoder", **common)

@@ -11,7 +11,6 @@ emotion/ (a classifier).
 """
 
 import copy
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from carl_hf import (
 from carl_hf.commands.arguments import parse_arguments
 from carl_hf.commands.before_after import draw_before_after, print_before_after, rows_for_card
 from carl_hf.commands.environment import leave_at_once, start_measuring_script, use_all_cores
-from carl_hf.commands.outputs import prepare_output, remove_results, train_or_exit
+from carl_hf.commands.outputs import claim_output, errors_in_one_line, figures_in, prepare_output
 from carl_hf.commands.pretrain import PretrainArguments, run_record
 from carl_hf.commands.pretrain_data import PretrainData
 from carl_hf.encoders import load_encoder, load_tokenizer
@@ -39,40 +38,37 @@ from carl_hf.utils.atomic_files import write_json
 from carl_hf.utils.progress import show_progress
 
 
+@errors_in_one_line()
 def main(argv: Sequence[str] | None = None) -> None:
-    try:
-        script, args = parse_arguments(
-            PretrainArguments, argv, description=__doc__,
-            default_config=Path(__file__).parent / "configs" / "demo.yaml",
-            default_config_unless=("preset", "encoder", "corpora"),
-        )  # fmt: skip
-        start_measuring_script(main_process=args.process_index == 0)
-        use_all_cores(script.num_threads)
-        script.settle_normalization(args)
-        resume = prepare_output(args, overwrite=script.overwrite_output_dir)
-        data = PretrainData(script, seed=args.seed)
+    script, args = parse_arguments(
+        PretrainArguments, argv, description=__doc__,
+        default_config=Path(__file__).parent / "configs" / "demo.yaml",
+        default_config_unless=("preset", "encoder", "corpora"),
+    )  # fmt: skip
+    start_measuring_script(main_process=args.process_index == 0)
+    use_all_cores(script.num_threads)
+    script.settle_normalization(args)
+    resume = prepare_output(args, overwrite=script.overwrite_output_dir)
+    data = PretrainData(script, seed=args.seed)
 
-        set_seed(args.seed)
-        model = CarlModel.from_encoder(
-            script.encoder, pooling=script.pooling, dropout=script.dropout, contrast_layers=script.contrast_layers,
-            heads=args.heads, classes=data.class_names if args.heads else (),
-        )  # fmt: skip
-        plain_weights = copy.deepcopy(model.encoder) if script.toward_plain else None
-        tokenizer = load_tokenizer(script.encoder)
-        trainer = CarlTrainer(
-            model=model, args=args, train_dataset=data.train, eval_dataset=data.dev, processing_class=tokenizer,
-            provenance=script.provenance(describe_objectives(args.weights)),
-        )  # fmt: skip
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    set_seed(args.seed)
+    model = CarlModel.from_encoder(
+        script.encoder, pooling=script.pooling, dropout=script.dropout, contrast_layers=script.contrast_layers,
+        heads=args.heads, classes=data.class_names if args.heads else (),
+    )  # fmt: skip
+    plain_weights = copy.deepcopy(model.encoder) if script.toward_plain else None
+    tokenizer = load_tokenizer(script.encoder)
+    trainer = CarlTrainer(
+        model=model, args=args, train_dataset=data.train, eval_dataset=data.dev, processing_class=tokenizer,
+        provenance=script.provenance(describe_objectives(args.weights)),
+    )  # fmt: skip
 
     show_progress(trainer)
     output, main_process = Path(args.output_dir), trainer.is_world_process_zero()
-    if main_process and not resume:
-        remove_results(output)
     if main_process:
+        claim_output(output, resume=bool(resume), overwrite=script.overwrite_output_dir)
         print(f"Training {script.encoder} on {'a stream of' if data.size is None else data.size} texts ...")
-    train_or_exit(trainer, resume)
+    trainer.train(resume_from_checkpoint=resume)
     if not main_process:
         leave_at_once()
 
@@ -94,32 +90,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     plots = draw_before_after(
         output / "figures", measured, data.measured, encoder=script.encoder, method=results["run"]["method"]
     )
-    print_before_after(results, {corpus: len(splits["test"]) for corpus, splits in data.measured.items()})
+    write_json(output / "results.json", {**results, "files": figures_in(output)})
 
-    try:
-        train, dev = data.for_va_head()
-        common = {"max_length": args.max_length, "provenance": trainer.provenance}
-        card = rows_for_card(measured, script.encoder)
-        encoder_folder = export_encoder(
-            model, tokenizer, output / "encoder", train=train, figures=plots, **card, **common
-        )
-        if train is not None:
-            tests = {corpus: splits["test"] for corpus, splits in data.measured.items()}
-            export_va_regressor(
-                model, tokenizer, output / "va", train=train, dev=dev, test=tests, figures=plots, seed=args.seed,
-                corpora=list(tests) or script.corpora, **common,
-            )  # fmt: skip
-        if data.emotions is not None:
-            export_emotion_classifier(
-                model, tokenizer, output / "emotion", corpus=data.emotions, corpus_name=script.emotion_corpus,
-                seed=args.seed, **common,
-            )  # fmt: skip
-        if args.push_to_hub:
-            push = push_export(encoder_folder, trainer.hub_model_id, branch=args.hub_revision or "main",
-                               commit_message="End of training", token=args.hub_token)  # fmt: skip
-            print(f"Published: {push.url}")
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    train, dev = data.for_va_head()
+    common = {"max_length": args.max_length, "provenance": trainer.provenance}
+    card = rows_for_card(measured, script.encoder)
+    encoder_folder = export_encoder(model, tokenizer, output / "encoder", train=train, figures=plots, **card, **common)
+    if train is not None:
+        tests = {corpus: splits["test"] for corpus, splits in data.measured.items()}
+        export_va_regressor(
+            model, tokenizer, output / "va", train=train, dev=dev, test=tests, figures=plots, seed=args.seed,
+            corpora=list(tests) or script.corpora, **common,
+        )  # fmt: skip
+    if data.emotions is not None:
+        export_emotion_classifier(
+            model, tokenizer, output / "emotion", corpus=data.emotions, corpus_name=script.emotion_corpus,
+            seed=args.seed, **common,
+        )  # fmt: skip
+    print_before_after(results, {corpus: len(splits["test"]) for corpus, splits in data.measured.items()})
+    if args.push_to_hub:
+        push = push_export(encoder_folder, trainer.hub_model_id, branch=args.hub_revision or "main",
+                           commit_message="End of training", token=args.hub_token)  # fmt: skip
+        print(f"Published: {push.url}")
     print(f"Encoder: {encoder_folder}   results: {output / 'results.json'}   figures: {output / 'figures'}")
     print(f"To publish: python examples/push_to_hub.py --export {output} --repo_id NAME/MODEL --dry_run")
 

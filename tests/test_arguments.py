@@ -1,5 +1,7 @@
 import dataclasses
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import torch
 
 from carl_hf.commands.arguments import parse_arguments
 from carl_hf.commands.environment import use_all_cores
-from carl_hf.commands.outputs import check_output_dir, remove_results
+from carl_hf.commands.outputs import EVALUATION, check_output_dir, claim_output, remove_results
+from carl_hf.training.checkpoints import CompletionRecord, mark_complete
 
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
 
@@ -86,21 +89,83 @@ def test_help_names_the_defaults(capsys):
     assert "Temperature of embedding similarities (Eq 5). (default: 0.05)" in text and "100 % local." in text
 
 
+def a_run(out):
+    """Its files: results, a figure that they name, a complete checkpoint, an export."""
+    for name, text in {
+        "results.json": json.dumps({"run": {}, "files": ["figures/a.png"]}),
+        "figures/a.png": "", "checkpoint-3/config.json": "{}", "encoder/config.json": "{}",
+        "encoder/carl_export.json": '{"provenance": null}',
+    }.items():  # fmt: skip
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        write(out / name, text)
+    mark_complete(out / "checkpoint-3", CompletionRecord(2, 1))
+
+
 def test_a_folder_that_holds_a_run_is_refused_resumed_or_replaced(tmp_path):
     out = tmp_path / "out"
     check_output_dir(out, resume=False, overwrite=False)  # it need not exist
-    (out / "checkpoint-3").mkdir(parents=True)
-    (out / "notes.txt").write_text("mine")
-    write(out / "results.json", "{}")
+    a_run(out)
+    write(out / "notes.txt", "mine")
     with pytest.raises(ValueError, match="holds another run.*--resume_from_checkpoint last.*--overwrite_output_dir"):
         check_output_dir(out, resume=False, overwrite=False)
     check_output_dir(out, resume=True, overwrite=False)
     check_output_dir(out, resume=False, overwrite=True)
     assert (out / "results.json").exists()  # nothing goes before all else has been checked
-    remove_results(out)
-    assert [path.name for path in out.iterdir()] == ["notes.txt"]  # what is not a run's stays
-    with pytest.raises(ValueError, match="is a file"):
-        check_output_dir(out / "notes.txt", resume=False, overwrite=True)
+    claim_output(out, resume=False, overwrite=True)
+    assert {path.name for path in out.iterdir()} == {"notes.txt", ".lock"}  # what is not a run's stays
+    for below in ("notes.txt", "notes.txt/more/out"):
+        with pytest.raises(ValueError, match="notes.txt is a file"):
+            check_output_dir(out / below, resume=False, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["figures/fig1.tex", "encoder/notes.md", "hub/code.py", "emotion/raw.csv", "checkpoint-3/diary.txt",
+     "checkpoint-7/trainer_state.json", "va"],
+)  # fmt: skip
+def test_files_of_the_user_are_not_deleted(name, tmp_path):
+    a_run(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    write(tmp_path / name, "mine")
+    with pytest.raises(ValueError, match=f"no record shows to be a run's: {name.split('/')[0]}.*move it away"):
+        check_output_dir(tmp_path, resume=False, overwrite=True)
+    remove_results(tmp_path)
+    assert (tmp_path / name).read_text() == "mine" and not (tmp_path / "results.json").exists()
+
+
+def test_folders_that_are_called_like_results_are_not_taken_for_them(tmp_path):
+    (tmp_path / "checkpoint-thesis").mkdir()
+    write(tmp_path / "checkpoint-notes.md", "mine")
+    claim_output(tmp_path, resume=False, overwrite=True)
+    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint-thesis", "checkpoint-notes.md", ".lock"}
+    write(tmp_path / "results.json", "[1, 2]")
+    write(tmp_path / "report.md", "my thesis")
+    with pytest.raises(ValueError, match="results.json, report.md. It is not replaced"):
+        check_output_dir(tmp_path, resume=False, overwrite=True, kinds=EVALUATION)
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path):
+    hold = (
+        "import filelock, sys, time; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); "
+        "print(1, flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", hold, tmp_path / ".lock"], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    try:
+        with pytest.raises(ValueError, match="another run is writing to it"):
+            claim_output(tmp_path, resume=False, overwrite=True)
+    finally:
+        other.kill()
+        other.wait()
+    claim_output(tmp_path, resume=False, overwrite=False)  # the lock of a killed process is free
+
+
+@pytest.mark.parametrize("flags", (["--hub_tokn", "secret-1"], ["--tokn=hf_" + "a" * 34]))
+def test_a_mistyped_flag_does_not_give_the_token_away(flags, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(Script, flags)
+    said = capsys.readouterr().err
+    assert "unrecognized arguments" in said and "***" in said and "secret" not in said and "aaaa" not in said
 
 
 def test_a_removed_setting_says_what_to_use_instead(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, load_script, tiny_encoder
 
 from carl_hf import CarlModel, Provenance, export_encoder
-from carl_hf.commands.evaluate import trained_on
+from carl_hf.commands.evaluate import head_trained_on, trained_on
 
 pytestmark = pytest.mark.usefixtures("measuring_packages")
 SCRIPT = "examples/evaluate.py"
@@ -77,7 +77,7 @@ def test_two_models_with_report_plots_comparison_and_cache(models, small_corpora
     assert set((tmp_path / "cache").rglob("*")) == cached  # nothing was embedded again
     for name, found in results_in(tmp_path / "b")["models"].items():
         assert all(found[task] == results["models"][name][task] for task in ("va", "emotion"))
-    assert "holds the results of another evaluation" in evaluate(*common, "--output_dir", tmp_path / "a")
+    assert "holds another run (results.json, report.md, figures)" in evaluate(*common, "--output_dir", tmp_path / "a")
 
 
 def test_spread_over_seeds(models, small_corpora, tmp_path, evaluate):
@@ -132,6 +132,16 @@ def test_what_a_model_was_trained_on_is_read_from_its_record(models, tmp_path):
         provenance = Provenance(corpora=["emobank", "facebook"], trained_on_test_rows=on_test)
         (tmp_path / "encoder" / "carl_export.json").write_text(json.dumps({"provenance": provenance.record()}))
         assert trained_on(str(tmp_path / "encoder")) == trained_on(str(tmp_path / "checkpoint-3")) == seen
+    origin = Provenance(corpora=["goemotions-six", "own.csv", "demo"], trained_on_test_rows=True).record()
+    head = {"provenance": None, "head": {"corpora": ["emobank", "facebook"]}}
+    for record, seen, by_head in (
+        ({"provenance": origin}, ["goemotions-six", "own", "demo", "goemotions-ekman", "goemotions-28"], []),
+        (head, [], ["facebook"]),
+        ({**head, "provenance": origin}, None, ["emobank", "facebook"]),
+    ):
+        (tmp_path / "encoder" / "carl_export.json").write_text(json.dumps(record))
+        assert seen is None or trained_on(str(tmp_path / "encoder")) == seen
+        assert head_trained_on(str(tmp_path / "encoder")) == by_head
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import EMOTIONS, emotions, tiny_encoder, toy_dataset
+from filelock import FileLock
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertModel, pipeline
 
 from carl_hf import (
@@ -191,6 +192,28 @@ def test_an_export_replaces_an_export_and_nothing_else(tmp_path, tokenizer):
         with pytest.raises(ValueError, match="cannot be published"):
             export_encoder(model, tokenizer, folder, figures=figures)
     assert read_record(folder)["max_length"] == 16 and {p.name for p in tmp_path.iterdir()} == {"encoder", "mine"}
+
+
+def test_what_a_killed_export_has_left_is_removed_and_a_running_one_is_let_be(tmp_path, tokenizer):
+    folder, model = export_encoder(carl(), tokenizer, tmp_path / "encoder"), carl()
+    killed, running, unknown = (tmp_path / f".export-encoder-{name}" for name in ("killed", "running", "unknown"))
+    for work in (killed, running, unknown):
+        work.mkdir()
+    folder.rename(killed / "old")  # killed between the two moves
+    (killed / "in-use.lock").touch()
+    with FileLock(running / "in-use.lock"):
+        with pytest.raises(FileNotFoundError):
+            export_encoder(model, tokenizer, folder, figures=[tmp_path / "nowhere.png"])
+        assert export_files(folder)  # the old one is back
+        export_encoder(model, tokenizer, folder)
+        assert {path.name for path in tmp_path.iterdir()} == {"encoder", running.name, unknown.name}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"provenance": {"corpora": []}}'])
+def test_a_damaged_record_is_named(content, tmp_path):
+    (tmp_path / "carl_export.json").write_text(content)
+    with pytest.raises(ValueError, match="carl_export.json is no valid record of an export.*Export again"):
+        read_record(tmp_path)
 
 
 def test_exports_hold_nothing_of_this_machine(tmp_path, tokenizer):

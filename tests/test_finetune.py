@@ -88,7 +88,10 @@ def test_proxy_anchor_on_a_file_with_its_own_columns(finetune, flags, tmp_path, 
 
     with pytest.raises(SystemExit, match="holds another run"):
         finetune(out)
-    more = finetune(out, *anchor, "--resume_from_checkpoint", "last", "--max_steps", 8, "--hub_token", "hf_secret")
+    resumed = (*anchor, "--resume_from_checkpoint", "last", "--max_steps", 8, "--hub_token", "hf_secret")
+    with pytest.raises(SystemExit, match="was trained with class_weights balanced, now the default"):
+        finetune(out, *resumed)
+    more = finetune(out, *resumed, "--class_weights", "balanced")
     assert more["run"]["steps"] == 8 and "Training" in capsys.readouterr().out
     assert "hf_secret" not in str(more) and "--hub_token ***" in more["run"]["command"]
     with pytest.raises(SystemExit, match="checkpoint of CARL training: name its export"):

@@ -20,6 +20,7 @@ from carl_hf import CarlModel, CarlTrainingArguments, load_va_dataset
 from carl_hf.commands import pretrain_data
 from carl_hf.commands.pretrain import PretrainArguments
 from carl_hf.commands.pretrain_data import PretrainData
+from carl_hf.data.splits import split_rows
 from carl_hf.evaluation.encoder import load_va_head
 from carl_hf.export.folder import export_files, read_record
 from carl_hf.training_args import PAPER_SETTINGS
@@ -138,6 +139,27 @@ def test_a_resumed_run_ends_where_the_other_did(pretrain, tmp_path):
     assert first["after"] == second["after"] and first["before"] == second["before"]
 
 
+def test_a_run_is_not_resumed_with_other_texts_or_another_encoder(pretrain, tiny, csv, tmp_path):
+    pretrain()
+    for name in ("other.csv", "encoder-2"):
+        source = csv if name.endswith("csv") else tiny
+        (shutil.copy if source.is_file() else shutil.copytree)(source, tmp_path / name)
+    resume = ("--resume_from_checkpoint", "last")
+    before = (tmp_path / "out" / "results.json").read_text()
+    for more, message in (
+        ({"corpus": tmp_path / "other.csv"}, "corpora own.csv, now other.csv"),
+        ({"encoder": tmp_path / "encoder-2"}, "encoder .*, now .*encoder-2"),
+        ({}, "dropout the default, now 0.3; pooling cls, now mean|pooling cls, now mean; dropout"),
+        ({"corpus": csv}, "trained_on_test_rows False, now True"),
+    ):
+        flags = ("--pooling", "mean", "--dropout", "0.3") if not more else ()
+        flags = ("--include_eval_rows", "true") if more == {"corpus": csv} else flags
+        with pytest.raises(SystemExit, match=f"checkpoint-6 was trained with {message}.*start anew"):
+            pretrain(*resume, *flags, **more)
+    assert (tmp_path / "out" / "results.json").read_text() == before
+    assert pretrain(*resume, "--max_steps", "8")["run"]["steps"] == 8  # longer: the same run
+
+
 def test_a_killed_run_leaves_a_checkpoint_that_is_resumed(pretrain, tiny, csv, tmp_path):
     out, steps = tmp_path / "out", ("--save_steps", "5", "--save_total_limit", "2", "--max_steps", "80")
     process = subprocess.Popen([sys.executable, ROOT / SCRIPT, *flags(tiny, csv, out, *steps)],
@@ -195,6 +217,24 @@ def test_training_on_test_rows_is_marked(pretrain, capsys):
     results = pretrain("--include_eval_rows", "true")
     assert results["trained_on_test_rows"] and "(Trained on test rows.)" in capsys.readouterr().out
     assert results["run"]["training_texts"] == 160
+
+
+def test_names_and_drawing_errors_cost_no_export(pretrain, csv, tmp_path, monkeypatch, caplog):
+    long = tmp_path / f"{'a' * 240}.csv"
+    shutil.copy(csv, long)
+    pretrain(corpus=long)
+    assert {len(path.name) for path in (tmp_path / "out" / "figures").iterdir()} == {len("circumplex-.png") + 80}
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["files"]
+
+    def fails(*arguments):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("carl_hf.commands.before_after.plot_circumplex", fails)
+    pretrain("--overwrite_output_dir", "true", corpus=long)
+    assert "could not be drawn: RuntimeError: no font" in caplog.text
+    assert not (tmp_path / "out" / "figures").exists()  # those of the first run are gone
+    for kind in ("encoder", "va"):
+        assert export_files(tmp_path / "out" / kind)
 
 
 def test_a_file_without_splits_trains_without_a_verdict(pretrain, tmp_path, capsys):
@@ -256,6 +296,21 @@ def test_metrics_and_task_heads_have_the_corpus_s_own_scale(csv, tmp_path):
     data = PretrainData(PretrainArguments(corpora=[str(path)], scale=[1, 9], normalization="standardized"), seed=1)
     own = load_va_dataset(path, scale=(1, 9))
     assert sorted(data.for_va_head()[0]["arousal"]) == sorted(own["arousal"]) != sorted(data.train["arousal"])
+
+
+@pytest.mark.parametrize("stream", (None, 20))
+def test_texts_on_which_the_emotion_classifier_is_measured_are_not_trained_on(stream, csv, tmp_path):
+    path = tmp_path / "one-file.csv"  # without splits: all of it is trained on, and a tenth is the classifier's test
+    frame = pd.read_csv(csv).drop(columns="split")
+    frame.assign(label=["joy", "anger", "fear", "sadness"] * 40).to_csv(path, index=False)
+    script = PretrainArguments(
+        corpora=[str(path)], scale=[1, 9], emotion_corpus=str(path), shuffle_buffer=stream, skip_bad_rows=False
+    )
+    data = PretrainData(script, seed=1)
+    train, validation, test = ([data.emotions.texts[i] for i in rows] for rows in split_rows(data.emotions))
+    trained = {row["text"] for row in data.train}
+    assert len(test) == 16 and not trained & {*validation, *test} and trained == {*train}
+    assert {*data.for_va_head()[0]["text"]} == {*train}
 
 
 def test_the_head_of_a_stream_is_fitted_on_its_beginning(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The suite on small made-up corpora, with an encoder that reads features out of the text."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -70,6 +71,21 @@ def test_each_text_is_embedded_once_and_what_training_has_seen_is_marked(small_c
     write_report(report, tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text()
     assert "| facebook | x †" in text and "| emobank  | x  " in text and "† The encoder was trained on these" in text
+
+
+def test_all_tasks_on_seen_texts_are_marked_and_the_head_by_what_it_has_seen(small_corpora, tmp_path):
+    settings = Settings(tasks=("va", "emotion", "geometry"), data_dir=small_corpora)
+    predict = lambda texts: np.random.default_rng(0).uniform(-1, 1, (len(texts), 2))  # noqa: E731
+    run = run_tasks(encode, settings, predict_va=predict, trained_on=["goemotions-six"], head_trained_on=["facebook"])
+    marked = {
+        f"{task}/{name}"
+        for task in settings.tasks for name, metrics in run.metrics[task].items() if "seen_in_training" in metrics
+    }  # fmt: skip
+    assert marked == {"va/facebook direct", "emotion/goemotions-six", "geometry/goemotions-six"}
+    curves = run.metrics["geometry"]["dimensions"]
+    assert curves["emotion"]["seen_in_training"] and "seen_in_training" not in curves["va"]
+    write_report({"models": {"x": run.metrics}}, tmp_path / "report.md")
+    assert re.search(r"goemotions-six +\| x †", (tmp_path / "report.md").read_text())
 
 
 @pytest.mark.parametrize("vectors", [np.ones((3, 2)), np.full((400, 2), np.nan), np.ones(400)])

@@ -56,6 +56,9 @@ class _ExplicitParser(HfArgumentParser):
                 self._group_of[field.name] = groups[_group(dataclass, field.name)]
             self._add_dataclass_arguments(dataclass)
 
+    def error(self, message: str) -> NoReturn:
+        super().error(_without_tokens(message))
+
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:
         name = options.get("dest") or names[0].lstrip("-")
         default, choices = options.get("default"), ", ".join(map(str, options.get("choices") or ()))
@@ -185,6 +188,10 @@ def _read_settings(path: Path, known: set[str], removed: dict[str, str], parser:
 
 def public_command(script: str, argv: Sequence[str] | None = None) -> str:
     """The command `script` with its arguments (default: this process's), without tokens."""
-    # argparse takes --hub-token for --hub_token, and --hub_t, too
-    words = [script, *(sys.argv[1:] if argv is None else argv)]
-    return re.sub(r"(--(?:hub[_-]t[\w-]*|[\w-]*token)[ =])\S+", r"\1***", " ".join(words))
+    return _without_tokens(" ".join([script, *(sys.argv[1:] if argv is None else argv)]))
+
+
+def _without_tokens(text: str) -> str:
+    # argparse takes --hub-token for --hub_token, and --hub_t, too; a mistyped name does not give the token away either
+    text = re.sub(r"(--(?:hub[_-]t[\w-]*|[\w-]*token)[ =])\S+", r"\1***", text)
+    return re.sub(r"\bhf_\w{16,}", "hf_***", text)

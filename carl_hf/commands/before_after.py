@@ -11,6 +11,7 @@ from carl_hf.evaluation.before_after import BeforeAfter, Splits
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of
 from carl_hf.export.cards import va_results
 from carl_hf.export.provenance import public_corpus_name
+from carl_hf.report.pictures import draw
 from carl_hf.report.plots import plot_circumplex
 from carl_hf.report.tables import plain_table
 
@@ -54,7 +55,7 @@ def draw_before_after(
     """
     drawn: list[Path] = []
     for corpus, (old, new) in measured.predictions.items():
-        name = f"circumplex-{re.sub(r'[^A-Za-z0-9]+', '-', public_corpus_name(corpus)).strip('-')}"
+        name = f"circumplex-{re.sub(r'[^A-Za-z0-9]+', '-', public_corpus_name(corpus)).strip('-')[:80]}"
         if folder / f"{name}.png" in drawn:
             name += f"-{len(drawn)}"
         test: Dataset = corpora[corpus]["test"]
@@ -63,8 +64,7 @@ def draw_before_after(
             _title(method if len(method) <= 20 else "trained", measured.after[corpus]): new,
         }
         labels = test["label"] if "label" in test.column_names else None
-        drawn.append(folder / f"{name}.png")
-        plot_circumplex(drawn[-1], panels, labels_of(test), labels)
+        drawn += draw(folder / f"{name}.png", plot_circumplex, panels, labels_of(test), labels)
     return drawn
 
 

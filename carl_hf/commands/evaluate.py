@@ -2,16 +2,21 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from carl_hf.commands.outputs import EVALUATION, check_output_dir
+from carl_hf.data.labelled import EMOTION
 from carl_hf.encoders import PoolingChoice, load_config, load_tokenizer, resolve_encoder
 from carl_hf.evaluation.comparators import read_comparators
 from carl_hf.evaluation.encoder import split_pooling
 from carl_hf.evaluation.tasks import TASKS
 from carl_hf.export.folder import read_record
 from carl_hf.utils.fields import setting
+
+_GOEMOTIONS = [name for name in EMOTION if name.startswith("goemotions")]
 
 
 @dataclass
@@ -47,11 +52,7 @@ class EvaluateArguments:
     def __post_init__(self):
         if self.data_dir is not None and not Path(self.data_dir).is_dir():
             raise ValueError(f"--data_dir {self.data_dir} is not a folder.")
-        if (Path(self.output_dir) / "results.json").exists() and not self.overwrite_output_dir:
-            raise ValueError(
-                f"--output_dir {self.output_dir} holds the results of another evaluation: name another folder, or "
-                "replace them with --overwrite_output_dir true."
-            )
+        check_output_dir(self.output_dir, resume=False, overwrite=self.overwrite_output_dir, kinds=EVALUATION)
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,24 @@ def comparators_of(args: EvaluateArguments) -> tuple[list[Candidate], dict[str, 
 
 
 def trained_on(model: str) -> list[str]:
-    """The valence-arousal corpora whose measured texts the model was trained on, according to its export record: a
-    corpus without splits, or any other corpus if training included test rows."""
+    """The corpora whose measured texts the encoder was trained on, according to its export record: a valence-arousal
+    corpus without splits, or any corpus if training included test rows."""
     folder = Path(resolve_encoder(model))
     records = filter(None, map(read_record, (folder, folder.parent / "encoder")))  # the export beside a checkpoint
-    provenance = next(records, {"provenance": None})["provenance"]
-    if provenance is None:
-        return []
-    without_splits = {"facebook", "iemocap", "emotales"}
-    return [name for name in provenance["corpora"] if name in without_splits or provenance["trained_on_test_rows"]]
+    origin = next(records, {"provenance": None})["provenance"]
+    return [] if origin is None else _seen(origin["corpora"], test_rows=origin["trained_on_test_rows"])
+
+
+def head_trained_on(model: str) -> list[str]:
+    """The same for the head of an exported regressor."""
+    record = read_record(resolve_encoder(model)) or {}
+    test_rows = (record.get("provenance") or {}).get("trained_on_test_rows", False)
+    return _seen((record.get("head") or {}).get("corpora", []), test_rows=test_rows)
+
+
+def _seen(corpora: Sequence[str], *, test_rows: bool) -> list[str]:
+    names = [name for name in corpora if test_rows or name in ("facebook", "iemocap", "emotales")]
+    # GoEmotions is one file under three names; a file is called after its stem in an evaluation
+    if any(name in _GOEMOTIONS for name in names):
+        names += _GOEMOTIONS
+    return list(dict.fromkeys(Path(n).stem if Path(n).suffix else n for n in names))

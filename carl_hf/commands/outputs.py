@@ -1,45 +1,132 @@
-"""Output folders of training scripts: what a run leaves there, when it may write, and how it is resumed."""
+"""Output folders of scripts: what a run leaves there, when it may write, what it replaces, and how it is resumed."""
 
+import contextlib
+import json
+import os
+import re
 import shutil
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from transformers import Trainer
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
-from carl_hf.training.checkpoints import last_checkpoint, read_completion_record
+from carl_hf.export.folder import check_replaceable, read_record
+from carl_hf.training.checkpoints import foreign_files, last_checkpoint, read_completion_record
 from carl_hf.training.nonfinite import SKIPPED_STEPS
 from carl_hf.training_args import CarlTrainingArguments
 
-_RESULTS = ("results.json", SKIPPED_STEPS, "encoder", "va", "emotion", "hub", "figures")
+_EXPORTS = ("encoder", "va", "emotion", "hub")
+TRAINING = ("results.json", SKIPPED_STEPS, *_EXPORTS, "figures", "checkpoint-*")
+"""What a training script leaves; only checkpoint-N with a number N is a checkpoint."""
+EVALUATION = ("results.json", "report.md", "figures")
+"""What examples/evaluate.py leaves."""
+_locks: dict[Path, FileLock] = {}
 
 
-def results_of_a_run(folder: str | Path) -> list[Path]:
-    """The checkpoints, exports, plots and results in a folder."""
-    folder = Path(folder)
-    return [folder / name for name in _RESULTS if (folder / name).exists()] + sorted(folder.glob("checkpoint-*"))
+def results_of_a_run(folder: str | Path, kinds: Sequence[str] = TRAINING) -> list[Path]:
+    """The checkpoints, exports, plots and results in a folder, whoever made them."""
+    found = [path for kind in kinds for path in sorted(Path(folder).glob(kind))]
+    return [p for p in found if not p.name.startswith("checkpoint-") or re.fullmatch(r"checkpoint-\d+", p.name)]
 
 
-def remove_results(folder: str | Path) -> None:
-    """Removes what [`results_of_a_run`] lists, and nothing else."""
-    for path in results_of_a_run(folder):
+def remove_results(folder: str | Path, kinds: Sequence[str] = TRAINING) -> None:
+    """Removes what [`results_of_a_run`] lists and a record shows to be a run's, and nothing else."""
+    recorded = recorded_files(folder)
+    own = [path for path in results_of_a_run(folder, kinds) if not _foreign(path, recorded)]
+    for path in own:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def check_output_dir(folder: str | Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuses a folder that holds another run, unless that is to be resumed or overwritten.
+def recorded_files(folder: str | Path) -> set[str]:
+    """The files that results.json and the exports of a folder name as theirs, relative to it; results.json itself is
+    one if a run has written it."""
+    folder, recorded = Path(folder), set()
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        if isinstance(results, dict) and isinstance(results.get("run"), dict):
+            recorded |= {"results.json", *map(str, results.get("files") or ())}
+    for kind in _EXPORTS:
+        with contextlib.suppress(OSError, ValueError):
+            figures = (read_record(folder / kind) or {}).get("figures") or ()
+            recorded |= {str(Path(figure).with_suffix(end)) for figure in figures for end in (".png", ".svg")}
+    return recorded
+
+
+def figures_in(folder: str | Path) -> list[str]:
+    """The files below figures/, for the record of a run that has just drawn them."""
+    return [f"figures/{path.name}" for path in sorted((Path(folder) / "figures").glob("*"))]
+
+
+def _foreign(path: Path, recorded: set[str]) -> list[str]:
+    """What of a result, or in it, no record shows to be a run's."""
+    if path.is_symlink():
+        return [path.name]
+    if path.name in _EXPORTS:
+        try:
+            check_replaceable(path)
+        except ValueError:
+            return [path.name]
+        return []
+    if path.name.startswith("checkpoint-"):
+        return [f"{path.name}/{file}".rstrip("/") for file in foreign_files(path)]
+    if path.name == SKIPPED_STEPS:
+        return []
+    inside = [f"{path.name}/{p.relative_to(path).as_posix()}" for p in path.rglob("*") if not p.is_dir()]
+    return sorted({*(inside if path.is_dir() else [path.name])} - recorded)
+
+
+def check_output_dir(folder: str | Path, *, resume: bool, overwrite: bool, kinds: Sequence[str] = TRAINING) -> None:
+    """Refuses a folder that cannot be written, or holds another run, unless that is to be resumed or overwritten; and
+    whatever else would have to be replaced in it.
 
     Raises:
-        ValueError: if the folder holds a run, or is a file.
+        ValueError: if the folder holds a run or somebody's files, or is a file or below one, or may not be written.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output_dir {folder} is a file; name a folder.")
-    old = results_of_a_run(folder)
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"--output_dir {folder}: {there} is a file; name a folder.")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"--output_dir {folder}: {there} may not be written to; name another folder.")
+    old = results_of_a_run(folder, kinds)
     if old and not resume and not overwrite:
         raise ValueError(
             f"--output_dir {folder} holds another run ({', '.join(path.name for path in old)}). Name another folder, "
-            "continue it with --resume_from_checkpoint last, or replace it with --overwrite_output_dir true."
+            f"{'continue it with --resume_from_checkpoint last, ' if kinds == TRAINING else ''}or replace it with "
+            "--overwrite_output_dir true."
         )
+    replaced = [path for path in old if not resume or path.name in _EXPORTS]
+    recorded = recorded_files(folder)
+    if foreign := [file for path in replaced for file in _foreign(path, recorded)]:
+        raise ValueError(
+            f"--output_dir {folder} holds what no record shows to be a run's: {', '.join(foreign[:5])}"
+            f"{' ...' if len(foreign) > 5 else ''}. It is not replaced: move it away, or name another folder."
+        )
+
+
+def claim_output(folder: str | Path, *, resume: bool, overwrite: bool, kinds: Sequence[str] = TRAINING) -> None:
+    """Makes the folder and locks it until this process ends, so that no two runs write to it; then, unless a run is
+    resumed, removes the results of the one before.
+
+    Raises:
+        ValueError: if another process has locked it, or as [`check_output_dir`]. OSError: if it cannot be made.
+    """
+    folder = Path(folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder not in _locks:
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"--output_dir {folder}: another run is writing to it. Wait for its end, or name another folder."
+            ) from None
+        _locks[folder] = lock
+    check_output_dir(folder, resume=resume, overwrite=overwrite, kinds=kinds)  # once more: nobody else writes now
+    if not resume and kinds == TRAINING:
+        remove_results(folder)
 
 
 def prepare_output(args: CarlTrainingArguments, *, overwrite: bool) -> str | None:
@@ -69,12 +156,13 @@ def prepare_output(args: CarlTrainingArguments, *, overwrite: bool) -> str | Non
     return resume
 
 
-def train_or_exit(trainer: Trainer, resume: str | None) -> None:
-    """Trains. What a user can remedy (a full disk, a diverged loss, an unusable text) ends the program with one
-    line."""
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Ends the program with one line where a user can remedy the error: a wrong argument, an unusable text, a full or
+    read-only disk, a diverged loss."""
     try:
-        trainer.train(resume_from_checkpoint=resume)
-    except (ValueError, OSError, FloatingPointError) as error:
+        yield
+    except (ValueError, OSError, FloatingPointError, SafetensorError) as error:
         message = str(error).strip()
         if message.startswith("Caught "):  # in a worker: torch adds its traceback
             message = message.splitlines()[-1].split(": ", 1)[-1]

@@ -34,7 +34,8 @@ class PretrainData:
         script: names the corpora and how they are read. seed: of mixing and shuffling.
 
     Attributes:
-        train: training texts, mixed or streamed, without those in a held-out split. dev: validation texts, or None.
+        train: training texts, mixed or streamed, without the validation and test texts of whatever is measured or
+            fitted. dev: validation texts, or None.
         measured: corpus -> split -> texts, with labels on the corpus's original scale mapped to [-1, 1]; "train" and
             "validation" and, after [`read_test_splits`], "test".
         emotions: corpus for the emotion classifier, or None.
@@ -52,9 +53,10 @@ class PretrainData:
             check_classes(self.emotions)
         self._skipped = self._skipped_when_loaded()
         self._skipped_in_stream: dict[str, Skipped] = {}
-        self._held_out = [*self.measured, *(corpus for corpus in script.corpora if corpus in EMOTION)]
+        self._watched = [*self.measured, *(corpus for corpus in script.corpora if corpus in EMOTION)]
+        self._held_out = [*self._held_out_texts(self._watched), *self._held_out_emotions()]
         self.train = self._stream() if script.streams else self._mix()
-        validation = [(self.load(corpus, "validation"), 1.0) for corpus in self._held_out]
+        validation = [(self.load(corpus, "validation"), 1.0) for corpus in self._watched]
         self.dev = mix_datasets(validation, seed=seed) if validation else None
 
     @property
@@ -91,10 +93,7 @@ class PretrainData:
         It is fitted on the measured corpora alone, if there are any: raters of different corpora mean different things
         by arousal, and on EmoBank and the Facebook posts together its arousal on EmoBank falls to r = .18.
         """
-        fitted = [
-            (remove_overlap(splits["train"], [self._held_out_texts([corpus])]), 1.0)
-            for corpus, splits in self.measured.items()
-        ]
+        fitted = [(remove_overlap(splits["train"], [self._held_out]), 1.0) for splits in self.measured.values()]
         if fitted:
             train = mix_datasets(fitted, seed=self._seed)
         elif self._script.streams:  # its beginning: `take` ignores how many passes have been made
@@ -156,13 +155,19 @@ class PretrainData:
         splits = [self.load(c, split, original_scale=True) for c in corpora for split in ("validation", "test")]
         return [text for split in splits for text in split["text"]]
 
+    def _held_out_emotions(self) -> list[str]:
+        """The same of the corpus for the emotion classifier, whose card reports on its test texts."""
+        if self.emotions is None:
+            return []
+        return [self.emotions.texts[i] for rows in split_rows(self.emotions)[1:] for i in rows]
+
     def _mix(self, *, original_scale: bool = False) -> Dataset:
         script = self._script
         split = "all" if script.include_eval_rows else "train"
         weights = script.weights or [1.0] * len(script.corpora)
         texts = [self.load(corpus, split, original_scale=original_scale) for corpus in script.corpora]
         mixed = mix_datasets(list(zip(texts, weights, strict=True)), seed=self._seed)
-        return mixed if script.include_eval_rows else remove_overlap(mixed, [self._held_out_texts(self._held_out)])
+        return mixed if script.include_eval_rows else remove_overlap(mixed, [self._held_out])
 
     def _stream(self) -> datasets.IterableDataset:
         script = self._script
@@ -170,7 +175,7 @@ class PretrainData:
             if corpus in _KNOWN:
                 raise ValueError(f"--shuffle_buffer streams files; {corpus} is a corpus that fits into memory.")
         return stream_va_dataset(
-            script.corpora, held_out=self._held_out_texts(self._held_out), skip_bad_rows=script.skip_bad_rows,
+            script.corpora, held_out=self._held_out, skip_bad_rows=script.skip_bad_rows,
             shuffle_buffer=script.shuffle_buffer, seed=self._seed, skipped=self._skipped_in_stream, **self._format(),
         )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """All tasks of the evaluation for one encoder."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -71,6 +71,7 @@ def run_tasks(
     predict_va: Callable[[Sequence[str]], np.ndarray] | None = None,
     carl: tuple[CarlModel, PreTrainedTokenizerBase] | None = None,
     trained_on: Sequence[str] = (),
+    head_trained_on: Sequence[str] = (),
 ) -> Evaluation:
     """As [`evaluate_encoder`], with everything that can be set.
 
@@ -78,12 +79,12 @@ def run_tasks(
         corpora: what [`Corpora`] has read for these settings, to read it once for several encoders.
         predict_va: a trained head, texts -> (N, 2) valence and arousal in [-1, 1]. carl: a checkpoint and its
             tokenizer, for the task `"detector"`.
-        trained_on: valence-arousal corpora whose measured texts the encoder was trained on; their metrics are marked
-            "seen_in_training".
+        trained_on: corpora whose measured texts the encoder was trained on; their metrics are marked
+            "seen_in_training". head_trained_on: the same for the trained head.
     """
     corpora, seed, encode = corpora or Corpora(settings), settings.seed, _Once(encode)
     measured: dict[str, Iterator[tuple[str, Measured]]] = {
-        "va": _va(encode, corpora.va, seed, predict_va, trained_on),
+        "va": _va(encode, corpora.va, seed, predict_va, trained_on, {*trained_on, *head_trained_on}),
         "polarity": (
             (name, measure_polarity(encode, corpus, protocol=settings.protocol))
             for name, corpus in corpora.polarity.items()
@@ -103,6 +104,9 @@ def run_tasks(
     for task, results in measured.items():
         start = time.perf_counter() - encode.seconds  # without those of the embedding
         for name, (metrics, items) in results:
+            curves = metrics.values() if name == "dimensions" else ()
+            for seen in [metrics] if name in trained_on else [c for c in curves if c["corpus"] in trained_on]:
+                seen["seen_in_training"] = True
             run.metrics.setdefault(task, {})[name] = metrics
             if items:
                 run.items[f"{task}/{name}"] = items
@@ -146,17 +150,18 @@ def _checked_vectors(vectors: Any, texts: int) -> np.ndarray:
 
 def _va(
     encode: Encode, corpora: Mapping[str, VaCorpus], seed: int,
-    predict_va: Callable[[Sequence[str]], np.ndarray] | None, trained_on: Sequence[str],
+    predict_va: Callable[[Sequence[str]], np.ndarray] | None, trained_on: Collection[str],
+    head_trained_on: Collection[str],
 ) -> Iterator[tuple[str, Measured]]:  # fmt: skip
-    def marked(target: str, measured: Measured) -> Measured:
-        if target in trained_on:
+    def marked(target: str, measured: Measured, seen: Collection[str] = trained_on) -> Measured:
+        if target in seen:
             measured[0]["seen_in_training"] = True
         return measured
 
     for name, corpus in corpora.items():
         yield name, marked(name, measure_corpus(encode, corpus, seed=seed))
         if predict_va is not None:
-            yield f"{name} direct", marked(name, measure_head(predict_va, corpus, seed=seed))
+            yield f"{name} direct", marked(name, measure_head(predict_va, corpus, seed=seed), head_trained_on)
     for source in corpora:
         for target in corpora:
             if source != target:

@@ -1,6 +1,7 @@
 """The folder of an export: which files it may hold, and how they are written."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import re
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.export.cards import render_card
@@ -18,6 +20,7 @@ from carl_hf.export.provenance import Provenance
 from carl_hf.utils.atomic_files import write_json
 
 EXPORT_RECORD = "carl_export.json"
+_IN_USE = "in-use.lock"
 
 _PUBLISHED = re.compile(
     r"README\.md|carl_export\.json|config\.json|modules\.json|sentence_bert_config\.json|1_Pooling/config\.json"
@@ -35,9 +38,22 @@ _PATH = re.compile(r"(~|\.{1,2})?[/\\].|[A-Za-z]:[/\\]|file:")
 
 
 def read_record(folder: str | Path) -> dict[str, Any] | None:
-    """The carl_export.json of an export, or None for any other folder."""
+    """The carl_export.json of an export, or None for any other folder.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
     path = Path(folder) / EXPORT_RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        origin = record["provenance"]
+        if origin is None or {"base_model", "corpora", "method", "trained_on_test_rows"} <= set(origin):
+            return record
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{path} is no valid record of an export: it was cut short or changed. Export again.")
 
 
 def with_earlier_training(provenance: Provenance, encoder: str) -> Provenance:
@@ -81,21 +97,33 @@ def export_files(folder: str | Path) -> list[str]:
     return files
 
 
-@contextlib.contextmanager
-def replacing_export(folder: str | Path) -> Iterator[Path]:
-    """A new folder that replaces `folder` when everything is written.
+def check_replaceable(folder: Path) -> None:
+    """Refuses to replace anything other than an export.
 
     Raises:
         ValueError: if `folder` exists and holds anything that is not part of an export.
     """
-    folder = Path(folder).resolve()
     if folder.exists():
         foreign = _foreign_files(folder) if folder.is_dir() else [folder.name]
         if foreign or (any(folder.iterdir()) and read_record(folder) is None):
             what = f": {', '.join(foreign[:3])}" if foreign else ""
             raise ValueError(f"{folder} holds something else than an export{what}. Name another folder, or empty it.")
+
+
+@contextlib.contextmanager
+def replacing_export(folder: str | Path) -> Iterator[Path]:
+    """A new folder that replaces `folder` when everything is written. What a killed export has left is removed.
+
+    Raises:
+        ValueError: if `folder` exists and holds anything that is not part of an export.
+    """
+    folder = Path(folder).resolve()
+    check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.parent) as work:
+    prefix = f".export-{folder.name[:100]}-"
+    for left in folder.parent.glob(f"{glob.escape(prefix)}*"):
+        _remove_unless_in_use(left, folder)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as work, FileLock(Path(work) / _IN_USE):
         new, old = Path(work) / "new", Path(work) / "old"
         new.mkdir()
         yield new
@@ -141,6 +169,17 @@ def _without_origin(config: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if stays(key, value)}
     nested = {k: v for k, v in kept.items() if isinstance(v, dict) and k not in ("id2label", "label2id")}
     return kept | {key: _without_origin(v) for key, v in nested.items() if key != "added_tokens_decoder"}
+
+
+def _remove_unless_in_use(left: Path, folder: Path) -> None:
+    """Removes the working copy of an export to `folder` that was killed: its lock is free. If it was killed between
+    moving the old export away and the new one in, the old one is put back first."""
+    if not (left / _IN_USE).is_file():
+        return
+    with contextlib.suppress(Timeout), FileLock(left / _IN_USE, timeout=0):
+        if (left / "old").exists() and not folder.exists():
+            (left / "old").rename(folder)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_length: int) -> None:

@@ -1,5 +1,6 @@
 """Where a model comes from: the data, licences and settings that its card states."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -21,6 +22,11 @@ _LICENCES = ("apache-2.0", "cc-by-4.0", "cc-by-sa-4.0", "gpl-3.0")
 _OTHER_FIELDS = (
     "seed", "max_steps", "gradient_accumulation_steps", "optim", "weight_decay", "max_grad_norm",
     "lr_scheduler_kwargs", "label_smoothing_factor", "adam_beta1", "adam_beta2", "adam_epsilon",
+)  # fmt: skip
+# of a training that is resumed: how long and in which parts; what a batch is, its completion record states itself
+_MAY_CHANGE = (
+    "preset", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "gradient_cache_parts", "eval_steps", "probe_texts", "toward_plain",
 )  # fmt: skip
 _NO_SETTINGS = ("logging_steps", "remove_unused_columns", "per_device_eval_batch_size", "bf16")  # bf16: by device
 
@@ -118,6 +124,19 @@ def licence_of(corpora: Sequence[str]) -> str:
     if not set(licences) <= set(_LICENCES):
         return "other"
     return max(licences, key=_LICENCES.index) if facts and None not in facts else "unknown"
+
+
+def run_settings(provenance: Provenance, encoder: str) -> dict[str, Any]:
+    """What a training must keep to be resumed: its corpora, its settings that shape the model, and the encoder, if
+    that has a name. Folders count by their last two names, so that a run can be moved."""
+    settings = {k: v for k, v in (provenance.settings or {}).items() if k not in _MAY_CHANGE}
+    if encoder and not (Path(encoder) / "trainer_state.json").exists():  # not loaded from the checkpoint itself
+        settings["encoder"] = "/".join(Path(encoder).resolve().parts[-2:]) if Path(encoder).exists() else encoder
+    record = {
+        "corpora": [public_corpus_name(corpus) for corpus in provenance.corpora],
+        "trained_on_test_rows": provenance.trained_on_test_rows,
+    }
+    return json.loads(json.dumps({**record, **settings}, default=str))
 
 
 def differing_settings(args: CarlTrainingArguments) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 import importlib.util
+import json
 import logging
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import datasets
 from huggingface_hub import HfApi
@@ -18,7 +20,7 @@ from carl_hf.encoders.loading import PACKAGED_ENCODER, is_packaged
 from carl_hf.export.cards import Result
 from carl_hf.export.exports import export_encoder
 from carl_hf.export.hub import Push, push_export
-from carl_hf.export.provenance import Provenance, differing_settings
+from carl_hf.export.provenance import Provenance, differing_settings, run_settings
 from carl_hf.export.task_heads import FEWEST_TEXTS
 from carl_hf.objectives import describe_objectives
 
@@ -34,6 +36,15 @@ class PublishingTrainer(Trainer):
     """
 
     provenance: Provenance
+
+    @property
+    def run_settings(self) -> dict[str, Any]:
+        """See [`carl_hf.training.checkpoints`]: a checkpoint is resumed by the run that it is of, whose corpora and
+        licence stand on the card."""
+        config = self.model.config
+        model = {"pooling": config.pooling, "contrast_layers": config.contrast_layers, "objectives": self.args.weights}
+        encoder = self.model.encoder.name_or_path
+        return {**run_settings(self.provenance, encoder), **json.loads(json.dumps(model))}
 
     def export(self, folder: str | Path, *, measure_bias: bool = True) -> Path:
         """Writes the encoder as it is now, with its card. See [`carl_hf.export_encoder`].

@@ -258,7 +258,7 @@ class _Report:
             yield "\n".join(["## Skipped", "", *(f"- {escape(what)}: {escape(why)}" for what, why in lines.items())])
 
     def footnotes(self) -> Iterator[str]:
-        if any(_at(tree, ("va", c, "seen_in_training")) for tree in self.models.values() for c in self.corpora("va")):
+        if any("seen_in_training" in node for tree in self.models.values() for _, node in _nodes(tree)):
             yield f"{SEEN} The encoder was trained on these texts and their labels: this is no measure for new ones."
         lines = [f"- ({number}) {escape(reason)}" for number, reason in enumerate(self.reasons, 1)]
         if lines:

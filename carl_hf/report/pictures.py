@@ -1,6 +1,7 @@
 """The plots of an evaluation, from its results and test items."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,16 @@ _BARS = {
 _AXES = ("alignment (lower: a class lies closer together)", "uniformity (lower: texts spread more evenly)")
 
 
+def draw(path: Path, plot: Callable[..., None], *arguments: Any) -> list[Path]:
+    """Draws `plot(path, *arguments)`. An error costs this plot alone: it is logged, and there is no path then."""
+    try:
+        plot(path, *arguments)
+    except Exception as error:
+        logging.warning("%s could not be drawn: %s: %s", path, type(error).__name__, error)
+        return []
+    return [path]
+
+
 def draw_pictures(
     folder: Path, results: Mapping[str, Any], items: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]
 ) -> list[Path]:
@@ -42,9 +53,8 @@ def draw_pictures(
     models = {short[name]: found for name, found in results["models"].items()}
     drawn: list[Path] = []
 
-    def path(name: str) -> Path:
-        drawn.append(folder / f"{name}.png")
-        return drawn[-1]
+    def add(name: str, plot: Callable[..., None], *arguments: Any) -> None:
+        drawn.extend(draw(folder / f"{name}.png", plot, *arguments))
 
     def measured(key: str) -> dict[str, Mapping[str, np.ndarray]]:
         return {short[name]: arrays[key] for name, arrays in items.items() if key in arrays}
@@ -58,15 +68,15 @@ def draw_pictures(
     }
     bars = {title: row for title, row in bars.items() if row}
     if bars:
-        plots.plot_bars(path("scores"), bars)
+        add("scores", plots.plot_bars, bars)
     for corpus in ("emobank", "facebook", "demo"):
         if arrays := measured(f"va/{corpus}"):
             panels = {name: found["predictions"][:, :2] for name, found in arrays.items()}
-            plots.plot_circumplex(path(f"circle-{corpus}"), panels, next(iter(arrays.values()))["references"][:, :2])
+            add(f"circle-{corpus}", plots.plot_circumplex, panels, next(iter(arrays.values()))["references"][:, :2])
     for corpus in ("goemotions-six", "emolit12", "demo"):
         if arrays := measured(f"geometry/{corpus}"):
             panels = {name: (found["embeddings"], found["labels"].tolist()) for name, found in arrays.items()}
-            plots.plot_emotion_pca(path(f"pca-{corpus}"), panels)
+            add(f"pca-{corpus}", plots.plot_emotion_pca, panels)
         accuracy = _having(models, "emotion", corpus, "accuracy")
         points = {
             name: (found["alignment"], found["uniformity"], accuracy[name]["accuracy"])
@@ -74,15 +84,15 @@ def draw_pictures(
             if name in accuracy
         }
         if points:
-            plots.plot_points(path(f"alignment-{corpus}"), points, *_AXES)
+            add(f"alignment-{corpus}", plots.plot_points, points, *_AXES)
         if confused := _having(models, "emotion", corpus, "confusion"):
             panels = {name: (np.array(found["confusion"]), found["classes"]) for name, found in confused.items()}
-            plots.plot_confusion(path(f"confusion-{corpus}"), panels)
+            add(f"confusion-{corpus}", plots.plot_confusion, panels)
     for what in ("va", "emotion"):
         if curves := _having(models, "geometry", "dimensions", what, "kept"):
             first = next(iter(curves.values()))
             title = f"{first['figure']} on {first['corpus']} against kept dimensions"
-            plots.plot_dimension_curves(path(f"dimensions-{what}"), curves, title, first["figure"])
+            add(f"dimensions-{what}", plots.plot_dimension_curves, curves, title, first["figure"])
     return drawn
 
 

@@ -31,12 +31,14 @@ class CompletionRecord:
         global_batch: texts that are contrasted with each other, of all processes. batches: accumulated in a step.
         resumable: whether the optimizer's state is there (not under `--save_only_model`).
         layer_decay: 1, or the value of a setting of version 0.1.0 that is gone.
+        run: what else shapes the training: corpora, encoder, settings; None in checkpoints of earlier versions.
     """
 
     global_batch: int
     batches: int
     resumable: bool = True
     layer_decay: float = 1.0
+    run: dict[str, Any] | None = None
 
     @property
     def texts_per_step(self) -> int:
@@ -50,7 +52,12 @@ def mark_complete(folder: str | Path, record: CompletionRecord) -> None:
     for path in files:
         fsync_path(path)
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
-    batches = {"joint_batch": record.global_batch, "batches": record.batches, "resumable": record.resumable}
+    batches = {
+        "joint_batch": record.global_batch,
+        "batches": record.batches,
+        "resumable": record.resumable,
+        "run": record.run,
+    }
     write_json(folder / RECORD, {**batches, "bytes": sizes})
     fsync_path(folder)
 
@@ -66,7 +73,7 @@ def read_completion_record(folder: str | Path) -> CompletionRecord:
         content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         record = CompletionRecord(
             int(content["joint_batch"]), int(content["batches"]), bool(content["resumable"]),
-            float(content.get("layer_decay", 1.0)),
+            float(content.get("layer_decay", 1.0)), None if content.get("run") is None else dict(content["run"]),
         )  # fmt: skip
         sizes = {str(name): int(size) for name, size in content["bytes"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
@@ -76,6 +83,18 @@ def read_completion_record(folder: str | Path) -> CompletionRecord:
         if not path.is_file() or path.stat().st_size != size:
             raise ValueError(f"{folder} is incomplete: {name} is missing or cut short.")
     return record
+
+
+def foreign_files(folder: str | Path) -> list[str]:
+    """The files in a checkpoint that its completion record does not name; "" if it has no valid record."""
+    folder = Path(folder)
+    try:
+        read_completion_record(folder)
+    except ValueError:
+        return [""]
+    named = {RECORD, *json.loads((folder / RECORD).read_text(encoding="utf-8"))["bytes"]}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    return sorted(found - {Path(name).as_posix() for name in named})
 
 
 def last_checkpoint(folder: str | Path) -> str:
@@ -131,14 +150,19 @@ class ResumableTrainer(Trainer):
         """That of this training's checkpoints."""
         global_batch = self.args.train_batch_size * self.args.world_size
         resumable = not self.args.save_only_model
-        return CompletionRecord(global_batch, self.args.gradient_accumulation_steps, resumable)
+        return CompletionRecord(global_batch, self.args.gradient_accumulation_steps, resumable, run=self.run_settings)
+
+    @property
+    def run_settings(self) -> dict[str, Any] | None:
+        """What a training must keep to be resumed, as in JSON; a missing entry is the default."""
+        return None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; `resume_from_checkpoint=True` or `"last"` takes the newest complete checkpoint.
 
         Raises:
             ValueError: if the checkpoint is incomplete, or there is none, or it was trained with other batches (its
-                position in the data and its contrast would not fit) or with a layer_decay.
+                position in the data and its contrast would not fit), another `run_settings` or a layer_decay.
         """
         if resume_from_checkpoint in (True, "last"):
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
@@ -166,6 +190,15 @@ class ResumableTrainer(Trainer):
                 "have: start anew from the checkpoint's model."
             )
 
+        if trained.run is not None and now.run is not None:
+            pairs = {name: (trained.run.get(name), now.run.get(name)) for name in {**trained.run, **now.run}}
+            pairs = {n: pair for n, pair in pairs.items() if n != "encoder" or None not in pair}  # None: no name
+            if changed := [f"{name} {_said(a)}, now {_said(b)}" for name, (a, b) in pairs.items() if a != b]:
+                raise ValueError(
+                    f"{checkpoint} was trained with {'; '.join(changed)}. A run is resumed as it was begun: give the "
+                    "same, or start anew from the export of its model."
+                )
+
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self.state.global_step >= self.state.max_steps:  # a finished run is resumed
             self.control.should_training_stop = True
@@ -190,6 +223,10 @@ class ResumableTrainer(Trainer):
                 torch.save(self.args, folder / TRAINING_ARGS_NAME)
                 mark_complete(folder, self.completion_record)
             remove_old_checkpoints(folder.parent, folder, self.state.best_model_checkpoint, keep)
+
+
+def _said(value: Any) -> str:
+    return "the default" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @contextlib.contextmanager
