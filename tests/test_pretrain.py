@@ -304,7 +304,7 @@ def test_texts_on_which_the_emotion_classifier_is_measured_are_not_trained_on(st
     frame = pd.read_csv(csv).drop(columns="split")
     frame.assign(label=["joy", "anger", "fear", "sadness"] * 40).to_csv(path, index=False)
     script = PretrainArguments(
-        corpora=[str(path)], scale=[1, 9], emotion_corpus=str(path), shuffle_buffer=stream, skip_bad_rows=False
+        corpora=[str(path)], scale=[1, 9], emotion_corpus=str(path), shuffle_buffer=stream, normalization="scale"
     )
     data = PretrainData(script, seed=1)
     train, validation, test = ([data.emotions.texts[i] for i in rows] for rows in split_rows(data.emotions))
