@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput
 
 from carl_hf.configuration_carl import CarlConfig, ContrastLayers
 from carl_hf.encoders.embedding import embed_texts
-from carl_hf.encoders.loading import check_encoder, load_encoder
+from carl_hf.encoders.loading import check_encoder, check_no_adapters, load_encoder
 from carl_hf.encoders.packing import Pooling, TokenLayout, embed_packed, encode_tokens, pool, use_packed_attention
 
 
@@ -180,6 +180,18 @@ class CarlModel(CarlPreTrainedModel):
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info=True gives a pair
         model.target.requires_grad_(False)
         return loaded
+
+    def add_adapter(self, *args, **kwargs):
+        """Refused: see [`carl_hf.encoders.loading.check_no_adapters`]."""
+        raise ValueError(
+            "A CarlModel takes no PEFT adapters (LoRA), which would not be saved with it: all its weights are trained."
+        )
+
+    load_adapter = add_adapter
+
+    def save_pretrained(self, *args, **kwargs):
+        check_no_adapters(self)
+        return super().save_pretrained(*args, **kwargs)
 
     @property
     def encoder(self) -> PreTrainedModel:

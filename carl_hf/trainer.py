@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from carl_hf.collator import CarlDataCollator
 from carl_hf.data.mixing import check_dataset
+from carl_hf.encoders import check_no_adapters
 from carl_hf.encoders.fast_cpu import limit_primitive_cache, use_fast_dropout
 from carl_hf.export.provenance import Provenance
 from carl_hf.export.trainer_mixin import PublishingTrainer
@@ -159,6 +160,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
         self._warned_of_lost_perturbation = False
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
+        check_no_adapters(self.model)
         limit_primitive_cache()
         return super().train(*args, **kwargs)
 

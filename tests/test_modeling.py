@@ -172,7 +172,7 @@ def test_what_is_no_text_encoder_is_refused(tokenizer):
     peft = pytest.importorskip("peft")
     encoder = tiny_encoder()
     encoder.add_adapter(peft.LoraConfig(r=2, target_modules=["query", "value"]))
-    with pytest.raises(ValueError, match="merge them first"):
+    with pytest.raises(ValueError, match="merge them into the encoder first"):
         CarlModel.from_encoder(encoder)
 
 

@@ -7,8 +7,9 @@ from carl_hf.utils.lazy import lazy_names
 
 _NAMES = {
     "loading": (
-        "PACKAGED_ENCODER", "check_encoder", "is_packaged", "is_va_regressor", "load_classifier", "load_config",
-        "load_encoder", "load_measured_encoder", "load_tokenizer", "resolve_encoder", "stated_pooling",
+        "PACKAGED_ENCODER", "check_encoder", "check_no_adapters", "is_packaged", "is_va_regressor",
+        "load_classifier", "load_config", "load_encoder", "load_measured_encoder", "load_tokenizer",
+        "resolve_encoder", "stated_pooling",
     ),
     "embedding": (
         "PoolingChoice", "ReadPooling", "StatedPooling", "classifier_outputs", "embed_poolings", "embed_texts",

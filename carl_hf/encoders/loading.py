@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -118,6 +119,7 @@ def check_encoder(encoder: PreTrainedModel) -> None:
         ValueError: unless the model's family has a masked-language-model head, which bidirectional text encoders have
             and decoders and vision models have not; for an encoder-decoder; for an encoder with PEFT adapters.
     """
+    check_no_adapters(encoder)
     kind, family = type(encoder).__name__, encoder.config.model_type
     if family == "carl":
         raise ValueError("This is a checkpoint of CARL training: name its export, the folder encoder/ of the run.")
@@ -125,8 +127,15 @@ def check_encoder(encoder: PreTrainedModel) -> None:
         raise ValueError(f"{kind} ({family}) is no bidirectional text encoder such as BERT or RoBERTa.")
     if encoder.config.to_dict().get("is_decoder"):
         raise ValueError(f"{kind} is configured as a decoder (is_decoder), which reads one way only.")
-    if encoder._hf_peft_config_loaded:
-        raise ValueError("The encoder has PEFT adapters, which would not be saved with the model: merge them first.")
+
+
+def check_no_adapters(model: nn.Module) -> None:
+    """Raises a ValueError if a model, or a part of it, has PEFT adapters."""
+    if any(type(module).__module__.split(".")[0] == "peft" for module in model.modules()):
+        raise ValueError(
+            "The model has PEFT adapters (LoRA), which would not be saved with it: merge them into the encoder first, "
+            "get_peft_model(encoder, ...).merge_and_unload(), and train all weights."
+        )
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

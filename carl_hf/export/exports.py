@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import divide, split_rows
 from carl_hf.encoders.embedding import classifier_outputs
-from carl_hf.encoders.loading import is_va_regressor
+from carl_hf.encoders.loading import check_no_adapters, is_va_regressor
 from carl_hf.evaluation.probes import fit_ridge
 from carl_hf.evaluation.statistics import classification_report, multi_label_report
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, va_metrics
@@ -263,6 +263,7 @@ def _write(
     pooling: str = "cls", head_corpora: Sequence[str] = (),
 ) -> Path:  # fmt: skip
     """Writes the folder; `contents` is what is special to this kind in its record."""
+    check_no_adapters(model)
     versions = {"carl_hf": __version__, "transformers": transformers.__version__, "torch": torch.__version__}
     record = {
         "kind": kind,

@@ -19,6 +19,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import divide, split_rows
 from carl_hf.encoders.embedding import classifier_outputs
+from carl_hf.encoders.loading import check_no_adapters
 from carl_hf.evaluation.probes import LinearProbe, best_threshold, fit_logistic, fit_multi_label, fit_ridge
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of
 from carl_hf.modeling_carl import CarlModel
@@ -173,6 +174,7 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: in
 def _headless(model: CarlModel, labels: Sequence[str], problem: _ProblemType) -> tuple[PreTrainedModel, str]:
     """The architecture's classification model around the online encoder, its last layer replaced by an identity; and
     that layer's path."""
+    check_no_adapters(model)
     config: Any = copy.deepcopy(model.encoder.config)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in config.id2label.items()}

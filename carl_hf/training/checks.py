@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.mixing import class_names, rows_with_va
+from carl_hf.encoders.loading import check_no_adapters
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.objectives import OBJECTIVES
 from carl_hf.training.dev_probe import DevProbe
@@ -31,6 +32,7 @@ def check_model_and_arguments(model: Any, args: Any, **others: Any) -> None:
         raise ValueError(f"CarlTrainer needs CarlTrainingArguments, got {type(args).__name__}.")
     if not isinstance(model, CarlModel):
         raise ValueError(f"CarlTrainer trains a CarlModel, got {type(model).__name__}: CarlModel.from_encoder(...).")
+    check_no_adapters(model)
     if args.n_gpu > 1:
         raise ValueError(
             f"{args.n_gpu} GPUs in one process would split the contrastive batch: start one process each with "
