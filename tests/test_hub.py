@@ -31,6 +31,9 @@ def hub(tmp_path, monkeypatch):
     with LoopbackHub(tmp_path / "hub") as running:
         for name, value in (("ENDPOINT", running.url), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
             monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
         for api in (hf_api.api, transformers_api()):  # made once in a process, with the endpoint of that time
             monkeypatch.setattr(api, "endpoint", running.url)
         monkeypatch.setenv("HF_TOKEN", running.token)
@@ -142,16 +145,22 @@ def test_a_push_that_breaks_off_leaves_the_last_state_and_can_be_run_again(cut, 
     assert repository.files()["1_Pooling/config.json"].data == (changed / "1_Pooling" / "config.json").read_bytes()
 
 
-def test_branches_pull_requests_messages_and_stale_files(hub, exports):
+def test_branches_pull_requests_messages_and_stale_files(hub, tmp_path, exports):
     encoder, va = exports[0] / "encoder", exports[0] / "va"
     push_export(encoder, "org/model", commit_message="First")
     repository = hub.repositories["org/model"]
     head = repository.refs["main"]
     assert repository.commits[head]["title"] == "First"
-    assert set(push_export(va, "org/model", dry_run=True).removed) == LAYOUT
-    assert set(push_export(va, "org/model", branch="heads").removed) == LAYOUT
-    assert set(repository.files("heads")) == FILES
-    assert "/discussions/" in push_export(va, "org/model", pull_request=True).url
+    for how in ({"dry_run": True}, {"branch": "heads"}, {"pull_request": True}):
+        with pytest.raises(ValueError, match="holds an export of the kind 'encoder', this one is of the kind 'va'"):
+            push_export(va, "org/model", **how)
+    larger = shutil.copytree(encoder, tmp_path / "larger")
+    (larger / "figures").mkdir()
+    (larger / "figures" / "a.png").write_bytes(b"")
+    push_export(larger, "org/model", branch="more")
+    assert set(push_export(encoder, "org/model", branch="more").removed) == {"figures/a.png"}
+    assert set(repository.files("more")) == FILES | LAYOUT
+    assert "/discussions/" in push_export(larger, "org/model", pull_request=True).url
     assert repository.refs["main"] == head and set(repository.files()) == FILES | LAYOUT
 
 
@@ -203,6 +212,23 @@ def test_a_private_push_of_the_trainer_is_private(name, hub, tmp_path, tokenizer
         trainer.push_to_hub(visibility="private")
 
 
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def shard(folder):
+    """Divides the weights into two files; returns the first."""
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    halves, names = (list(weights)[::2], list(weights)[1::2]), [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    for name, keys in zip(names, halves, strict=True):
+        safetensors.torch.save_file({key: weights[key] for key in keys}, folder / name)
+    where = {key: name for name, keys in zip(names, halves, strict=True) for key in keys}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    assert len(export_files(folder)) == len(FILES | LAYOUT) + 2
+    return folder / names[0]
+
+
 @pytest.mark.parametrize(
     "spoil, message",
     [
@@ -213,12 +239,31 @@ def test_a_private_push_of_the_trainer_is_private(name, hub, tmp_path, tokenizer
         (lambda folder: (folder / "README.md").unlink(), "lacks README.md"),
         (lambda folder: (folder / "carl_export.json").unlink(), "is no export"),
         (lambda folder: (folder / "vocab.txt").symlink_to("/etc/hostname"), "vocab.txt"),
+        (lambda folder: (folder / "figures").symlink_to("/etc"), "not part of an export: figures"),
+        (lambda folder: (folder / "customers.model").touch(), "not part of an export: customers.model"),
+        (lambda folder: (folder / ".ssh_id.model").touch(), "not part of an export: .ssh_id.model"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "lacks tokenizer.json"),
+        (lambda folder: (folder / "modules.json").unlink(), "lacks modules.json"),
+        (lambda folder: (folder / "1_Pooling" / "config.json").unlink(), "lacks 1_Pooling/config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json is damaged"),
+        (lambda folder: truncate(folder / "model.safetensors"), "model.safetensors is damaged"),
+        (lambda folder: shard(folder).unlink(), "lacks model-00001-of-00002.safetensors"),
+        (lambda folder: truncate(shard(folder)), "model-00001-of-00002.safetensors is damaged"),
     ],
 )  # fmt: skip
 def test_only_complete_and_clean_exports_are_pushed(spoil, message, tmp_path, exports):
     spoil(shutil.copytree(exports[0] / "encoder", tmp_path / "encoder"))
     with pytest.raises(ValueError, match=message):
         push_export(tmp_path / "encoder", "org/model")
+
+
+def test_a_model_of_somebody_else_is_not_replaced(hub, exports):
+    api = HfApi(endpoint=hub.url, token=hub.token)
+    api.create_repo("org/theirs")
+    api.upload_file(path_or_fileobj=b"{}", path_in_repo="config.json", repo_id="org/theirs")
+    with pytest.raises(ValueError, match="holds a model that is no export of carl_hf"):
+        push_export(exports[0] / "encoder", "org/theirs")
+    assert set(hub.repositories["org/theirs"].files()) == {"config.json"}
 
 
 def test_a_card_is_rendered_for_the_repository_unless_it_was_edited(tmp_path, exports):

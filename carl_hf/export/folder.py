@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import safetensors
 from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -26,10 +27,13 @@ _PUBLISHED = re.compile(
     r"README\.md|carl_export\.json|config\.json|modules\.json|sentence_bert_config\.json|1_Pooling/config\.json"
     r"|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
     r"|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)"
-    r"|merges\.txt|bpe\.codes|chat_template\.jinja|[A-Za-z0-9_.-]+\.model"  # the last: SentencePiece
+    r"|merges\.txt|bpe\.codes|chat_template\.jinja|(spiece|spm|tokenizer|sentencepiece(\.bpe)?)\.model"
     r"|figures/[A-Za-z0-9_.-]+\.png|onnx/model\.onnx"
 )
 
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_SLOW_VOCABULARY = {"vocab.txt", "bpe.codes", "spiece.model", "spm.model", "tokenizer.model", "sentencepiece.model",
+                    "sentencepiece.bpe.model"}  # fmt: skip
 _ORIGIN = {
     "auto_map", "custom_pipelines", "cache_dir", "transformers_weights", "name_or_path", "_name_or_path",
     "is_local", "local_files_only", "backend",
@@ -76,12 +80,14 @@ def export_files(folder: str | Path) -> list[str]:
     """The files of an export, relative to `folder`, sorted.
 
     Raises:
-        ValueError: if the folder is no complete export, or holds anything that is not part of one.
+        ValueError: if the folder is no complete export, a file is damaged, or it holds anything that is not part of
+            one.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}.")
-    if read_record(folder) is None:
+    record = read_record(folder)
+    if record is None:
         raise ValueError(
             f"{folder} is no export: it holds no {EXPORT_RECORD}. export_encoder, export_va_regressor and "
             "export_emotion_classifier write one."
@@ -89,12 +95,36 @@ def export_files(folder: str | Path) -> list[str]:
     if foreign := _foreign_files(folder):
         raise ValueError(f"{folder} holds files that are not part of an export: {', '.join(foreign)}. Move them away.")
     files = _files(folder)
-    missing = sorted({"README.md", "config.json", "tokenizer_config.json"} - set(files))
-    if not any(file.endswith(".safetensors") for file in files):
-        missing.append("the weights")
+    needed = {"README.md", "config.json", "tokenizer_config.json"}
+    if not _SLOW_VOCABULARY & set(files):
+        needed.add("tokenizer.json")
+    if record["kind"] == "encoder":
+        needed |= {"modules.json", "sentence_bert_config.json", "1_Pooling/config.json"}
+    missing = sorted(needed - set(files)) + _missing_weights(folder, files)
     if missing:
         raise ValueError(f"{folder} is no complete export: it lacks {', '.join(missing)}. Export again.")
     return files
+
+
+def _missing_weights(folder: Path, files: Sequence[str]) -> list[str]:
+    """What is missing of the weights. Every JSON and safetensors file is opened: a ValueError names a damaged one."""
+    contents: dict[str, Any] = {}
+    for file in files:
+        try:
+            if file.endswith(".json"):
+                contents[file] = json.loads((folder / file).read_text(encoding="utf-8"))
+            elif file.endswith(".safetensors"):
+                with safetensors.safe_open(folder / file, "pt") as weights:  # compares the size with the header's
+                    contents[file] = set(weights.keys())
+        except (ValueError, safetensors.SafetensorError) as error:
+            raise ValueError(f"{folder / file} is damaged ({error}). Export again.") from error
+    index = contents.get(_INDEX)
+    if index is None:
+        return [] if contents.get(_WEIGHTS) else ["the weights"]
+    shards = index.get("weight_map", {})
+    return sorted({shard for key, shard in shards.items() if key not in contents.get(shard, ())}) or (
+        [] if shards else ["the weights"]
+    )
 
 
 def check_replaceable(folder: Path) -> None:
@@ -249,7 +279,8 @@ def card_for(folder: Path, repo_id: str) -> bytes:
 
 
 def _files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
 def _foreign_files(folder: Path) -> list[str]:

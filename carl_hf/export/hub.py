@@ -1,5 +1,7 @@
 """Publishing an export on the Hugging Face Hub: one commit, or none."""
 
+import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +9,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from carl_hf.export.folder import card_for, export_files
+from carl_hf.export.folder import EXPORT_RECORD, card_for, export_files, read_record
 from carl_hf.version import __version__
 
 
@@ -46,8 +48,8 @@ def push_export(
         dry_run: only list what would be pushed; the repository need not exist.
 
     Raises:
-        ValueError: if the folder is no export, the repository id, branch or visibility is not possible, or the push
-            was refused or broke off; the message says what to do.
+        ValueError: if the folder is no export, the repository id, branch or visibility is not possible, the repository
+            holds another kind of model, or the push was refused or broke off; the message says what to do.
     """
     try:
         validate_repo_id(repo_id)
@@ -77,7 +79,9 @@ def push_export(
                 return Push(repo_id, branch, sizes, [], None, None)
             api.create_branch(repo_id, branch=branch, exist_ok=True)
         head = api.repo_info(repo_id, revision=branch).sha
-        removed = sorted(set(api.list_repo_files(repo_id, revision=head)) - set(files) - {".gitattributes"})
+        present = set(api.list_repo_files(repo_id, revision=head))
+        _check_kind(api, repo_id, head, present, folder)
+        removed = sorted(present - set(files) - {".gitattributes"})
         if dry_run:
             return Push(repo_id, branch, sizes, removed, None, None)
         # not upload_folder: with hf_xet installed it may split a push into several commits
@@ -99,6 +103,19 @@ def push_export(
             raise
         raise ValueError(_explained(error, repo_id, branch)) from error
     return Push(repo_id, branch, sizes, removed, commit.pr_url or commit.commit_url, commit.oid != head)
+
+
+def _check_kind(api: HfApi, repo_id: str, head: str, present: Collection[str], folder: Path) -> None:
+    """A ValueError if the repository holds another kind of model, which the push would replace."""
+    there = None
+    if EXPORT_RECORD in present:
+        with tempfile.TemporaryDirectory() as work:
+            api.hf_hub_download(repo_id, EXPORT_RECORD, revision=head, local_dir=work)
+            there = (read_record(work) or {}).get("kind")
+    kind = (read_record(folder) or {})["kind"]
+    if there != kind and (there is not None or "config.json" in present):
+        what = "a model that is no export of carl_hf" if there is None else f"an export of the kind {there!r}"
+        raise ValueError(f"{repo_id} holds {what}, this one is of the kind {kind!r}: name a repository of its own.")
 
 
 def _explained(error: Exception, repo_id: str, branch: str) -> str:
