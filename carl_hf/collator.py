@@ -58,6 +58,9 @@ class CarlDataCollator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if any("text" not in row for row in rows):
             raise ValueError(f"A row has no column 'text' (it has {', '.join(rows[0])}): rename the column.")
+        wrong = next((row["text"] for row in rows if not isinstance(row["text"], str)), "")
+        if wrong != "":
+            raise ValueError(f"A row: column 'text' holds {wrong!r}, not a text; correct or remove the row.")
         encoded = self.tokenizer(
             [row["text"] for row in rows], truncation=True, max_length=self.max_length, return_special_tokens_mask=True
         )

@@ -8,6 +8,7 @@ import torch
 from conftest import make_trainer, toy_dataset
 from test_trainer import StopAt
 
+from carl_hf import CarlDataCollator
 from carl_hf.training.streams import EndlessRows
 
 
@@ -80,3 +81,10 @@ def test_a_resumed_stream_goes_on_bit_for_bit(settings, tmp_path, tokenizer):
 def test_what_a_stream_cannot_do_is_refused(settings, message, tmp_path, tokenizer):
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, tokenizer, data=toy_dataset().to_iterable_dataset(), **settings)
+
+
+@pytest.mark.parametrize("text", [7, float("nan"), None])
+def test_a_text_of_a_stream_that_is_none_is_named(text, tokenizer):
+    row = {"text": text, "valence": 0.0, "arousal": 0.5}
+    with pytest.raises(ValueError, match="column 'text' holds (7|nan|None), not a text; correct or remove the row"):
+        CarlDataCollator(tokenizer)([row | {"text": "joy"}, row])
