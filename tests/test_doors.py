@@ -172,7 +172,7 @@ TABLE = {
 LEFT_OUT = {  # not right yet
     "half of the weights": [train_encoder, embed_encoder, export],
     "prefixed weights": [train_encoder, embed_encoder, export], "with a head": [train_encoder, embed_encoder, export],
-    "larger": [train_encoder, embed_encoder, export], "adapter of PEFT": [export],
+    "larger": [train_encoder, embed_encoder, export], "adapter of PEFT": [train_encoder, export],
 }  # fmt: skip
 CELLS = [
     pytest.param(kind, door, room, id=f"{door}-{room.__name__}")
