@@ -24,8 +24,8 @@ from torch import Tensor
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.adversary import token_saliency
-from carl_hf.encoders import loading
-from carl_hf.encoders.packing import Pooling, pool
+from carl_hf.encoders import checks, loading
+from carl_hf.encoders.packing import Pooling, check_pooling, pool
 from carl_hf.utils.suggestions import did_you_mean
 
 Target = Literal["valence", "arousal"]
@@ -160,6 +160,8 @@ class Explainer:
             raise ValueError("Attributions need the positions of tokens in a text: load the fast tokenizer.")
         if tokenizer.pad_token_id is None:
             raise ValueError("The tokenizer has no padding token, with which integrated gradients begin: set one.")
+        check_pooling(pooling)
+        checks.check_tokenizer(model, tokenizer)
         self.model, self.tokenizer, self.pooling = model.eval(), tokenizer, pooling
         self.max_length = min(max_length, tokenizer.model_max_length)
 
@@ -290,6 +292,7 @@ class Explainer:
             raise ValueError("The text is empty: give at least one word.")
         outputs = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
         encoded = self.tokenizer(text, truncation=True, max_length=self.max_length, **outputs)
+        checks.check_positions(self.model.base_model, len(encoded["input_ids"]))
         if all(encoded["special_tokens_mask"]):
             raise ValueError(f"The tokenizer finds no word in {text[:40]!r}: give a text that it knows.")
         return encoded

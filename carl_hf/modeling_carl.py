@@ -10,6 +10,7 @@ prediction), momentum target branch (the same without prediction, no gradient), 
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, in
 from transformers.utils import ModelOutput
 
 from carl_hf.configuration_carl import CarlConfig, ContrastLayers
+from carl_hf.encoders.checks import check_loaded, check_weights_file
 from carl_hf.encoders.embedding import embed_texts
 from carl_hf.encoders.loading import check_encoder, check_no_adapters, load_encoder
 from carl_hf.encoders.packing import Pooling, TokenLayout, embed_packed, encode_tokens, pool, use_packed_attention
@@ -109,9 +111,10 @@ class CarlModel(CarlPreTrainedModel):
     """
 
     def __init__(self, config: CarlConfig):
+        check_weights_file(config.to_dict())
         super().__init__(config)
-        self.online = CarlBranch(config, AutoModel.from_config(config.encoder))
-        self.target = TargetBranch(config, AutoModel.from_config(config.encoder))
+        for kind, name in ((CarlBranch, "online"), (TargetBranch, "target")):
+            setattr(self, name, kind(config, AutoModel.from_config(config.encoder, trust_remote_code=False)))
         predicts = config.contrast_layers == "prediction"
         self.prediction = _mlp(config.projection_dim, config.projection_dim) if predicts else nn.Identity()
         self.detector = nn.Linear(config.encoder.hidden_size, 1)
@@ -138,7 +141,7 @@ class CarlModel(CarlPreTrainedModel):
 
         Args:
             encoder: a Hub id, a local folder, `"minilm-l6"` (the encoder in the extra `[demo]`), or a loaded encoder,
-                which is used as it is, not copied.
+                which is used as it is, not copied, but for a head on it.
             pooling, projection_dim, contrast_layers, heads, classes: see [`CarlConfig`];
                 `CarlTrainingArguments.heads` are those that its objectives need, by default the regressor.
             dropout: probability in [0, 1) for the online encoder's dropout layers, in place of their own. It is saved
@@ -150,6 +153,7 @@ class CarlModel(CarlPreTrainedModel):
         """
         if isinstance(encoder, str):
             encoder = load_encoder(encoder)
+        encoder = encoder.base_model if isinstance(encoder, PreTrainedModel) else encoder  # without a head on it
         check_encoder(encoder)
         encoder.float()  # training in bf16 or fp16 is autocast's; the weights, and the target, stay float32
         pooler = getattr(encoder, "pooler", None)  # no config field says whether a pooler exists
@@ -176,10 +180,12 @@ class CarlModel(CarlPreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
         """As `PreTrainedModel.from_pretrained`, from safetensors; the target comes back as it was saved, frozen."""
-        loaded = super().from_pretrained(*args, **{"use_safetensors": True, **kwargs})
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info=True gives a pair
+        with_info = kwargs.pop("output_loading_info", False)
+        settings = {"use_safetensors": True, **kwargs, "output_loading_info": True}
+        model, info = super().from_pretrained(*args, **settings)
+        check_loaded(model.name_or_path, info)
         model.target.requires_grad_(False)
-        return loaded
+        return (model, info) if with_info else model
 
     def add_adapter(self, *args, **kwargs):
         """Refused: see [`carl_hf.encoders.loading.check_no_adapters`]."""
@@ -207,6 +213,16 @@ class CarlModel(CarlPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.encoder.set_input_embeddings(value)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """As `PreTrainedModel.resize_token_embeddings`, of both branches, with the same new rows."""
+        old = self.get_input_embeddings().num_embeddings
+        resized = self.encoder.resize_token_embeddings(*args, **kwargs)
+        copied = self.target.encoder.resize_token_embeddings(*args, **kwargs)
+        copied.weight.data[old:] = resized.weight.data[old:]
+        self.target.requires_grad_(False)
+        self.config.encoder.vocab_size = self.encoder.config.vocab_size
+        return resized
 
     def reset_target(self) -> None:
         """Makes the target a frozen copy of the online branch."""

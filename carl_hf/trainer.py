@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from carl_hf.collator import CarlDataCollator
 from carl_hf.data.mixing import check_dataset
 from carl_hf.encoders import check_no_adapters
+from carl_hf.encoders.checks import check_positions, check_tokenizer
 from carl_hf.encoders.fast_cpu import limit_primitive_cache, use_fast_dropout
 from carl_hf.export.provenance import Provenance
 from carl_hf.export.trainer_mixin import PublishingTrainer
@@ -30,7 +31,6 @@ from carl_hf.training.checks import (
     check_batches,
     check_metric,
     check_model_and_arguments,
-    check_positions,
     class_weights,
     classes_of,
     errors_in_one_line,
@@ -126,7 +126,8 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
                 processing_class, max_length=args.max_length, chunks=args.gradient_cache_parts, classes=classes,
                 angles=label_angles(args, train_dataset),
             )  # fmt: skip
-            check_positions(model, data_collator.max_length)
+            check_positions(model.encoder, data_collator.max_length)
+            check_tokenizer(model, processing_class)
         args = copy.copy(args)  # the caller's stay as they are
         if args.ddp_find_unused_parameters is None and leaves_parameters_unused(model, args):
             args.ddp_find_unused_parameters = True
@@ -162,6 +163,8 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         check_no_adapters(self.model)
         limit_primitive_cache()
+        if any(p.dtype in (torch.bfloat16, torch.float16) for p in self.model.parameters()):
+            self.model.float()  # bf16 and fp16 are autocast's: weights and target stay float32
         return super().train(*args, **kwargs)
 
     # ---- the step

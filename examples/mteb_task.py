@@ -21,6 +21,7 @@ from carl_hf import load_va_dataset
 from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.mteb import MtebArguments
 from carl_hf.data.corpora import CORPORA
+from carl_hf.encoders import load_sentence_transformer
 from carl_hf.evaluation.statistics import agreement
 from carl_hf.utils.atomic_files import write_json
 
@@ -28,7 +29,6 @@ try:
     import mteb
     from mteb.abstasks.regression import AbsTaskRegression
     from mteb.abstasks.task_metadata import TaskMetadata
-    from sentence_transformers import SentenceTransformer
     from sklearn.linear_model import RidgeCV
 except ImportError as error:
     sys.exit(
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args = parse_script_arguments(MtebArguments, argv, description=__doc__)
         task = EmoBankRegression(args.data_dir, args.max_texts)
         task.load_data()
-        model = SentenceTransformer(args.model, model_kwargs={"use_safetensors": True})
+        model = load_sentence_transformer(args.model)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     measured = mteb.evaluate(model, task, cache=None, show_progress_bar=False).task_results[0].scores["test"]

@@ -2,8 +2,10 @@
 
 import ast
 import configparser
+import json
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +17,13 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from carl_hf import CarlModel, CarlTrainingArguments
 from carl_hf.commands.arguments import public_command
-from carl_hf.encoders.loading import load_classifier, load_encoder
+from carl_hf.encoders.loading import load_classifier, load_config, load_encoder, load_tokenizer
 from carl_hf.evaluation.encoder import load_text_encoder
 
 FOLDERS = ("carl_hf", "examples", "benchmarks", "model_cards")
 CODE = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
 TOKEN = "hf_canaryCANARYcanaryCANARY"
-NEVER = {"trust_remote_code", "allow_pickle", "read_pickle", "pickle", "joblib", "dill", "eval", "exec", "shell",
+NEVER = {"allow_pickle", "read_pickle", "pickle", "joblib", "dill", "eval", "exec", "shell",
          "verify"}  # fmt: skip
 NEVER_CALLED = {"torch.load", "yaml.load", "yaml.full_load", "yaml.unsafe_load", "os.system"}
 
@@ -36,8 +38,13 @@ def test_no_code_runs_what_it_reads(path):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             assert called not in NEVER_CALLED
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert given.get("trust_remote_code", "False") == "False"
+            loads = called.startswith(("Auto", "auto.")) and called.endswith((".from_pretrained", ".from_config"))
+            if loads or called.endswith("SentenceTransformer") and node.args:
+                assert "trust_remote_code" in given, ast.unparse(node)
             if called.endswith(".from_pretrained") and called.startswith(("AutoModel", "auto.")):
-                assert "use_safetensors" in {keyword.arg for keyword in node.keywords}, ast.unparse(node)
+                assert "use_safetensors" in given, ast.unparse(node)
 
 
 class Bomb:
@@ -65,6 +72,46 @@ def test_pickled_weights_are_not_opened(kind, tmp_path, monkeypatch, tokenizer):
         with pytest.raises(error, match=message):
             load("model")
     assert not Path("exploded").exists()
+
+
+@pytest.mark.parametrize(
+    "load", [load_encoder, load_config, load_tokenizer, load_text_encoder, CarlModel.from_encoder]
+)
+def test_code_of_a_model_neither_runs_nor_is_asked_about(load, tmp_path, monkeypatch, tokenizer):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'exploded')!r}, 'w')")
+    code = {"AutoConfig": "own.Config", "AutoModel": "own.Model", "AutoTokenizer": ["own.Slow", "own.Fast"]}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "unknown", "auto_map": code}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": code}))
+    with pytest.raises(ValueError, match="Cannot load"):
+        load(str(tmp_path))
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_pickle_named_by_the_configuration_is_not_opened(tiny, tmp_path):
+    for kind, load in (("encoder", load_encoder), ("carl", CarlModel.from_pretrained)):
+        folder = tmp_path / kind
+        (tiny_encoder() if kind == "encoder" else CarlModel.from_encoder(tiny_encoder())).save_pretrained(folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"transformers_weights": "adapter_model.bin"}))
+        (folder / "adapter_model.bin").write_bytes(pickle.dumps(Bomb()))
+        with pytest.raises(ValueError, match="'adapter_model.bin' as transformers_weights"):
+            load(str(folder))
+
+
+@pytest.mark.parametrize("kind, message", [("own.Module", "type own.Module"), ("pickle", "pytorch_model.bin is not")])
+def test_modules_of_a_sentence_transformer_run_no_code(kind, message, tiny, tmp_path, monkeypatch):
+    library = pytest.importorskip("sentence_transformers")
+    monkeypatch.setattr(library, "SentenceTransformer", lambda *_, **__: pytest.fail("the library was called"))
+    shutil.copytree(tiny, tmp_path / "model")
+    types = [f"sentence_transformers.models.{name}" for name in ("Transformer", "Pooling", "Dense")]
+    types[2] = types[2] if kind == "pickle" else kind
+    modules = [{"idx": i, "name": str(i), "path": f"{i}_" if i else "", "type": t} for i, t in enumerate(types)]
+    (tmp_path / "model" / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "model" / "2_").mkdir()
+    (tmp_path / "model" / "2_" / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(ValueError, match=message):
+        load_text_encoder(str(tmp_path / "model"))
 
 
 def test_arguments_show_and_keep_no_token(tmp_path):
@@ -123,7 +170,11 @@ def test_floors_of_the_packages_exclude_known_vulnerabilities():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     extras = setup["options.extras_require"]
-    floors = dict(re.findall(r"^([\w-]+)>=([\d.]+)", setup["options"]["install_requires"] + extras["space"], re.M))
+    floors = dict(
+        re.findall(
+            r"^([\w-]+)>=([\d.]+)", setup["options"]["install_requires"] + extras["space"] + extras["mteb"], re.M
+        )
+    )
     for package, floor in {
         "torch": (2, 6),  # CVE-2025-32434: weights_only=True was not safe
         "transformers": (4, 53),  # regular expressions without end, pickles of old models
@@ -131,5 +182,6 @@ def test_floors_of_the_packages_exclude_known_vulnerabilities():
         "pyarrow": (14, 0, 1),  # CVE-2023-47248: code from a file
         "pyyaml": (5, 4),  # CVE-2020-14343
         "gradio": (6, 0),
+        "sentence-transformers": (6,),  # before, a local modules.json could name any class
     }.items():
         assert tuple(map(int, floors[package].split("."))) >= floor, package

@@ -141,7 +141,7 @@ def test_errors_name_the_model_and_the_remedy(tmp_path, save):
         (str(tmp_path / "bare"), {}, "Cannot load a tokenizer for"),
         (save(tiny_encoder("distilbert"), "distil"), {"pooling": "pooler"}, "has no pooler"),
         (save(BertForMaskedLM(tiny_config()), "mlm"), {"pooling": "pooler"}, "has no pooler"),
-        (save(tiny_encoder(), "long", long), {"max_length": 100}, "64 positions, fewer than --max_length"),
+        (save(tiny_encoder(), "long", long), {"max_length": 100}, "64 positions, fewer than max_length"),
     ):
         with pytest.raises(ValueError, match=message):
             load_text_encoder(name, **settings)

@@ -6,10 +6,11 @@ Imports `utils` only. A user's first call is [`load_encoder`] or [`embed_texts`]
 from carl_hf.utils.lazy import lazy_names
 
 _NAMES = {
+    "checks": ("check_loaded", "check_positions", "check_tokenizer", "check_weights_file"),
     "loading": (
         "PACKAGED_ENCODER", "check_encoder", "check_no_adapters", "is_packaged", "is_va_regressor",
         "load_classifier", "load_config", "load_encoder", "load_measured_encoder", "load_tokenizer",
-        "resolve_encoder", "stated_pooling",
+        "load_sentence_transformer", "resolve_encoder", "stated_pooling",
     ),
     "embedding": (
         "PoolingChoice", "ReadPooling", "StatedPooling", "classifier_outputs", "embed_poolings", "embed_texts",

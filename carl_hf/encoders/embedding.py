@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from carl_hf.encoders.checks import check_positions, check_tokenizer
 from carl_hf.encoders.fast_cpu import limit_primitive_cache
 from carl_hf.encoders.packing import TokenLayout, embed_packed, encode_tokens, pool, pool_packed, use_packed_attention
 
@@ -43,7 +44,8 @@ def embed_texts(
         float32 `Tensor` (number of texts, H) on the CPU, in the order of the texts.
 
     Raises:
-        ValueError: for one string in place of a list.
+        ValueError: for one string in place of a list, an unknown pooling, a tokenizer with more tokens than the
+            encoder, or a text with more tokens than it has positions.
     """
     vectors = embed_poolings(
         encoder, texts, tokenizer, poolings=(pooling,), batch_size=batch_size, max_length=max_length
@@ -65,10 +67,18 @@ def embed_poolings(
         raise ValueError("embed takes a list of texts, got one string: pass [text].")
     if isinstance(texts, (dict, pd.DataFrame)) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"embed takes a list of texts, got other things in a {type(texts).__name__}: table['text'].")
+    unknown = [pooling for pooling in poolings if pooling not in get_args(ReadPooling)]
+    if unknown:
+        raise ValueError(f"Unknown pooling {unknown[0]!r}: choose from {', '.join(get_args(ReadPooling))}.")
+    encoder = encoder.base_model  # of a class with a head
+    if "pooler" in poolings and getattr(encoder, "pooler", None) is None:
+        raise ValueError(f"{type(encoder).__name__} has no pooler: choose the pooling 'cls' or 'mean'.")
+    check_tokenizer(encoder, tokenizer)
     limit_primitive_cache()
     max_length = min(max_length, tokenizer.model_max_length)
     tokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"] if len(texts) else []
     lengths = [len(ids) for ids in tokens]
+    check_positions(encoder, max(lengths, default=0))
     results = {pooling: torch.empty(len(tokens), encoder.config.hidden_size) for pooling in poolings}
     disable = None if progress else True  # None: only where the output is a terminal
     packed = use_packed_attention(encoder) and "pooler" not in poolings
@@ -90,6 +100,7 @@ def classifier_outputs(
     *, batch_size: int = 64, max_length: int = 128,
 ) -> Tensor:  # fmt: skip
     """Logits of a sequence-classification model, without dropout: float32 (number of texts, K) on the CPU."""
+    check_tokenizer(model, tokenizer)
     order, logits = [], []
     with _without_dropout(model):
         for rows in _batches([len(text) for text in texts], batch_size, lambda length, longest: 1):
@@ -97,6 +108,7 @@ def classifier_outputs(
                 [texts[i] for i in rows], truncation=True, padding=True, padding_side="right", return_tensors="pt",
                 max_length=min(max_length, tokenizer.model_max_length),
             )  # fmt: skip
+            check_positions(model.base_model, batch["input_ids"].shape[1])
             logits.append(model(**batch.to(model.device)).logits.float().cpu())
             order += rows
     return torch.cat(logits)[np.argsort(order)] if logits else torch.empty(0, 0)

@@ -21,6 +21,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import cached_file
 
+from carl_hf.encoders.checks import check_loaded, check_weights_file
 from carl_hf.encoders.embedding import StatedPooling
 
 PACKAGED_ENCODER = "minilm-l6"
@@ -63,45 +64,55 @@ def load_config(name: str) -> PreTrainedConfig:
     """
     resolved = resolve_encoder(name)
     try:
-        return AutoConfig.from_pretrained(resolved)
+        return AutoConfig.from_pretrained(resolved, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"Cannot load the model {name!r}: {_why_not(resolved, error)}") from error
 
 
 def load_encoder(name: str) -> PreTrainedModel:
-    """Loads an encoder in float32, in eval mode.
+    """Loads an encoder in float32, in eval mode. Only a pooler may be missing from its weights, which is then random.
 
     Raises:
-        ValueError: if there is no such encoder, or none in safetensors.
+        ValueError: if there is no such encoder, none in safetensors, or weights are missing.
     """
-    return _from_pretrained(AutoModel, name)[0]
+    encoder, info = _from_pretrained(AutoModel, name)
+    check_loaded(name, info, optional=("pooler.",))
+    return encoder
 
 
 def load_measured_encoder(name: str) -> PreTrainedModel:
     """As [`load_encoder`], without a pooler that the weights lack: transformers would fill it with random numbers."""
     encoder, info = _from_pretrained(AutoModel, name)
+    check_loaded(name, info, optional=("pooler.",))
     if any(key.startswith("pooler.") for key in info["missing_keys"]):
         encoder.pooler = None
     return encoder
 
 
 def load_classifier(name: str, **settings: Any) -> PreTrainedModel:
-    """Loads a sequence-classification model in float32, in eval mode; `settings` replace those of its configuration.
+    """Loads a sequence-classification model in float32, in eval mode; `settings`, such as `num_labels`, replace those
+    of its configuration: its head and pooler may then be new.
 
     Raises:
-        ValueError: if there is no such model, or none in safetensors.
+        ValueError: if there is no such model, none in safetensors, or weights are missing.
     """
-    return _from_pretrained(AutoModelForSequenceClassification, name, **settings)[0]
+    model, info = _from_pretrained(AutoModelForSequenceClassification, name, **settings)
+    base = f"{model.base_model_prefix}."
+    head = {key for key in info["missing_keys"] if not key.startswith(base)} | {f"{base}pooler."}
+    check_loaded(name, info, optional=tuple(head) if settings else ())
+    return model
 
 
 def _from_pretrained(auto: type, name: str, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     """From safetensors alone: other files of weights are pickles, which can run code when they are opened."""
     resolved = resolve_encoder(name)
     try:
+        check_weights_file(_optional_json(resolved, "config.json") or {})
         return auto.from_pretrained(
-            resolved, dtype="float32", use_safetensors=True, output_loading_info=True, **settings
-        )
-    except (OSError, ValueError) as error:
+            resolved, dtype="float32", use_safetensors=True, output_loading_info=True, trust_remote_code=False,
+            **settings,
+        )  # fmt: skip
+    except (OSError, ValueError, RuntimeError) as error:
         reason = _why_not(resolved, error)
         if re.search(r"no(t appear to have a)? file named model\.safetensors", str(error)):
             reason = (
@@ -146,7 +157,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     resolved = resolve_encoder(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolved)
+        tokenizer = AutoTokenizer.from_pretrained(resolved, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises the bare class
         raise ValueError(f"Cannot load a tokenizer for {name!r}: {_why_not(resolved, error)}") from error
     if len(tokenizer) - len(tokenizer.all_special_tokens) < 10:  # what transformers makes of a folder without files
@@ -155,6 +166,36 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             "tokenizer.save_pretrained(folder)."
         )
     return tokenizer
+
+
+def load_sentence_transformer(name: str, **settings: Any) -> Any:
+    """A model of sentence-transformers, which has to be installed: from safetensors, with no code but that library's.
+
+    Raises:
+        ValueError: if one of its modules is another's code, or comes with a pickle alone.
+    """
+    import sentence_transformers
+
+    if int(sentence_transformers.__version__.split(".")[0]) < 6:
+        raise ValueError("Older sentence-transformers run any code that a model names: sentence-transformers>=6.")
+    resolved = resolve_encoder(name)
+    modules = [(module["type"], module["path"]) for module in _optional_json(resolved, "modules.json") or ()]
+    for kind, folder in modules:  # grows by the modules within
+        if not kind.startswith("sentence_transformers."):
+            raise ValueError(f"{name} has a module of the type {kind}, which is code of its own: not loaded.")
+        within = f"{folder}/" if folder else ""
+        parts = (_optional_json(resolved, f"{within}router_config.json") or {}).get("types", {})
+        modules += [(part, f"{within}{key}") for key, part in parts.items()]
+        check_weights_file(_optional_json(resolved, f"{within}config.json") or {})
+        weights, pickled = (_find(resolved, f"{within}{file}") for file in ("model.safetensors", "pytorch_model.bin"))
+        if pickled and not weights and not kind.endswith(".Transformer"):  # its shards may have other names
+            raise ValueError(
+                f"{name}: {within}pytorch_model.bin is not opened, because a pickle can run code: save it anew."
+            )
+    model_kwargs = {"use_safetensors": True, "trust_remote_code": False}
+    return sentence_transformers.SentenceTransformer(
+        resolved, trust_remote_code=False, model_kwargs=model_kwargs, **settings
+    )
 
 
 def is_va_regressor(config: PreTrainedConfig) -> bool:
@@ -184,11 +225,16 @@ def stated_pooling(resolved: str) -> StatedPooling | None:
 
 def _optional_json(resolved: str, file: str) -> Any:
     """Content of a model's JSON file; None if it has no such file or cannot be reached."""
-    path = cached_file(
+    path = _find(resolved, file)
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def _find(resolved: str, file: str) -> str | None:
+    """Where a model's file lies; None if it has no such file or cannot be reached."""
+    return cached_file(
         resolved, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
         _raise_exceptions_for_gated_repo=False,
     )  # fmt: skip
-    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def _why_not(name: str, error: Exception) -> str:

@@ -12,7 +12,7 @@ called once for every padded slice, with the same result.
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -235,8 +235,14 @@ def encode_first_tokens(encoder: PreTrainedModel, embeds_TE: Tensor, layout: Tok
     return fast_cpu.first_token_states(last, hidden_1TH[0], layout)
 
 
+def check_pooling(pooling: str) -> None:
+    if pooling not in get_args(Pooling):
+        raise ValueError(f"Unknown pooling {pooling!r}: choose 'cls' or 'mean'.")
+
+
 def pool(hidden_BLH: Tensor, attention_mask_BL: Tensor, pooling: Pooling) -> Tensor:
     """Embeddings (B, H): the first token's state, or the mean over all tokens but padding."""
+    check_pooling(pooling)
     if pooling == "cls":
         return hidden_BLH[:, 0]
     weight_BL1 = attention_mask_BL.unsqueeze(-1).to(hidden_BLH.dtype)

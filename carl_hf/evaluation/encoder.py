@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.configuration_carl import CarlConfig
+from carl_hf.encoders.checks import check_positions, check_tokenizer
 from carl_hf.encoders.embedding import PoolingChoice, classifier_outputs, embed_poolings
 from carl_hf.encoders.loading import (
     is_va_regressor,
     load_classifier,
     load_config,
     load_measured_encoder,
+    load_sentence_transformer,
     load_tokenizer,
     resolve_encoder,
     stated_pooling,
@@ -167,6 +169,8 @@ def load_text_encoder(
         ValueError: if there is no such model or no tokenizer with it, or `"pooler"` is asked of an encoder that has
             none, or sentence-transformers is needed and not installed.
     """
+    if pooling not in get_args(PoolingChoice):
+        raise ValueError(f"Unknown pooling {pooling!r}: choose from {', '.join(get_args(PoolingChoice))}.")
     resolved, config = resolve_encoder(name), load_config(name)
     if pooling == "auto":
         stated = config.pooling if isinstance(config, CarlConfig) else stated_pooling(resolved)
@@ -174,7 +178,7 @@ def load_text_encoder(
             logger.warning("%s states no pooling: its first token is taken. Choose another with --pooling.", name)
         pooling = stated or "cls"
     if pooling == "other":
-        model, tokenizer = _sentence_transformer(name, resolved, max_length, _device(device))
+        model, tokenizer = _sentence_transformer(name, max_length, _device(device))
         pooling, max_length = "sentence-transformers", model.max_seq_length
         width = model.encode(["a"], show_progress_bar=False).shape[1]
 
@@ -213,24 +217,20 @@ def _plain_encoder(
     if pooling == "pooler" and getattr(encoder, "pooler", None) is None:
         raise ValueError(f"{name} has no pooler: choose --pooling cls or mean.")
     max_length = min(max_length, tokenizer.model_max_length)
-    positions = encoder.config.to_dict().get("max_position_embeddings")
-    if positions is not None and max_length > positions:
-        raise ValueError(f"{name} has {positions} positions, fewer than --max_length {max_length}: lower it.")
+    check_positions(encoder, max_length)
+    check_tokenizer(encoder, tokenizer)
     return encoder, tokenizer, max_length
 
 
-def _sentence_transformer(
-    name: str, resolved: str, max_length: int, device: torch.device
-) -> tuple[Any, PreTrainedTokenizerBase]:
+def _sentence_transformer(name: str, max_length: int, device: torch.device) -> tuple[Any, PreTrainedTokenizerBase]:
     """The model, which reads so many tokens of a text, and its tokenizer."""
     try:
-        from sentence_transformers import SentenceTransformer
+        model = load_sentence_transformer(name, device=str(device))
     except ImportError as error:
         raise ValueError(
             f"{name} is a sentence-transformers model with modules of its own: pip install sentence-transformers, or "
             "choose --pooling cls or mean."
         ) from error
-    model = SentenceTransformer(resolved, device=str(device), model_kwargs={"use_safetensors": True})
     model.max_seq_length = min(max_length, model.max_seq_length or max_length)
     return model, model.tokenizer
 

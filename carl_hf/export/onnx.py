@@ -47,8 +47,8 @@ def export_onnx(folder: str | Path, *, tolerance: float = 1e-4) -> Path:
     from transformers.exporters.configs import OnnxConfig
     from transformers.exporters.exporter_onnx import OnnxExporter
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, use_safetensors=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False).eval()
     sample = dict(tokenizer(list(_TEXTS[:2]), padding=True, return_tensors="pt"))
     exporter_log = logging.getLogger("torch.onnx")
     level = exporter_log.level

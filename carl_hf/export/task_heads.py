@@ -179,7 +179,7 @@ def _headless(model: CarlModel, labels: Sequence[str], problem: _ProblemType) ->
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in config.id2label.items()}
     config.problem_type, config.dtype = problem, torch.float32  # whatever the encoder was once loaded in
-    classifier = AutoModelForSequenceClassification.from_config(config)
+    classifier = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     path = _last_layer(classifier)
     dense = _pooler_dense(model)
     pooler = {f"pooler.dense.{name}": value for name, value in dense.state_dict().items()}  # if the encoder has none

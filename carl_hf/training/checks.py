@@ -98,15 +98,6 @@ def rows_of(dataset: Any, name: str, *, any_rows: bool = False) -> Any:
     return dataset
 
 
-def check_positions(model: CarlModel, max_length: int) -> None:
-    """Raises a ValueError if the encoder has fewer positions than a text may have tokens."""
-    positions = model.config.encoder.to_dict().get("max_position_embeddings")
-    if positions is not None and max_length > positions:
-        raise ValueError(
-            f"The encoder has {positions} positions, fewer than max_length {max_length}: lower --max_length."
-        )
-
-
 def leaves_parameters_unused(model: CarlModel, args: CarlTrainingArguments) -> bool:
     """Whether some trained parameters get no gradient, which data parallelism has to be told."""
     uses_all = {"mccl", "ptd"} <= set(args.weights) and model.config.heads == args.heads

@@ -1,0 +1,61 @@
+"""Whether a model's weights, its tokenizer and its positions suffice for what is asked of it."""
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def check_weights_file(config: dict[str, Any]) -> None:
+    """Raises a ValueError if the configuration names a file of weights other than safetensors, which is a pickle."""
+    file = config.get("transformers_weights")
+    if file is not None and not str(file).endswith(".safetensors"):
+        raise ValueError(f"config.json names {file!r} as transformers_weights, which is no safetensors: not opened.")
+
+
+def check_loaded(name: str, info: dict[str, Any], optional: tuple[str, ...] = ()) -> None:
+    """Raises a ValueError if weights are missing, which transformers fills with random numbers.
+
+    Args:
+        info: from `from_pretrained(..., output_loading_info=True)`. optional: beginnings of keys that may be missing.
+    """
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(optional))
+    if not missing:
+        return
+    prefixes = [key.removesuffix(missing[0]) for key in info["unexpected_keys"] if key.endswith(f".{missing[0]}")]
+    remedy = (
+        f"its keys begin with {prefixes[0]!r} (a compiled or wrapped model was saved): strip it from every key."
+        if prefixes
+        else "save the whole model again."
+    )
+    shown = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+    raise ValueError(f"{name} lacks {len(missing)} weights of its architecture ({shown}): {remedy}")
+
+
+def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises a ValueError if the tokenizer has tokens for which the model has no embedding."""
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens, the model's embedding {rows} rows: pass the tokenizer that "
+            "belongs to the model, or add rows: model.resize_token_embeddings(len(tokenizer))."
+        )
+
+
+def usable_positions(encoder: PreTrainedModel) -> int | None:
+    """The most tokens that a text may have; None where the configuration states no limit."""
+    positions = encoder.config.to_dict().get("max_position_embeddings")
+    tables = (module for name, module in encoder.named_modules() if name.endswith("position_embeddings"))
+    first = next((table.padding_idx for table in tables if isinstance(table, nn.Embedding)), None)
+    # RoBERTa's positions begin after that of the padding
+    return positions if positions is None or first is None else positions - first - 1
+
+
+def check_positions(encoder: PreTrainedModel, max_length: int) -> None:
+    """Raises a ValueError if the encoder has fewer positions than a text may have tokens."""
+    positions = usable_positions(encoder)
+    if positions is not None and max_length > positions:
+        raise ValueError(
+            f"{encoder.name_or_path or 'The encoder'} has {positions} positions, fewer than max_length {max_length}: "
+            "lower --max_length."
+        )
