@@ -33,6 +33,14 @@ def saved(model, tokenizer, folder):
     return folder
 
 
+@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+def test_a_pointer_of_git_lfs_is_named_as_such(door, tokenizer, tmp_path):
+    folder = saved(tiny_encoder(), tokenizer, tmp_path / "model")
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ValueError, match="git lfs pull"):
+        door(str(folder))
+
+
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module."])
 @pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
 def test_prefixed_weights_are_refused_with_the_prefix_to_strip(door, prefix, tokenizer, tmp_path):

@@ -24,7 +24,8 @@ from carl_hf.data.bad_rows import (
     split_name,
 )
 from carl_hf.data.corpora import CORPORA, read_corpus
-from carl_hf.data.files import SUFFIXES, arrow_piece, load_hub_dataset, read_rows
+from carl_hf.data.files import SUFFIXES, arrow_piece, read_rows
+from carl_hf.data.hub_sets import load_hub_dataset
 from carl_hf.data.mixing import COLUMNS, VA, make_dataset, marked_off_scale
 from carl_hf.data.splits import without_overlap
 from carl_hf.utils.suggestions import listed

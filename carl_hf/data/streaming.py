@@ -11,7 +11,8 @@ import pandas as pd
 import pyarrow as pa
 
 from carl_hf.data.bad_rows import BadRow, Rule, Skipped, parse_rows, refuse, report_skipped
-from carl_hf.data.files import PIECE, SUFFIXES, Piece, Wanted, arrow_piece, column_names, load_hub_dataset, read_pieces
+from carl_hf.data.files import PIECE, SUFFIXES, Piece, Wanted, arrow_piece, column_names, read_pieces
+from carl_hf.data.hub_sets import load_hub_dataset
 from carl_hf.data.loading import NO_GOOD_ROW, SKIP_REMEDY, normalized, renamed, va_rules
 from carl_hf.data.mixing import VA
 from carl_hf.data.splits import text_key

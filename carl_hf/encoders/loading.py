@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -112,8 +113,12 @@ def _from_pretrained(auto: type, name: str, **settings: Any) -> tuple[PreTrained
             resolved, dtype="float32", use_safetensors=True, output_loading_info=True, trust_remote_code=False,
             **settings,
         )  # fmt: skip
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = _why_not(resolved, error)
+        if isinstance(error, SafetensorError):
+            reason = (
+                f"its model.safetensors is damaged ({error}); a file of Git LFS has to be fetched by git lfs pull."
+            )
         if re.search(r"no(t appear to have a)? file named model\.safetensors", str(error)):
             reason = (
                 "it has no weights in safetensors, and others are not opened, because a pickle can run code. If you "
