@@ -90,7 +90,7 @@ def test_proxies_have_their_own_learning_rate_and_come_back_on_resume(tmp_path, 
     assert loaded.config.classes == CLASSES and loaded.classifier is None
     resumed = make_trainer(
         tmp_path / "half", tokenizer, model=model_for(["proxy_anchor"]), data=toy_dataset(mixed=True),
-        objectives=["proxy_anchor"], **common,
+        objectives=["proxy_anchor"], label_space="circle12", **common,
     )  # fmt: skip
     resumed.train(resume_from_checkpoint=str(checkpoint))
     for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
@@ -329,13 +329,15 @@ def test_a_stream_finds_angles_of_labels_in_any_case(tmp_path, tokenizer):
     assert torch.equal(held, streamed) and not streamed.isnan().any()
 
 
-def test_lists_take_all_angles_of_the_space_and_no_class_weights(tmp_path, tokenizer):
+def test_streams_take_all_angles_of_the_space_and_no_class_weights(tmp_path, tokenizer):
     rows = [{"text": "a b", "label": "joy"}, {"text": "c d", "label": "anger"}] * 8
-    trainer = make_trainer(tmp_path, tokenizer, data=rows, objectives=["circular"], label_space="circle12")
-    assert len(trainer.data_collator.angles) == 12
+    stream = Dataset.from_list(rows).to_iterable_dataset()
+    circular = {"objectives": ["circular"], "label_space": "circle12"}
+    assert len(make_trainer(tmp_path, tokenizer, data=stream, **circular).data_collator.angles) == 12
+    assert len(make_trainer(tmp_path, tokenizer, data=rows, **circular).data_collator.angles) == 2
     balanced = {"objectives": ["cross_entropy"], "class_weights": "balanced", "model": model_for(["cross_entropy"])}
     with pytest.raises(ValueError, match="class_weights='balanced' counts training texts"):
-        make_trainer(tmp_path, tokenizer, data=rows, **balanced)
+        make_trainer(tmp_path, tokenizer, data=stream, **balanced)
     with pytest.raises(ValueError, match="Unknown label space 'circel12'"):
         CarlTrainingArguments(str(tmp_path), label_space="circel12")
 

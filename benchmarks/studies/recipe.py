@@ -353,7 +353,7 @@ def agreed_on(texts: datasets.Dataset, data_dir: str | None, share: float) -> da
     between = (rated["V_reader"] - rated["V_writer"]).abs() + (rated["A_reader"] - rated["A_writer"]).abs()
     found = dict(zip(rated["text"].map(text_key), between + deviations, strict=True))
     disagreement = np.array([found[text_key(text)] for text in texts["text"]])
-    intensity = np.linalg.norm(labels_of(texts), axis=1)
+    intensity = np.linalg.norm(labels_of(texts, any_unit=True), axis=1)
     above = disagreement - np.polyval(np.polyfit(intensity, disagreement, 1), intensity)
     return texts.select(np.sort(np.argsort(above, kind="stable")[: round(share * len(texts))]))
 
@@ -365,7 +365,7 @@ def label_bins(texts: datasets.Dataset, bins: int) -> datasets.Dataset:
     Raises:
         ValueError: if a text has no VA labels.
     """
-    labels = labels_of(texts)
+    labels = labels_of(texts, any_unit=True)
     if np.isnan(labels).any():
         raise ValueError("va_bins needs corpora whose texts all have valence and arousal.")
     edges = np.quantile(labels, np.arange(1, bins) / bins, axis=0)
