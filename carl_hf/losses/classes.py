@@ -1,0 +1,88 @@
+"""Losses on class labels."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from carl_hf.losses.common import NEVER, NO_CLASS, in_full_precision
+
+
+@in_full_precision
+def proxy_anchor_loss(
+    z_BD: Tensor, labels_B: Tensor, proxies_PD: Tensor, *, alpha: float = 32.0, margin: float = 0.1
+) -> Tensor:
+    """Proxy-Anchor loss: every class's proxy draws the texts of its class and repels all others, hard ones most.
+
+    With s the cosine, X_p+ and X_p- the texts with and without p's class, and P+ the proxies with a text in the batch:
+    1/|P+| sum_{P+} log(1 + sum_{X_p+} exp(-alpha (s - margin))) + 1/|P| sum_P log(1 + sum_{X_p-} exp(alpha (s +
+    margin))).
+
+    Args:
+        z_BD (`Tensor`): embeddings, any scale. labels_B (`Tensor`): classes, 0 to P - 1, or -1 for a text without.
+        proxies_PD (`Tensor`): one vector a class, any scale. alpha (`float`): how much harder texts weigh, > 0.
+        margin (`float`): by which the cosine to the own proxy is to exceed 0, and that to others to fall below it.
+
+    Returns:
+        scalar `Tensor` >= 0.
+
+    Source: Kim et al., CVPR 2020, arXiv 2003.13911, Eq 4; for emotions Park et al., ICAAI 2022.
+    """
+    cosine_PB = F.normalize(proxies_PD, dim=-1) @ F.normalize(z_BD, dim=-1).T
+    own_PB = torch.arange(len(proxies_PD), device=z_BD.device).unsqueeze(1) == labels_B
+    other_PB = ~own_PB & (labels_B != NO_CLASS)
+
+    def log_one_plus_sum_exp(exponents_PB: Tensor, counted_PB: Tensor) -> Tensor:
+        one_P1 = exponents_PB.new_zeros(len(exponents_PB), 1)  # the exponent of the 1
+        return torch.logsumexp(torch.cat([one_P1, exponents_PB.masked_fill(~counted_PB, NEVER)], dim=1), dim=1)
+
+    positive_P = log_one_plus_sum_exp(-alpha * (cosine_PB - margin), own_PB)  # 0 without a text of the class
+    negative_P = log_one_plus_sum_exp(alpha * (cosine_PB + margin), other_PB)
+    return positive_P.sum() / own_PB.any(1).sum().clamp_min(1) + negative_P.mean()
+
+
+@in_full_precision
+def supervised_contrastive_loss(z_BD: Tensor, labels_B: Tensor, *, temperature: float = 0.05) -> Tensor:
+    """Supervised contrastive loss in SINCERE's form: a text against its class, one positive at a time.
+
+    Of anchor i and positive p, with s the cosine over the temperature: -log(exp s_ip / (exp s_ip + sum of exp s_in
+    over the texts n of other classes)). The other positives are in no denominator, which is what distinguishes it
+    from SupCon. Mean over the positives of an anchor, then over anchors that have one.
+
+    Args:
+        z_BD (`Tensor`): embeddings, any scale. labels_B (`Tensor`): classes >= 0, or -1 for a text without.
+        temperature (`float`): > 0.
+
+    Returns:
+        scalar `Tensor` >= 0; 0 where no two texts share a class.
+
+    Source: Feeney and Hughes, "SINCERE: Supervised Information Noise-Contrastive Estimation Revisited",
+    arXiv 2309.14277.
+    """
+    unit_BD = F.normalize(z_BD, dim=-1)
+    logits_BB = unit_BD @ unit_BD.T / temperature
+    known_BB = (labels_B.unsqueeze(1) != NO_CLASS) & (labels_B != NO_CLASS)
+    same_BB = labels_B.unsqueeze(1) == labels_B
+    positive_BB = same_BB & known_BB & ~torch.eye(len(z_BD), dtype=torch.bool, device=z_BD.device)
+    negatives_B1 = torch.logsumexp(logits_BB.masked_fill(same_BB | ~known_BB, NEVER), dim=1, keepdim=True)
+    cost_BB = torch.logaddexp(logits_BB, negatives_B1) - logits_BB
+    count_B = positive_BB.sum(1)
+    mean_B = (cost_BB * positive_BB).sum(1) / count_B.clamp_min(1)
+    return mean_B.sum() / (count_B > 0).sum().clamp_min(1)
+
+
+@in_full_precision
+def class_cross_entropy(logits_BC: Tensor, labels_B: Tensor, *, weights_C: Tensor | None = None) -> Tensor:
+    """Cross-entropy of a linear classifier, over the texts that have a class.
+
+    Args:
+        logits_BC (`Tensor`): logits. labels_B (`Tensor`): classes, 0 to C - 1, or -1 for a text without.
+        weights_C (`Tensor`, *optional*): weight of every class; the mean is weighted too.
+
+    Returns:
+        scalar `Tensor` >= 0.
+    """
+    known_B = labels_B != NO_CLASS
+    classes_B = labels_B.clamp_min(0)
+    weight_B = known_B.to(logits_BC.dtype) if weights_C is None else weights_C.to(logits_BC)[classes_B] * known_B
+    cost_B = F.cross_entropy(logits_BC, classes_B, reduction="none")
+    return (cost_B * weight_B).sum() / weight_B.sum().clamp_min(torch.finfo(weight_B.dtype).tiny)

@@ -1,0 +1,31 @@
+"""What several losses stand on."""
+
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+NO_CLASS = -1
+"""Class index of a text without a class label."""
+NEVER = -1e9  # a logit whose probability is 0, finite so that a row of nothing else has no NaN in its gradient
+
+_Loss = TypeVar("_Loss", bound=Callable[..., Tensor])
+
+
+def in_full_precision(loss: _Loss) -> _Loss:
+    """Runs `loss` outside autocast, half-precision arguments widened to float32 (float64 stays)."""
+
+    def widen(value: object) -> object:
+        if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16):
+            return value.float()
+        return value
+
+    @functools.wraps(loss)
+    def wrapped(*arguments, **named):
+        device = next(a.device for a in (*arguments, *named.values()) if isinstance(a, Tensor))
+        with torch.autocast(device.type, enabled=False):
+            return loss(*map(widen, arguments), **{name: widen(value) for name, value in named.items()})
+
+    return wrapped
