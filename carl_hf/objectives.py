@@ -35,6 +35,8 @@ OBJECTIVES = {
     "cross_entropy": Objective("cross-entropy", 1.0, head="classifier", label="class"),
     "supcon": Objective("supervised contrast (SINCERE)", 1.0, label="class"),
     "regression": Objective("regression of valence and arousal", 20.0, head="regressor", label="va"),
+    "rank_n_contrast": Objective("Rank-N-Contrast", 1.0, label="va"),
+    "rank_n_contrast_l2": Objective("Rank-N-Contrast on Euclidean distances", 1.0, label="va"),
     "simcse": Objective("SimCSE", 1.0),
 }
 """MCCL and PTD are CARL's own, weighted as in the default recipe; docs/objectives.md describes the others."""

@@ -11,7 +11,8 @@ from distributed_worker import STEPS, run_cases
 
 # texts with numbers, with names, with both: unequally many of each on the two processes
 EVERYTHING = {
-    "objectives": ["mccl", "ptd", "proxy_anchor", "circular", "cross_entropy", "supcon", "regression=2"],
+    "objectives": ["mccl", "ptd", "proxy_anchor", "circular", "cross_entropy", "supcon", "regression=2",
+                   "rank_n_contrast", "rank_n_contrast_l2"],
     "head_warmup_epochs": 0.25, "proxy_learning_rate": 0.03,
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ from carl_hf.losses import (
     class_cross_entropy,
     mccl_loss,
     proxy_anchor_loss,
+    rank_n_contrast_loss,
     simcse_loss,
     supervised_contrastive_loss,
     va_regression_loss,
@@ -115,6 +116,54 @@ def test_supervised_contrast_equals_loops(temperature):
     assert supervised_contrastive_loss(z, torch.zeros(8, dtype=torch.long)).item() == pytest.approx(0, abs=1e-12)
 
 
+GRID = [[0.1, 0.2], [0.3, 0.2], [-0.1, 0.2], [math.nan, 0.2], [0.1, 0.2], [0.1, 0.4], [0.1, math.nan], [0.9, -0.7]]
+
+
+def rank_n_contrast_loops(z, va, temperature, similarity):
+    """With torch, so that its gradient can be taken. Ties of the grid: distances as multiples of 0.1, squared."""
+
+    def alike(a, b):
+        return (a @ b / (a.norm() * b.norm()) if similarity == "cosine" else -(a - b).norm()) / temperature
+
+    def apart(a, b):
+        return sum(round(10 * (x - y)) ** 2 for x, y in zip(a, b, strict=True))
+
+    known = [i for i, label in enumerate(va) if not any(map(math.isnan, label))]
+    costs = []
+    for i in known:
+        for j in known:
+            if j != i:
+                rivals = [k for k in known if k != i and apart(va[i], va[k]) >= apart(va[i], va[j])]
+                denominator = sum(alike(z[i], z[k]).exp() for k in rivals)
+                costs.append(denominator.log() - alike(z[i], z[j]))
+    return sum(costs) / len(costs)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "distance"])
+@pytest.mark.parametrize("temperature", [0.05, 2.0])
+def test_rank_n_contrast_equals_loops_with_ties_and_missing_labels(temperature, similarity):
+    z, va = embeddings(3).requires_grad_(), torch.tensor(GRID, dtype=torch.float64)
+    loss = rank_n_contrast_loss(z, va, temperature=temperature, similarity=similarity)
+    expected = rank_n_contrast_loops(z, GRID, temperature, similarity)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-10)
+    (found,), (gradient,) = torch.autograd.grad(loss, z), torch.autograd.grad(expected, z)
+    torch.testing.assert_close(found, gradient, rtol=1e-9, atol=1e-12)
+    assert found[[3, 6]].abs().sum() == 0  # texts without a label
+    for few in (va * math.nan, torch.where(torch.arange(8).unsqueeze(1) == 0, va, math.nan)):
+        nothing = rank_n_contrast_loss(z, few, temperature=temperature, similarity=similarity)
+        assert nothing.item() == 0 and not torch.autograd.grad(nothing, z)[0].any()
+
+
+def test_rank_n_contrast_is_least_where_the_embeddings_lie_as_the_labels():
+    va = torch.rand(12, 2, generator=torch.Generator().manual_seed(0))
+    in_order = rank_n_contrast_loss(va, va, temperature=0.01)
+    assert in_order < rank_n_contrast_loss(va.flip(0), va, temperature=0.01) / 5
+    equal = rank_n_contrast_loss(torch.ones(12, 5, requires_grad=True), va)  # each choice is one among equals
+    assert equal.item() == pytest.approx(sum(math.log(k) for k in range(1, 12)) / 11, rel=1e-5)
+    same_labels = rank_n_contrast_loss(va, torch.zeros(12, 2), temperature=1e9)
+    assert same_labels.item() == pytest.approx(math.log(11), rel=1e-5)  # all are rivals of all
+
+
 def test_simcse_equals_loops():
     z, view = embeddings(4), embeddings(5)
     total = 0.0
@@ -198,6 +247,7 @@ def test_half_precision_is_close_to_double(dtype):
     for loss, tensors in (
         (lambda z: circular_loss(z, angles), (z,)),
         (lambda z: supervised_contrastive_loss(z, labels), (z,)),
+        (lambda z: rank_n_contrast_loss(z, z[:, :2].double(), temperature=0.1, similarity="cosine"), (z,)),
         (lambda z, v: simcse_loss(z, v), (z, view)),
         (lambda z, p: proxy_anchor_loss(z, labels, p), (z, view[:4])),
     ):

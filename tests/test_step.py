@@ -17,11 +17,22 @@ from carl_hf.losses import (
     focal_detection_loss,
     mccl_loss,
     proxy_anchor_loss,
+    rank_n_contrast_loss,
     supervised_contrastive_loss,
     va_regression_loss,
 )
 
-EVERYTHING = ["mccl", "ptd", "proxy_anchor=0.5", "circular=2", "cross_entropy", "supcon", "regression=3"]
+EVERYTHING = [
+    "mccl",
+    "ptd",
+    "proxy_anchor=0.5",
+    "circular=2",
+    "cross_entropy",
+    "supcon",
+    "regression=3",
+    "rank_n_contrast",
+    "rank_n_contrast_l2",
+]
 
 
 def plain_step(model, batch, args) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -49,6 +60,10 @@ def plain_step(model, batch, args) -> tuple[torch.Tensor, dict[str, torch.Tensor
             "circular": lambda: circular_loss(z, batch["angle"]),
             "cross_entropy": lambda: class_cross_entropy(model.classifier(z), label),
             "supcon": lambda: supervised_contrastive_loss(z, label, temperature=args.temperature),
+            "rank_n_contrast": lambda: rank_n_contrast_loss(
+                z, va, temperature=args.temperature, similarity="cosine"
+            ),
+            "rank_n_contrast_l2": lambda: rank_n_contrast_loss(z, va, temperature=2),
             "regression": lambda: va_regression_loss(model.regressor(z), va),
         }  # fmt: skip
         return sum(weight * losses[name]() for name, weight in (sentence or {"mccl": 1}).items())

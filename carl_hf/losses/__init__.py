@@ -25,6 +25,6 @@ _NAMES = {
         "va_regression_loss",
     ),
     "classes": ("class_cross_entropy", "proxy_anchor_loss", "supervised_contrastive_loss"),
-    "others": ("circular_loss", "simcse_loss"),
+    "others": ("circular_loss", "rank_n_contrast_loss", "simcse_loss"),
 }  # fmt: skip
 __getattr__, __all__ = lazy_names(__name__, _NAMES)

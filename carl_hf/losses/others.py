@@ -1,4 +1,6 @@
-"""Losses on angles of the circumplex, and on no labels at all."""
+"""Losses on angles of the circumplex, on the order of distances between labels, and on no labels at all."""
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +35,46 @@ def circular_loss(z_BD: Tensor, angles_B: Tensor, *, same_label_margin: float = 
         error_BB = torch.where(same_BB, (error_BB + same_label_margin).clamp_max(0), error_BB)
     pair_BB = (known_B.unsqueeze(1) & known_B).triu(1)
     return (error_BB.square() * pair_BB).sum() / pair_BB.sum().clamp_min(1)
+
+
+@in_full_precision
+def rank_n_contrast_loss(
+    z_BD: Tensor, va_B2: Tensor, *, temperature: float = 2.0, similarity: Literal["distance", "cosine"] = "distance"
+) -> Tensor:
+    """Rank-N-Contrast: each text is nearer to a second one than to all whose labels are at least as far from its own.
+
+    Of anchor i and positive j != i, with s the similarity over the temperature and d the Euclidean distance of labels:
+    -log(exp s_ij / sum of exp s_ik over the texts k != i with d_ik >= d_ij). Mean over all pairs. Distances that
+    differ by less than rounding, 1e-5, are equal. Memory is that of a few (B, B) matrices.
+
+    Args:
+        z_BD (`Tensor`): embeddings, any scale. va_B2 (`Tensor`): valence and arousal; NaN marks a text without.
+        temperature (`float`): > 0. similarity (`str`): `"distance"`, minus the Euclidean distance of embeddings, as
+            published, with temperature 2; or `"cosine"`.
+
+    Returns:
+        scalar `Tensor` >= 0; 0 without two texts that have labels.
+
+    Source: Zha et al., "Rank-N-Contrast", NeurIPS 2023, arXiv 2210.01189, Eq 1 and 2, without its second view of a
+    text.
+    """
+    known_B = ~va_B2.isnan().any(-1)
+    z_ND, va_N2 = z_BD[known_B], va_B2[known_B]
+    if similarity == "cosine":
+        unit_ND = F.normalize(z_ND, dim=-1)
+        similarity_NN = unit_ND @ unit_ND.T
+    else:
+        similarity_NN = -torch.cdist(z_ND, z_ND, compute_mode="donot_use_mm_for_euclid_dist")
+    distance_NN = (va_N2.unsqueeze(1) - va_N2).square().sum(-1).sqrt()
+    others_NN, count = ~torch.eye(len(z_ND), dtype=torch.bool, device=z_ND.device), len(z_ND)
+    logits_NO = similarity_NN[others_NN].view(count, -1 if count else 0) / temperature
+    distance_NO = distance_NN[others_NN].view_as(logits_NO)
+    # from the farthest label to the nearest; a denominator ends with the last text of the same distance
+    nearness_NO, order_NO = (distance_NO / -1e-5).round().sort(dim=-1)
+    last_NO = torch.searchsorted(nearness_NO, nearness_NO, right=True) - 1
+    logits_NO = logits_NO.gather(1, order_NO)
+    cost_NO = logits_NO.logcumsumexp(-1).gather(1, last_NO) - logits_NO
+    return cost_NO.sum() / max(cost_NO.numel(), 1)
 
 
 @in_full_precision

@@ -23,6 +23,7 @@ from carl_hf.losses import (
     focal_detection_loss,
     mccl_loss,
     proxy_anchor_loss,
+    rank_n_contrast_loss,
     simcse_loss,
     supervised_contrastive_loss,
     va_regression_loss,
@@ -273,6 +274,12 @@ def _objective_losses(step: Step, pooled_BH: Tensor, view_BH: Tensor) -> dict[st
         losses["supcon"] = supervised_contrastive_loss(pooled_GH, labels.class_G, temperature=args.temperature)
     if "regression" in names:
         losses["regression"] = va_regression_loss(carl.regressor(pooled_GH), labels.va_G2)
+    if "rank_n_contrast" in names:
+        losses["rank_n_contrast"] = rank_n_contrast_loss(
+            pooled_GH, labels.va_G2, temperature=args.temperature, similarity="cosine"
+        )
+    if "rank_n_contrast_l2" in names:
+        losses["rank_n_contrast_l2"] = rank_n_contrast_loss(pooled_GH, labels.va_G2)
     if "simcse" in names:
         views = (pooled_GH, gather_with_gradient(view_BH))
         if "counted" in step.batch:
