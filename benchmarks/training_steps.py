@@ -23,7 +23,8 @@ from carl_hf.collator import slices_of
 from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.environment import use_all_cores
 from carl_hf.encoders import pool
-from carl_hf.encoders.loading import load_encoder, load_tokenizer, resolve_encoder
+from carl_hf.encoders.loading import load_encoder, load_tokenizer
+from carl_hf.encoders.packaged import resolve_encoder
 from carl_hf.encoders.packing import TokenLayout, encode_tokens, use_packed_attention
 from carl_hf.losses import focal_detection_loss, mccl_loss, simcse_loss
 from carl_hf.momentum import update_target

@@ -25,6 +25,7 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.adversary import token_saliency
 from carl_hf.encoders import checks, loading
+from carl_hf.encoders.packaged import resolve_encoder
 from carl_hf.encoders.packing import Pooling, check_pooling, pool
 from carl_hf.utils.suggestions import did_you_mean
 
@@ -169,8 +170,8 @@ class Explainer:
     def from_pretrained(
         cls, name: str, *, max_length: int = 128, device: str | torch.device | None = None
     ) -> "Explainer":
-        """An exported regressor or encoder, from its folder or Hub id, or `"minilm-l6"`. An encoder is pooled as its
-        folder states, else by its first token.
+        """An exported regressor or encoder, from its folder or Hub id, `"minilm-l6"` or `"mpnet-base"`. An encoder is
+        pooled as its folder states, else by its first token.
 
         Args:
             max_length: tokens read of a text. device: CUDA where there is one, by default.
@@ -184,7 +185,7 @@ class Explainer:
             model = loading.load_classifier(name)
         else:
             model = loading.load_encoder(name)
-            pooling = loading.stated_pooling(loading.resolve_encoder(name)) or "cls"
+            pooling = loading.stated_pooling(resolve_encoder(name)) or "cls"
             if pooling == "other":
                 raise ValueError(
                     f"{name} has modules beyond pooling, through which similarities are not explained: name an "

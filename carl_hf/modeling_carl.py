@@ -140,8 +140,8 @@ class CarlModel(CarlPreTrainedModel):
         """A model around a pretrained encoder; its other layers are initialised at random by torch's generator.
 
         Args:
-            encoder: a Hub id, a local folder, `"minilm-l6"` (the encoder in the extra `[demo]`), or a loaded encoder,
-                which is used as it is, not copied, but for a head on it.
+            encoder: a Hub id, a local folder, `"minilm-l6"` or `"mpnet-base"` (extras `[demo]`, `[base]`), or a loaded
+                encoder, which is used as it is, not copied, but for a head on it.
             pooling, projection_dim, contrast_layers, heads, classes: see [`CarlConfig`];
                 `CarlTrainingArguments.heads` are those that its objectives need, by default the regressor.
             dropout: probability in [0, 1) for the online encoder's dropout layers, in place of their own. It is saved

@@ -22,7 +22,7 @@ from torch.distributed.run import get_args_parser
 
 from carl_hf import CarlTrainingArguments, __version__, load_va_dataset
 from carl_hf.commands.before_after import print_before_after
-from carl_hf.encoders import loading
+from carl_hf.encoders import packaged
 
 ROOT = Path(__file__).parents[1]
 
@@ -95,8 +95,9 @@ def test_python_runs(code, workplace, tmp_path, monkeypatch, capsys, measuring_p
             pytest.importorskip(package)
     weights = workplace / "tiny_minilm" / "model" / "model.safetensors"
     monkeypatch.syspath_prepend(str(workplace))
-    monkeypatch.setattr(loading, "_PACKAGED_MODULE", "tiny_minilm")
-    monkeypatch.setattr(loading, "_PACKAGED_SHA256", hashlib.sha256(weights.read_bytes()).hexdigest())
+    monkeypatch.setattr(packaged, "_MINILM_MODULE", "tiny_minilm")
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    monkeypatch.setitem(packaged._WEIGHTS_SHA256, packaged.PACKAGED_ENCODER, sha256)
     prepare = CarlTrainingArguments.__init__
 
     def one_step(self, output_dir=None, **settings):
@@ -287,7 +288,7 @@ def test_the_readme_sets_up_in_two_lines_and_names_the_configurations():
     assert len(lines) == 2 and "accelerate launch examples/pretrain.py" in lines[0] and "pytest" in lines[1]
     assert text.index(lines[1]) < 2500  # on the first screen
     configs = {path.stem for path in (ROOT / "examples" / "configs").glob("*.yaml")}
-    assert configs == {"demo", "carl-minilm", "carl-roberta", "carl-bert", "comparators", "emotion"}
+    assert configs == {"demo", "carl-minilm", "carl-mpnet", "carl-roberta", "carl-bert", "comparators", "emotion"}
     demo = yaml.safe_load(text_of("examples/configs/demo.yaml"))
     assert demo["encoder"] == "minilm-l6" and demo["corpora"] == ["demo"]
 

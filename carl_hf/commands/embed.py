@@ -16,7 +16,7 @@ _SETTINGS = ("max_length", "bf16", "dtype", "shard_rows", "text_column", "keep_c
 class EmbedArguments:
     model: str = setting(
         "minilm-l6",
-        "Hub id, folder (encoder, CARL checkpoint, sentence-transformers model) or 'minilm-l6'. NAME@cls, "
+        "Hub id, folder (encoder, CARL checkpoint, sentence-transformers model), 'minilm-l6', 'mpnet-base'. NAME@cls, "
         "NAME@mean and NAME@pooler choose a pooling (without: the one that the model's folder states, else cls).",
     )
     texts: list[str] = setting([], "Files (.csv, .tsv, .jsonl, .parquet), folders, patterns, or Hub data sets.")

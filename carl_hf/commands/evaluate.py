@@ -23,8 +23,8 @@ _GOEMOTIONS = [name for name in EMOTION if name.startswith("goemotions")]
 class EvaluateArguments:
     model: list[str] = setting(
         ["minilm-l6"],
-        "Hub ids, folders (encoder, CARL checkpoint, sentence-transformers model) or 'minilm-l6'. NAME@cls, "
-        "NAME@mean and NAME@pooler choose a pooling for one of them.",
+        "Hub ids, folders (encoder, CARL checkpoint, sentence-transformers model), 'minilm-l6', 'mpnet-base'. "
+        "NAME@cls, NAME@mean and NAME@pooler choose a pooling for one of them.",
     )
     tasks: list[str] = setting([*TASKS], f"Any of {', '.join(TASKS)}.")
     data_dir: str | None = setting(None, "Folder with the corpora (without: only the demo corpus).")

@@ -25,7 +25,7 @@ from carl_hf.utils.fields import setting
 
 @dataclass
 class FinetuneArguments:
-    encoder: str = setting("minilm-l6", "Encoder: Hub id, folder of an export, or 'minilm-l6' (extra [demo]).")
+    encoder: str = setting("minilm-l6", "Encoder: Hub id, folder of an export, 'minilm-l6' or 'mpnet-base'.")
     pooling: Pooling = setting("cls", "Pooling of the encoder's last hidden states.")
     dropout: float | None = setting(None, "Dropout of the encoder in training (default: the encoder's own).")
     corpus: str = setting(

@@ -20,7 +20,9 @@ from carl_hf.utils.fields import setting
 
 @dataclass
 class PretrainArguments:
-    encoder: str = setting("minilm-l6", "Encoder to start from: Hub id, folder, or 'minilm-l6' (extra [demo]).")
+    encoder: str = setting(
+        "minilm-l6", "Encoder: Hub id, folder, 'minilm-l6' (extra [demo]) or 'mpnet-base' ([base])."
+    )
     pooling: Pooling = setting("cls", "Pooling of the encoder's last hidden states.")
     dropout: float | None = setting(None, "Dropout of the encoder in training (default: the encoder's own).")
     contrast_layers: ContrastLayers = setting(

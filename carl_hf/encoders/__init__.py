@@ -8,10 +8,10 @@ from carl_hf.utils.lazy import lazy_names
 _NAMES = {
     "checks": ("check_loaded", "check_positions", "check_tokenizer", "check_weights_file"),
     "loading": (
-        "PACKAGED_ENCODER", "check_encoder", "check_no_adapters", "is_packaged", "is_va_regressor",
-        "load_classifier", "load_config", "load_encoder", "load_measured_encoder", "load_tokenizer",
-        "load_sentence_transformer", "resolve_encoder", "stated_pooling",
+        "check_encoder", "check_no_adapters", "is_va_regressor", "load_classifier", "load_config", "load_encoder",
+        "load_measured_encoder", "load_tokenizer", "load_sentence_transformer", "stated_pooling",
     ),
+    "packaged": ("PACKAGED_ENCODER", "packaged_name", "resolve_encoder"),
     "embedding": (
         "PoolingChoice", "ReadPooling", "StatedPooling", "classifier_outputs", "embed_poolings", "embed_texts",
     ),

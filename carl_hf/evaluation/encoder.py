@@ -26,9 +26,9 @@ from carl_hf.encoders.loading import (
     load_measured_encoder,
     load_sentence_transformer,
     load_tokenizer,
-    resolve_encoder,
     stated_pooling,
 )
+from carl_hf.encoders.packaged import resolve_encoder
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.utils.atomic_files import write_atomically
 

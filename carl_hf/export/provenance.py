@@ -12,10 +12,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from carl_hf.data.corpora import CORPORA, CorpusSpec
-from carl_hf.encoders.loading import PACKAGED_ENCODER
+from carl_hf.encoders.packaged import HUB_IDS
 from carl_hf.training_args import CarlTrainingArguments
 
-_PACKAGED_ENCODER_ID = "sentence-transformers/all-MiniLM-L6-v2"
 # From the least to the most strict. What is made from several may be shared under the last of them: CC BY-SA 4.0
 # allows adaptations under GPL-3.0.
 _LICENCES = ("apache-2.0", "cc-by-4.0", "cc-by-sa-4.0", "gpl-3.0")
@@ -60,8 +59,8 @@ class Provenance:
     """What an export was made from.
 
     Args:
-        base_model: the encoder that training started from: a Hub id, `"minilm-l6"`, or a folder, which is not
-            published.
+        base_model: the encoder that training started from: a Hub id, `"minilm-l6"`, `"mpnet-base"`, or a folder, which
+            is not published.
         corpora: training corpora: names of [`carl_hf.data.corpora`], Hub ids, or files, published without their
             folder.
         licence: of the model, as a Hub identifier; by default it follows from the corpora.
@@ -99,8 +98,8 @@ class Provenance:
 
 def public_model_id(name: str | None) -> str | None:
     """The Hub id of a model; None for a folder or what is no valid id."""
-    if name == PACKAGED_ENCODER:
-        return _PACKAGED_ENCODER_ID
+    if name in HUB_IDS:
+        return HUB_IDS[name]
     return name if name is not None and _is_repo_id(name) and not Path(name).exists() else None
 
 

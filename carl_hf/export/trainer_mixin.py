@@ -16,7 +16,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from carl_hf.data.mixing import on_scale, rows_with_va
-from carl_hf.encoders.loading import PACKAGED_ENCODER, is_packaged
+from carl_hf.encoders.packaged import packaged_name
 from carl_hf.export.cards import Result
 from carl_hf.export.exports import export_encoder
 from carl_hf.export.hub import Push, push_export
@@ -144,7 +144,7 @@ class PublishingTrainer(Trainer):
         model is the encoder that the model was made from."""
         if provenance is None:
             name = self.model.encoder.name_or_path
-            provenance = Provenance(base_model=PACKAGED_ENCODER if is_packaged(name) else name or None)
+            provenance = Provenance(base_model=packaged_name(name) or name or None)
         return dataclasses.replace(
             provenance,
             settings={**(provenance.settings or {}), **differing_settings(self.args)},
