@@ -7,7 +7,9 @@ from transformers.configuration_utils import SubConfigSpec
 
 from carl_hf.encoders.packing import Pooling
 
-ContrastLayers = Literal["prediction", "projection", "none"]
+ContrastLayers = Literal[
+    "prediction", "projection", "none", "none+prediction", "none+projection", "projection+prediction"
+]
 HEADS = ("classifier", "proxies", "regressor")
 
 
@@ -24,7 +26,8 @@ class CarlConfig(PreTrainedConfig):
         projection_dim (`int`, defaults to 256): width D of the contrastive space; the layers before it have width H.
         contrast_layers (`str`, defaults to `"prediction"`): layers between embedding and contrastive loss:
             `"prediction"`, pooler dense layer and projection in both branches and the online branch's prediction (the
-            paper); `"projection"`, the same without prediction; `"none"`: the embeddings are compared (D = H).
+            paper); `"projection"`, the same without prediction; `"none"`: the embeddings are compared (D = H). Two
+            of them, as in `"none+prediction"`: the mean of two contrastive losses.
         heads (`list[str]`, defaults to none): task heads on the embedding: `"proxies"` (a vector for each class),
             `"classifier"` (a linear layer to the classes), `"regressor"` (a linear layer to valence and arousal).
         classes (`list[str]`, defaults to none): class names of proxies and classifier, in the order of their indices.
@@ -63,3 +66,13 @@ class CarlConfig(PreTrainedConfig):
         if not set(self.heads) <= {"regressor"} and len(self.classes) < 2:
             raise ValueError(f"Proxies and classifier need at least two classes, got {self.classes}.")
         super().__post_init__(**kwargs)
+
+    @property
+    def contrasts(self) -> list[str]:
+        """The vectors that the contrastive loss compares: one or two of `"none"`, `"projection"`, `"prediction"`."""
+        return self.contrast_layers.split("+")
+
+    @property
+    def contrast_widths(self) -> list[int]:
+        """Widths of these vectors."""
+        return [self.encoder.hidden_size if name == "none" else self.projection_dim for name in self.contrasts]

@@ -48,8 +48,7 @@ def _mlp(width: int, output_width: int) -> nn.Sequential:
 
 
 class CarlBranch(nn.Module):
-    """Encoder, pooler dense layer (the encoder's own where it has one) and projection; with contrast_layers "none" the
-    encoder alone."""
+    """Encoder, pooler dense layer (its own where it has one) and projection; with contrast_layers "none" it alone."""
 
     def __init__(self, config: CarlConfig, encoder: PreTrainedModel):
         super().__init__()
@@ -59,8 +58,7 @@ class CarlBranch(nn.Module):
         self.projection = _mlp(width, config.projection_dim) if projects else None
 
     def project(self, pooled_BH: Tensor) -> Tensor:
-        """Pooled states (B, H) -> pooler dense layer without tanh -> projection (B, D); the pooled
-        states themselves with contrast_layers "none"."""
+        """Pooled states (B, H) -> pooler dense layer without tanh -> projection (B, D); as they are without these."""
         if self.projection is None:
             return pooled_BH
         dense = self.encoder.pooler.dense if self.dense is None else self.dense
@@ -106,8 +104,7 @@ class CarlModel(CarlPreTrainedModel):
 
     `online` and `target` are [`CarlBranch`]es of the same shape; `prediction` belongs to the online branch alone;
     `detector` is one linear layer from a token's last hidden state to the logit of "perturbed". `proxies`,
-    `classifier` and `regressor` stand on the embedding where the configuration's `heads` name them, else they are
-    None.
+    `classifier` and `regressor` stand on the embedding where the configuration's `heads` name them, else are None.
     """
 
     def __init__(self, config: CarlConfig):
@@ -115,7 +112,7 @@ class CarlModel(CarlPreTrainedModel):
         super().__init__(config)
         for kind, name in ((CarlBranch, "online"), (TargetBranch, "target")):
             setattr(self, name, kind(config, AutoModel.from_config(config.encoder, trust_remote_code=False)))
-        predicts = config.contrast_layers == "prediction"
+        predicts = "prediction" in config.contrasts
         self.prediction = _mlp(config.projection_dim, config.projection_dim) if predicts else nn.Identity()
         self.detector = nn.Linear(config.encoder.hidden_size, 1)
         width, classes = config.encoder.hidden_size, len(config.classes)
@@ -251,16 +248,20 @@ class CarlModel(CarlPreTrainedModel):
         return embed_packed(self.encoder, embeds_TE, layout, self.config.pooling)
 
     def predict(self, pooled_BH: Tensor) -> Tensor:
-        """Prediction (B, D) of the online branch from embeddings; the projection where it has no prediction layers."""
-        return self.prediction(self.online.project(pooled_BH))
+        """The vectors (B, D) that `contrast_layers` names, of the online branch from embeddings; two side by side."""
+        projected_BD = self.online.project(pooled_BH)
+        vectors = {"none": pooled_BH, "projection": projected_BD, "prediction": self.prediction(projected_BD)}
+        return torch.cat([vectors[name] for name in self.config.contrasts], dim=-1)
 
     @torch.no_grad()
     def project_target(self, input_ids_T: Tensor, layout: TokenLayout) -> Tensor:
-        """Projection (B, D) of the target branch, chunk by chunk, without gradient."""
+        """What predictions are compared with: (B, D) of the target branch, chunk by chunk, without gradient."""
         encoder, projections = self.target.encoder, []
         for chunk in layout.chunks:
             embeds_TE = encoder.get_input_embeddings()(input_ids_T[chunk.tokens])
-            projections.append(self.target.project(embed_packed(encoder, embeds_TE, chunk, self.config.pooling)))
+            pooled_BH = embed_packed(encoder, embeds_TE, chunk, self.config.pooling)
+            vectors = [pooled_BH if n == "none" else self.target.project(pooled_BH) for n in self.config.contrasts]
+            projections.append(torch.cat(vectors, dim=-1))
         return torch.cat(projections)
 
     def proxy_similarity(self, embedding_BH: Tensor) -> Tensor:
@@ -288,9 +289,8 @@ class CarlModel(CarlPreTrainedModel):
 
         Args:
             input_ids (`Tensor` (B, L)): right-padded token ids. attention_mask (`Tensor` (B, L)): 0 on padding.
-            step_fn (`Callable`, *optional*): called with this model in place of the plain forward pass. The trainer
-                passes its whole step here, so that it runs inside the one wrapped call in which autocast and
-                distributed data parallelism are in force.
+            step_fn (`Callable`, *optional*): called with this model in place of the plain forward pass: the trainer's
+                whole step, inside the one call in which autocast and distributed data parallelism are in force.
         """
         if step_fn is not None:
             return step_fn(self)

@@ -14,6 +14,8 @@ from transformers import TrainerCallback
 def cosine_momentum(step: int, total_steps: int, initial: float) -> float:
     """Momentum m_k = 1 - (1 - m_0) (cos(pi k / K) + 1) / 2 at step k of K (Eq 2): m_0 at the start, 1 at the end.
 
+    An initial momentum of 0 stays 0: the target is the online branch, without dropout and gradient.
+
     Args:
         step (`int`): k, from 0 to `total_steps`.
         total_steps (`int`): K >= 1.
@@ -28,6 +30,8 @@ def cosine_momentum(step: int, total_steps: int, initial: float) -> float:
         raise ValueError(
             f"Momentum step {step} of {total_steps}: needs 0 <= step <= total_steps and total_steps >= 1."
         )
+    if initial == 0:
+        return 0.0
     return 1 - (1 - initial) * (math.cos(math.pi * step / total_steps) + 1) / 2
 
 

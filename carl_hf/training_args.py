@@ -119,7 +119,7 @@ class CarlTrainingArguments(TrainingArguments):
     label_kernel: LabelKernel = setting(
         "cosine", "Similarity of labels (Eq 4): 'cosine' (Eq 4, angle only) or 'distance' (intensity too)."
     )
-    momentum: float | None = setting(None, "Initial momentum m_0 of the target (Eq 2). Excludes momentum_half_life.")
+    momentum: float | None = setting(None, "Initial momentum m_0 (Eq 2); 0: no target. Excludes momentum_half_life.")
     momentum_half_life: float | None = setting(
         20.0, "m_0 given as the optimizer steps in which a target weight's past halves. Excludes momentum."
     )

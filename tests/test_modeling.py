@@ -106,6 +106,13 @@ def test_fewer_layers_before_the_contrast(family, tmp_path):
         loaded = CarlModel.from_pretrained(tmp_path / model.config.contrast_layers).eval()
         assert torch.equal(loaded(IDS, MASK).prediction, model(IDS, MASK).prediction)
         assert torch.equal(project_target(loaded), project_target(model))
+    for name, _ in bare.target.named_parameters():
+        assert name.startswith("encoder.")
+    with torch.no_grad():  # a target of its own
+        bare.target.encoder.get_input_embeddings().weight.mul_(2)
+        states = bare.target.encoder(input_ids=IDS, attention_mask=MASK).last_hidden_state
+    torch.testing.assert_close(project_target(bare), states[:, 0])
+    assert (bare(IDS, MASK).embedding - project_target(bare)).abs().max() > 0.1
     old = without_prediction.config.to_dict() | {"contrast_layers": None}
     assert (
         CarlConfig(**{name: value for name, value in old.items() if value is not None}).contrast_layers == "prediction"
@@ -145,6 +152,7 @@ def test_embed_leaves_the_training_mode_and_takes_no_lone_string(carl, tokenizer
         ({"pooling": "max"}, "'cls' or 'mean'"),
         ({"projection_dim": 0}, "positive"),
         ({"contrast_layers": "all"}, "choose prediction, projection, none"),
+        ({"contrast_layers": "none+none"}, "choose prediction, projection, none"),
     ],
 )
 def test_bad_architecture_is_refused(bad, message):

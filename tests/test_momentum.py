@@ -16,6 +16,10 @@ def test_schedule_runs_from_the_initial_momentum_to_one():
     assert values == sorted(values)
 
 
+def test_no_momentum_stays_none():
+    assert [cosine_momentum(k, 10, 0.0) for k in (0, 5, 10)] == [0, 0, 0]
+
+
 @pytest.mark.parametrize(
     "step, total, initial", [(-1, 10, 0.9), (11, 10, 0.9), (0, 0, 0.9), (1, 10, 1.1), (1, 10, -0.1)]
 )

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import set_seed
 
 from carl_hf import CarlTrainer
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens
+from carl_hf.configuration_carl import ContrastLayers
 from carl_hf.encoders import pool
 from carl_hf.losses import (
     circular_loss,
@@ -47,15 +49,29 @@ def plain_step(model, batch, args) -> tuple[torch.Tensor, dict[str, torch.Tensor
     def target():
         with torch.no_grad():
             hidden = model.target.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-            return model.target.project(pool(hidden, mask, model.config.pooling))
+            pooled = pool(hidden, mask, model.config.pooling)
+            return pooled, pooled if model.target.projection is None else model.target.project(pooled)
+
+    def contrast(z):
+        pooled, projected = target()
+        pairs = {
+            "none": lambda: (z, pooled),
+            "projection": lambda: (model.online.project(z), projected),
+            "prediction": lambda: (model.prediction(model.online.project(z)), projected),
+        }
+        names = model.config.contrast_layers.split("+")
+        return sum(
+            mccl_loss(
+                *pairs[name](), va, va, temperature=args.temperature, label_temperature=args.label_temperature,
+                kernel=args.label_kernel,
+            )
+            for name in names
+        ) / len(names)  # fmt: skip
 
     def sentence_loss(embeds):
         z, label = pool(encode(embeds), mask, model.config.pooling), batch.get("class")
         losses = {
-            "mccl": lambda: mccl_loss(
-                model.predict(z), target(), va, va, temperature=args.temperature,
-                label_temperature=args.label_temperature, kernel=args.label_kernel,
-            ),
+            "mccl": lambda: contrast(z),
             "proxy_anchor": lambda: proxy_anchor_loss(z, label, model.proxies.weight_PH, alpha=32, margin=0.1),
             "circular": lambda: circular_loss(z, batch["angle"]),
             "cross_entropy": lambda: class_cross_entropy(model.classifier(z), label),
@@ -121,8 +137,8 @@ def test_step_equals_the_plain_one(settings, pieces, scaled, tmp_path, tokenizer
     assert_step_is_plain(trainer, mixed=mixed)
 
 
-@pytest.mark.parametrize("layers", ["projection", "none"])
-def test_step_equals_the_plain_one_with_fewer_layers_before_the_contrast(layers, tmp_path, tokenizer):
+@pytest.mark.parametrize("layers", get_args(ContrastLayers))
+def test_step_equals_the_plain_one_with_other_layers_before_the_contrast(layers, tmp_path, tokenizer):
     model = double_model(contrast_layers=layers)
     assert_step_is_plain(make_trainer(tmp_path, tokenizer, model=model, salient_fraction=0.3))
 

@@ -87,6 +87,8 @@ def test_every_used_parameter_learns_and_the_target_gets_no_gradient(settings, t
         assert moved.any() == used(name, trainer.args.weights), name
     target_moved = any((p.detach() != before[n]).any() for n, p in model.named_parameters() if n.startswith("target"))
     assert target_moved == (settings.get("momentum") != 1.0)
+    if settings.get("momentum") == 0:
+        assert all(map(torch.equal, model.target.parameters(), model.online.parameters()))
     logged = trainer.state.log_history[0]
     expected = {"loss", "momentum", "embedding_std", "effective_rank", "target_distance", *trainer.args.weights}
     if "mccl" in trainer.args.weights or set(trainer.args.weights) == {"ptd"}:

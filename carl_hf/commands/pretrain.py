@@ -28,7 +28,7 @@ class PretrainArguments:
     contrast_layers: ContrastLayers = setting(
         "prediction",
         "Layers between embedding and contrastive loss: pooler dense layer, projection and, in the online branch, "
-        "prediction (the paper); the same without prediction; or none.",
+        "prediction (the paper); the same without prediction; or none. Two of them: the mean of two losses.",
     )
     toward_plain: float = setting(
         0.0,

@@ -116,7 +116,7 @@ def _batch_states(
     hidden_TH = model.encode(embeds_TE, layout)
     loss = mccl_loss(
         model.predict(pool_packed(hidden_TH, layout, model.config.pooling)), model.project_target(ids_T, layout),
-        va_B2, va_B2, **_TEMPERATURES,
+        va_B2, va_B2, **_TEMPERATURES, widths=model.config.contrast_widths,
     )  # fmt: skip
     (gradient_TE,) = torch.autograd.grad(loss, [embeds_TE])
     scores = {

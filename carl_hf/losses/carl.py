@@ -1,6 +1,7 @@
 """The paper's losses: contrast on continuous labels, detection of perturbed tokens; and regression of the labels."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -71,6 +72,7 @@ def mccl_loss(
     label_temperature: float,
     kernel: LabelKernel = "cosine",
     row_offset: int = 0,
+    widths: Sequence[int] | None = None,
 ) -> Tensor:
     """Momentum continuous contrastive loss (Eq 3 to 6): similarities of embeddings follow those of the labels.
 
@@ -83,13 +85,14 @@ def mccl_loss(
         label_temperature (`float`): divides the similarity of labels.
         kernel (`str`): see `label_similarity`.
         row_offset (`int`): column of row 0's own text, that is rank * B under data parallelism.
+        widths (`list[int]`, *optional*): of several vectors that lie side by side in `online_BD` and `target_GD`: the
+            loss is the mean of theirs.
 
     Returns:
         scalar `Tensor`: the mean over labelled rows, each of the global batch with the same weight; 0 for a batch of
             one text (which has nothing to be contrasted with).
     """
     unlabelled_B1, unlabelled_G = va_B2.isnan().any(-1, keepdim=True), va_G2.isnan().any(-1)
-    cosine_BG = F.normalize(online_BD, dim=-1) @ F.normalize(target_GD, dim=-1).T  # Eq 3
     labels_BG = label_similarity(
         va_B2.nan_to_num(), va_G2.nan_to_num(), kernel=kernel, row_offset=row_offset
     )  # Eq 4  # fmt: skip
@@ -98,10 +101,12 @@ def mccl_loss(
         log_p_BG = F.log_softmax(logits_BG.masked_fill(unlabelled_G, NEVER), dim=-1)
         return log_p_BG.masked_fill(unlabelled_G | unlabelled_B1, 0)
 
-    loss = symmetric_cross_entropy(  # Eq 6
-        log_probabilities(cosine_BG / temperature), log_probabilities(labels_BG / label_temperature)
-    )
-    return loss * len(va_G2) / (~unlabelled_G).sum().clamp_min(1)
+    log_labels_BG, widths = log_probabilities(labels_BG / label_temperature), widths or [online_BD.shape[-1]]
+    losses = []
+    for one_BD, other_GD in zip(online_BD.split(widths, -1), target_GD.split(widths, -1), strict=True):
+        cosine_BG = F.normalize(one_BD, dim=-1) @ F.normalize(other_GD, dim=-1).T  # Eq 3
+        losses.append(symmetric_cross_entropy(log_probabilities(cosine_BG / temperature), log_labels_BG))  # Eq 6
+    return sum(losses) / len(losses) * len(va_G2) / (~unlabelled_G).sum().clamp_min(1)
 
 
 @in_full_precision

@@ -257,6 +257,7 @@ def _objective_losses(step: Step, pooled_BH: Tensor, view_BH: Tensor) -> dict[st
         losses["mccl"] = mccl_loss(
             carl.predict(pooled_BH), step.target_GD, labels.va_B2, labels.va_G2, temperature=args.temperature,
             label_temperature=args.label_temperature, kernel=args.label_kernel, row_offset=labels.row_offset,
+            widths=carl.config.contrast_widths,
         )  # fmt: skip
     if names == {"mccl"}:
         return losses
