@@ -3,16 +3,19 @@
 import dataclasses
 import importlib
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
-from carl_hf import CarlTrainingArguments
+from carl_hf import CarlTrainingArguments, load_va_dataset
+from carl_hf.evaluation.encoder import load_text_encoder
 from carl_hf.evaluation.statistics import resample_rows
 
 pytestmark = pytest.mark.usefixtures("measuring_packages")
@@ -139,3 +142,32 @@ def test_objectives_are_compared_on_one_encoder(start, tiny, small_corpora, tmp_
 def test_attributions_are_compared_with_leaving_words_out(start, exports, tmp_path):
     start("attributions", "--model", exports[0] / "va", "--texts", 3, "--steps", 2, "--output_dir", tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["texts"] == 3 and (tmp_path / "TABLE.md").is_file()
+
+
+def test_the_baseline_of_sentence_transformers_trains_on_pairs_and_is_measured(start, tiny, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    folder = tmp_path / "model"
+    flags = ("--encoder", tiny, "--output_dir", folder, "--batch_size", "64", "--max_length", "16", "--passes", "1")
+    start("sentence_transformers_baseline", *flags, "--learning_rate", "5e-3", "--loss", "angle", "--seed", "3")
+    record = json.loads((folder / "run.json").read_text())
+    texts = load_va_dataset("demo", split="train")
+    assert record["pairs"] == len(texts) // 2 and record["steps"] == record["pairs"] // 32
+    assert record["losses"][-1] < record["losses"][0]
+    model = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    encoder = load_text_encoder(str(folder), max_length=16)
+    assert encoder.pooling == "mean"
+    np.testing.assert_allclose(encoder(["so happy", "b"]), model.encode(["so happy", "b"]), atol=1e-5)
+
+
+def test_pairs_are_drawn_anew_in_each_pass_and_their_similarity_falls_with_the_distance(start):
+    labels = {"a": (0.0, 0.0), "b": (0.0, 0.5), "c": (-1.0, 1.0), "d": (1.0, -1.0), "e": (0.0, 0.0)}
+    valence, arousal = zip(*labels.values(), strict=True)
+    texts = datasets.Dataset.from_dict({"text": list(labels), "valence": valence, "arousal": arousal})
+    pairs = start("sentence_transformers_baseline").pairs_of(texts, passes=40, seed=0)
+    rows = list(zip(pairs["sentence1"], pairs["sentence2"], pairs["score"], strict=True))
+    assert len(rows) == 80
+    assert all(len({*one[:2], *other[:2]}) == 4 for one, other in zip(rows[::2], rows[1::2], strict=True))
+    seen = {frozenset(pair[:2]): pair[2] for pair in rows}
+    assert len(seen) == 10  # all that there are
+    for pair, score in seen.items():
+        assert score == pytest.approx(1 - math.dist(*(labels[name] for name in pair)) / math.dist((-1, 1), (1, -1)))
