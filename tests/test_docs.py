@@ -35,7 +35,7 @@ GUIDES = [
     ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "model_cards" / "README.md", *sorted((ROOT / "benchmarks").glob("**/*.md")),
     ROOT / "examples" / "space" / "README.md", *sorted((ROOT / "carl_hf" / "evaluation" / "metrics").glob("*/*.md")),
-    ROOT / "carl_hf" / "data" / "resources" / "DATASHEET.md",
+    *sorted((ROOT / "carl_hf" / "data" / "resources").glob("*.md")),
     ROOT / "carl_hf" / "data" / "label_spaces" / "SOURCES.md",
 ]  # fmt: skip
 SCRIPTS = sorted(

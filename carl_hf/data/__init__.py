@@ -10,6 +10,7 @@ __getattr__, __all__ = lazy_names(
     {
         "loading": ["NoSplitError", "Normalization", "find_bad_rows", "load_va_dataset"],
         "corpora": ["CORPORA"],
+        "feeling": ["read_emoji_pairs", "read_feeling_triplets"],
         "labelled": ["ClassCorpus", "read_emotion"],
         "label_spaces": ["LabelSpace", "read_label_space"],
         "mixing": ["class_names", "mix_datasets", "rows_with_va", "va_from_class_labels", "remove_overlap"],
