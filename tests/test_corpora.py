@@ -163,6 +163,11 @@ def test_the_demo_corpus_has_splits_labels_and_the_whole_plane(demo):
     parts = {split: load_va_dataset("demo", split=split) for split in ("train", "validation", "test")}
     assert sum(map(len, parts.values())) == len(demo) and set(parts["test"]["label"]) == LABELS
     assert all(-1 <= v <= 1 for part in parts.values() for c in ("valence", "arousal") for v in part[c])
+    emoji = demo["text"].str.contains("[\u2600-\u27bf\U0001f300-\U0001faff]").groupby(demo["split"]).sum()
+    assert emoji.min() >= 20 and emoji["train"] >= 200, "emoji have to be read in every part"
+    sheet = (importlib.resources.files("carl_hf.data.resources") / "DATASHEET.md").read_text(encoding="utf-8")
+    counts = {"": len(demo), **demo["label"].value_counts(), **demo["split"].value_counts()}
+    assert all(f"{name} {count:,}".strip() in " ".join(sheet.split()) for name, count in counts.items())
 
 
 def test_no_two_texts_of_the_demo_corpus_are_alike(demo):

@@ -154,6 +154,6 @@ def test_spread_over_runs():
 def test_without_a_folder_the_demo_corpus_is_measured():
     rng = np.random.default_rng(0)
     metrics = evaluate_encoder(lambda texts: rng.normal(size=(len(texts), 3)), tasks=("va", "emotion", "geometry"))
-    assert set(metrics["va"]) == {"demo"} and metrics["va"]["demo"]["texts"] == 512
-    assert metrics["geometry"]["dimensions"]["va"]["corpus"] == "demo" and metrics["emotion"]["demo"]["texts"] == 512
+    assert set(metrics["va"]) == {"demo"} and metrics["va"]["demo"]["texts"] == 569
+    assert metrics["geometry"]["dimensions"]["va"]["corpus"] == "demo" and metrics["emotion"]["demo"]["texts"] == 569
     assert abs(metrics["va"]["demo"]["valence"]["pearson"]) < 0.2
