@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from carl_hf.data.mixing import VA
 from carl_hf.losses import NO_CLASS
 
 
@@ -27,8 +28,8 @@ class CarlDataCollator:
     Returns (of a call on rows with `text` and `valence`, `arousal` and / or `label`), for B texts and L tokens of the
     longest:
         `input_ids`, `attention_mask` (long, (B, L)); `eligible` (bool, (B, L)): neither special nor padding;
-        `va` (float32, (B, 2), in [-1, 1]), NaN if missing; `class` (long, (B,)), -1 if missing; `angle` (float32,
-        (B,), radians): of (valence, arousal), else of the class, NaN if missing or if valence = arousal = 0;
+        `va` (float32, (B, 2), in [-1, 1]), each NaN if missing; `class` (long, (B,)), -1 if missing; `angle` (float32,
+        (B,), radians): of (valence, arousal) if both are there, else of the class, NaN if missing or if both are 0;
         `row` (long, (B,)): positions of the texts before they were sorted;
         `slices`: the numbers of a [`carl_hf.encoders.packing.Slice`] for each slice; `slices_per_chunk`.
         A custom collator may leave out `class`, `angle` and, if it keeps the order of the texts, `row`.
@@ -101,22 +102,20 @@ class CarlDataCollator:
 
     def _angle(self, row: dict[str, Any]) -> float:
         valence, arousal = _va(row)
-        if math.isnan(valence):
+        if math.isnan(valence + arousal):
             label = self._label(row)
             return self.angles.get(label, self.angles.get(label.lower(), math.nan))
         return math.atan2(arousal, valence) if valence or arousal else math.nan
 
 
 def _va(row: dict[str, Any]) -> tuple[float, float]:
-    valence, arousal = row.get("valence"), row.get("arousal")
-    if valence is None or arousal is None or math.isnan(valence) or math.isnan(arousal):
-        return math.nan, math.nan
-    if not (-1 <= valence <= 1 and -1 <= arousal <= 1):
+    found = [math.nan if row.get(name) is None else row[name] for name in VA]
+    if any(abs(value) > 1 for value in found):
         raise ValueError(
-            f"Valence {valence} and arousal {arousal} of the text {row['text'][:80]!r} do not lie in [-1, 1]: load it "
-            "with load_va_dataset(..., scale=(least, greatest)), which normalises."
+            f"Valence {found[0]} and arousal {found[1]} of the text {row['text'][:80]!r} do not lie in [-1, 1]: load "
+            "it with load_va_dataset(..., scale=(least, greatest)), which normalises."
         )
-    return valence, arousal
+    return found[0], found[1]
 
 
 def slices_of(

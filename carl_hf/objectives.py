@@ -17,8 +17,9 @@ class Objective:
     Args:
         title: for cards. weight: in the loss, unless the user names one. head: the task head of
             [`carl_hf.CarlModel`] that it needs.
-        label: which texts it uses: `"va"`, those with valence and arousal; `"class"`, those with a class label;
-            `"angle"`, both kinds (a class has an angle through a label space); None, all.
+        label: which texts it uses: `"va"`, those with valence or arousal; `"class"`, those with a class label;
+            `"angle"`, those with valence and arousal or with a class, which has an angle through a label space; None,
+            all.
     """
 
     title: str

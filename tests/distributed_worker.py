@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import TOY_NAMES, tiny_encoder, toy_dataset
+from conftest import TOY_NAMES, tiny_encoder, toy_dataset, without_some_numbers
 from transformers import PreTrainedTokenizerFast, TrainerCallback, set_seed
 
 from carl_hf import CarlDataCollator, CarlModel, CarlTrainer, CarlTrainingArguments
@@ -43,7 +43,7 @@ def run(folder: Path, tokenizer: Any, processes: int, name: str, case: dict[str,
     rows 0 to 7, two see rows 0 to 3 and 4 to 7."""
     settings = copy.deepcopy(case)
     streamed, poisoned, resume = (settings.pop(key, None) for key in ("streamed", "poisoned", "resume"))
-    stop_at, evaluated = settings.pop("stop_at", None), settings.pop("evaluated", None)
+    stop_at, evaluated, partial = (settings.pop(key, None) for key in ("stop_at", "evaluated", "partial"))
     words = settings.setdefault("objectives", ["mccl", "ptd", "regression=1"])  # gradient descent needs it smaller
     named = not all(word.startswith(("mccl", "ptd", "regression")) for word in words)
     set_seed(0)
@@ -57,6 +57,7 @@ def run(folder: Path, tokenizer: Any, processes: int, name: str, case: dict[str,
     classes = sorted(TOY_NAMES.values())
     model = CarlModel.from_encoder(encoder, projection_dim=8, heads=args.heads, classes=classes).double()
     data = toy_dataset(64, mixed=named)
+    data = without_some_numbers(data) if partial else data
     if poisoned is not None:
         with torch.no_grad():
             for branch in (model.online.encoder, model.target.encoder):
@@ -74,6 +75,7 @@ def run(folder: Path, tokenizer: Any, processes: int, name: str, case: dict[str,
     assert trainer.accelerator.num_processes == processes
     if evaluated:
         dev = toy_dataset(evaluated, seed=9, mixed=True)
+        dev = without_some_numbers(dev) if partial else dev
         predicted = trainer.predict(dev)
         arrays = {**predicted.predictions, **{f"label of {k}": v for k, v in predicted.label_ids.items()}}
         metrics = {k: v for k, v in trainer.evaluate(dev).items() if not k.endswith(("_second", "_runtime", "_time"))}

@@ -30,7 +30,7 @@ CELLS = {
     "a text of 1 MB": ({"text": "z" * 2**20}, "holds 1,048,576 characters, more than 100,000", "text is too long"),
     "an unknown number": ({"valence": "nan"}, "column 'valence' holds 'nan', not a number", "valence is no number"),
     "a word": ({"arousal": "high"}, "column 'arousal' holds 'high', not a number", "arousal is no number"),
-    "no number": ({"arousal": ""}, "column 'arousal' holds '', not a number", "arousal is no number"),
+    "neither number": ({"valence": " ", "arousal": ""}, "has neither valence nor arousal", "no valence or arousal"),
     "off the scale": ({"valence": 9}, r"valence is 9, outside the scale", "valence is outside the scale"),
 }  # fmt: skip
 TYPED = {
@@ -39,9 +39,10 @@ TYPED = {
     "an object for a number": ({"valence": {"v": 1}}, "column 'valence' holds {'v': 1}", "valence is no number"),
     "two labels": ({"label": ["joy", "fear"]}, "a text has one label here", "label is not one name"),
     "an object for a name": ({"label": {"joy": 1}}, "column 'label' holds {'joy': 1}, not a name", "label is no name"),
-    "null": ({"valence": None}, "column 'valence' holds None, not a number", "valence is no number"),
+    "null twice": ({"valence": None, "arousal": None}, "has neither valence nor arousal", "no valence or arousal"),
     "true": ({"valence": True}, "column 'valence' holds True, not a number", "valence is no number"),
-    "NaN": ({"valence": math.nan}, "column 'valence' holds nan, not a number", "valence is no number"),
+    "NaN": ({"valence": math.nan, "arousal": None}, "has neither valence nor arousal", "no valence or arousal"),
+    "infinity": ({"valence": math.inf}, "column 'valence' holds inf, not a number", "valence is no number"),
 }
 LINES = {  # fault -> (a line in the place of a row, message, reason)
     "csv": {
@@ -59,7 +60,7 @@ LINES = {  # fault -> (a line in the place of a row, message, reason)
         "deep brackets": (b"[" * 100_000, "is no valid JSON", "not JSON"),
         "Latin-1": (b'{"text": "' + SURROGATE + b'", "valence": 1, "arousal": 1}', "is not UTF-8", "not UTF-8"),
         "half a character": (rb'{"text": "\ud83d", "valence": 1, "arousal": 1}', "is not UTF-8", "not UTF-8"),
-        "a missing cell": (b'{"text": "a", "valence": 1}', "column 'arousal' holds None", "arousal is no number"),
+        "missing cells": (b'{"text": "a"}', "has neither valence nor arousal", "no valence or arousal"),
     },
 }
 
@@ -88,7 +89,7 @@ def faults_of(kind):
     for name, (line, *rest) in LINES["csv" if kind in ("csv", "tsv") else "jsonl"].items():
         if kind == "tsv" and name == "a stray quotation mark":
             continue  # part of the text
-        if kind != "json" or name in ("an array", "half a character", "Latin-1", "a missing cell"):
+        if kind != "json" or name in ("an array", "half a character", "Latin-1", "missing cells"):
             found[name] = (line.replace(b",", b"\t") if kind == "tsv" else line, *rest)
     return found
 
@@ -152,7 +153,7 @@ def test_what_is_wrong_with_more_than_single_rows_is_always_refused(tmp_path):
         header + "b,1\n": "row 1: has 2 cells", header: "has no rows", "": "is empty or cannot be read",
         "text,text,valence,arousal\na,a,1,1\n": "has two columns 'text'", "\n\n": "its first line names no column",
         "te\udce9xt,valence,arousal\n": "header is not UTF-8",
-        "text,valence\na,1\n": "no column 'arousal'.*--arousal_column",
+        "text,V\na,1\n": "no column 'valence' or 'arousal'; it has text, V.*--valence_column",
         "txt,valence,arousal\na,1,1\n": "no column 'text'; it has txt, valence, arousal",
     }.items():  # fmt: skip
         path.write_text(content, encoding="utf-8", errors="surrogateescape")
@@ -213,7 +214,7 @@ def test_each_fault_alone_is_refused_with_its_row_and_all_are_skipped_and_counte
 
 def test_parquet(tmp_path):
     good = {"text": "calm", "valence": 4.0, "arousal": 2.0, "label": "joy"}
-    rows = [good, {**good, "valence": math.nan}, {**good, "text": None}, {**good, "arousal": None},
+    rows = [good, {**good, "valence": math.nan, "arousal": None}, {**good, "text": None}, {**good, "label": " "},
             {**good, "text": "z" * (MAX_CHARACTERS + 1)}, {**good, "valence": 0.0}, good]  # fmt: skip
     table = pa.Table.from_pylist(rows)
     texts = [SURROGATE if i == 6 else row["text"] and row["text"].encode() for i, row in enumerate(rows)]
@@ -221,12 +222,12 @@ def test_parquet(tmp_path):
     path = tmp_path / "own.parquet"
     pyarrow.parquet.write_table(table.set_column(0, "text", invalid), path)
     assert [(row.number, row.reason) for row in find_bad_rows(path, scale=(1, 5))] == [
-        (2, "valence is no number"), (3, "text is empty"), (4, "arousal is no number"), (5, "text is too long"),
+        (2, "no valence or arousal"), (3, "text is empty"), (5, "text is too long"),
         (6, "valence is outside the scale"), (7, "not UTF-8"),
     ]  # fmt: skip
-    with pytest.raises(ValueError, match=r"own.parquet, row 2: column 'valence' holds nan"):
+    with pytest.raises(ValueError, match=r"own.parquet, row 2: has neither valence nor arousal"):
         load(path)
-    assert load(path, skip_bad_rows=True)["label"] == ["joy"]
+    assert load(path, skip_bad_rows=True)["label"] == ["joy", None]
     for column, values, message in (
         ("text", [1, 2], "column 'text' holds 1, not a text"),
         ("text", [["a"], ["b"]], "column 'text' holds"),

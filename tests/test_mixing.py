@@ -38,21 +38,24 @@ VA = {"text": ["a", "b"], "valence": [0.0] * 2, "arousal": [0.0] * 2}
 @pytest.mark.parametrize(
     "columns, needs, message",
     [
-        ({"text": ["a"], "valence": [0.0]}, {"va"}, "no column 'arousal'"),
-        (TWO, {"va"}, "no column 'valence'"),
+        (TWO, {"va"}, "no column 'valence' or 'arousal'"),
         (VA, {"va", "class"}, "no column 'label'"),
         ({"text": [], "valence": [], "arousal": []}, {"va"}, "is empty"),
         ({**VA, "text": ["a", ""]}, {"va"}, "row 1: column 'text' is empty"),
-        ({**VA, "valence": [math.nan, 0.0]}, {"va"}, "row 0: column 'valence' holds nan, not a number"),
+        ({**VA, "valence": [math.nan] * 2, "arousal": [None, 0.0]}, {"va"}, "row 0: has neither valence nor arousal"),
+        ({**VA, "valence": [None, math.inf]}, {"va"}, "row 1: column 'valence' holds inf, not a number"),
         ({**VA, "valence": [3.0, 0.0]}, {"va"}, r"row 0: valence is 3, outside the scale \[-1, 1\]"),
         ({**VA, "valence": ["1", "0"]}, {"va"}, "row 0: column 'valence' holds '1' in place of 1.0"),
-        ({**VA, "valence": [None, None], "arousal": [None, None]}, {"va"}, "row 0: column 'valence' holds None"),
-        ({**TWO, "valence": [0.0, None], "arousal": [0.0, 0.1]}, {"va"}, "row 1: column 'valence' holds None"),
-        ({**TWO, "valence": [0.0, 0.0], "arousal": [0.0, None]}, {"va"}, "row 1: column 'arousal' holds None"),
-        ({**TWO, "valence": [None] * 2, "arousal": [None] * 2}, {"va"}, "no text has valence and arousal"),
+        (
+            {**VA, "valence": [None, None], "arousal": [None, None]},
+            {"va"},
+            "row 0: has neither valence nor arousal nor a label",
+        ),
+        ({**TWO, "valence": [None] * 2, "arousal": [None] * 2}, {"va"}, "no text has valence or arousal"),
+        ({"text": ["a", "b"], "valence": [0.1, 0.2]}, {"angle"}, "no text has both valence and arousal, or a label"),
         ({**VA, "label": ["x", " "]}, {"va", "class"}, "row 1: column 'label' holds ' ' in place of None"),
         ({**VA, "label": [1, 2]}, {"va", "class"}, "row 0: column 'label' holds 1 in place of '1'"),
-        ({**TWO, "label": ["joy", None]}, {"class"}, "row 1: column 'valence' holds None"),  # without any label
+        ({**TWO, "label": ["joy", None]}, {"class"}, "row 1: has neither valence nor arousal nor a label"),
     ],
 )
 def test_datasets_that_cannot_be_trained_on_are_refused(columns, needs, message):

@@ -298,6 +298,19 @@ def test_metrics_and_task_heads_have_the_corpus_s_own_scale(csv, tmp_path):
     assert sorted(data.for_va_head()[0]["arousal"]) == sorted(own["arousal"]) != sorted(data.train["arousal"])
 
 
+def test_a_corpus_of_valence_alone_trains_beside_another_and_is_not_measured(csv, tmp_path):
+    stars, frame = tmp_path / "stars.csv", pd.read_csv(csv)
+    frame.assign(text="so " + frame["text"]).drop(columns="arousal").to_csv(stars, index=False)
+    settings = {"corpora": [str(csv), str(stars)], "scale": [1, 9], "normalization": "standardized"}
+    data, own = PretrainData(PretrainArguments(**settings), seed=1), load_va_dataset(csv, split="train", scale=(1, 9))
+    assert list(data.measured) == [str(csv)] and data.for_va_head()[0].to_list() == own.to_list()
+    assert sorted(data.train["text"]) == sorted([*own["text"], *("so " + text for text in own["text"])])
+    for texts in (data.train, data.dev):  # validation texts of both judge the training
+        assert 2 * list(texts["arousal"]).count(None) == len(texts) and None not in texts["valence"]
+    with pytest.raises(ValueError, match=r"--measure needs texts with both .* in each split of .*stars\.csv"):
+        PretrainData(PretrainArguments(**settings, measure=[str(stars)]), seed=1)
+
+
 @pytest.mark.parametrize("stream", (None, 20))
 def test_texts_on_which_the_emotion_classifier_is_measured_are_not_trained_on(stream, csv, tmp_path):
     path = tmp_path / "one-file.csv"  # without splits: all of it is trained on, and a tenth is the classifier's test

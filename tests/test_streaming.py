@@ -66,7 +66,7 @@ def test_files_and_rows_are_shuffled_anew_in_each_pass(tmp_path):
 @KINDS
 def test_a_bad_row_is_named_or_skipped_and_counted(kind, tmp_path, caplog):
     table = frame(0, 30)
-    table.loc[4, "sentence"], table.loc[11, "V"], table.loc[12, "V"] = "  ", 12.0, float("nan")
+    table.loc[4, "sentence"], table.loc[11, "V"], table.loc[12, ["V", "A"]] = "  ", 12.0, float("nan")
     path = write(tmp_path, table, kind)
     with pytest.raises(ValueError, match=r"row 5: column 'text' is empty \(2 more bad rows follow\); correct or"):
         texts_of(path, **FORM)
@@ -74,7 +74,7 @@ def test_a_bad_row_is_named_or_skipped_and_counted(kind, tmp_path, caplog):
         assert len(texts_of(path, skip_bad_rows=True, **FORM)) == 27
     assert f"{path}: 3 bad rows left out. text is empty: 1 (row 5)" in caplog.text
     assert f"{path}, row 5: column 'text' is empty; left out, as others will be (text is empty)." in caplog.text
-    assert "outside the scale: 1 (row 12)" in caplog.text and "no number: 1 (row 13)" in caplog.text
+    assert "outside the scale: 1 (row 12)" in caplog.text and "no valence or arousal: 1 (row 13)" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,7 @@ def test_a_bad_row_is_named_or_skipped_and_counted(kind, tmp_path, caplog):
     [
         ({"scale": None}, "state the scale"), ({"scale": (9, 1)}, "scale must be"),
         ({"columns": {"text": "sentense"}}, "no column 'sentense'; it has sentence, V, A"),
+        ({"columns": {"text": "sentence"}}, "no column 'valence' or 'arousal'; it has sentence, V, A"),
         ({"shuffle_buffer": 0}, "shuffle_buffer must be at least 1"),
         ({"columns": {"words": "sentence"}}, "columns: 'words' is none of text, valence, arousal, split, label"),
         ({"columns": {"text": "valence"}}, "columns: 'valence' is named for another column"),
@@ -163,7 +164,7 @@ def test_pieces_and_row_groups_count_on(kind, tmp_path, monkeypatch):
 
 def test_what_is_skipped_is_counted_and_told_in_good_time(tmp_path, caplog):
     path = tmp_path / "own.csv"
-    path.write_text(HEADER + "a,1,1\n" + "b,9,1\n" * 9_000 + "c,,1\n")
+    path.write_text(HEADER + "a,1,1\n" + "b,9,1\n" * 9_000 + "c,,\n")
     skipped, reason = {}, "valence is outside the scale"
     stream = stream_va_dataset([str(path)], scale=(1, 5), shuffle_buffer=1, skip_bad_rows=True, skipped=skipped)
     rows = iter(stream)
@@ -176,7 +177,7 @@ def test_what_is_skipped_is_counted_and_told_in_good_time(tmp_path, caplog):
     for _ in range(2):  # what more passes read again is counted once
         assert [row["text"] for row in stream] == ["a"]
         assert skipped[str(path)].rows == 9_001
-        assert skipped[str(path)].reasons["valence is no number"] == {"rows": 1, "first": [9_002]}
+        assert skipped[str(path)].reasons["no valence or arousal"] == {"rows": 1, "first": [9_002]}
     next(iter(stream))
     assert skipped[str(path)].rows == 9_001
     assert caplog.text.count("row 2: valence is 9") == 1 and caplog.text.count("9001 bad rows left out") == 1

@@ -46,6 +46,7 @@ class PretrainData:
 
     def __init__(self, script: PretrainArguments, *, seed: int):
         self._script, self._seed = script, seed
+        self._partly: list[str] = []  # corpora of which validation texts judge training, without being measured on
         self.measured = self._measured_splits()
         self.emotions: ClassCorpus | None = None
         if script.emotion_corpus is not None:
@@ -53,7 +54,7 @@ class PretrainData:
             check_classes(self.emotions)
         self._skipped = self._skipped_when_loaded()
         self._skipped_in_stream: dict[str, Skipped] = {}
-        self._watched = [*self.measured, *(corpus for corpus in script.corpora if corpus in EMOTION)]
+        self._watched = [*self.measured, *self._partly, *(corpus for corpus in script.corpora if corpus in EMOTION)]
         self._held_out = [*self._held_out_texts(self._watched), *self._held_out_emotions()]
         self.train = self._stream() if script.streams else self._mix()
         validation = [(self.load(corpus, "validation"), 1.0) for corpus in self._watched]
@@ -82,10 +83,13 @@ class PretrainData:
             corpus, split=split, normalization=normalization, skip_bad_rows=script.skip_bad_rows, **self._format()
         )
 
+    def _load_measured(self, corpus: str, split: str) -> Dataset:
+        return rows_with_va(self.load(corpus, split, original_scale=True))
+
     def read_test_splits(self) -> None:
         """Adds the test splits to `measured`: read only once everything is trained and chosen."""
         for corpus, splits in self.measured.items():
-            splits["test"] = self.load(corpus, "test", original_scale=True)
+            splits["test"] = self._load_measured(corpus, "test")
 
     def for_va_head(self) -> tuple[Dataset | None, Dataset | None]:
         """Training and validation texts of the exported valence-arousal head; no training texts if there are too few.
@@ -97,11 +101,11 @@ class PretrainData:
         if fitted:
             train = mix_datasets(fitted, seed=self._seed)
         elif self._script.streams:  # its beginning: `take` ignores how many passes have been made
-            train = Dataset.from_list(list(self.train.take(STREAMED_TEXTS_OF_HEAD)))
+            train = rows_with_va(Dataset.from_list(list(self.train.take(STREAMED_TEXTS_OF_HEAD))))
         else:
             train = rows_with_va(self._mix(original_scale=True))
         if len(train) < FEWEST_TEXTS:
-            logging.info("%d texts with VA labels are too few for a valence-arousal head: no va/.", len(train))
+            logging.info("%d texts with both VA labels are too few for a valence-arousal head: no va/.", len(train))
             return None, None
         validation = [(splits["validation"], 1.0) for splits in self.measured.values()]
         return train, mix_datasets(validation, seed=self._seed) if validation else None
@@ -140,14 +144,20 @@ class PretrainData:
                 logging.info("%s has class labels. Not measured here: examples/evaluate.py measures it.", corpus)
                 continue
             try:
-                splits = {split: self.load(corpus, split, original_scale=True) for split in ("train", "validation")}
-                self._held_out_texts([corpus])
+                splits = {split: self._load_measured(corpus, split) for split in ("train", "validation", "test")}
             except NoSplitError as error:
                 if script.measure is not None:
                     raise
                 logging.info("%s Not measured.", error)
-            else:
+                continue
+            if all(map(len, splits.values())):
+                del splits["test"]  # only when everything is trained and chosen
                 measured[corpus] = splits
+            elif script.measure is not None:
+                raise ValueError(f"--measure needs texts with both valence and arousal in each split of {corpus}.")
+            else:
+                logging.info("%s has a split without both valence and arousal. Not measured.", corpus)
+                self._partly.append(corpus)
         return measured
 
     def _held_out_texts(self, corpora: Iterable[str]) -> list[str]:

@@ -123,12 +123,15 @@ def split_name(column: str, cell: Any) -> str:
 
 @dataclass(frozen=True)
 class Number:
-    """The rule for numbers between two bounds; strings of numbers count."""
+    """The rule for numbers between two bounds; strings of numbers count. If `optional`, an empty cell is NaN."""
 
     least: float = -math.inf
     greatest: float = math.inf
+    optional: bool = False
 
     def __call__(self, column: str, cell: Any) -> float:
+        if self.optional and is_blank(cell):
+            return math.nan
         try:
             is_number = isinstance(cell, (numbers.Real, Decimal, str)) and not isinstance(cell, bool)
             value = float(cell) if is_number and "_" not in str(cell) else math.nan  # 1_000 is Python's notation alone
@@ -157,6 +160,13 @@ def parse_rows(frame: pd.DataFrame, rules: Mapping[str, Rule], unread: Iterable[
         dtype = float if isinstance(rule, Number) else object
         frame[column] = pd.Series(values, index=frame.index, dtype=dtype)
     return frame.drop(index=list(bad), errors="ignore"), [bad[number] for number in sorted(bad)]
+
+
+def without_rows(rows: Rows, numbers: Iterable[int], reason: str, detail: str) -> Rows:
+    """`rows`, of which the good ones with these numbers are bad."""
+    frame, bad = rows
+    found = [*bad, *(BadRow(number, reason, detail) for number in numbers)]
+    return frame.drop(index=list(numbers)), sorted(found, key=lambda row: row.number)
 
 
 def check_table(frame: pd.DataFrame, rules: Mapping[str, Rule], name: object) -> pd.DataFrame:
@@ -222,6 +232,13 @@ def report_skipped(name: object, skipped: Skipped) -> None:
             for reason, found in skipped.reasons.items()
         )
         _log_once(f"{name}: {skipped.rows} bad rows left out. {'; '.join(reasons)}.")
+
+
+def log_missing(name: object, missing: Mapping[str, int], rows: int) -> None:
+    """Logs, once, how many of the rows lack a number: column -> rows."""
+    for column, number in missing.items():
+        if number:
+            _log_once(f"{name}: {number:,} of {rows:,} texts have no {column}; what needs it leaves them out.")
 
 
 @functools.lru_cache(maxsize=10_000)

@@ -17,11 +17,13 @@ from carl_hf.data.bad_rows import (
     Rule,
     Skipped,
     corpus_text,
+    log_missing,
     optional_class_name,
     parse_rows,
     refuse,
     report_skipped,
     split_name,
+    without_rows,
 )
 from carl_hf.data.corpora import CORPORA, read_corpus
 from carl_hf.data.files import SUFFIXES, arrow_piece, read_rows
@@ -51,7 +53,7 @@ def load_va_dataset(
     normalization: Normalization = "scale",
     skip_bad_rows: bool = False,
 ) -> Dataset:
-    """Loads texts with valence and arousal, normalised to [-1, 1] by Eq 12: x = 2 (x - min) / (max - min) - 1.
+    """Loads texts with valence, arousal or both, normalised to [-1, 1] by Eq 12: x = 2 (x - min) / (max - min) - 1.
 
     Args:
         source: the name of a corpus (`demo`, `emobank`, `facebook`, `iemocap`, `emotales`), a file (`.csv`, `.tsv`,
@@ -69,8 +71,8 @@ def load_va_dataset(
             instead of refusing the source. A corpus known by name has none: a copy with bad rows is damaged.
 
     Returns:
-        `datasets.Dataset` with `text`, `valence`, `arousal` and, where the source has it, `label`: a class name, None
-        where the cell is empty.
+        `datasets.Dataset` with `text`, those of `valence` and `arousal` that the source has and, where it has it,
+        `label`: a class name. An empty cell is None.
 
     Raises:
         ValueError: for an unknown source, an unreadable or empty file, a missing column, a bad row (see
@@ -87,7 +89,10 @@ def load_va_dataset(
         frame = read_corpus(spec, data_dir, scale)
     else:
         frame = good_rows(_checked_rows(source, scale, columns), name, skip_bad_rows)
-    frame = _standardized(frame) if normalization == "standardized" else normalized(frame, VA, scale, normalization)
+    there = report_missing(frame, name)
+    frame = _standardized(frame, there) if normalization == "standardized" else normalized(
+        frame, there, scale, normalization
+    )  # fmt: skip
     frame = _take_split(frame, split, name)
     dataset = make_dataset({column: frame[column] for column in COLUMNS if column in frame})
     return dataset if normalization == "scale" else marked_off_scale(dataset)
@@ -100,7 +105,8 @@ def find_bad_rows(
 
     A bad row cannot be read (not UTF-8, no CSV, a wrong number of cells, no JSON object), is empty, or has an empty
     `text` or `split`, a text that is none or has more than `MAX_CHARACTERS`, a `split` that is none of the usual
-    names, a `label` that is not one name, or a valence or arousal that is no number or lies outside the scale.
+    names, a `label` that is not one name, a valence or arousal that is no number or lies outside the scale, or
+    neither of the two.
 
     Raises:
         ValueError: as [`load_va_dataset`], for what is not a matter of single rows.
@@ -109,13 +115,30 @@ def find_bad_rows(
 
 
 def _checked_rows(source: str | Path, scale: tuple[float, float] | None, columns: Mapping[str, str] | None) -> Rows:
-    frame, bad = read_source(source, columns or {}, ("text", *VA))
-    return parse_rows(frame, va_rules(scale, str(source)), bad)
+    frame, bad = read_source(source, columns or {}, ("text",))
+    check_some_va(frame, str(source))
+    return parse_va_rows(frame, va_rules(scale, str(source)), bad)
+
+
+def check_some_va(there: Sequence[str], name: str, names: Sequence[str] = VA) -> None:
+    """Raises a ValueError if none of the columns `names`, those of valence and arousal, is there."""
+    if not any(column in there for column in names):
+        raise ValueError(
+            f"{name} has no column {' or '.join(map(repr, names))}; it has {listed(there) or 'none'}. Name one that "
+            "has numbers: columns={'valence': ...} (--valence_column)."
+        )
+
+
+def parse_va_rows(frame: pd.DataFrame, rules: Mapping[str, Rule], unread: Sequence[BadRow] = ()) -> Rows:
+    """[`parse_rows`] by [`va_rules`], where a row is bad too if it has neither valence nor arousal."""
+    rows = parse_rows(frame, rules, unread)
+    empty = rows[0][[column for column in VA if column in frame]].isna().all(axis=1)
+    return without_rows(rows, empty.index[empty], "no valence or arousal", "has neither valence nor arousal")
 
 
 def va_rules(scale: tuple[float, float] | None, name: str) -> dict[str, Rule]:
     """The rules for the columns of a file with VA labels on this scale; a ValueError if it is missing or wrong."""
-    rule = Number(*checked_scale(scale, name))
+    rule = Number(*checked_scale(scale, name), optional=True)
     return {"text": corpus_text, "split": split_name, "label": optional_class_name, "valence": rule, "arousal": rule}
 
 
@@ -199,12 +222,19 @@ def normalized(
     return frame
 
 
-def _standardized(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table with its VA labels at mean 0 and standard deviation 1/3 in the training rows."""
+def report_missing(frame: pd.DataFrame, name: str) -> list[str]:
+    """Those of valence and arousal that some row has. Logs how many rows lack one of them."""
+    missing = {column: len(frame) if column not in frame else int(frame[column].isna().sum()) for column in VA}
+    log_missing(name, missing, len(frame))
+    return [column for column in VA if missing[column] < len(frame)]
+
+
+def _standardized(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The table with these labels at mean 0 and standard deviation 1/3 in the training rows."""
     train = frame["split"] == "train" if "split" in frame else np.full(len(frame), True)
     if not train.any():
         raise NoSplitError("There are no training rows to standardize by: --normalization scale.")
-    for column in VA:
+    for column in columns:
         values = frame.loc[train, column]
         if values.nunique() < 2:
             raise ValueError(f"{column} does not vary in the training rows: --normalization scale.")

@@ -9,7 +9,17 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from carl_hf.data.bad_rows import BadCell, Number, Rule, any_text, is_blank, optional_class_name, parse_rows, refuse
+from carl_hf.data.bad_rows import (
+    BadCell,
+    Number,
+    Rule,
+    any_text,
+    is_blank,
+    optional_class_name,
+    parse_rows,
+    refuse,
+    without_rows,
+)
 from carl_hf.data.label_spaces import LabelSpace
 from carl_hf.data.splits import text_key
 
@@ -17,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 VA = ("valence", "arousal")
 COLUMNS = {"text": "string", "valence": "float64", "arousal": "float64", "label": "string"}
-"""Columns of a training set and their types; None is a missing label."""
+"""Columns of a training set and their types; None is a missing label or number."""
 _OFF_SCALE = "valence and arousal are not on their corpus's scale"
 
 
@@ -25,32 +35,42 @@ def check_dataset(dataset: Dataset, name: str, needs: Collection[str] = ("va",))
     """Checks that `dataset` can be trained on: a text in every row, and what the objectives need in some.
 
     Args:
-        needs: labels of the texts: `"va"`, valence and arousal in [-1, 1]; `"class"`, a class label; `"angle"`,
-            either. A text may lack one of them (None) if it has another. Empty: only the text is needed.
+        needs: labels of the texts: `"va"`, valence or arousal, in [-1, 1]; `"class"`, a class label; `"angle"`, both
+            numbers or a class label. A text may lack some of them (None) if it has another. Empty: only the text is
+            needed.
 
     Raises:
         ValueError: it names the dataset, the column, the first bad row (counted from 0) and the remedy.
     """
     has, needs = set(dataset.column_names), set(needs)
     needs_va = "va" in needs or has & set(VA) or ("angle" in needs and "label" not in has)
-    for column in ("text", *(VA if needs_va else ()), *(["label"] if "class" in needs else [])):
+    for column in ("text", *(["label"] if "class" in needs else [])):
         if column not in has:
             raise ValueError(
                 f"{name} has no column {column!r} (it has {', '.join(dataset.column_names)}): load it with "
                 "load_va_dataset, or rename the column."
             )
+    if needs_va and not has & set(VA):
+        raise ValueError(
+            f"{name} has no column 'valence' or 'arousal' (it has {', '.join(dataset.column_names)}): load it with "
+            "load_va_dataset, or rename the column."
+        )
     if len(dataset) == 0:
         raise ValueError(f"{name} is empty.")
     frame = pd.DataFrame(_columns(dataset, COLUMNS), dtype=object)
-    with_va = np.array([v is not None or a is not None for v, a in zip(*(frame[c] for c in VA), strict=True)])
-    with_class = np.array([label is not None for label in frame["label"]])
+    given, with_class = frame[list(VA)].notna(), frame["label"].notna().to_numpy()
+    with_va, with_both = given.any(axis=1).to_numpy(), given.all(axis=1).to_numpy()
     rules = {"text": any_text} | ({"label": _as_loaded(optional_class_name)} if needs & {"class", "angle"} else {})
-    checks_va = with_va | ~with_class if needs else with_va
-    bad = parse_rows(frame, rules)[1]
-    bad += parse_rows(frame[checks_va], dict.fromkeys(VA, _as_loaded(Number(-1, 1))))[1]
-    refuse(name, bad, "remove the row, or load the texts with load_va_dataset(..., scale=(least, greatest)), which "
-           "normalises; a text without VA labels has None for both, and a class label")  # fmt: skip
-    for kind, there, what in (("va", with_va, "valence and arousal"), ("class", with_class, "a label")):
+    rows = parse_rows(frame, rules | dict.fromkeys(VA, _as_loaded(Number(-1, 1, optional=True))))
+    if needs:
+        bare = rows[0].index.intersection(np.flatnonzero(~with_va & ~with_class))
+        rows = without_rows(rows, bare, "no label", "has neither valence nor arousal nor a label")
+    refuse(name, rows[1], "remove the row, or load the texts with load_va_dataset(..., scale=(least, greatest)), "
+           "which normalises; a number that a text lacks is None")  # fmt: skip
+    for kind, there, what in (
+        ("va", with_va, "valence or arousal"), ("class", with_class, "a label"),
+        ("angle", with_both | with_class, "both valence and arousal, or a label"),
+    ):  # fmt: skip
         if kind in needs and not there.any():
             raise ValueError(f"{name}: no text has {what}, which the objectives need.")
 
@@ -60,7 +80,7 @@ def _as_loaded(rule: Rule) -> Rule:
 
     def check(column: str, cell: object) -> object:
         value = rule(column, cell)
-        if value != cell:
+        if value != cell and not (cell is None and value != value):  # a missing number
             raise BadCell(f"{column} is of another type", f"column {column!r} holds {cell!r} in place of {value!r}")
         return value
 
@@ -73,16 +93,17 @@ def class_names(dataset: Dataset) -> list[str]:
 
 
 def rows_with_va(dataset: Dataset) -> Dataset:
-    """The rows that have valence and arousal; none without such columns."""
+    """The rows that have both valence and arousal; none without such columns."""
     columns = _columns(dataset, VA)
     return dataset.select([row for row, pair in enumerate(zip(*columns.values(), strict=True)) if None not in pair])
 
 
 def va_from_class_labels(dataset: Dataset, space: LabelSpace) -> Dataset:
-    """The dataset in which texts without VA labels have those of their class label in a label space; a ValueError for
-    a label that the space does not know."""
+    """The dataset in which texts with neither valence nor arousal have those of their class label in a label space; a
+    ValueError for a label that the space does not know."""
     columns = _columns(dataset, COLUMNS)
-    bare = [i for i, pair in enumerate(zip(columns["valence"], columns["arousal"], strict=True)) if None in pair]
+    pairs = zip(columns["valence"], columns["arousal"], strict=True)
+    bare = [i for i, pair in enumerate(pairs) if pair == (None, None)]
     known = space.va_of({columns["label"][i] for i in bare} - {None})
     for i in bare:
         if columns["label"][i] is not None:
@@ -130,12 +151,13 @@ def mix_datasets(parts: Sequence[tuple[Dataset, float]], *, seed: int) -> Datase
 
 def _columns(dataset: Dataset, names: Iterable[str]) -> dict[str, list]:
     """The cells of these columns as Python's own types, whatever the format of the dataset, a class label as its name;
-    None where the dataset has no such column."""
+    None for NaN, and where the dataset has no such column."""
     if not isinstance(dataset, Dataset):
         raise ValueError(f"A {type(dataset).__name__} is no datasets.Dataset: pass one, of a DatasetDict one split.")
     rows, columns = dataset.with_format(None), {}
     for name in names:
-        columns[name] = list(rows[name]) if name in rows.column_names else [None] * len(rows)
+        cells = rows[name] if name in rows.column_names else [None] * len(rows)
+        columns[name] = [None if cell != cell else cell for cell in cells]  # NaN alone differs from itself
         if isinstance(classes := rows.features.get(name), datasets.ClassLabel):
             columns[name] = [None if i is None or i < 0 else classes.names[i].strip() for i in columns[name]]
     return columns
@@ -153,8 +175,10 @@ def on_scale(dataset: Mapping | Dataset) -> bool:
 
 
 def make_dataset(columns: Mapping[str, Iterable]) -> Dataset:
-    """A dataset of these columns, typed as in `COLUMNS`; an empty label becomes None."""
+    """A dataset of these columns, typed as in `COLUMNS`; an empty label and a missing number become None."""
     cells = {column: list(values) for column, values in columns.items()}
+    for column in cells.keys() - {"text"}:
+        cells[column] = [None if is_blank(cell) else cell for cell in cells[column]]
     if "label" in cells:
-        cells["label"] = [None if is_blank(label) else str(label) for label in cells["label"]]
+        cells["label"] = [None if label is None else str(label) for label in cells["label"]]
     return Dataset.from_dict(cells, datasets.Features({c: datasets.Value(COLUMNS[c]) for c in cells}))

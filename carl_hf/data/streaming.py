@@ -2,6 +2,8 @@
 
 import glob
 import logging
+import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +12,18 @@ import datasets
 import pandas as pd
 import pyarrow as pa
 
-from carl_hf.data.bad_rows import BadRow, Rule, Skipped, parse_rows, refuse, report_skipped
+from carl_hf.data.bad_rows import BadRow, Rule, Skipped, log_missing, refuse, report_skipped
 from carl_hf.data.files import PIECE, SUFFIXES, Piece, Wanted, arrow_piece, column_names, read_pieces
 from carl_hf.data.hub_sets import load_hub_dataset
-from carl_hf.data.loading import NO_GOOD_ROW, SKIP_REMEDY, normalized, renamed, va_rules
+from carl_hf.data.loading import (
+    NO_GOOD_ROW,
+    SKIP_REMEDY,
+    check_some_va,
+    normalized,
+    parse_va_rows,
+    renamed,
+    va_rules,
+)
 from carl_hf.data.mixing import VA
 from carl_hf.data.splits import text_key
 from carl_hf.utils.suggestions import listed
@@ -21,8 +31,7 @@ from carl_hf.utils.suggestions import listed
 logger = logging.getLogger(__name__)
 
 PIECEWISE = tuple(kind for kind in SUFFIXES if kind != ".json")  # a JSON array cannot be cut into pieces
-_NEEDED = ("text", *VA)
-_OPTIONAL = ("split", "label")
+_OPTIONAL = (*VA, "split", "label")
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class PiecewiseTable:
 
 
 def open_tables(
-    sources: Sequence[str], columns: Sequence[str], optional: Collection[str] = ()
+    sources: Sequence[str], columns: Sequence[str], optional: Collection[str] = (), va: Sequence[str] = ()
 ) -> list[PiecewiseTable]:
     """The tables that `sources` name, in order.
 
@@ -42,7 +51,8 @@ def open_tables(
         sources: files (.csv, .tsv, .jsonl, .parquet), folders of such files, glob patterns (files of both in the order
             of their names), or ids of Hub data sets, whose splits follow each other with a column `split`.
         columns: those that each must have; in JSON lines, one of its first lines. optional: those that are read too,
-            where they are there. Of Parquet files and Hub data sets no others are read.
+            where they are there. va: of these, any that are named, a file must have one. Of Parquet files and Hub data
+            sets no others are read.
 
     Raises:
         ValueError: for what is none of these, or lacks a column; and when it is read, for a file too damaged to be.
@@ -56,7 +66,7 @@ def open_tables(
             found = [source] if path.is_file() else sorted(glob.glob(source, recursive=True))
             files = [file for file in map(Path, found) if file.is_file()]
         if files:
-            tables += [_open_file(file, columns, optional) for file in files]
+            tables += [_open_file(file, columns, optional, va) for file in files]
         elif path.suffix.lower() not in SUFFIXES and source.count("/") == 1 and not path.exists():
             splits = load_hub_dataset(source)
             tables += [_open_split(f"{source} ({split})", splits[split], split, columns, optional) for split in splits]
@@ -68,15 +78,17 @@ def open_tables(
     return tables
 
 
-def _open_file(path: Path, columns: Sequence[str], optional: Collection[str]) -> PiecewiseTable:
+def _open_file(path: Path, columns: Sequence[str], optional: Collection[str], va: Sequence[str]) -> PiecewiseTable:
     kind = path.suffix.lower()
     if kind not in PIECEWISE:
         hint = " Write it as JSON lines." if kind == ".json" else ""
         raise ValueError(f"{path}: only {', '.join(PIECEWISE)} files can be read piece by piece.{hint}")
     names = there = column_names(path)
     if names is None:  # JSON lines, whose first may all be bad rows
-        there = [*next((piece.frame for piece in read_pieces(path, rows=100)), ())] or columns
-    read = _chosen(str(path), there, columns, optional)
+        there = [*next((piece.frame for piece in read_pieces(path, rows=100)), ())] or [*columns, *va]
+    read = _chosen(str(path), there, columns, (*optional, *va))
+    if va:
+        check_some_va(there, str(path), va)
     return PiecewiseTable(str(path), lambda wanted: read_pieces(path, columns=read, wanted=wanted))
 
 
@@ -116,7 +128,7 @@ def stream_va_dataset(
     seed: int = 42,
     skipped: dict[str, Skipped] | None = None,
 ) -> datasets.IterableDataset:
-    """Streams files of texts with valence and arousal, normalised to [-1, 1] by Eq 12 from their scale.
+    """Streams files of texts with valence, arousal or both, normalised to [-1, 1] by Eq 12 from their scale.
 
     Each pass takes the files in another order and draws from a buffer of so many texts: files that are sorted (by
     time, by label) are better cut into many.
@@ -146,13 +158,13 @@ def stream_va_dataset(
     columns = dict(columns or {})
     for ours in columns:
         if ours not in rules:
-            raise ValueError(f"columns: {ours!r} is none of {', '.join((*_NEEDED, *_OPTIONAL))}.")
+            raise ValueError(f"columns: {ours!r} is none of {', '.join(('text', *_OPTIONAL))}.")
     names = columns | {ours: ours for ours in rules if ours not in columns and ours not in columns.values()}
-    for ours in _NEEDED:
+    for ours in ("text", *VA):
         if ours not in names:
             raise ValueError(f"columns: {ours!r} is named for another column; name one for {ours!r} too.")
-    needed = [*(names[ours] for ours in _NEEDED), *columns.values()]
-    files = [table.name for table in open_tables(sources, needed)]
+    needed = [names["text"], *columns.values()]
+    files = [table.name for table in open_tables(sources, needed, va=[names[ours] for ours in VA])]
     for file in files:
         if not Path(file).is_file():
             raise ValueError(f"{file}: only {', '.join(PIECEWISE)} files are streamed.")
@@ -179,7 +191,7 @@ def _rows(
     skip_bad_rows: bool, log: _Log,
 ) -> Iterator[dict[str, object]]:  # fmt: skip
     for file in files:
-        skipped, first, good = Skipped(), None, 0
+        skipped, first, good, missing = Skipped(), None, 0, Counter()
         try:
             for frame, bad in _checked_pieces(file, names, va_rules(scale, file)):
                 if not skip_bad_rows:
@@ -196,17 +208,20 @@ def _rows(
                 good += len(frame)
                 if len(frame) == 0:
                     continue
+                missing.update(frame[[*VA]].isna().sum().to_dict())
                 frame = normalized(frame, VA, scale)
                 if "split" in frame:
                     frame = frame[frame["split"] == "train"]
-                for text, valence, arousal in zip(frame["text"], *(frame[name] for name in VA), strict=True):
+                for text, *pair in zip(frame["text"], *(frame[name] for name in VA), strict=True):
                     if text_key(text) not in held_out:
-                        yield {"text": text, "valence": float(valence), "arousal": float(arousal)}
+                        numbers = (None if math.isnan(value) else float(value) for value in pair)
+                        yield {"text": text, **dict(zip(VA, numbers, strict=True))}
             if first is not None and not good:
                 others = f" ({skipped.rows - 1} more bad rows follow)" if skipped.rows > 1 else ""
                 raise ValueError(f"{file}, row {first.number}: {first.detail}{others}; {NO_GOOD_ROW}.")
         finally:  # at the end of the file, and where a run ends within it
             report_skipped(file, skipped)
+            log_missing(file, missing, good)
 
 
 def _checked_pieces(
@@ -214,7 +229,7 @@ def _checked_pieces(
 ) -> Iterator[tuple[pd.DataFrame, list[BadRow]]]:
     """The good rows of a file, with our names of the columns, and the bad ones, in order."""
     optional = [names[ours] for ours in _OPTIONAL if ours in names]
-    (table,) = open_tables([file], [names[ours] for ours in _NEEDED], optional)
+    (table,) = open_tables([file], [names["text"]], optional)
     has_split = None
     for piece in table.pieces(None):
         frame, bad = piece.frame, piece.bad
@@ -228,8 +243,8 @@ def _checked_pieces(
                     f"{file}: one of the rows {frame.index[0]} to {frame.index[-1]} has a {names['split']!r}, those "
                     "before have none; give all rows one, or none."
                 )
-            for ours in (*_NEEDED, *(["split"] if has_split else [])):
-                if ours not in frame:  # no row of JSON lines here has such a cell
+            for ours in ("text", *VA, *(["split"] if has_split else [])):
+                if ours not in frame:  # in this file, or in these rows of JSON lines
                     frame[ours] = None
-            frame, bad = parse_rows(frame, rules, bad)
+            frame, bad = parse_va_rows(frame, rules, bad)
         yield frame, bad

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 
 from carl_hf.data.labelled import VaCorpus
 from carl_hf.data.mixing import on_scale
@@ -151,7 +152,8 @@ def labels_of(dataset: Mapping[str, Any], *, any_unit: bool = False) -> np.ndarr
         any_unit: also labels in another unit than the corpus's scale: for correlations alone.
 
     Raises:
-        ValueError: for labels that were standardized or normalized by the observed range, unless `any_unit`.
+        ValueError: for labels that were standardized or normalized by the observed range, unless `any_unit`; for a
+            text that lacks one.
     """
     if not (any_unit or on_scale(dataset)):
         raise ValueError(
@@ -159,7 +161,11 @@ def labels_of(dataset: Mapping[str, Any], *, any_unit: bool = False) -> np.ndarr
             'another unit: load the texts by load_va_dataset(..., normalization="scale"); the encoder may be trained '
             "on the others."
         )
-    return np.stack([np.asarray(dataset[name], dtype=float) for name in DIMENSIONS], axis=1)
+    there = dataset.column_names if isinstance(dataset, Dataset) else dataset
+    columns = [np.asarray(dataset[name], dtype=float) if name in there else np.nan for name in DIMENSIONS]
+    if any(np.isnan(column).any() for column in columns):
+        raise ValueError("A text lacks valence or arousal, and both are needed here: pass rows_with_va(dataset).")
+    return np.stack(columns, axis=1)
 
 
 def _rows(corpus: VaCorpus, split: str) -> np.ndarray:

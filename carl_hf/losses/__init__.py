@@ -9,8 +9,8 @@ processes with equal batches is the value and gradient of one process on the glo
 processes enter without gradient). The other losses depend on the whole batch at once: pass them the global batch,
 gathered with gradient ([`carl_hf.training.distributed.gather_with_gradient`]).
 
-A missing label is marked, and the loss leaves that row out: NaN for valence and arousal or an angle, -1 for a class.
-A batch without any labelled row has loss 0.
+A missing label is marked, and the loss leaves it out: NaN for valence, arousal or an angle, -1 for a class. A text may
+have one of valence and arousal. A batch without any labelled row has loss 0.
 
 Source, where nothing else is named: Son, Saurez, Har, "Continuous Adversarial Text Representation Learning for
 Affective Recognition", arXiv 2502.20613. Equation numbers are the paper's.
@@ -21,8 +21,8 @@ from carl_hf.utils.lazy import lazy_names
 _NAMES = {
     "common": ("NO_CLASS",),
     "carl": (
-        "LabelKernel", "focal_detection_loss", "label_similarity", "mccl_loss", "symmetric_cross_entropy",
-        "va_regression_loss",
+        "LabelKernel", "focal_detection_loss", "label_distance", "label_similarity", "mccl_loss",
+        "symmetric_cross_entropy", "va_regression_loss",
     ),
     "classes": ("class_cross_entropy", "proxy_anchor_loss", "supervised_contrastive_loss"),
     "others": ("circular_loss", "rank_n_contrast_loss", "simcse_loss"),

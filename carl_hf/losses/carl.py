@@ -20,30 +20,65 @@ def _own_column(num_rows: int, num_columns: int, row_offset: int, device: torch.
 
 
 @in_full_precision
+def label_distance(va_B2: Tensor, va_G2: Tensor) -> Tensor:
+    """Euclidean distance of labels in the dimensions that both texts have, times the root of (2 / their number).
+
+    So distances in one dimension and in two are comparable: both are sqrt(2) times the root mean square difference.
+
+    Args:
+        va_B2, va_G2 (`Tensor`): valence and arousal; NaN marks a missing number.
+
+    Returns:
+        `Tensor` of shape (B, G); NaN where two texts share no dimension.
+    """
+    difference_BG2 = va_B2.unsqueeze(1) - va_G2
+    squared_BG = difference_BG2.nan_to_num().square().sum(-1)
+    shared_BG = (~difference_BG2.isnan()).sum(-1).to(squared_BG.dtype)
+    return squared_BG.sqrt() * (va_B2.shape[1] / shared_BG).sqrt()
+
+
+@in_full_precision
 def label_similarity(va_B2: Tensor, va_G2: Tensor, *, kernel: LabelKernel = "cosine", row_offset: int = 0) -> Tensor:
     """Similarity of valence-arousal labels, the V of Eq 4.
 
     Args:
-        va_B2 (`Tensor`): valence and arousal of this process's texts, each in [-1, 1].
+        va_B2 (`Tensor`): valence and arousal of this process's texts, each in [-1, 1], or NaN if missing.
         va_G2 (`Tensor`): valence and arousal of the global batch.
         kernel (`str`): `"cosine"`, Eq 4, compares the angle on the circumplex and ignores intensity. `"distance"`,
-            `1 - ||a - b|| / sqrt(2)`, respects intensity: 1 for equal labels, -1 for opposite corners of the plane.
+            `1 - d / sqrt(2)` of `label_distance`, respects intensity: 1 for equal labels, -1 for opposite corners of
+            the plane.
         row_offset (`int`): the column of row i's own text is `row_offset + i`.
 
     Returns:
-        `Tensor` of shape (B, G) in [-1, 1]. Under `"cosine"`, where Eq 4 is 0/0 for a zero label vector, such a text
-        has similarity 1 to itself and 0 to every other text.
+        `Tensor` of shape (B, G) in [-1, 1], NaN where two texts share no dimension. Under `"cosine"`, where Eq 4 is
+        0/0 for a zero label vector, such a text has similarity 1 to itself and 0 to every other text. A missing number
+        adds nothing to the product of two labels, and to the length of its own the root mean square of all numbers
+        known in the batch: a label of valence alone is as similar to others as if its arousal were of usual size and
+        perpendicular to theirs. So a small valence says little, and texts with one number are on average no more
+        similar to others than texts with two.
 
     Raises:
         ValueError: if the kernel is unknown.
     """
     if kernel == "cosine":
-        similarity_BG = F.normalize(va_B2, dim=-1) @ F.normalize(va_G2, dim=-1).T
+        known_G2 = ~va_G2.isnan()
+        mean_square = va_G2.nan_to_num().square().sum() / known_G2.sum().clamp_min(1)
+        similarity_BG = _unit_labels(va_B2, mean_square) @ _unit_labels(va_G2, mean_square).T
         own_BG = _own_column(len(va_B2), len(va_G2), row_offset, va_B2.device)
-        return torch.where(own_BG, 1.0, similarity_BG)
+        shared_BG = (~va_B2.isnan()).to(va_B2.dtype) @ known_G2.to(va_B2.dtype).T > 0
+        return torch.where(own_BG, 1.0, similarity_BG).masked_fill(~shared_BG, math.nan)
     if kernel == "distance":
-        return 1 - (va_B2.unsqueeze(1) - va_G2).square().sum(-1).sqrt() / math.sqrt(2)
+        return 1 - label_distance(va_B2, va_G2) / math.sqrt(va_B2.shape[1])
     raise ValueError(f"Unknown label kernel {kernel!r}: choose 'cosine' or 'distance'.")
+
+
+def _unit_labels(va_N2: Tensor, mean_square: Tensor) -> Tensor:
+    """Labels over their lengths, to which a missing number adds a square of `mean_square`; it is 0 itself."""
+    known_N2 = va_N2.nan_to_num()
+    length_N1 = torch.hypot(  # exact where nothing is missing
+        known_N2.norm(dim=-1, keepdim=True), (mean_square * va_N2.isnan().sum(-1, keepdim=True)).sqrt()
+    )
+    return known_N2 / length_N1.clamp_min(1e-12)
 
 
 @in_full_precision
@@ -79,8 +114,8 @@ def mccl_loss(
     Args:
         online_BD (`Tensor`): predictions of the online branch for this process's texts, any scale.
         target_GD (`Tensor`): projections of the target branch for the global batch, without gradient.
-        va_B2, va_G2 (`Tensor`): valence and arousal in [-1, 1] of the same texts; NaN marks a text without a label,
-            which is neither row nor column.
+        va_B2, va_G2 (`Tensor`): valence and arousal in [-1, 1] of the same texts; NaN marks a missing number. A row
+            leaves out the texts that share no dimension with it; a text without any is neither row nor column.
         temperature (`float`): divides the cosine of embeddings (the paper's 0.05).
         label_temperature (`float`): divides the similarity of labels.
         kernel (`str`): see `label_similarity`.
@@ -92,21 +127,19 @@ def mccl_loss(
         scalar `Tensor`: the mean over labelled rows, each of the global batch with the same weight; 0 for a batch of
             one text (which has nothing to be contrasted with).
     """
-    unlabelled_B1, unlabelled_G = va_B2.isnan().any(-1, keepdim=True), va_G2.isnan().any(-1)
-    labels_BG = label_similarity(
-        va_B2.nan_to_num(), va_G2.nan_to_num(), kernel=kernel, row_offset=row_offset
-    )  # Eq 4  # fmt: skip
+    labels_BG = label_similarity(va_B2, va_G2, kernel=kernel, row_offset=row_offset)  # Eq 4
+    apart_BG = labels_BG.isnan()
 
-    def log_probabilities(logits_BG: Tensor) -> Tensor:  # Eq 5; 0 where a label is missing: adds 0 to Eq 6
-        log_p_BG = F.log_softmax(logits_BG.masked_fill(unlabelled_G, NEVER), dim=-1)
-        return log_p_BG.masked_fill(unlabelled_G | unlabelled_B1, 0)
+    def log_probabilities(logits_BG: Tensor) -> Tensor:  # Eq 5; 0 where nothing is to be compared: adds 0 to Eq 6
+        log_p_BG = F.log_softmax(logits_BG.masked_fill(apart_BG, NEVER), dim=-1)
+        return log_p_BG.masked_fill(apart_BG, 0)
 
     log_labels_BG, widths = log_probabilities(labels_BG / label_temperature), widths or [online_BD.shape[-1]]
     losses = []
     for one_BD, other_GD in zip(online_BD.split(widths, -1), target_GD.split(widths, -1), strict=True):
         cosine_BG = F.normalize(one_BD, dim=-1) @ F.normalize(other_GD, dim=-1).T  # Eq 3
         losses.append(symmetric_cross_entropy(log_probabilities(cosine_BG / temperature), log_labels_BG))  # Eq 6
-    return sum(losses) / len(losses) * len(va_G2) / (~unlabelled_G).sum().clamp_min(1)
+    return sum(losses) / len(losses) * len(va_G2) / (~va_G2.isnan().all(-1)).sum().clamp_min(1)
 
 
 @in_full_precision
@@ -136,14 +169,14 @@ def focal_detection_loss(logits_BL: Tensor, perturbed_BL: Tensor, eligible_BL: T
 
 @in_full_precision
 def va_regression_loss(predicted_B2: Tensor, va_B2: Tensor) -> Tensor:
-    """Mean squared error of predicted valence and arousal, over the texts that have both.
+    """Mean squared error of predicted valence and arousal, over the numbers that are known.
 
     Args:
-        predicted_B2 (`Tensor`): predictions. va_B2 (`Tensor`): valence and arousal in [-1, 1], or NaN.
+        predicted_B2 (`Tensor`): predictions. va_B2 (`Tensor`): valence and arousal in [-1, 1], or NaN if missing.
 
     Returns:
         scalar `Tensor` >= 0.
     """
-    known_B1 = ~va_B2.isnan().any(-1, keepdim=True)
-    squared_B2 = (predicted_B2 - va_B2.nan_to_num()).square() * known_B1
-    return squared_B2.sum() / (2 * known_B1.sum()).clamp_min(1)
+    known_B2 = ~va_B2.isnan()
+    squared_B2 = (predicted_B2 - va_B2.nan_to_num()).square() * known_B2
+    return squared_B2.sum() / known_B2.sum().clamp_min(1)

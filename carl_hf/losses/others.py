@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from carl_hf.losses.carl import label_distance
 from carl_hf.losses.common import in_full_precision
 
 
@@ -43,12 +44,12 @@ def rank_n_contrast_loss(
 ) -> Tensor:
     """Rank-N-Contrast: each text is nearer to a second one than to all whose labels are at least as far from its own.
 
-    Of anchor i and positive j != i, with s the similarity over the temperature and d the Euclidean distance of labels:
-    -log(exp s_ij / sum of exp s_ik over the texts k != i with d_ik >= d_ij). Mean over all pairs. Distances that
-    differ by less than rounding, 1e-5, are equal. Memory is that of a few (B, B) matrices.
+    Of anchor i and positive j != i, with s the similarity over the temperature and d the `label_distance`:
+    -log(exp s_ij / sum of exp s_ik over the texts k != i with d_ik >= d_ij). Mean over all pairs that share
+    a dimension. Distances that differ by less than rounding, 1e-5, are equal. Memory is that of a few (B, B) matrices.
 
     Args:
-        z_BD (`Tensor`): embeddings, any scale. va_B2 (`Tensor`): valence and arousal; NaN marks a text without.
+        z_BD (`Tensor`): embeddings, any scale. va_B2 (`Tensor`): valence and arousal, or NaN if missing.
         temperature (`float`): > 0. similarity (`str`): `"distance"`, minus the Euclidean distance of embeddings, as
             published, with temperature 2; or `"cosine"`.
 
@@ -58,23 +59,25 @@ def rank_n_contrast_loss(
     Source: Zha et al., "Rank-N-Contrast", NeurIPS 2023, arXiv 2210.01189, Eq 1 and 2, without its second view of a
     text.
     """
-    known_B = ~va_B2.isnan().any(-1)
+    known_B = ~va_B2.isnan().all(-1)
     z_ND, va_N2 = z_BD[known_B], va_B2[known_B]
     if similarity == "cosine":
         unit_ND = F.normalize(z_ND, dim=-1)
         similarity_NN = unit_ND @ unit_ND.T
     else:
         similarity_NN = -torch.cdist(z_ND, z_ND, compute_mode="donot_use_mm_for_euclid_dist")
-    distance_NN = (va_N2.unsqueeze(1) - va_N2).square().sum(-1).sqrt()
+    distance_NN = label_distance(va_N2, va_N2)
     others_NN, count = ~torch.eye(len(z_ND), dtype=torch.bool, device=z_ND.device), len(z_ND)
     logits_NO = similarity_NN[others_NN].view(count, -1 if count else 0) / temperature
     distance_NO = distance_NN[others_NN].view_as(logits_NO)
     # from the farthest label to the nearest; a denominator ends with the last text of the same distance
-    nearness_NO, order_NO = (distance_NO / -1e-5).round().sort(dim=-1)
+    nearness_NO = (distance_NO / -1e-5).round().nan_to_num(nan=torch.inf)  # what is not comparable: after all
+    nearness_NO, order_NO = nearness_NO.sort(dim=-1)
     last_NO = torch.searchsorted(nearness_NO, nearness_NO, right=True) - 1
     logits_NO = logits_NO.gather(1, order_NO)
     cost_NO = logits_NO.logcumsumexp(-1).gather(1, last_NO) - logits_NO
-    return cost_NO.sum() / max(cost_NO.numel(), 1)
+    comparable_NO = nearness_NO.isfinite()
+    return (cost_NO * comparable_NO).sum() / comparable_NO.sum().clamp_min(1)
 
 
 @in_full_precision

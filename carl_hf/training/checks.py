@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from carl_hf.data.label_spaces import read_label_space
-from carl_hf.data.mixing import class_names, rows_with_va
+from carl_hf.data.mixing import VA, class_names, rows_with_va
 from carl_hf.encoders.loading import check_no_adapters
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.objectives import OBJECTIVES
@@ -137,10 +137,10 @@ def classes_of(model: CarlModel, args: CarlTrainingArguments, train: Any) -> lis
 
 
 def label_angles(args: CarlTrainingArguments, train: Any) -> dict[str, float]:
-    """Class name -> radians for the circular loss: the classes of training texts without VA labels.
+    """Class name -> radians for the circular loss: the classes of training texts that lack valence or arousal.
 
     Raises:
-        ValueError: if the label space lacks a class, or there is neither a label space nor a text with VA labels.
+        ValueError: if the label space lacks a class, or there is neither a label space nor a text with both numbers.
     """
     if "angle" not in args.label_kinds:
         return {}
@@ -153,8 +153,8 @@ def label_angles(args: CarlTrainingArguments, train: Any) -> dict[str, float]:
         return {}
     if "label" not in train.column_names:
         return {}
-    valences = list(train["valence"]) if "valence" in train.column_names else [None] * len(train)
-    return space.radians_of({name for name, v in zip(train["label"], valences, strict=True) if v is None} - {None})
+    pairs = zip(*(train[name] if name in train.column_names else [None] * len(train) for name in VA), strict=True)
+    return space.radians_of({name for name, pair in zip(train["label"], pairs, strict=True) if None in pair} - {None})
 
 
 def class_weights(args: CarlTrainingArguments, classes: Sequence[str] | None, train: Any) -> Tensor | None:

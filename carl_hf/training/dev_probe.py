@@ -8,7 +8,7 @@ from datasets import Dataset
 from carl_hf.data.splits import divide
 from carl_hf.evaluation.probes import fit_logistic
 from carl_hf.evaluation.statistics import pearson
-from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions
+from carl_hf.evaluation.valence_arousal import DIMENSIONS, ridge_predictions
 
 _FEWEST = 4  # texts that a probe is fitted to
 
@@ -23,13 +23,13 @@ class DevProbe:
 
     def __init__(self, train: Dataset, *, texts: int, seed: int):
         self._train = train.select(np.random.default_rng(seed).permutation(len(train))[:texts])
-        self._va_rows, self._class_rows = _labelled(self._train, "valence"), _labelled(self._train, "label")
+        self._rows = {column: _labelled(self._train, column) for column in (*DIMENSIONS, "label")}
 
     def __call__(self, encode: Callable[[Sequence[str]], np.ndarray], dev: Dataset) -> dict[str, float]:
-        """Where training and validation texts have VA labels, {"valence_pearson", "arousal_pearson", "va_pearson":
-        their mean}, -1 where r is undefined or an embedding is not finite; where both have class labels,
-        {"label_accuracy": percent of the validation texts whose class is among the training texts'}, 0 where an
-        embedding is not finite.
+        """Where training and validation texts have valence, {"valence_pearson"}; where they have arousal,
+        {"arousal_pearson"}; with both, {"va_pearson": their mean}; -1 where r is undefined or an embedding is not
+        finite. Where both have class labels, {"label_accuracy": percent of the validation texts whose class is among
+        the training texts'}, 0 where an embedding is not finite.
 
         Every text is embedded once.
         """
@@ -38,34 +38,38 @@ class DevProbe:
         if not np.isfinite(embeddings).all():  # training has diverged: the worst score, and no crash
             return {name: 0.0 if name == "label_accuracy" else -1.0 for name in names}
         train, held_out = np.split(embeddings, [len(self._train)])
+        for dimension in DIMENSIONS:
+            if f"{dimension}_pearson" in names:
+                metrics[f"{dimension}_pearson"] = self._correlation(dimension, train, held_out, dev)
         if "va_pearson" in names:
-            scores = self._correlations(train, held_out, dev)
-            metrics |= {f"{name}_pearson": float(r) for name, r in zip(DIMENSIONS, scores, strict=True)}
-            metrics["va_pearson"] = float(scores.mean())
+            metrics["va_pearson"] = sum(metrics.values()) / len(DIMENSIONS)
         if "label_accuracy" in names:
             metrics["label_accuracy"] = self._accuracy(train, held_out, dev)
         return metrics
 
     def metrics_for(self, dev: Dataset) -> list[str]:
         """Names of the metrics that training and validation texts have the labels for."""
-        va = len(self._va_rows) >= _FEWEST and len(_labelled(dev, "valence"))
-        classes = len(self._class_rows) >= _FEWEST and len(self._known_classes(dev))
-        return [*(f"{name}_pearson" for name in (*DIMENSIONS, "va") if va), *(["label_accuracy"] if classes else [])]
+        found = [name for name in DIMENSIONS if len(self._rows[name]) >= _FEWEST and len(_labelled(dev, name))]
+        va = [*found, "va"] if found == [*DIMENSIONS] else found
+        classes = len(self._rows["label"]) >= _FEWEST and len(self._known_classes(dev))
+        return [*(f"{name}_pearson" for name in va), *(["label_accuracy"] if classes else [])]
 
     def _known_classes(self, dev: Dataset) -> np.ndarray:
         """Rows of the validation texts whose class is among the training texts'."""
         rows = _labelled(dev, "label")
-        return rows[np.isin(_classes(dev, rows), _classes(self._train, self._class_rows))]
+        return rows[np.isin(_classes(dev, rows), _classes(self._train, self._rows["label"]))]
 
-    def _correlations(self, train: np.ndarray, held_out: np.ndarray, dev: Dataset) -> np.ndarray:
-        fitted, chosen = divide(self._va_rows, 8)
-        judged, labels = _labelled(dev, "valence"), labels_of(self._train, any_unit=True)
+    def _correlation(self, dimension: str, train: np.ndarray, held_out: np.ndarray, dev: Dataset) -> float:
+        """Pearson r on the validation texts that have this number, by a probe from the training texts that have it."""
+        fitted, chosen = divide(self._rows[dimension], 8)
+        judged = _labelled(dev, dimension)
+        labels, truth = (np.array(data[dimension], dtype=float)[:, np.newaxis] for data in (self._train, dev))
         predicted = ridge_predictions(train[fitted], labels[fitted], train[chosen], labels[chosen], held_out[judged])
-        return np.nan_to_num(pearson(predicted.T, labels_of(dev, any_unit=True)[judged].T), nan=-1.0)
+        return float(np.nan_to_num(pearson(predicted.T, truth[judged].T), nan=-1.0)[0])
 
     def _accuracy(self, train: np.ndarray, held_out: np.ndarray, dev: Dataset) -> float:
-        judged, (fitted, chosen) = self._known_classes(dev), divide(self._class_rows, 8)
-        classes, labels = np.unique(_classes(self._train, self._class_rows), return_inverse=True)
+        judged, (fitted, chosen) = self._known_classes(dev), divide(self._rows["label"], 8)
+        classes, labels = np.unique(_classes(self._train, self._rows["label"]), return_inverse=True)
         of_fitted, of_chosen = labels[: len(fitted)], labels[len(fitted) :]
         if len(set(of_fitted)) == 1:  # nothing to tell apart
             predicted = np.full(len(judged), classes[of_fitted[0]])
@@ -76,9 +80,9 @@ class DevProbe:
 
 
 def _labelled(dataset: Dataset, column: str) -> np.ndarray:
-    """Rows that have a value in a column; none without that column."""
+    """Rows that have a value, None and NaN are none, in a column; none without that column."""
     values = dataset[column] if column in dataset.column_names else []
-    return np.array([row for row, value in enumerate(values) if value is not None], dtype=int)
+    return np.array([row for row, value in enumerate(values) if value is not None and value == value], dtype=int)
 
 
 def _classes(dataset: Dataset, rows: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from carl_hf.training.step import BatchLabels, Step
 def label_counts(labels: BatchLabels) -> dict[str | None, Tensor]:
     """How many texts of the global batch have each kind of label; under None, for objectives without labels, all."""
     return {
-        "va": (~labels.va_G2.isnan().any(-1)).sum(),
+        "va": (~labels.va_G2.isnan().all(-1)).sum(),
         "class": (labels.class_G != NO_CLASS).sum(),
         "angle": (~labels.angle_G.isnan()).sum(),
         None: labels.counted_G.sum(),
@@ -32,10 +32,12 @@ def usable_texts(step: Step) -> Tensor:
 
 
 def step_metrics(step: Step) -> dict[str, tuple[Tensor, Tensor]]:
-    """Metrics of a step: name -> (value, its weight: the number of texts that it is a mean over)."""
+    """Metrics of a step: name -> (value, its weight: the number of texts, or numbers, that it is a mean over)."""
     counts = label_counts(step.labels)
     metrics = {name: (loss, counts[OBJECTIVES[name].label]) for name, loss in step.losses.items() if name != "ptd"}
-    zero_labels = (step.labels.va_G2 == 0).all(-1).sum()
+    if "regression" in metrics:  # a mean over numbers, of which a text may have one
+        metrics["regression"] = (step.losses["regression"], (~step.labels.va_G2.isnan()).sum())
+    zero_labels = (step.labels.va_G2.nan_to_num() == 0).all(-1).sum() - (step.labels.va_G2.isnan().all(-1)).sum()
     metrics["zero_label_fraction"] = (zero_labels / counts["va"], counts["va"])
     if "ptd" in step.losses:
         perturbed_T = step.layout.pack(step.perturbed_BL)

@@ -39,7 +39,7 @@ class BatchLabels:
     """Labels of this process's texts and of the global batch.
 
     Args:
-        va_B2, va_G2: valence and arousal in [-1, 1], NaN for a text without them. class_G: class indices, -1 for a
+        va_B2, va_G2: valence and arousal in [-1, 1], each NaN if missing. class_G: class indices, -1 for a
             text without a class. angle_G: radians, NaN for a text without an angle. counted_G: booleans, false for a
             text that only fills up a batch (in evaluation). row_offset: index in the global batch of this process's
             first text.

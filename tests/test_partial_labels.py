@@ -1,0 +1,202 @@
+"""Texts with one of valence and arousal: read, mixed, compared in the dimensions that two share, and trained on."""
+
+import json
+import logging
+import math
+
+import pandas as pd
+import pytest
+import torch
+from conftest import make_trainer, toy_dataset, without_some_numbers
+from datasets import Dataset
+
+from carl_hf import CarlDataCollator, CarlModel, load_va_dataset
+from carl_hf.data.mixing import mix_datasets, rows_with_va, va_from_class_labels
+from carl_hf.data.streaming import stream_va_dataset
+from carl_hf.evaluation.valence_arousal import labels_of
+from carl_hf.losses import label_similarity, mccl_loss, va_regression_loss
+
+NAN = math.nan
+LABELS = [[0.5, -0.2], [0.3, NAN], [NAN, 0.8], [-0.7, NAN], [NAN, NAN], [-0.1, -0.9], [0.0, NAN]]
+
+
+def shared(a, b):
+    return [(x, y) for x, y in zip(a, b, strict=True) if x == x and y == y]
+
+
+def similarity(i, j, kernel):
+    """By the rule, of two rows of LABELS; None where they share nothing."""
+    pairs = shared(LABELS[i], LABELS[j])
+    if not pairs:
+        return None
+    if kernel == "distance":
+        return 1 - math.sqrt(sum((x - y) ** 2 for x, y in pairs) / len(pairs))
+    known = [x for label in LABELS for x in label if x == x]
+    usual = sum(x * x for x in known) / len(known)
+
+    def length(label):
+        return math.sqrt(sum(x * x if x == x else usual for x in label))
+
+    return 1.0 if i == j else sum(x * y for x, y in pairs) / (length(LABELS[i]) * length(LABELS[j]))
+
+
+def mccl_loops(online, target, kernel, temperature, label_temperature):
+    total, rows = 0.0, [i for i in range(len(LABELS)) if shared(LABELS[i], LABELS[i])]
+    for i in rows:
+        columns = [j for j in range(len(LABELS)) if similarity(i, j, kernel) is not None]
+        cosines = torch.stack([torch.cosine_similarity(online[i], target[j], dim=0) for j in columns])
+        alike = torch.tensor([similarity(i, j, kernel) for j in columns], dtype=torch.float64)
+        p, q = (cosines / temperature).softmax(0), (alike / label_temperature).softmax(0)
+        total = total - (p * q.log() + q * p.log()).sum()
+    return total / len(rows)
+
+
+@pytest.mark.parametrize("kernel", ["cosine", "distance"])
+def test_mccl_compares_texts_in_the_dimensions_that_both_have(kernel):
+    generator = torch.Generator().manual_seed(1)
+    online, target = (torch.randn(7, 5, dtype=torch.float64, generator=generator) for _ in range(2))
+    va, options = torch.tensor(LABELS, dtype=torch.float64), {"temperature": 0.1, "label_temperature": 0.3}
+    found = mccl_loss(online.requires_grad_(), target, va, va, kernel=kernel, **options)
+    expected = mccl_loops(online, target, kernel, *options.values())
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
+    gradients = [torch.autograd.grad(loss, online)[0] for loss in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+    assert not gradients[0][4].any()  # without any number
+    table = label_similarity(va, va, kernel=kernel)
+    assert torch.equal(table[:4].isnan(), torch.tensor(
+        [[False, False, False, False, True, False, False], [False, False, True, False, True, False, False],
+         [False, True, False, True, True, False, True], [False, False, True, False, True, False, False]]
+    ))  # fmt: skip
+
+
+def test_one_number_is_neither_nearer_nor_farther_on_average_and_a_small_one_says_little():
+    va = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).clamp(-3, 3) / 3
+    va[::2, 1] = NAN
+    table = label_similarity(va, va)
+    for rows in (slice(0, None, 2), slice(1, None, 2)):
+        for columns in (slice(0, None, 2), slice(1, None, 2)):
+            assert table[rows, columns].mean().abs() < 0.01
+    strong, weak, opposite = torch.tensor([[0.9, NAN], [0.02, NAN], [-0.9, NAN]], dtype=torch.float64).unbind()
+    three = label_similarity(
+        torch.stack([strong, weak, opposite, strong]), torch.stack([strong, weak, opposite, strong])
+    )
+    assert three[0, 3] > 0.5 > 0.1 > three[0, 1] > 0 and three[0, 2] == -three[0, 3]
+
+
+def test_regression_is_the_mean_over_known_numbers():
+    predicted = torch.linspace(-1, 1, 14, dtype=torch.float64).view(7, 2).requires_grad_()
+    loss = va_regression_loss(predicted, torch.tensor(LABELS, dtype=torch.float64))
+    squares = [(p - x) ** 2 for row, label in zip(predicted, LABELS, strict=True)
+               for p, x in zip(row, label, strict=True) if x == x]  # fmt: skip
+    torch.testing.assert_close(loss, sum(squares) / 8)
+    (gradient,) = torch.autograd.grad(loss, predicted)
+    assert torch.equal(gradient == 0, torch.tensor(LABELS).isnan())
+
+
+FILES = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "json": "json", "parquet": "parquet"}
+
+
+def write(path, rows):
+    frame = pd.DataFrame(rows)
+    if path.suffix == ".parquet":
+        frame.to_parquet(path)
+    elif path.suffix in (".json", ".jsonl"):
+        path.write_text("\n".join(map(json.dumps, rows)) if path.suffix == ".jsonl" else json.dumps(rows))
+    else:
+        frame.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
+    return path
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_files_with_one_column_of_numbers_and_with_empty_cells(kind, tmp_path, caplog):
+    stars = write(tmp_path / f"stars.{kind}", [{"text": f"review {i}", "stars": 1 + i % 5} for i in range(10)])
+    both = write(tmp_path / f"both.{kind}", [
+        {"text": "a", "valence": 1, "arousal": None}, {"text": "b", "valence": None, "arousal": 5},
+        {"text": "c", "valence": 3, "arousal": 2},
+    ])  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        rated = load_va_dataset(stars, scale=(1, 5), columns={"valence": "stars"})
+        mixed = load_va_dataset(both, scale=(1, 5))
+    assert rated.column_names == ["text", "valence"] and rated["valence"][:5] == [-1.0, -0.5, 0.0, 0.5, 1.0]
+    assert (
+        f"{stars}: 10 of 10 texts have no arousal" in caplog.text and f"{both}: 1 of 3 texts have no v" in caplog.text
+    )
+    assert mixed["valence"] == [-1.0, None, 0.0] and mixed["arousal"] == [None, 1.0, -0.5]
+    joined = mix_datasets([(rated, 1), (mixed, 1)], seed=0)
+    assert joined["arousal"] == [None] * 11 + [1.0, -0.5] and rows_with_va(joined)["text"] == ["c"]
+    standard = load_va_dataset(stars, scale=(1, 5), columns={"valence": "stars"}, normalization="standardized")
+    assert standard["valence"][0] == pytest.approx(-2 / (3 * math.sqrt(2)))  # 1 to 5: mean 3, variance 2
+    if kind == "json":
+        return
+    for path, loaded, columns in ((stars, rated, {"valence": "stars"}), (both, mixed, None)):
+        streamed = list(stream_va_dataset([str(path)], scale=(1, 5), columns=columns, shuffle_buffer=1))
+        assert streamed == [{"arousal": None, **row} for row in loaded.to_list()]
+    together = stream_va_dataset([str(both), str(both)], scale=(1, 5), shuffle_buffer=4)
+    assert len(list(together)) == 6
+
+
+def test_a_class_label_gives_numbers_to_texts_without_any_alone():
+    from carl_hf.data.label_spaces import read_label_space
+
+    data = Dataset.from_dict({"text": ["a", "b"], "label": ["joy"] * 2, "valence": [0.1, None], "arousal": [None] * 2})
+    found = va_from_class_labels(data, read_label_space("ekman6"))
+    assert found["valence"][0] == 0.1 and found["arousal"][0] is None and found["arousal"][1] is not None
+
+
+def test_the_collator_marks_each_missing_number(tokenizer):
+    rows = [{"text": "a b c", "valence": 0.5}, {"text": "a b", "valence": NAN, "arousal": -0.5, "label": "joy"},
+            {"text": "a", "valence": 0.0, "arousal": 0.5}]  # fmt: skip
+    batch = CarlDataCollator(tokenizer, angles={"joy": 0.25})(rows)
+    assert torch.equal(batch["va"].isnan(), torch.tensor([[False, True], [True, False], [False, False]]))
+    assert batch["angle"].isnan().tolist() == [True, False, False]
+    assert batch["angle"][1:].tolist() == pytest.approx([0.25, math.pi / 2])
+    with pytest.raises(ValueError, match="Valence nan and arousal -2 of the text 'a' do not lie in"):
+        CarlDataCollator(tokenizer)([{"text": "a", "valence": None, "arousal": -2}])
+
+
+def test_texts_with_valence_alone_train_beside_others_and_each_dimension_has_its_probe(tmp_path, tokenizer):
+    pytest.importorskip("sklearn")
+    stars = toy_dataset(16, seed=3).remove_columns("arousal")
+    train = mix_datasets([(stars, 1), (without_some_numbers(toy_dataset(32)), 1)], seed=0)
+    dev = without_some_numbers(toy_dataset(20, seed=8))
+
+    def figures(data, dev):
+        model = make_trainer(tmp_path, tokenizer).model
+        model = CarlModel.from_encoder(model.encoder, projection_dim=8, heads=["regressor"])
+        objectives = ["mccl", "ptd", "regression=1"]
+        trainer = make_trainer(
+            tmp_path, tokenizer, model=model, data=data, dev=dev, objectives=objectives, probe_texts=40
+        )
+        before = model.regressor.weight.detach().clone()
+        trainer.train()
+        return trainer.evaluate(), model.regressor.weight.detach() - before, trainer
+
+    found, change, trainer = figures(train, dev)
+    assert change.abs().sum(1).min() > 0 and all(math.isfinite(value) for value in found.values())
+    assert found["eval_va_pearson"] == pytest.approx(
+        (found["eval_valence_pearson"] + found["eval_arousal_pearson"]) / 2
+    )
+    predicted = trainer.predict(dev)
+    answers, truth = (
+        torch.from_numpy(part["valence_arousal"]) for part in (predicted.predictions, predicted.label_ids)
+    )
+    assert truth.isnan().sum(0).tolist() == [8, 4]
+    error = (answers - truth)[~truth.isnan()].square().mean().item()  # over all texts, not a mean of batches
+    assert found["eval_regression"] == pytest.approx(error, rel=1e-5)
+
+    found, change, _ = figures(stars, dev)
+    assert "eval_va_pearson" not in found and "eval_arousal_pearson" not in found and "eval_valence_pearson" in found
+    assert change[0].abs().sum() > 0  # (weight decay changes the other row)
+
+
+def test_what_needs_both_numbers_says_so(tmp_path, tokenizer):
+    stars = toy_dataset(16).remove_columns("arousal")
+    with pytest.raises(ValueError, match="lacks valence or arousal.*rows_with_va"):
+        labels_of(stars)
+    with pytest.raises(ValueError, match="no text has both valence and arousal, or a label"):
+        make_trainer(tmp_path, tokenizer, data=stars, objectives=["circular"])
+    with pytest.raises(ValueError, match=r"chosen by va_pearson.*\(valence_pearson, loss\)"):
+        make_trainer(
+            tmp_path, tokenizer, data=stars, dev=stars, metric_for_best_model="va_pearson", eval_strategy="steps",
+            load_best_model_at_end=True, save_strategy="steps",
+        )  # fmt: skip
