@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from carl_hf.evaluation.space import space_gain
 from carl_hf.evaluation.statistics import (
     class_metrics,
-    correlation_gain,
     interval,
     one_hot,
     resampled_class_metrics,
@@ -20,8 +20,8 @@ def compare(before: Evaluation, after: Evaluation, *, seed: int) -> dict[str, An
     """Differences after - before on every corpus that both were measured on, by the paired bootstrap over test texts.
 
     Returns:
-        {task: {corpus: metrics}}: Pearson r for each dimension of va, Spearman rho of semantics, accuracy in percent
-        and F1; each with a 95 % interval.
+        {task: {corpus: metrics}}: Pearson r for each dimension of va, Spearman rho of semantics, what
+        [`carl_hf.evaluation.space.space_gain`] compares, accuracy in percent and F1; each with a 95 % interval.
     """
     result: dict[str, Any] = {}
     for key in before.items:
@@ -29,15 +29,14 @@ def compare(before: Evaluation, after: Evaluation, *, seed: int) -> dict[str, An
         if key not in after.items or task == "geometry":
             continue
         one, two = before.items[key], after.items[key]
-        truth = one["references"]
-        if truth.shape != two["references"].shape:
+        if any(values.shape != two[name].shape for name, values in one.items()):
             raise ValueError(f"{key}: the two models were measured on different texts.")
         if task == "va":
+            truth = one["references"]
             names = (*DIMENSIONS, "dominance")[: truth.shape[1]]
             gain = va_gain(one["predictions"], two["predictions"], truth, dimensions=names, seed=seed)
-        elif task == "semantics":
-            predictions, constant = (one["predictions"], two["predictions"]), "cosines of one model"
-            gain = correlation_gain("spearman", *predictions, truth, seed=seed, constant=constant)
+        elif task in ("semantics", "space"):
+            gain = space_gain(one, two, seed=seed)
         else:
             gain = class_gain(one, two, seed)
         if any(run.metrics[task][corpus].get("seen_in_training") for run in (before, after)):

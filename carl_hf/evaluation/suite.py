@@ -19,8 +19,15 @@ from carl_hf.evaluation.emotion import emotion_curve, measure_emotion
 from carl_hf.evaluation.geometry import alignment_uniformity, centroid_separation
 from carl_hf.evaluation.polarity import measure_polarity
 from carl_hf.evaluation.semantics import measure_sts
+from carl_hf.evaluation.space import measure_space
 from carl_hf.evaluation.tasks import TASKS, Corpora, Encode, Measured, Settings
-from carl_hf.evaluation.valence_arousal import measure_corpus, measure_head, measure_transfer, valence_curve
+from carl_hf.evaluation.valence_arousal import (
+    RATER_CEILINGS,
+    measure_corpus,
+    measure_head,
+    measure_transfer,
+    valence_curve,
+)
 from carl_hf.modeling_carl import CarlModel
 
 
@@ -50,8 +57,8 @@ def evaluate_encoder(
     Args:
         encode: list of N texts -> (N, H) array of finite numbers, such as `load_text_encoder("minilm-l6")` or
             `SentenceTransformer(...).encode`.
-        tasks: of `"va"`, `"polarity"`, `"emotion"`, `"geometry"`, `"semantics"`. data_dir, seed, protocol: see
-            [`carl_hf.evaluation.tasks.Settings`] and docs/evaluation.md.
+        tasks: of `"va"`, `"polarity"`, `"emotion"`, `"geometry"`, `"semantics"`, `"space"`. data_dir, seed, protocol:
+            see [`carl_hf.evaluation.tasks.Settings`] and docs/evaluation.md.
 
     Returns:
         {task: {corpus: metrics}}, what results.json holds for a model; accuracies in percent, all else as fractions.
@@ -95,6 +102,7 @@ def run_tasks(
         ),
         "geometry": _geometry(encode, corpora, seed),
         "semantics": ((name, measure_sts(encode, pairs, seed=seed)) for name, pairs in corpora.semantics.items()),
+        "space": measure_space(encode, corpora, seed=seed),
         "detector": (
             (name, (measure_detector(*carl, corpus, seed=seed), {}))
             for name, corpus in (corpora.detector if carl is not None else {}).items()
@@ -156,6 +164,9 @@ def _va(
     def marked(target: str, measured: Measured, seen: Collection[str] = trained_on) -> Measured:
         if target in seen:
             measured[0]["seen_in_training"] = True
+        for dimension, ceiling in RATER_CEILINGS.get(target, {}).items():
+            r = measured[0][dimension]["pearson"]
+            measured[0][dimension]["of_ceiling"] = None if r is None else r / ceiling
         return measured
 
     for name, corpus in corpora.items():

@@ -10,8 +10,9 @@ import numpy as np
 
 from carl_hf.data import labelled as data
 from carl_hf.data.corpora import CORPORA
+from carl_hf.data.feeling import read_feeling_triplets
 
-TASKS = ("va", "polarity", "emotion", "geometry", "semantics", "detector")
+TASKS = ("va", "polarity", "emotion", "geometry", "semantics", "space", "detector")
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """List of N texts -> (N, H) embeddings."""
@@ -61,8 +62,9 @@ class Corpora:
     """Everything that the settings name, read at once: wrong files are found before any work, and several encoders
     are measured on one copy.
 
-    Attributes `va`, `polarity`, `emotion`, `geometry` (classes), `curve` (valence), `semantics`, `detector`: name ->
-    corpus. `skipped`: "task/corpus" -> why it is missing.
+    Attributes `va`, `polarity`, `emotion`, `geometry` (classes), `curve` (valence), `semantics`, `detector`, and for
+    the task `space` `space_va`, `space_emotion`, `space_polarity`, `space_probe`: name -> corpus; `triplets`: those of
+    the test part, or None. `skipped`: "task/corpus" -> why it is missing.
 
     Raises:
         ValueError: for a file with missing columns or wrong values; for a missing corpus, if the settings are strict.
@@ -100,3 +102,9 @@ class Corpora:
         self.curve = read("geometry", va, data.read_va)
         self.detector = read("detector", va, data.read_va)
         self.semantics = read("semantics", ("stsb",), data.read_sts)
+        self.triplets = read_feeling_triplets("test") if "space" in settings.tasks else None
+        self.space_va = read("space", demo or settings.va, data.read_va)
+        single = [name for name in settings.emotion if name not in ("goemotions-ekman", "goemotions-28")]
+        self.space_emotion = read("space", (*demo, *single), data.read_emotion)
+        self.space_polarity = read("space", settings.polarity, data.read_polarity)
+        self.space_probe = read("space", va, data.read_va)

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from carl_hf.evaluation.statistics import few_texts
 from carl_hf.report.paper import paper_tables, printed_table
+from carl_hf.report.space import TABLES, corpora_with
 from carl_hf.report.tables import MISSING, escape, format_metric, plain_table, short_names, table
 
 SEEN = "†"
@@ -22,6 +23,7 @@ positive / random: alignment over the mean squared distance of random pairs. Low
 _AGREEMENT = {"r": "pearson", "ρ": "spearman", "CCC": "ccc", "MAE": "mae"}
 _VA = {f"{name[0].upper()} {t}": f"{name}.{key}" for name in ("valence", "arousal") for t, key in _AGREEMENT.items()}
 _DOMINANCE = {f"D {title}": f"dominance.{key}" for title, key in _AGREEMENT.items()}
+_CEILING = {"V r / ceiling": "valence.of_ceiling", "A r / ceiling": "arousal.of_ceiling"}
 _CIRCLE = {"angle error": "angle_error.degrees", "intensity MAE": "intensity_error.mae"}
 _EMOTION = {"acc": "accuracy", "P": "precision", "R": "recall", "F1": "f1"}
 _SPACE = {"alignment": "alignment", "uniformity": "uniformity", "positive / random": "positive_random_ratio"}
@@ -62,14 +64,16 @@ def print_summary(results: _Tree, file: TextIO) -> None:
     columns = _columns("va", report.va_corpus, {"V r": _VA["V r"], "A r": _VA["A r"]}) | {
         **{title: _POLARITY[title] for title in ("MR", "CR", "SST5")}, "six": ("emotion", _SIX, "accuracy"),
         "Ekman F1": ("emotion", "goemotions-ekman", "f1"), "STS": ("semantics", "stsb", "spearman"),
+        "feeling": ("space", "feeling-over-topic", "accuracy"),
+        "near": ("space", report.va_corpus, "nearness", "both"),
     }  # fmt: skip
     rows = [
         [name, *(_shown(tree, path, interval=False) or MISSING for path in columns.values())]
         for name, tree in report.models.items()
     ]
     print(plain_table(["model", *columns], rows), file=file)
-    legend = "MR, CR, SST5, six: accuracy, percent. STS: Spearman ρ."
-    print(f"V r, A r: Pearson r on {report.va_corpus}. {legend}", file=file)
+    print(f"V r, A r: Pearson r on {report.va_corpus}; near: ρ of cosine with label nearness there.", file=file)
+    print("MR, CR, SST5, six: accuracy, percent; feeling: feeling over topic, percent. STS: ρ.", file=file)
 
 
 class _Report:
@@ -81,7 +85,8 @@ class _Report:
         self.models: dict[str, _Tree] = {short: results["models"][name] for name, short in self.names.items()}
         self.reasons: list[str] = []
         va = self.corpora("va")
-        self.va_corpus = "emobank" if "emobank" in va or not va else va[0]
+        main = va or corpora_with(self.models, "nearness")
+        self.va_corpus = "emobank" if "emobank" in main or not main else main[0]
         majority = {
             task: {corpus: _majority_class(self.first(task, corpus)) for corpus in self.corpora(task)}
             for task in ("polarity", "emotion")
@@ -176,9 +181,11 @@ class _Report:
         dominance = [
             c for c in va if any("dominance" in (_at(tree, ("va", c)) or {}) for tree in self.models.values())
         ]
+        ceiling = [c for c in va if "of_ceiling" in (self.first("va", c).get("valence") or {})]
         for title, task, corpora, metrics, baseline in (
             ("From one corpus to another", "va", across, _VA, _CONSTANT),
             ("Dominance", "va", dominance, _DOMINANCE, _CONSTANT),
+            ("Pearson r over the ceiling that the raters' noise sets", "va", ceiling, _CEILING, None),
             ("Angle and intensity on the circumplex", "va", [c for c in va if c not in across], _CIRCLE, _CONSTANT),
             ("Other sets of emotions", "emotion", self.corpora("emotion"), _EMOTION, _MAJORITY),
             ("Geometry", "geometry", self.corpora("geometry"), {**_SPACE, **_ORDER}, None),
@@ -189,10 +196,16 @@ class _Report:
             if blocks:
                 yield f"## {title}\n\n{self.table(blocks, baseline)}"
                 yield "\n".join(f"- {escape(self.few(c))}" for c in blocks if task == "emotion" and self.few(c))
-        # a row for each number of training texts, class or condition of a corpus
+        for title, metric, metrics, explanation in TABLES:
+            blocks = {corpus: _columns("space", corpus, metrics) for corpus in corpora_with(self.models, metric)}
+            if blocks:
+                yield f"## {title}\n\n{explanation}\n\n{self.table(blocks)}"
+        # a row for each number of training texts, class, kind or condition of a corpus
         for title, task, path, label, ends in (
             ("Few training texts a class", "emotion", ["few_shot"], "texts a class",
              {"mean accuracy": ["accuracy_mean"], "its standard deviation": ["accuracy_std"]}),
+            ("Feeling over topic by kind", "space", ["kinds"], "kind",
+             {"in order, %": ["accuracy"], "mean margin": ["margin"]}),
             ("F1 of each class", "emotion", ["f1_per_class"], "class", {"F1": []}),
             ("Perturbed-token detector", "detector", [], "tokens",
              {"precision": ["precision"], "recall": ["recall"], "AUC": ["auc"]}),
