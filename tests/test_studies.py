@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from carl_hf import CarlTrainingArguments, load_va_dataset
@@ -171,3 +172,72 @@ def test_pairs_are_drawn_anew_in_each_pass_and_their_similarity_falls_with_the_d
     assert len(seen) == 10  # all that there are
     for pair, score in seen.items():
         assert score == pytest.approx(1 - math.dist(*(labels[name] for name in pair)) / math.dist((-1, 1), (1, -1)))
+
+
+def wordnet(folder):
+    """A WordNet of one synset for each entry; the file's places are those of its lines."""
+    synsets = {
+        "noun": {"glee": (["glee", "gleefulness", "hand_clap"], 1, 3), "bank": (["bank", "depository"], 4, 9)},
+        "verb": {"glee": (["glee", "exult"], 1, 0)},
+        "adj": {"merry": (["merry", "Jolly", "gay(a)"], 3, 5)},
+        "adv": {},
+    }
+    for part, entries in synsets.items():
+        data, index = "  1 a licence\n", "  1 a licence\n"
+        for lemma, (words, senses, tagged) in entries.items():
+            places = " ".join([f"{len(data):08d}"] + ["00000000"] * (senses - 1))
+            index += f"{lemma} n {senses} 1 @ {senses} {tagged} {places}  \n"
+            data += f"{len(data):08d} 12 n {len(words):02x} {' '.join(f'{word} 0' for word in words)} 000 | a gloss\n"
+        (folder / f"data.{part}").write_text(data)
+        (folder / f"index.{part}").write_text(index)
+    return folder
+
+
+def test_perturbed_texts_differ_as_they_should(start, tmp_path):
+    study = start("robustness")
+    args = study.RobustnessArguments(wordnet=str(wordnet(tmp_path)), rate=1.0)
+    texts = ["Glee, at the bank!", "A merry one?", "oh no"]
+    assert study.perturbed(texts, "synonyms", args) == ["Gleefulness, at the bank!", "A jolly one?", "oh no"]
+    assert study.perturbed(texts, "punctuation", args) == ["Glee,, at the bank!!", "A merry one??", "oh no"]
+    sentence = ["wonderful thing, dreadful weather, 2025 eel aaaa"] * 30
+    for rate, least, most in ((0.01, 1, 1), (1.0, 4, 4)):
+        for text in study.perturbed(sentence, "typos", dataclasses.replace(args, rate=rate)):
+            words = list(zip(sentence[0].split(), text.split(), strict=True))
+            differing = [(old, new) for old, new in words if old != new]
+            assert least <= len(differing) <= most
+            for old, new in differing:
+                assert sorted(old) == sorted(new) and old[0] == new[0]
+                assert sum(a != b for a, b in zip(old, new, strict=True)) == 2
+    with pytest.raises(ValueError, match="apt-get install wordnet-base"):
+        study.WordNet(tmp_path / "nowhere")
+
+
+def test_noise_has_the_radius_and_spares_special_tokens(start):
+    table, ids = torch.nn.Embedding(10, 6), torch.tensor([[0, 5, 6, 2]])
+    before = table(ids)
+    with start("robustness").noise(table, 0.3, spared=[0, 2], seed=1):
+        moved = table(ids)
+    assert torch.equal(table(ids), before)
+    relative = (moved - before).norm(dim=-1) / before.norm(dim=-1)
+    torch.testing.assert_close(relative, torch.tensor([[0, 0.3, 0.3, 0]]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["va", "encoder"])
+def test_robustness_of_a_head_and_of_a_probe(kind, start, exports, tmp_path):
+    model = str(exports[0] / kind)
+    flags = ("--model", model, "--texts", "40", "--radii", "0", "1", "--wordnet", wordnet(tmp_path))
+    start("robustness", *flags, "--output_dir", tmp_path / "out")
+    measured = json.loads((tmp_path / "out" / "robustness.json").read_text())["models"][model]
+    assert measured["answers"] == ("head" if kind == "va" else "cls")
+    found = measured["perturbations"]
+    for name in ("upper", "noise 0"):  # the tokenizer lowers all letters
+        assert found[name]["texts"] == 40
+        assert found[name]["valence"]["shift"] == pytest.approx(0, abs=1e-6)
+        assert found[name]["arousal"]["pearson"] == pytest.approx(1)
+        before, after = found[name]["valence"]["pearson_labels"]
+        assert before == pytest.approx(after)
+    for name in ("typos", "noise 1"):
+        low, high = found[name]["valence"]["shift_interval"]
+        assert 0 < low < found[name]["valence"]["shift"] < high and found[name]["valence"]["pearson"] < 0.999
+    table = (tmp_path / "out" / "robustness.md").read_text()
+    assert len(table.splitlines()) == 2 + 6 and "| synonyms" in table
