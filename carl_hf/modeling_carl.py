@@ -133,6 +133,7 @@ class CarlModel(CarlPreTrainedModel):
         heads: Sequence[str] = ("regressor",),
         classes: Sequence[str] = (),
         dropout: float | None = None,
+        emoji: bool = False,
     ) -> "CarlModel":
         """A model around a pretrained encoder; its other layers are initialised at random by torch's generator.
 
@@ -143,13 +144,17 @@ class CarlModel(CarlPreTrainedModel):
                 `CarlTrainingArguments.heads` are those that its objectives need, by default the regressor.
             dropout: probability in [0, 1) for the online encoder's dropout layers, in place of their own. It is saved
                 neither in a checkpoint nor in an export.
+            emoji: give an encoder that is named tokens for emoji, as [`carl_hf.encoders.with_emoji`] does for a loaded
+                one. Its tokenizer is then `load_tokenizer(encoder, emoji=True)`; one without them is refused.
 
         Raises:
             ValueError: if the encoder cannot be loaded, is no bidirectional text encoder, or carries PEFT adapters
-                (which `save_pretrained` would write without the rest).
+                (which `save_pretrained` would write without the rest); for `emoji` with a loaded encoder.
         """
         if isinstance(encoder, str):
-            encoder = load_encoder(encoder)
+            encoder = load_encoder(encoder, emoji=emoji)
+        elif emoji:
+            raise ValueError("emoji=True takes the encoder's name; for a loaded one: with_emoji(tokenizer, encoder).")
         encoder = encoder.base_model if isinstance(encoder, PreTrainedModel) else encoder  # without a head on it
         check_encoder(encoder)
         encoder.float()  # training in bf16 or fp16 is autocast's; the weights, and the target, stay float32
@@ -301,14 +306,9 @@ class CarlModel(CarlPreTrainedModel):
         return CarlOutput(last_hidden_state=hidden_BLH, embedding=embedding_BH, prediction=self.predict(embedding_BH))
 
     def embed(
-        self,
-        texts: Sequence[str],
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        batch_size: int = 64,
-        max_length: int = 128,
-        normalize: bool = False,
-    ) -> Tensor:
+        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase,
+        *, batch_size: int = 64, max_length: int = 128, normalize: bool = False,
+    ) -> Tensor:  # fmt: skip
         """Embeddings of texts by the online encoder under the model's pooling, dropout off.
 
         Args:
@@ -320,11 +320,6 @@ class CarlModel(CarlPreTrainedModel):
             float32 `Tensor` (number of texts, H) on the CPU, in the order of the texts.
         """
         return embed_texts(
-            self.encoder,
-            texts,
-            tokenizer,
-            pooling=self.config.pooling,
-            batch_size=batch_size,
-            max_length=max_length,
+            self.encoder, texts, tokenizer, pooling=self.config.pooling, batch_size=batch_size, max_length=max_length,
             normalize=normalize,
-        )
+        )  # fmt: skip

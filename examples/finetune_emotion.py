@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     script.check_training(args)
     resume = prepare_output(args, overwrite=script.overwrite_output_dir)
     corpus = script.read_corpus()
-    tokenizer = load_tokenizer(script.encoder)
+    emoji = script.emoji and not script.frozen
+    tokenizer, plain_tokenizer = load_tokenizer(script.encoder, emoji=emoji), load_tokenizer(script.encoder)
     plain = load_encoder(script.encoder).to(args.device)
     if script.frozen:
         trainer, provenance = None, script.provenance(None)
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         set_seed(args.seed)
         model = CarlModel.from_encoder(
             script.encoder, pooling=script.pooling, dropout=script.dropout, heads=args.heads,
-            classes=class_names(train),
+            classes=class_names(train), emoji=emoji,
         )  # fmt: skip
         stops_early = args.load_best_model_at_end and script.patience
         trainer = CarlTrainer(
@@ -81,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         leave_at_once()
 
     linear = {"seed": args.seed, "class_weights": args.class_weights, "label_space": args.label_space}
-    embedded = embed_poolings(plain, corpus.texts, tokenizer, poolings=("cls", "mean"), max_length=args.max_length)
+    embedded = embed_poolings(
+        plain, corpus.texts, plain_tokenizer, poolings=("cls", "mean"), max_length=args.max_length
+    )
     frozen = {f"frozen encoder, {pooling}": vectors.numpy() for pooling, vectors in embedded.items()}
     measured = {name: measure_linear_head(vectors, corpus, **linear) for name, vectors in frozen.items()}
     better = max(frozen, key=lambda name: validation_accuracy(frozen[name], corpus, seed=args.seed))

@@ -54,10 +54,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_seed(args.seed)
     model = CarlModel.from_encoder(
         script.encoder, pooling=script.pooling, dropout=script.dropout, contrast_layers=script.contrast_layers,
-        heads=args.heads, classes=data.class_names if args.heads else (),
+        heads=args.heads, classes=data.class_names if args.heads else (), emoji=script.emoji,
     )  # fmt: skip
     plain_weights = copy.deepcopy(model.encoder) if script.toward_plain else None
-    tokenizer = load_tokenizer(script.encoder)
+    tokenizer = load_tokenizer(script.encoder, emoji=script.emoji)
     trainer = CarlTrainer(
         model=model, args=args, train_dataset=data.train, eval_dataset=data.dev, processing_class=tokenizer,
         provenance=script.provenance(describe_objectives(args.weights)),
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     data.read_test_splits()  # only now that everything is trained and chosen
     measured = measure_before_after(
         plain, model.encoder, tokenizer, data.measured, pooling=script.pooling, max_length=args.max_length,
-        seed=args.seed,
+        seed=args.seed, plain_tokenizer=load_tokenizer(script.encoder),
     )  # fmt: skip
     results = measured.results(trained_on_test_rows=script.include_eval_rows)
     results["run"] = run_record(script, args, argv, texts=data.size, steps=trainer.state.global_step)

@@ -101,7 +101,7 @@ def test_own_file_trained_measured_and_exported(pretrain, tiny, csv, tmp_path, c
 
 
 def test_half_way_back_to_the_plain_encoder(pretrain, tiny, tmp_path):
-    pretrain("--toward_plain", "0.5", "--pooling", "mean")
+    pretrain("--toward_plain", "0.5", "--pooling", "mean", "--emoji", "false")
     trained = CarlModel.from_pretrained(tmp_path / "out" / "checkpoint-6").encoder
     before, after = dict(AutoModel.from_pretrained(tiny).named_parameters()), dict(trained.named_parameters())
     exported = dict(AutoModel.from_pretrained(tmp_path / "out" / "encoder").named_parameters())

@@ -28,6 +28,9 @@ class FinetuneArguments:
     encoder: str = setting("minilm-l6", "Encoder: Hub id, folder of an export, 'minilm-l6' or 'mpnet-base'.")
     pooling: Pooling = setting("cls", "Pooling of the encoder's last hidden states.")
     dropout: float | None = setting(None, "Dropout of the encoder in training (default: the encoder's own).")
+    emoji: bool = setting(
+        True, "Give an encoder that is trained, and whose tokenizer reads emoji as unknown, a token for each."
+    )
     corpus: str = setting(
         "demo", f"Texts with class labels: demo, {', '.join(EMOTION)}, a file, or the id of a Hub data set."
     )
@@ -67,8 +70,8 @@ class FinetuneArguments:
 
     def provenance(self, method: str | None) -> Provenance:
         """For the exports; `method` is None for an encoder that stays as it was."""
-        settings = {"pooling": self.pooling, "dropout": self.dropout}
-        settings = {name: value for name, value in settings.items() if value not in ("cls", None)}
+        settings = {"pooling": self.pooling, "dropout": self.dropout, "emoji": self.emoji}
+        settings = {name: value for name, value in settings.items() if value not in ("cls", None, True)}
         provenance = Provenance(
             base_model=self.encoder, corpora=[] if method is None else [self.corpus], licence=self.licence,
             language=self.language, method=method, settings=settings,

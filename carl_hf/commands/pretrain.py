@@ -25,6 +25,7 @@ class PretrainArguments:
     )
     pooling: Pooling = setting("cls", "Pooling of the encoder's last hidden states.")
     dropout: float | None = setting(None, "Dropout of the encoder in training (default: the encoder's own).")
+    emoji: bool = setting(True, "Give an encoder whose tokenizer reads emoji as unknown a token for each.")
     contrast_layers: ContrastLayers = setting(
         "prediction",
         "Layers between embedding and contrastive loss: pooler dense layer, projection and, in the online branch, "
@@ -129,7 +130,7 @@ class PretrainArguments:
 
     def provenance(self, method: str) -> Provenance:
         """For the exports: the base model, the corpora, and the settings that differ from the defaults."""
-        names = ("pooling", "dropout", "contrast_layers", "weights", "normalization", "va_from_names")
+        names = ("pooling", "dropout", "emoji", "contrast_layers", "weights", "normalization", "va_from_names")
         defaults = {f.name: f.default for f in dataclasses.fields(self)} | {"normalization": "scale"}
         settings = {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
         provenance = Provenance(

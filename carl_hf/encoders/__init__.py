@@ -12,6 +12,7 @@ _NAMES = {
         "load_measured_encoder", "load_tokenizer", "load_sentence_transformer", "stated_pooling",
     ),
     "packaged": ("PACKAGED_ENCODER", "packaged_name", "resolve_encoder"),
+    "emoji_tokens": ("add_emoji", "with_emoji"),
     "embedding": (
         "PoolingChoice", "ReadPooling", "StatedPooling", "classifier_outputs", "embed_poolings", "embed_texts",
     ),

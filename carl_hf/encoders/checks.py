@@ -33,12 +33,18 @@ def check_loaded(name: str, info: dict[str, Any], optional: tuple[str, ...] = ()
 
 
 def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises a ValueError if the tokenizer has tokens for which the model has no embedding."""
+    """Raises a ValueError if the tokenizer has tokens for which the model has no embedding, or lacks its emoji."""
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise ValueError(
             f"The tokenizer has {len(tokenizer)} tokens, the model's embedding {rows} rows: pass the tokenizer that "
             "belongs to the model, or add rows: model.resize_token_embeddings(len(tokenizer))."
+        )
+    config = getattr(model.config, "encoder", model.config)
+    if getattr(config, "emoji_tokens", 0) and "\U0001f600" not in tokenizer.get_vocab():
+        raise ValueError(
+            "The model has tokens for emoji, the tokenizer has none: load that of the model's folder, or "
+            "load_tokenizer(name, emoji=True)."
         )
 
 

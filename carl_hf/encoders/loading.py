@@ -21,6 +21,7 @@ from transformers.utils import cached_file
 
 from carl_hf.encoders.checks import check_loaded, check_weights_file
 from carl_hf.encoders.embedding import StatedPooling
+from carl_hf.encoders.emoji_tokens import add_emoji, with_emoji
 from carl_hf.encoders.packaged import HUB_IDS, resolve_encoder
 
 
@@ -37,14 +38,21 @@ def load_config(name: str) -> PreTrainedConfig:
         raise ValueError(f"Cannot load the model {name!r}: {_why_not(resolved, error)}") from error
 
 
-def load_encoder(name: str) -> PreTrainedModel:
+def load_encoder(name: str, *, emoji: bool = False) -> PreTrainedModel:
     """Loads an encoder in float32, in eval mode. Only a pooler may be missing from its weights, which is then random.
+
+    Args:
+        emoji: give it vectors for emoji ([`carl_hf.encoders.with_emoji`]), to be read with
+            `load_tokenizer(name, emoji=True)`.
 
     Raises:
         ValueError: if there is no such encoder, none in safetensors, or weights are missing.
     """
     encoder, info = _from_pretrained(AutoModel, name)
     check_loaded(name, info, optional=("pooler.",))
+    if emoji:
+        check_encoder(encoder)
+        with_emoji(load_tokenizer(name), encoder)
     return encoder
 
 
@@ -121,8 +129,11 @@ def check_no_adapters(model: nn.Module) -> None:
         )
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, *, emoji: bool = False) -> PreTrainedTokenizerBase:
     """Loads the tokenizer that belongs to `name`.
+
+    Args:
+        emoji: give it the tokens for emoji of `load_encoder(name, emoji=True)`. An export brings its own.
 
     Raises:
         ValueError: if there is none.
@@ -137,6 +148,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             f"Cannot load a tokenizer for {name!r}: it has no vocabulary. Save it beside the model: "
             "tokenizer.save_pretrained(folder)."
         )
+    if emoji:
+        add_emoji(tokenizer)
     return tokenizer
 
 

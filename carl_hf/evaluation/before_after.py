@@ -42,19 +42,20 @@ class BeforeAfter:
 def measure_before_after(
     plain: PreTrainedModel, trained: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     corpora: Mapping[str, Splits], *, pooling: Pooling = "cls", max_length: int = 128, seed: int = 42,
+    plain_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> BeforeAfter:  # fmt: skip
     """Compares two encoders by probes on frozen embeddings, fitted on each corpus's train split.
 
     Args:
         plain: is read with the pooling of `POOLINGS` that is better on the validation split.
-        trained: is read with `pooling`.
+        trained: is read with `pooling`. tokenizer: of `trained`, and of `plain` unless `plain_tokenizer` is given.
         corpora: name -> train, validation and test splits.
         seed: of the bootstrap over test texts.
     """
     measured = BeforeAfter()
     for corpus, splits in corpora.items():
         truth, constant = labels_of(splits["test"]), labels_of(splits["train"]).mean(0)
-        embeddings = _embeddings(plain, tokenizer, splits, POOLINGS, max_length)
+        embeddings = _embeddings(plain, plain_tokenizer or tokenizer, splits, POOLINGS, max_length)
         better = _better_pooling(embeddings, splits)
         old = _probe(embeddings[better], splits, "test")
         embeddings = _embeddings(trained, tokenizer, splits, (pooling,), max_length)
