@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from conftest import make_trainer
+from transformers import TrainerCallback
 
 from carl_hf import CarlTrainingArguments, load_va_dataset
 from carl_hf.evaluation.encoder import load_text_encoder
@@ -241,3 +243,20 @@ def test_robustness_of_a_head_and_of_a_probe(kind, start, exports, tmp_path):
         assert 0 < low < found[name]["valence"]["shift"] < high and found[name]["valence"]["pearson"] < 0.999
     table = (tmp_path / "out" / "robustness.md").read_text()
     assert len(table.splitlines()) == 2 + 6 and "| synonyms" in table
+
+
+def test_the_last_weights_are_averaged(start, tmp_path, tokenizer):
+    kept = {}
+
+    class Keep(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            kept[state.global_step] = {n: p.detach().clone() for n, p in model.encoder.named_parameters()}
+
+    average = start("averaging").AverageLast(3, points=5)
+    trainer = make_trainer(tmp_path, tokenizer, max_steps=10, learning_rate=1e-2, callbacks=[Keep(), average])
+    trainer.train()
+    for name, parameter in trainer.model.encoder.named_parameters():
+        expected = sum(kept[step][name] for step in (6, 8, 10)) / 3
+        torch.testing.assert_close(parameter.detach(), expected, msg=name)
+    word = "embeddings.word_embeddings.weight"
+    assert not torch.equal(trainer.model.encoder.get_parameter(word), kept[10][word])
