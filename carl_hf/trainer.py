@@ -136,6 +136,8 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
             super().__init__(
                 model, args, data_collator, train_dataset, eval_dataset, processing_class=processing_class, **kwargs
             )
+        given = (self.optimizer_cls_and_kwargs or [None if self.optimizer is None else type(self.optimizer)])[0]
+        self.given_optimizer = None if given is None else given.__name__
         self.provenance = self._complete(provenance)
         if args.push_to_hub and processing_class is None:
             raise ValueError("--push_to_hub needs the tokenizer, which is published too: processing_class=tokenizer.")

@@ -1,7 +1,7 @@
 """Embeds texts of any number into Parquet files (shards), on all processes. A killed run can be continued.
 
-    accelerate launch examples/embed.py --model minilm-l6@mean --texts my.parquet --output_dir runs/embedded
-    accelerate launch examples/embed.py --model runs/carl-demo/encoder --texts 'corpus/*.jsonl' --keep_columns id
+    accelerate launch -q examples/embed.py --model minilm-l6@mean --texts my.parquet --output_dir runs/embedded
+    accelerate launch -q examples/embed.py --model runs/carl-demo/encoder --texts 'corpus/*.jsonl' --keep_columns id
     torchrun --standalone --nproc_per_node 2 examples/embed.py --texts my.csv
 
 Reads .csv, .tsv, .jsonl and .parquet files piece by piece, the first time to check every row. Writes

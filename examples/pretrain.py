@@ -1,9 +1,9 @@
 """Trains a CARL encoder and measures it before and after.
 
-    accelerate launch examples/pretrain.py                     # minilm-l6 on the bundled demo corpus, minutes on a CPU
-    accelerate launch examples/pretrain.py --config examples/configs/carl-minilm.yaml --data_dir DIR
-    accelerate launch examples/pretrain.py --config examples/configs/carl-roberta.yaml
-    accelerate launch examples/pretrain.py --corpora my.csv --scale 1 9 --output_dir out/mine
+    accelerate launch -q examples/pretrain.py                  # minilm-l6 on the bundled demo corpus, minutes on a CPU
+    accelerate launch -q examples/pretrain.py --config examples/configs/carl-minilm.yaml --data_dir DIR
+    accelerate launch -q examples/pretrain.py --config examples/configs/carl-roberta.yaml
+    accelerate launch -q examples/pretrain.py --corpora my.csv --scale 1 9 --output_dir out/mine
 
 Leaves in the output folder: checkpoint-*/ (to resume from), results.json, figures/, and for examples/push_to_hub.py
 encoder/ (for AutoModel.from_pretrained), va/ (a valence-arousal regressor) and, from corpora with emotion labels,

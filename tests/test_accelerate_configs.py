@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.commands.launch import _validate_launch_command, launch_command, launch_command_parser
 from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 
@@ -53,6 +53,17 @@ def test_flags_name_the_machine():
     prepare_multi_gpu_env(args)
     assert (args.node_rank, args.nnodes, args.nproc_per_node) == (1, "2", "4")
     assert (args.rdzv_backend, args.rdzv_endpoint) == ("static", "first:29500")
+
+
+def test_the_launcher_adds_nothing_to_the_line_that_names_an_error(capfd):
+    words = [
+        "-q", "--config_file", str(FOLDER / "one-gpu.yaml"), "--cpu", str(ROOT / "examples" / "pretrain.py"),
+        "--corpora", "nosuch",
+    ]  # fmt: skip
+    with pytest.raises(SystemExit) as end:  # without -q a CalledProcessError, of which Python prints a traceback
+        launch_command(launch_command_parser().parse_args(words))
+    (line,) = capfd.readouterr().err.splitlines()
+    assert end.value.code == 1 and line.startswith("error: Unknown corpus 'nosuch'")
 
 
 def test_the_slurm_job_starts_one_launcher_a_machine(tmp_path):

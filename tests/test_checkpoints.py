@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import toy_dataset
+from conftest import tiny_encoder, toy_dataset
 from test_trainer import StopAt, make_trainer
 
+from carl_hf import CarlModel, CarlTrainer
+from carl_hf.configuration_carl import HEADS
 from carl_hf.training.checkpoints import (
     RECORD,
     CompletionRecord,
@@ -122,6 +124,31 @@ def test_a_checkpoint_of_another_training_is_not_continued(settings, record, mes
     path.write_text(json.dumps(json.loads(path.read_text()) | record))
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, tokenizer, **{**SAVING, **settings}).train(resume_from_checkpoint="last")
+
+
+OTHER = {
+    "optim": ({}, {}, {"optim": "adafactor"}, r"optim the default \(adamw_\w+\), now adafactor"),
+    "optimizer": ({}, {}, {}, "optimizer the default, now SGD"),
+    "width": ({"hidden_size": 32}, {}, {}, "encoder.hidden_size 16, now 32"),
+    "depth": ({"num_hidden_layers": 1}, {}, {}, "encoder.num_hidden_layers 2, now 1"),
+    "type": ({"model_type": "roberta"}, {}, {}, "encoder.model_type bert, now roberta"),
+    "heads": ({}, {"heads": HEADS, "classes": ["a", "b"]}, {}, "heads regressor, now classifier, proxies, "),
+}
+
+
+@pytest.mark.parametrize("case", OTHER)
+def test_another_optimizer_or_model_does_not_continue_a_run(case, tmp_path, tokenizer):
+    encoder, heads, settings, message = OTHER[case]
+    make_trainer(tmp_path, tokenizer, callbacks=[StopAt(2)], **SAVING).train()
+    model = CarlModel.from_encoder(tiny_encoder(**encoder), projection_dim=8, **heads)
+    trainer = make_trainer(tmp_path, tokenizer, model=model, **SAVING, **settings)
+    if case == "optimizer":
+        trainer = CarlTrainer(
+            model, trainer.args, train_dataset=toy_dataset(), processing_class=tokenizer,
+            optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 0.1}),
+        )  # fmt: skip
+    with pytest.raises(ValueError, match=rf"^[^\n]*checkpoint-2 was trained with {message}[^\n]*give the same"):
+        trainer.train(resume_from_checkpoint="last")
 
 
 @pytest.mark.parametrize(

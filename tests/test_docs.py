@@ -285,7 +285,7 @@ def test_guides_and_scripts_are_listed():
 def test_the_readme_sets_up_in_two_lines_and_names_the_configurations():
     text = text_of("README.md")
     lines = [line for line in text.splitlines() if line.startswith("python3 -m venv")]
-    assert len(lines) == 2 and "accelerate launch examples/pretrain.py" in lines[0] and "pytest" in lines[1]
+    assert len(lines) == 2 and "accelerate launch -q examples/pretrain.py" in lines[0] and "pytest" in lines[1]
     assert text.index(lines[1]) < 2500  # on the first screen
     configs = {path.stem for path in (ROOT / "examples" / "configs").glob("*.yaml")}
     assert configs == {"demo", "carl-minilm", "carl-mpnet", "carl-roberta", "carl-bert", "comparators", "emotion"}

@@ -36,6 +36,7 @@ class PublishingTrainer(Trainer):
     """
 
     provenance: Provenance
+    given_optimizer: str | None  # class of an optimizer that was passed instead of `args.optim`
 
     @property
     def run_settings(self) -> dict[str, Any]:
@@ -44,6 +45,7 @@ class PublishingTrainer(Trainer):
         config = self.model.config
         model = {"pooling": config.pooling, "contrast_layers": config.contrast_layers, "objectives": self.args.weights}
         encoder = self.model.encoder.name_or_path
+        model |= {} if self.given_optimizer is None else {"optimizer": self.given_optimizer}
         return {**run_settings(self.provenance, encoder), **json.loads(json.dumps(model))}
 
     def export(self, folder: str | Path, *, measure_bias: bool = True) -> Path:

@@ -6,13 +6,13 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import Trainer, TrainerState
+from transformers import PreTrainedConfig, Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from carl_hf.utils.atomic_files import fsync_path, write_json
@@ -162,7 +162,7 @@ class ResumableTrainer(Trainer):
 
         Raises:
             ValueError: if the checkpoint is incomplete, or there is none, or it was trained with other batches (its
-                position in the data and its contrast would not fit), another `run_settings` or a layer_decay.
+                position in the data and its contrast would not fit), another model, `run_settings` or a layer_decay.
         """
         if resume_from_checkpoint in (True, "last"):
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
@@ -189,15 +189,28 @@ class ResumableTrainer(Trainer):
                 f"{checkpoint} was trained with --layer_decay {trained.layer_decay:g}, which this version does not "
                 "have: start anew from the checkpoint's model."
             )
-
+        changed = []
         if trained.run is not None and now.run is not None:
+            defaults = {field.name: field.default for field in fields(self.args)}
             pairs = {name: (trained.run.get(name), now.run.get(name)) for name in {**trained.run, **now.run}}
             pairs = {n: pair for n, pair in pairs.items() if n != "encoder" or None not in pair}  # None: no name
-            if changed := [f"{name} {_said(a)}, now {_said(b)}" for name, (a, b) in pairs.items() if a != b]:
-                raise ValueError(
-                    f"{checkpoint} was trained with {'; '.join(changed)}. A run is resumed as it was begun: give the "
-                    "same, or start anew from the export of its model."
-                )
+            changed = [
+                f"{name} {_said(a, defaults.get(name))}, now {_said(b, defaults.get(name))}"
+                for name, (a, b) in pairs.items()
+                if a != b
+            ]
+        if not changed:
+            old, new = map(_architecture, (type(self.model.config).from_pretrained(checkpoint), self.model.config))
+            changed = [
+                f"{name} {_said(old.get(name))}, now {_said(new.get(name))}"
+                for name in {**old, **new}
+                if old.get(name) != new.get(name)
+            ]
+        if changed:
+            raise ValueError(
+                f"{checkpoint} was trained with {'; '.join(changed)}. A run is resumed as it was begun: give the "
+                "same, or start anew from the export of its model."
+            )
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self.state.global_step >= self.state.max_steps:  # a finished run is resumed
@@ -225,8 +238,18 @@ class ResumableTrainer(Trainer):
             remove_old_checkpoints(folder.parent, folder, self.state.best_model_checkpoint, keep)
 
 
-def _said(value: Any) -> str:
-    return "the default" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _architecture(config: PreTrainedConfig) -> dict[str, Any]:
+    """The settings of a model and, as `encoder.NAME`, of its encoder."""
+    settings = config.to_dict()
+    settings |= {f"encoder.{name}": value for name, value in settings.pop("encoder", {}).items()}
+    others = ("architectures", "dtype", "use_cache", "name_or_path", "version", "_token_id")  # of files and tokenizers
+    return {name: value for name, value in settings.items() if not name.endswith(others)}
+
+
+def _said(value: Any, default: Any = None) -> str:
+    if value is None:
+        return "the default" + (f" ({default})" if isinstance(default, (str, int, float)) else "")
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @contextlib.contextmanager
