@@ -5,8 +5,8 @@ from transformers import TrainerCallback
 
 
 class AverageLast(TrainerCallback):
-    """When training ends, the online encoder gets the mean of its weights at the last `count` of `points` evenly spaced
-    steps, the last step among them."""
+    """When training ends, the online encoder gets the mean of its weights at the last `count` of `points` evenly
+    spaced steps, the last step among them."""
 
     def __init__(self, count: int, points: int):
         self.count, self.points = count, points
