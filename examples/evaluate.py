@@ -49,7 +49,8 @@ def measure(candidate: Candidate, args: EvaluateArguments, settings: Settings, c
         carl = model.to("cuda" if torch.cuda.is_available() else "cpu"), load_tokenizer(candidate.model)
     result = run_tasks(
         encoder, settings, corpora, predict_va=load_va_head(candidate.model, max_length=args.max_length), carl=carl,
-        trained_on=trained_on(candidate.model), head_trained_on=head_trained_on(candidate.model),
+        trained_on=trained_on(candidate.model, corpora.emotion_files(args.emotion)),
+        head_trained_on=head_trained_on(candidate.model),
     )  # fmt: skip
     result.metrics = {"pooling": encoder.pooling, "dimensions": encoder.width, **result.metrics}
     return result

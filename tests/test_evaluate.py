@@ -4,12 +4,15 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import ROOT, load_script, tiny_encoder
+from conftest import ROOT, load_script, tiny_encoder, toy_dataset
 
 from carl_hf import CarlModel, Provenance, export_encoder
 from carl_hf.commands.evaluate import head_trained_on, trained_on
+from carl_hf.commands.pretrain import PretrainArguments
+from carl_hf.evaluation.tasks import Corpora, Settings
 
 pytestmark = pytest.mark.usefixtures("measuring_packages")
 SCRIPT = "examples/evaluate.py"
@@ -142,6 +145,37 @@ def test_what_a_model_was_trained_on_is_read_from_its_record(models, tmp_path):
         (tmp_path / "encoder" / "carl_export.json").write_text(json.dumps(record))
         assert seen is None or trained_on(str(tmp_path / "encoder")) == seen
         assert head_trained_on(str(tmp_path / "encoder")) == by_head
+
+
+@pytest.mark.parametrize(
+    "trained, splits, evaluated, seen",
+    [
+        ({}, False, "own.csv", True),  # all of it is trained on
+        ({}, False, "elsewhere/renamed.csv", True),
+        ({"corpora": ["*.csv"], "shuffle_buffer": 5}, False, "own.csv", True),
+        ({"emotion_corpus": "own.csv"}, False, "own.csv", False),  # its test part was held out
+        ({"emotion_corpus": "own.csv", "include_eval_rows": True}, False, "own.csv", True),
+        ({}, True, "own.csv", False),
+        ({"include_eval_rows": True}, True, "elsewhere/renamed.csv", True),
+        ({}, False, "elsewhere/other.csv", False),
+    ],
+)
+def test_a_file_is_marked_where_training_has_seen_its_test_texts(
+    trained, splits, evaluated, seen, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    frame = toy_dataset(60).to_pandas()
+    frame["text"], frame["label"] = frame["text"] + [f" {i}" for i in range(60)], ["joy", "fear", "awe"] * 20
+    if splits:
+        frame["split"] = ["train", "train", "test", "test"] * 15
+    Path("elsewhere").mkdir()
+    for name, rows in (("own", frame), ("elsewhere/renamed", frame), ("elsewhere/other", frame[::-1])):
+        rows.to_csv(f"{name}.csv", index=False)
+    script = PretrainArguments(**{"corpora": ["own.csv"], **trained}, scale=[-1, 1])
+    Path("encoder").mkdir()
+    Path("encoder/carl_export.json").write_text(json.dumps({"provenance": script.provenance("CARL").record()}))
+    corpora = Corpora(Settings(tasks=["emotion"], emotion=[evaluated]))
+    assert (Path(evaluated).stem in trained_on("encoder", corpora.emotion_files([evaluated]))) == seen
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,19 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from carl_hf.commands.outputs import EVALUATION, check_output_dir
-from carl_hf.data.labelled import EMOTION
+from carl_hf.data.labelled import EMOTION, ClassCorpus
 from carl_hf.encoders import PoolingChoice, load_config, load_tokenizer, resolve_encoder
 from carl_hf.evaluation.comparators import read_comparators
 from carl_hf.evaluation.encoder import split_pooling
 from carl_hf.evaluation.tasks import TASKS
 from carl_hf.export.folder import read_record
+from carl_hf.export.provenance import file_digest
 from carl_hf.utils.fields import setting
 
 _GOEMOTIONS = [name for name in EMOTION if name.startswith("goemotions")]
@@ -112,13 +113,22 @@ def comparators_of(args: EvaluateArguments) -> tuple[list[Candidate], dict[str, 
     return found, missing
 
 
-def trained_on(model: str) -> list[str]:
+def trained_on(model: str, emotion: Mapping[str, ClassCorpus] | None = None) -> list[str]:
     """The corpora whose measured texts the encoder was trained on, according to its export record: a valence-arousal
-    corpus without splits, or any corpus if training included test rows."""
+    corpus or file without splits, or any corpus if training included test rows.
+
+    Args:
+        emotion: file -> what is measured of it: a file of training is recognised by its content.
+    """
     folder = Path(resolve_encoder(model))
     records = filter(None, map(read_record, (folder, folder.parent / "encoder")))  # the export beside a checkpoint
     origin = next(records, {"provenance": None})["provenance"]
-    return [] if origin is None else _seen(origin["corpora"], test_rows=origin["trained_on_test_rows"])
+    if origin is None:
+        return []
+    test_rows, digests = origin["trained_on_test_rows"], set(origin.get("files", {}).values())
+    files = [file for file, corpus in (emotion or {}).items() if test_rows or corpus.split is None]
+    seen = [Path(file).stem for file in files if file_digest(file) in digests]
+    return list(dict.fromkeys([*_seen(origin["corpora"], test_rows=test_rows), *seen]))
 
 
 def head_trained_on(model: str) -> list[str]:

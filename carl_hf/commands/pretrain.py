@@ -4,18 +4,24 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from carl_hf import CarlTrainingArguments, Provenance
 from carl_hf.commands.arguments import public_command
 from carl_hf.commands.environment import environment_record
 from carl_hf.configuration_carl import ContrastLayers
+from carl_hf.data.corpora import CORPORA
 from carl_hf.data.labelled import EMOTION
 from carl_hf.data.loading import Normalization
+from carl_hf.data.streaming import files_of
 from carl_hf.encoders import Pooling
 from carl_hf.export.folder import with_earlier_training
+from carl_hf.export.provenance import file_digest
 from carl_hf.objectives import describe_objectives
 from carl_hf.utils.fields import setting
+
+_KNOWN = (*EMOTION, *CORPORA)
 
 
 @dataclass
@@ -135,9 +141,16 @@ class PretrainArguments:
         settings = {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
         provenance = Provenance(
             base_model=self.encoder, corpora=self.corpora, licence=self.licence, method=method, settings=settings,
-            trained_on_test_rows=self.include_eval_rows, language=self.language,
+            trained_on_test_rows=self.include_eval_rows, language=self.language, files=self._files_seen_whole(),
         )  # fmt: skip
         return with_earlier_training(provenance, self.encoder)
+
+    def _files_seen_whole(self) -> dict[str, str]:
+        """Name -> digest of the training files but the emotion corpus, whose test part is held out."""
+        files = [file for corpus in self.corpora if corpus not in _KNOWN for file in files_of(corpus)]
+        held_out = [self.emotion_corpus] if self.emotion_corpus and not self.include_eval_rows else []
+        known = {file_digest(path) for path in held_out if Path(path).is_file()}
+        return {file.name: digest for file in files if (digest := file_digest(file)) not in known}
 
 
 def run_record(

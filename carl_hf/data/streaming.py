@@ -59,12 +59,7 @@ def open_tables(
     """
     tables = []
     for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.is_file() and file.suffix.lower() in PIECEWISE)
-        else:
-            found = [source] if path.is_file() else sorted(glob.glob(source, recursive=True))
-            files = [file for file in map(Path, found) if file.is_file()]
+        path, files = Path(source), files_of(source)
         if files:
             tables += [_open_file(file, columns, optional, va) for file in files]
         elif path.suffix.lower() not in SUFFIXES and source.count("/") == 1 and not path.exists():
@@ -76,6 +71,15 @@ def open_tables(
                 "no id of a Hub data set (owner/name)."
             )
     return tables
+
+
+def files_of(source: str) -> list[Path]:
+    """The files that a file's name, a folder or a pattern stands for; none for anything else."""
+    path = Path(source)
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.is_file() and file.suffix.lower() in PIECEWISE)
+    found = [source] if path.is_file() else sorted(glob.glob(source, recursive=True))
+    return [file for file in map(Path, found) if file.is_file()]
 
 
 def _open_file(path: Path, columns: Sequence[str], optional: Collection[str], va: Sequence[str]) -> PiecewiseTable:

@@ -108,3 +108,8 @@ class Corpora:
         self.space_emotion = read("space", (*demo, *single), data.read_emotion)
         self.space_polarity = read("space", settings.polarity, data.read_polarity)
         self.space_probe = read("space", va, data.read_va)
+
+    def emotion_files(self, names: Sequence[str]) -> dict[str, data.ClassCorpus]:
+        """Those of the names that are files -> what was read of them."""
+        read = {**self.space_emotion, **self.emotion}
+        return {name: read[Path(name).stem] for name in names if Path(name).suffix and Path(name).stem in read}

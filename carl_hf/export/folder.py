@@ -53,7 +53,8 @@ def read_record(folder: str | Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         origin = record["provenance"]
-        if origin is None or {"base_model", "corpora", "method", "trained_on_test_rows"} <= set(origin):
+        needed = {"base_model", "corpora", "method", "trained_on_test_rows"}
+        if origin is None or (needed <= set(origin) and isinstance(origin.get("files", {}), dict)):
             return record
     except (ValueError, KeyError, TypeError):
         pass
@@ -73,6 +74,7 @@ def with_earlier_training(provenance: Provenance, encoder: str) -> Provenance:
         corpora=list(dict.fromkeys([*earlier["corpora"], *provenance.corpora])),
         trained_on_test_rows=earlier["trained_on_test_rows"] or provenance.trained_on_test_rows,
         method=", then ".join(methods) or None,
+        files={**earlier.get("files", {}), **provenance.files},
     )
 
 

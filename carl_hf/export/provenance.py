@@ -1,9 +1,10 @@
 """Where a model comes from: the data, licences and settings that its card states."""
 
+import hashlib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ class Provenance:
         method: of training; None for an encoder that was not trained. A trainer replaces the default by its
             objectives.
         language: of the texts, a two-letter code.
+        files: training files of which no test part was held out: name -> [`file_digest`], by which evaluations know
+            them again.
 
     Raises:
         ValueError: for a licence that is no identifier.
@@ -81,6 +84,7 @@ class Provenance:
     settings: dict[str, Any] | None = None
     method: str | None = "CARL"
     language: str = "en"
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.licence is not None and not re.fullmatch(r"[a-z0-9.-]+", self.licence):
@@ -94,6 +98,17 @@ class Provenance:
             "licence": self.licence or licence_of([*self.corpora, *head_corpora]),
             "settings": _without_folders(self.settings),
         }
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's size and its first and last MiB: the same file, whatever its name and folder."""
+    with Path(path).open("rb") as file:
+        size = file.seek(0, 2)
+        found = hashlib.sha256(str(size).encode())
+        for start in (0, max(0, size - 2**20)):
+            file.seek(start)
+            found.update(file.read(2**20))
+    return found.hexdigest()
 
 
 def public_model_id(name: str | None) -> str | None:
