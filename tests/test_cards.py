@@ -8,7 +8,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from carl_hf import CarlTrainingArguments, Provenance
-from carl_hf.export.cards import Result, render_card, va_results
+from carl_hf.export.cards import Result, render_card, space_results, va_results
 from carl_hf.export.provenance import differing_settings, licence_of, public_corpus_name, public_model_id
 
 CARDS = Path(__file__).parent.parent / "model_cards"
@@ -119,6 +119,21 @@ def test_rows_of_results_compare_with_the_constant_or_a_baseline():
     ]  # fmt: skip
     assert rows[0].revision.startswith("248ce2a4")
     assert va_results("emobank", metrics, baseline=metrics)[0].baseline == 0.5
+
+
+def test_rows_of_the_space_and_their_task_on_the_hub():
+    metrics = {
+        "accuracy": 61.5, "accuracy_interval": [55.0, 68.0], "knn": {"valence": {"pearson": None}, "arousal": {}},
+        "nearness": {"both": 0.4, "both_interval": [0.3, 0.5]},
+    }  # fmt: skip
+    rows = space_results("feeling-over-topic", metrics, {"accuracy": 2.0, "nearness": {}})
+    assert [(row.metric, row.value, row.baseline) for row in rows] == [
+        ("accuracy", 61.5, 2.0),
+        ("spearman", 0.4, None),
+    ]
+    card = render_card(record(results=[vars(row) for row in rows]), "name")
+    assert re.search(r"\| feeling-over-topic, test +\| feeling over topic +\| +61.5 % \[55.0 %, 68.0 %\]", card)
+    assert "name: feeling over topic\n" in card and "value: 0.615" in card
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import pytest
 from scipy.stats import spearmanr
 
 from carl_hf.data.feeling import read_feeling_triplets
-from carl_hf.data.labelled import ClassCorpus, VaCorpus
+from carl_hf.data.labelled import ClassCorpus, VaCorpus, read_va
 from carl_hf.evaluation import space
+from carl_hf.evaluation.before_after import nearest_texts
 from carl_hf.evaluation.comparison import compare
 from carl_hf.evaluation.space import (
     development_space,
@@ -224,3 +225,23 @@ def test_development_space_sees_no_test_text(small_corpora):
 def triplet_texts(split):
     frame = read_feeling_triplets(split)
     return frame[["anchor", "same_feeling", "opposite_feeling"]].to_numpy().ravel().tolist()
+
+
+def test_the_example_shows_texts_of_the_encoder_s_own_order_and_no_emoji():
+    demo = read_va("demo", None)
+    valence = dict(zip(demo.texts, demo.labels[:, 0], strict=True))
+
+    def by_valence(texts):
+        angles = [valence.get(text, 0.9) for text in texts]  # the anchor's and its neighbours' in the triplet
+        return np.column_stack([np.cos(angles), np.sin(angles)])
+
+    found = nearest_texts(by_valence)
+    assert [text["cosine"] for text in found] == sorted((text["cosine"] for text in found), reverse=True)
+    assert len(found) == 5 and found[0]["cosine"] == pytest.approx(1)
+    tests = {demo.texts[i] for i in demo.rows("test")}
+    for text in found:
+        if text["text"] in valence:
+            assert text["text"] in tests and text["feeling"] == "pleasant" and text["text"].isascii()
+    far = nearest_texts(lambda texts: -by_valence(texts) * ([[-1, -1]] + [[1, 1]] * (len(texts) - 1)), 400)
+    feelings = [text["feeling"] for text in far if text["text"] in valence]
+    assert feelings[0] == "unpleasant" and {"neutral", "pleasant"} <= set(feelings)

@@ -17,6 +17,7 @@ from matplotlib.text import Text  # noqa: E402
 
 from carl_hf.data.label_spaces import read_label_space  # noqa: E402
 from carl_hf.report import plots  # noqa: E402
+from carl_hf.report.nearest import plot_nearest  # noqa: E402
 
 SIX = ["anger", "disgust", "fear", "joy", "sadness", "surprise"]
 LONG = [
@@ -243,3 +244,19 @@ def test_equal_results_make_equal_files(tmp_path):
         plots.plot_points(tmp_path / f"{name}.png", crowd(3), "x", "y")
     for suffix in (".png", ".svg"):
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_nearest_texts(drawn):
+    texts = [
+        {"text": text, "cosine": cosine, "feeling": feeling}
+        for text, cosine, feeling in (("A $short$ one.", 0.93, "pleasant"), ("word " * 60, 0.41, "unpleasant"),
+                                      ("Below zero.", -0.2, "neutral"))
+    ]  # fmt: skip
+    figure, extents = drawn(plot_nearest, "How it feels.", {"before": texts, "after": texts[:2]})
+    shown = [text.get_text() for text in extents]
+    assert "Nearest to: “How it feels.”" in shown and shown.count("A $short$ one.") == 2
+    assert sum(text.startswith("word word") and text.endswith(" …") and text.count("\n") == 1 for text in shown) == 2
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [0.93, 0.41, 0]
+    colours = [to_hex(bar.get_facecolor()) for bar in figure.axes[0].patches]
+    assert len(set(colours)) == 3 and colours[:2] == [to_hex(bar.get_facecolor()) for bar in figure.axes[1].patches]
+    assert " -0.20  neutral" in shown and contrast(to_rgba(colours[1]), (1, 1, 1)) > 3

@@ -68,14 +68,24 @@ def test_own_file_trained_measured_and_exported(pretrain, tiny, csv, tmp_path, c
             assert low <= results[key][str(csv)][dimension]["pearson"] <= high
     printed = capsys.readouterr().out
     assert results["verdict"] in printed and "own.csv: 30 held-out texts" in printed
+    feeling = results["feeling_over_topic"]
+    row = f"{feeling['before']['accuracy']:.1f} % ["
+    assert "feeling over topic: 220 triplets by cosine" in printed and row in printed
+    assert feeling["gain"]["accuracy"] == pytest.approx(feeling["after"]["accuracy"] - feeling["before"]["accuracy"])
+    rows = {row["name"]: row for row in read_record(out / "encoder")["results"]}
+    assert (rows["feeling over topic"]["value"], rows["feeling over topic"]["baseline"]) == (
+        feeling["after"]["accuracy"], feeling["before"]["accuracy"]
+    )  # fmt: skip
+    nearness = results["after"][str(csv)]["nearness"]["both"]
+    assert rows["label nearness, Spearman rho of the cosine"]["value"] == nearness
     run = results["run"]
     assert (run["seed"], run["steps"], run["training_texts"], run["contrast_layers"]) == (3, 6, 100, "none")
     assert not results["trained_on_test_rows"] and run["command"].endswith("--contrast_layers none --hub_token ***")
-    plot = "figures/circumplex-own-csv.png"
-    assert (out / plot).stat().st_size > 10_000
+    plots = ["figures/circumplex-own-csv.png", "figures/nearest-texts-before-and-after.png"]
+    assert all((out / plot).stat().st_size > 10_000 for plot in plots)
     for kind in ("encoder", "va"):
         record = read_record(out / kind)
-        assert record["results"][0]["dataset"] == "own.csv" and record["bias"] and record["figures"] == [plot]
+        assert record["results"][0]["dataset"] == "own.csv" and record["bias"] and record["figures"] == plots
         assert record["provenance"]["corpora"] == ["own.csv"]
         assert record["provenance"]["settings"]["contrast_layers"] == "none"
         for file in export_files(out / kind):
@@ -223,13 +233,15 @@ def test_names_and_drawing_errors_cost_no_export(pretrain, csv, tmp_path, monkey
     long = tmp_path / f"{'a' * 240}.csv"
     shutil.copy(csv, long)
     pretrain(corpus=long)
-    assert {len(path.name) for path in (tmp_path / "out" / "figures").iterdir()} == {len("circumplex-.png") + 80}
+    names = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
+    assert names == {f"circumplex-{'a' * 80}", "nearest-texts-before-and-after"}
     assert json.loads((tmp_path / "out" / "results.json").read_text())["files"]
 
     def fails(*arguments):
         raise RuntimeError("no font")
 
     monkeypatch.setattr("carl_hf.commands.before_after.plot_circumplex", fails)
+    monkeypatch.setattr("carl_hf.commands.before_after.plot_nearest", fails)
     pretrain("--overwrite_output_dir", "true", corpus=long)
     assert "could not be drawn: RuntimeError: no font" in caplog.text
     assert not (tmp_path / "out" / "figures").exists()  # those of the first run are gone

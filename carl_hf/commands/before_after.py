@@ -8,44 +8,60 @@ from typing import Any
 from datasets import Dataset
 
 from carl_hf.evaluation.before_after import BeforeAfter, Splits
+from carl_hf.evaluation.space import FEELING
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of
-from carl_hf.export.cards import va_results
+from carl_hf.export.cards import space_results, va_results
 from carl_hf.export.provenance import public_corpus_name
+from carl_hf.report.nearest import plot_nearest
 from carl_hf.report.pictures import draw
 from carl_hf.report.plots import plot_circumplex
 from carl_hf.report.tables import plain_table
 
 
 def print_before_after(results: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
-    """Prints correlations before and after training and their gain, a table for each corpus, and the verdict.
+    """Prints correlations before and after training and their gain, a table for each corpus, feeling over topic, and
+    the verdict.
 
     Args:
         results: as in results.json. sizes: corpus -> number of test texts.
     """
     for corpus, size in sizes.items():
-        before, after, gain = (results[key][corpus] for key in ("before", "after", "gain"))
         print(f"\n{corpus}: {size} held-out texts, Pearson r of a ridge probe on frozen embeddings [95 % interval]")
-        rows = {
-            f"before  {results['run']['encoder']}, {before['pooling']}": (before, ""),
-            f"after   {results['run']['method']}, {after['pooling']}": (after, ""),
-            "gain": (gain, "+"),
-        }
-        cells = [[name, *(_cell(row[d], sign) for d in DIMENSIONS)] for name, (row, sign) in rows.items()]
+        rows = _rows(results["run"], {key: results[key][corpus] for key in ("before", "after", "gain")})
+        cells = [[name, *(_cell(row[d], "pearson", f"{sign}.3") for d in DIMENSIONS)] for name, row, sign in rows]
         print(plain_table(["", *DIMENSIONS], cells))
+    if feeling := results.get("feeling_over_topic"):
+        number, rule = feeling["after"]["texts"], "in order if nearer to the same feeling than to the same topic"
+        print(f"\nfeeling over topic: {number} triplets by cosine, {rule} [95 % interval]")
+        cells = [
+            [name, _cell(row, "accuracy", f"{sign}.1", " %"), _cell(row, "margin", f"{sign}.3")]
+            for name, row, sign in _rows(results["run"], feeling)
+        ]
+        print(plain_table(["", "in order", "mean margin"], cells))
     print(f"\n{results['verdict']}\n")
 
 
-def _cell(metrics: Mapping[str, Any], sign: str) -> str:
-    if metrics["pearson"] is None:
+def _rows(run: Mapping[str, Any], found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], str]]:
+    """Name, metrics and sign of the rows before, after and gain."""
+    return [
+        (f"before  {run['encoder']}, {found['before']['pooling']}", found["before"], ""),
+        (f"after   {run['method']}, {found['after']['pooling']}", found["after"], ""),
+        ("gain", found["gain"], "+"),
+    ]
+
+
+def _cell(metrics: Mapping[str, Any], metric: str, form: str, unit: str = "") -> str:
+    if metrics[metric] is None:
         return "undefined"
-    low, high = metrics["pearson_interval"]
-    return f"{metrics['pearson']:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+    low, high = metrics[f"{metric}_interval"]
+    return f"{metrics[metric]:{form}f}{unit} [{low:{form}f}, {high:{form}f}]"
 
 
 def draw_before_after(
     folder: Path, measured: BeforeAfter, corpora: Mapping[str, Splits], *, encoder: str, method: str
 ) -> list[Path]:
-    """Draws the labels and both encoders' predictions of each corpus's test texts on the valence-arousal plane.
+    """Draws the labels and both encoders' predictions of each corpus's test texts on the valence-arousal plane, and
+    the example of nearest texts.
 
     Args:
         encoder: the plain encoder's name. method: the trained one's; "trained" if it is too long for a title.
@@ -65,7 +81,12 @@ def draw_before_after(
         }
         labels = test["label"] if "label" in test.column_names else None
         drawn += draw(folder / f"{name}.png", plot_circumplex, panels, labels_of(test), labels)
-    return drawn
+    columns = {
+        f"before: {Path(encoder).name}, {measured.feeling['before']['pooling']}": measured.nearest["before"],
+        f"after: {method if len(method) <= 40 else 'trained'}": measured.nearest["after"],
+    }
+    path = folder / "nearest-texts-before-and-after.png"
+    return drawn + draw(path, plot_nearest, measured.nearest["sentence"], columns)
 
 
 def _title(name: str, metrics: Mapping[str, Any]) -> str:
@@ -81,7 +102,9 @@ def rows_for_card(measured: BeforeAfter, encoder: str) -> dict[str, Any]:
     rows = [
         row
         for corpus, after in measured.after.items()
-        for row in va_results(corpus, after, baseline=measured.before[corpus])
-    ]
-    poolings = sorted({before["pooling"] for before in measured.before.values()})
+        for row in (*va_results(corpus, after, baseline=measured.before[corpus]),
+                    *space_results(corpus, after, measured.before[corpus]))
+    ]  # fmt: skip
+    rows += space_results(FEELING, measured.feeling["after"], measured.feeling["before"])
+    poolings = sorted({before["pooling"] for before in (*measured.before.values(), measured.feeling["before"])})
     return {"results": rows, "baseline": f"{Path(encoder).name} as it was, {' / '.join(poolings)}"}

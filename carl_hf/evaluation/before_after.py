@@ -1,4 +1,5 @@
-"""What training has changed: ridge probes on the plain and on the trained encoder, the gain, and a verdict."""
+"""What training has changed: ridge probes on the plain and on the trained encoder, what their cosines are worth, the
+gain, and a verdict."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,14 +9,23 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from carl_hf.data.feeling import read_feeling_triplets
+from carl_hf.data.labelled import read_va
 from carl_hf.encoders import Pooling, embed_poolings
+from carl_hf.evaluation.geometry import unit_rows
+from carl_hf.evaluation.neighbours import knn_predictions, nearest
+from carl_hf.evaluation.space import measure_feeling, nearness_report, space_gain
 from carl_hf.evaluation.statistics import pearson
+from carl_hf.evaluation.tasks import Encode
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_gain, va_metrics
 
 Splits = Mapping[str, Dataset]
 """Split ("train", "validation", "test") -> texts with valence and arousal."""
+EXAMPLE = "valence-001"
+"""The validation triplet whose anchor, a pleasant sentence, is shown with its nearest texts."""
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
 """Poolings of the plain encoder, of which the better one is compared with."""
+_FIRST_SYMBOL = "\u2190"  # arrows; emoji come after them
 
 
 @dataclass
@@ -23,19 +33,25 @@ class BeforeAfter:
     """Metrics of both encoders on test splits; a corpus is a key in every mapping.
 
     Args:
-        before, after: {"pooling", "valence": {...}, ...} as [`va_metrics`] gives them. gain: as [`va_gain`].
+        before, after: {"pooling", "valence": {...}, ...} as [`va_metrics`] gives them, with "nearness" and "knn" of
+            [`carl_hf.evaluation.space.nearness_report`]. gain: as [`va_gain`].
+        feeling: {"before", "after": {"pooling", ...} as [`carl_hf.evaluation.space.measure_feeling`], "gain"}.
+        nearest: {"sentence", "before", "after": as [`nearest_texts`]}.
         predictions: the plain and the trained encoder's (N, 2) valence and arousal of the test texts.
     """
 
     before: dict[str, dict[str, Any]] = field(default_factory=dict)
     after: dict[str, dict[str, Any]] = field(default_factory=dict)
     gain: dict[str, dict[str, Any]] = field(default_factory=dict)
+    feeling: dict[str, dict[str, Any]] = field(default_factory=dict)
+    nearest: dict[str, Any] = field(default_factory=dict)
     predictions: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def results(self, *, trained_on_test_rows: bool = False) -> dict[str, Any]:
         """The metrics and the verdict as in results.json."""
         marks = " (Trained on test rows.)" if trained_on_test_rows else ""
-        metrics = {"before": self.before, "after": self.after, "gain": self.gain}
+        metrics = {"before": self.before, "after": self.after, "gain": self.gain, "feeling_over_topic": self.feeling}
+        metrics["nearest"] = self.nearest
         return {**metrics, "verdict": verdict(self.gain, marks), "trained_on_test_rows": trained_on_test_rows}
 
 
@@ -44,27 +60,87 @@ def measure_before_after(
     corpora: Mapping[str, Splits], *, pooling: Pooling = "cls", max_length: int = 128, seed: int = 42,
     plain_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> BeforeAfter:  # fmt: skip
-    """Compares two encoders by probes on frozen embeddings, fitted on each corpus's train split.
+    """Compares two encoders by probes on frozen embeddings, fitted on each corpus's train split, and by cosine.
 
     Args:
-        plain: is read with the pooling of `POOLINGS` that is better on the validation split.
+        plain: is read with the pooling of `POOLINGS` that is better on the validation split (of the corpus or of the
+            triplets).
         trained: is read with `pooling`. tokenizer: of `trained`, and of `plain` unless `plain_tokenizer` is given.
         corpora: name -> train, validation and test splits.
         seed: of the bootstrap over test texts.
     """
     measured = BeforeAfter()
+    plain_tokenizer = plain_tokenizer or tokenizer
+    settings = {"pooling": pooling, "max_length": max_length, "seed": seed}
+    _measure_feeling(measured, (plain, plain_tokenizer), (trained, tokenizer), **settings)
     for corpus, splits in corpora.items():
         truth, constant = labels_of(splits["test"]), labels_of(splits["train"]).mean(0)
-        embeddings = _embeddings(plain, plain_tokenizer or tokenizer, splits, POOLINGS, max_length)
+        embeddings = _embeddings(plain, plain_tokenizer, splits, POOLINGS, max_length)
         better = _better_pooling(embeddings, splits)
-        old = _probe(embeddings[better], splits, "test")
-        embeddings = _embeddings(trained, tokenizer, splits, (pooling,), max_length)
-        new = _probe(embeddings[pooling], splits, "test")
-        measured.before[corpus] = {"pooling": better, **va_metrics(old, truth, constant=constant, seed=seed)}
-        measured.after[corpus] = {"pooling": pooling, **va_metrics(new, truth, constant=constant, seed=seed)}
+        embeddings = {**embeddings, "after": _embeddings(trained, tokenizer, splits, (pooling,), max_length)[pooling]}
+        predictions = []
+        for found, name, key in ((measured.before, better, better), (measured.after, pooling, "after")):
+            known, test = embeddings[key]["train"], embeddings[key]["test"]
+            predictions.append(_probe(embeddings[key], splits, "test"))
+            neighbours = knn_predictions(known, labels_of(splits["train"]), test)
+            space, _ = nearness_report(test, truth, neighbours, constant=constant, seed=seed)
+            probed = va_metrics(predictions[-1], truth, constant=constant, seed=seed)
+            found[corpus] = {"pooling": name, **probed, **space}
+        measured.predictions[corpus] = old, new = tuple(predictions)
         measured.gain[corpus] = va_gain(old, new, truth, seed=seed)
-        measured.predictions[corpus] = old, new
     return measured
+
+
+def _measure_feeling(
+    measured: BeforeAfter, plain: tuple[PreTrainedModel, PreTrainedTokenizerBase],
+    trained: tuple[PreTrainedModel, PreTrainedTokenizerBase], *, pooling: Pooling, max_length: int, seed: int,
+) -> None:  # fmt: skip
+    """Feeling over topic on the test triplets, before and after training, and the gain; and the example."""
+
+    def encode(model: tuple[PreTrainedModel, PreTrainedTokenizerBase], pooling: Pooling) -> Encode:
+        encoder, tokenizer = model
+        settings = {"poolings": (pooling,), "max_length": max_length}
+        return lambda texts: embed_poolings(encoder, texts, tokenizer, **settings)[pooling].numpy()
+
+    def share_and_margin(pooling: Pooling) -> tuple[float, float]:
+        metrics, _ = measure_feeling(encode(plain, pooling), read_feeling_triplets("validation"), seed=seed)
+        return metrics["accuracy"], metrics["margin"]
+
+    better, triplets = max(POOLINGS, key=share_and_margin), read_feeling_triplets("test")
+    measured.nearest["sentence"], items = _example()["anchor"], []
+    for name, model, read_by in (("before", plain, better), ("after", trained, pooling)):
+        metrics, arrays = measure_feeling(encode(model, read_by), triplets, seed=seed)
+        measured.feeling[name] = {"pooling": read_by, **metrics}
+        measured.nearest[name] = nearest_texts(encode(model, read_by))
+        items.append(arrays)
+    measured.feeling["gain"] = space_gain(*items, seed=seed)
+
+
+def nearest_texts(encode: Encode, count: int = 5) -> list[dict[str, Any]]:
+    """The nearest texts of the sentence `EXAMPLE` among the demo corpus's test texts (those without emoji, which few
+    fonts draw) and the two others of its triplet, the nearest first.
+
+    Returns:
+        {"text", "cosine", "feeling": "pleasant" or "unpleasant" if valence is beyond 0.2, else "neutral"} for each.
+    """
+    example, demo = _example(), read_va("demo", None)
+    found = {example["same_feeling"]: 1.0, example["opposite_feeling"]: -1.0}
+    found |= {
+        demo.texts[i]: demo.labels[i, 0] for i in demo.rows("test") if max(demo.texts[i]) < _FIRST_SYMBOL
+    }  # fmt: skip
+    texts = list(found)
+    vectors = unit_rows(encode([example["anchor"], *texts]))
+    cosines = vectors[1:] @ vectors[0]
+    return [
+        {"text": texts[i], "cosine": float(cosines[i]),
+         "feeling": "neutral" if abs(found[texts[i]]) <= 0.2 else "pleasant" if found[texts[i]] > 0 else "unpleasant"}
+        for i in nearest(vectors[:1], vectors[1:], count)[0]
+    ]  # fmt: skip
+
+
+def _example() -> dict[str, str]:
+    triplets = read_feeling_triplets("validation")
+    return triplets[triplets["id"] == EXAMPLE].iloc[0].to_dict()
 
 
 def _embeddings(

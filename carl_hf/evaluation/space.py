@@ -142,8 +142,7 @@ def measure_nearness(encode: Encode, corpus: VaCorpus, *, seed: int, split: str 
     [`carl_hf.evaluation.valence_arousal.measure_corpus`].
 
     Returns:
-        {"nearness": {"valence", "arousal", "both", each with "<name>_interval"}, "knn": {"valence", "arousal": as
-        [`carl_hf.evaluation.valence_arousal.va_metrics`]}, "texts"}; and predictions, labels and resampled nearness.
+        as [`nearness_report`].
     """
     labels = corpus.labels[:, :2]
     if corpus.split is None:
@@ -155,13 +154,29 @@ def measure_nearness(encode: Encode, corpus: VaCorpus, *, seed: int, split: str 
     predictions = np.empty_like(labels)
     for train, queries in folds:
         predictions[queries] = knn_predictions(embeddings[train], labels[train], embeddings[queries])
-    unit, labels_ND, predictions = unit_rows(embeddings[rows]), labels[rows], predictions[rows]
-    rho_3, deviations_R3 = _nearness(unit, labels_ND), _nearness_deviations(unit, labels_ND, seed)
     constant = labels[folds[0][0]].mean(0)
-    knn = va_metrics(predictions, labels_ND, constant=constant, seed=seed)
+    return nearness_report(embeddings[rows], labels[rows], predictions[rows], constant=constant, seed=seed)
+
+
+def nearness_report(
+    embeddings_NH: np.ndarray, labels_ND: np.ndarray, predictions_ND: np.ndarray, *, constant: np.ndarray, seed: int
+) -> Measured:
+    """[`label_nearness`] of texts, and the metrics of what their neighbours say.
+
+    Args:
+        predictions_ND: as [`carl_hf.evaluation.neighbours.knn_predictions`]. constant: see `va_metrics`.
+
+    Returns:
+        {"nearness": {"valence", "arousal", "both", each with "<name>_interval"}, "knn": {"valence", "arousal": as
+        [`carl_hf.evaluation.valence_arousal.va_metrics`]}, "texts"}; and predictions, labels and resampled nearness.
+    """
+    unit_NH = unit_rows(embeddings_NH)
+    rho_3, deviations_R3 = _nearness(unit_NH, labels_ND), _nearness_deviations(unit_NH, labels_ND, seed)
+    knn = va_metrics(predictions_ND, labels_ND, constant=constant, seed=seed)
     metrics = {"nearness": _nearness_metrics(rho_3, deviations_R3, "cosines or distances"),
-               "knn": {name: knn[name] for name in DIMENSIONS}, "texts": len(rows)}  # fmt: skip
-    return metrics, {"knn": predictions, "labels": labels_ND, "nearness": np.vstack([rho_3, rho_3 + deviations_R3])}
+               "knn": {name: knn[name] for name in DIMENSIONS}, "texts": len(labels_ND)}  # fmt: skip
+    nearness = np.vstack([rho_3, rho_3 + deviations_R3])
+    return metrics, {"knn": predictions_ND, "labels": labels_ND, "nearness": nearness}
 
 
 def _nearness_metrics(rho_3: np.ndarray, deviations_R3: np.ndarray, constant: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
+from carl_hf.evaluation.space import FEELING
 from carl_hf.export.provenance import CorpusFacts, Provenance, corpus_facts, is_public_corpus, public_corpus_name
 from carl_hf.report.tables import MISSING, escape, fraction, table
 
@@ -81,6 +82,32 @@ def va_results(dataset: str, metrics: Mapping[str, Any], *, baseline: Mapping[st
     return rows
 
 
+_SPACE = {
+    "feeling over topic": ("accuracy",),
+    "label nearness, Spearman rho of the cosine": ("nearness", "both"),
+    "valence of the 10 nearest texts, Pearson r": ("knn", "valence", "pearson"),
+    "arousal of the 10 nearest texts, Pearson r": ("knn", "arousal", "pearson"),
+}
+
+
+def space_results(dataset: str, metrics: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[Result]:
+    """Rows for a card from what the task `space` gives for a dataset (see [`carl_hf.evaluation.space`]); what it does
+    not measure there, or what is undefined, is left out."""
+    facts, rows = corpus_facts(dataset), []
+    for name, (*path, metric) in _SPACE.items():
+        own, other = metrics, baseline
+        for key in path:
+            own, other = own.get(key, {}), other.get(key, {})
+        if own.get(metric) is not None:
+            rows.append(
+                Result(
+                    public_corpus_name(dataset), "test", "spearman" if metric == "both" else metric, name, own[metric],
+                    own[f"{metric}_interval"], other.get(metric), facts.revision if facts else None,
+                )
+            )  # fmt: skip
+    return rows
+
+
 def render_card(record: Mapping[str, Any], name: str) -> str:
     """The card of an export: YAML front matter and Markdown, everything from data escaped.
 
@@ -138,8 +165,9 @@ def render_card(record: Mapping[str, Any], name: str) -> str:
 
 def _eval_result(page: _Page, result: Result) -> EvalResult:
     share = result.value / 100 if result.metric == "accuracy" else result.value
+    task = result.name if result.dataset == FEELING else page.task
     return EvalResult(
-        task_type=page.pipeline, task_name=page.task, dataset_type=result.dataset, dataset_name=result.dataset,
+        task_type=page.pipeline, task_name=task, dataset_type=result.dataset, dataset_name=result.dataset,
         dataset_split=result.split, dataset_revision=result.revision, metric_type=result.metric,
         metric_name=result.name, metric_value=round(share, 4),
     )  # fmt: skip

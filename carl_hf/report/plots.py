@@ -61,7 +61,7 @@ def plot_circumplex(
     given = [None] * len(truth) if labels is None else labels
     names_N = np.array([label if isinstance(label, str) and label else "unlabelled" for label in given])
     styles = _label_styles(sorted(set(names_N.tolist())))
-    with _figure(path, len(panels), 4.2, 4.6, len(panels), "compressed") as (figure, axes):
+    with new_figure(path, len(panels), 4.2, 4.6, len(panels), "compressed") as (figure, axes):
         for axis, (title, points_N2) in zip(axes, panels.items(), strict=True):
             axis.add_patch(Circle((0, 0), 1, fill=False, color="0.8"))
             axis.axhline(0, color="0.85", lw=0.8, zorder=0)
@@ -85,7 +85,7 @@ def plot_emotion_pca(path: Path, panels: Mapping[str, tuple[np.ndarray, Sequence
     """
     names = display_names(list(panels))
     styles = _label_styles(sorted({label for _, labels in panels.values() for label in labels}))
-    with _figure(path, len(panels), 3.7, 3.9) as (figure, axes):
+    with new_figure(path, len(panels), 3.7, 3.9) as (figure, axes):
         for axis, (model, (embeddings_NH, labels_N)) in zip(axes, panels.items(), strict=True):
             unit_NH, labels_N = unit_rows(embeddings_NH), np.asarray(labels_N)
             variance_H, axes_HH = principal_axes(unit_NH)
@@ -116,7 +116,7 @@ def plot_points(path: Path, points: Mapping[str, tuple[float, float, float]], xl
     """
     names = display_names(list(points))
     x_N, y_N, accuracy_N = zip(*points.values(), strict=True)
-    with _figure(path, 1, 7.4, 5.4) as (figure, (axis,)):
+    with new_figure(path, 1, 7.4, 5.4) as (figure, (axis,)):
         marks = axis.scatter(x_N, y_N, s=70, c=accuracy_N, cmap="viridis", edgecolor="0.25", zorder=3)
         figure.colorbar(marks, ax=axis, label="accuracy (%)")
         axis.set(xlabel=xlabel, ylabel=ylabel)
@@ -172,7 +172,7 @@ def plot_dimension_curves(path: Path, curves: Mapping[str, Mapping[str, Any]], t
         curves: model -> what [`carl_hf.evaluation.geometry.dimension_curve`] returns.
     """
     names, handles = display_names(list(curves)), []
-    with _figure(path, 1, 7.4, 4.8) as (figure, (axis,)):
+    with new_figure(path, 1, 7.4, 4.8) as (figure, (axis,)):
         for curve, colour, marker in zip(
             curves.values(), itertools.cycle(_MODEL_COLOURS), itertools.cycle(_MODEL_MARKERS), strict=False
         ):
@@ -225,7 +225,7 @@ def plot_bars(path: Path, rows: Mapping[str, Mapping[str, tuple[float, float, fl
     group = max(len(models), 2, *(title.count("\n") + 1 for title in titles.values())) * bar + gap
     heights = [len(metrics) * group for *_, metrics in panels]
     height = sum(heights) / len(panels) + 0.75
-    with _figure(path, len(panels), 7.4, height, most=1, height_ratios=heights) as (figure, axes):
+    with new_figure(path, len(panels), 7.4, height, most=1, height_ratios=heights) as (figure, axes):
         for axis, (kind, form, metrics) in zip(axes, panels, strict=True):
             for m, model in enumerate(models):
                 y = np.array([i for i, metric in enumerate(metrics) if model in rows[metric]])
@@ -255,7 +255,7 @@ def plot_confusion(path: Path, panels: Mapping[str, tuple[np.ndarray, Sequence[s
     names = display_names(list(panels))
     most = max(len(classes) for _, classes in panels.values())
     side = max(2.6, most * (0.38 if most <= _MOST_COUNTED else 0.19))
-    with _figure(path, len(panels), side + 1.1, side + 1.3, 3 if most <= 8 else 2, "compressed") as (figure, axes):
+    with new_figure(path, len(panels), side + 1.1, side + 1.3, 3 if most <= 8 else 2, "compressed") as (figure, axes):
         for axis, (model, (counts_CC, classes)) in zip(axes, panels.items(), strict=True):
             share_CC = counts_CC / np.maximum(counts_CC.sum(1, keepdims=True), 1)
             image = axis.imshow(share_CC, cmap="Blues", vmin=0, vmax=1)
@@ -270,7 +270,7 @@ def plot_confusion(path: Path, panels: Mapping[str, tuple[np.ndarray, Sequence[s
 
 
 @contextmanager
-def _figure(
+def new_figure(
     path: Path, panels: int, width: float, height: float, most: int = 3,
     layout: Literal["constrained", "compressed"] = "constrained", **subplots: Any,
 ) -> "Iterator[tuple[Figure, list[Axes]]]":  # fmt: skip
