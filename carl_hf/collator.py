@@ -25,18 +25,18 @@ class CarlDataCollator:
         classes: class names in the order of their indices; a text with any other label counts as unlabelled.
         angles: class name, as written or in lower case -> radians, for texts without valence and arousal.
 
-    Returns (of a call on rows with `text` and `valence`, `arousal` and / or `label`), for B texts and L tokens of the
-    longest:
+    Returns (of a call on rows with `text` and some of `valence`, `arousal`, `label` and `weight`), for B texts and L
+    tokens of the longest:
         `input_ids`, `attention_mask` (long, (B, L)); `eligible` (bool, (B, L)): neither special nor padding;
         `va` (float32, (B, 2), in [-1, 1]), each NaN if missing; `class` (long, (B,)), -1 if missing; `angle` (float32,
         (B,), radians): of (valence, arousal) if both are there, else of the class, NaN if missing or if both are 0;
-        `row` (long, (B,)): positions of the texts before they were sorted;
+        `weight` (float32, (B,)), 1 if missing; `row` (long, (B,)): positions of the texts before they were sorted;
         `slices`: the numbers of a [`carl_hf.encoders.packing.Slice`] for each slice; `slices_per_chunk`.
-        A custom collator may leave out `class`, `angle` and, if it keeps the order of the texts, `row`.
+        A custom collator may leave out `class`, `angle`, `weight` and, if it keeps the order of the texts, `row`.
 
     Raises (when called):
-        ValueError: for a row without text, for valence or arousal outside [-1, 1], or a label that is no name where
-            names are needed; it names the text.
+        ValueError: for a row without text, for valence or arousal outside [-1, 1], a weight that is not positive, or a
+            label that is no name where names are needed; it names the text.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class CarlDataCollator:
             "va": torch.tensor([_va(rows[i]) for i in order], dtype=torch.float32),
             "class": torch.tensor([self._class(rows[i]) for i in order]),
             "angle": torch.tensor([self._angle(rows[i]) for i in order], dtype=torch.float32),
+            "weight": torch.tensor([_weight(rows[i]) for i in order]),
             "row": torch.tensor(order),
             "slices": slices,
             "slices_per_chunk": per_chunk,
@@ -116,6 +117,15 @@ def _va(row: dict[str, Any]) -> tuple[float, float]:
             "it with load_va_dataset(..., scale=(least, greatest)), which normalises."
         )
     return found[0], found[1]
+
+
+def _weight(row: dict[str, Any]) -> float:
+    weight = row.get("weight")
+    if weight is None or math.isnan(weight):
+        return 1.0
+    if not 0 < weight < math.inf:
+        raise ValueError(f"The weight {weight} of the text {row['text'][:80]!r} must be a positive number.")
+    return float(weight)
 
 
 def slices_of(

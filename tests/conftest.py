@@ -140,6 +140,10 @@ def without_some_numbers(data: datasets.Dataset) -> datasets.Dataset:
     return data.map(lambda row, i: missing[i % 5], with_indices=True)
 
 
+def weighted(data: datasets.Dataset) -> datasets.Dataset:
+    return data.map(lambda row, i: {"weight": [0.5, 2.0, None][i % 3]}, with_indices=True)
+
+
 def make_trainer(tmp_path, tokenizer, *, model=None, data=None, dev=None, callbacks=None, **settings):
     transformers.set_seed(0)
     model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8) if model is None else model

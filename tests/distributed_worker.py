@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import TOY_NAMES, tiny_encoder, toy_dataset, without_some_numbers
+from conftest import TOY_NAMES, tiny_encoder, toy_dataset, weighted, without_some_numbers
 from transformers import PreTrainedTokenizerFast, TrainerCallback, set_seed
 
 from carl_hf import CarlDataCollator, CarlModel, CarlTrainer, CarlTrainingArguments
@@ -57,7 +57,7 @@ def run(folder: Path, tokenizer: Any, processes: int, name: str, case: dict[str,
     classes = sorted(TOY_NAMES.values())
     model = CarlModel.from_encoder(encoder, projection_dim=8, heads=args.heads, classes=classes).double()
     data = toy_dataset(64, mixed=named)
-    data = without_some_numbers(data) if partial else data
+    data = weighted(without_some_numbers(data)) if partial else data
     if poisoned is not None:
         with torch.no_grad():
             for branch in (model.online.encoder, model.target.encoder):
@@ -75,7 +75,7 @@ def run(folder: Path, tokenizer: Any, processes: int, name: str, case: dict[str,
     assert trainer.accelerator.num_processes == processes
     if evaluated:
         dev = toy_dataset(evaluated, seed=9, mixed=True)
-        dev = without_some_numbers(dev) if partial else dev
+        dev = weighted(without_some_numbers(dev)) if partial else dev
         predicted = trainer.predict(dev)
         arrays = {**predicted.predictions, **{f"label of {k}": v for k, v in predicted.label_ids.items()}}
         metrics = {k: v for k, v in trainer.evaluate(dev).items() if not k.endswith(("_second", "_runtime", "_time"))}

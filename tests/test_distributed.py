@@ -30,7 +30,7 @@ CASES = {
     "activation-checkpointing": {"objectives": ["mccl", "regression=1"], "activation_checkpointing": True},
     "streamed": {"streamed": True},
     "streamed-by-a-worker": {"streamed": True, "dataloader_num_workers": 1},
-    "some-numbers-are-missing": {"partial": True},
+    "missing-numbers-and-weights": {"partial": True},
     "one-text-is-not-finite": {"poisoned": 13},  # row 5 of the second batch: it falls to the second process
     # a checkpoint of one number of processes (stopped at step 4), resumed by the other
     "to-be-resumed": {"save_strategy": "steps", "save_steps": 4, "stop_at": 4},
@@ -43,7 +43,10 @@ EVALUATIONS = {  # numbers of texts that do not divide into batches of 8, or of 
     }
     for texts, choice in ((9, "salient"), (13, "salient"), (3, "salient"), (13, "random"))
 }  # fmt: skip
-EVALUATIONS["evaluation-with-missing-numbers"] = {**EVALUATIONS["evaluation-of-13-salient"], "partial": True}
+EVALUATIONS["evaluation-with-missing-numbers-and-weights"] = {
+    **EVALUATIONS["evaluation-of-13-salient"],
+    "partial": True,
+}
 
 
 @pytest.fixture(scope="module")

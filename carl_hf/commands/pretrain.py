@@ -65,6 +65,11 @@ class PretrainArguments:
         "class labels). Unset: standardized if several corpora with VA labels are mixed, else, and with --preset "
         "paper, --shuffle_buffer, --label_space or --va_from_names, scale.",
     )
+    agreement_weights: bool = setting(
+        False,
+        "Weigh training texts by how well their raters agree, where a corpus says so: emobank, facebook, and files "
+        "with the columns raters, valence_sd and arousal_sd (docs/data.md).",
+    )
     skip_bad_rows: bool = setting(
         False,
         "Leave out the rows of files and Hub datasets that cannot be read or trained on, and record how many, instead "
@@ -108,6 +113,8 @@ class PretrainArguments:
                 "--shuffle_buffer streams training rows alone: no --include_eval_rows. Without --shuffle_buffer the "
                 "corpora are loaded, and it applies."
             )
+        if self.streams and self.agreement_weights:
+            raise ValueError("--agreement_weights needs a whole corpus; a stream takes a column weight.")
         if not 0 <= self.toward_plain <= 1:
             raise ValueError(f"--toward_plain must lie in [0, 1], got {self.toward_plain}.")
         if self.scale is not None and len(self.scale) != 2:
@@ -136,7 +143,10 @@ class PretrainArguments:
 
     def provenance(self, method: str) -> Provenance:
         """For the exports: the base model, the corpora, and the settings that differ from the defaults."""
-        names = ("pooling", "dropout", "emoji", "contrast_layers", "weights", "normalization", "va_from_names")
+        names = (
+            "pooling", "dropout", "emoji", "contrast_layers", "weights", "normalization", "va_from_names",
+            "agreement_weights",
+        )  # fmt: skip
         defaults = {f.name: f.default for f in dataclasses.fields(self)} | {"normalization": "scale"}
         settings = {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
         provenance = Provenance(

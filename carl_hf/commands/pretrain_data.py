@@ -15,7 +15,7 @@ from carl_hf.data.bad_rows import Skipped, skipped_record
 from carl_hf.data.corpora import CORPORA
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
-from carl_hf.data.loading import NoSplitError, find_bad_rows
+from carl_hf.data.loading import NoRatingsError, NoSplitError, find_bad_rows
 from carl_hf.data.mixing import class_names, mix_datasets, remove_overlap, rows_with_va, va_from_class_labels
 from carl_hf.data.splits import split_rows
 from carl_hf.data.streaming import stream_va_dataset
@@ -70,17 +70,20 @@ class PretrainData:
         """Number of training texts; None for a stream, which nobody has counted."""
         return None if self._script.streams else len(self.train)
 
-    def load(self, corpus: str, split: str, *, original_scale: bool = False) -> Dataset:
+    def load(
+        self, corpus: str, split: str, *, original_scale: bool = False, agreement_weights: bool = False
+    ) -> Dataset:
         """One split of a corpus, its labels normalized as for training or, for metrics and task heads, by the corpus's
         original scale."""
         script = self._script
         if corpus in EMOTION:
             return self._load_class_labels(corpus, split)
         normalization = "scale" if original_scale else script.normalization
-        if corpus in CORPORA:
-            return load_va_dataset(corpus, split=split, data_dir=script.data_dir, normalization=normalization)
+        source = {"data_dir": script.data_dir} if corpus in CORPORA else {
+            "skip_bad_rows": script.skip_bad_rows, **self._format()
+        }  # fmt: skip
         return load_va_dataset(
-            corpus, split=split, normalization=normalization, skip_bad_rows=script.skip_bad_rows, **self._format()
+            corpus, split=split, normalization=normalization, agreement_weights=agreement_weights, **source
         )
 
     def _load_measured(self, corpus: str, split: str) -> Dataset:
@@ -127,7 +130,8 @@ class PretrainData:
         if not script.skip_bad_rows:
             return {}
         loaded = script.measure or [] if script.streams else script.corpora
-        bad = {corpus: find_bad_rows(corpus, **self._format()) for corpus in loaded if corpus not in _KNOWN}
+        ratings = script.agreement_weights
+        bad = {c: find_bad_rows(c, agreement_weights=ratings, **self._format()) for c in loaded if c not in _KNOWN}
         if self.emotions is not None:
             bad.setdefault(script.emotion_corpus, self.emotions.skipped)
         return {corpus: skipped_record(rows) for corpus, rows in bad.items() if rows}
@@ -175,9 +179,22 @@ class PretrainData:
         script = self._script
         split = "all" if script.include_eval_rows else "train"
         weights = script.weights or [1.0] * len(script.corpora)
-        texts = [self.load(corpus, split, original_scale=original_scale) for corpus in script.corpora]
+        weighted = script.agreement_weights and not original_scale
+        texts = [
+            self._load_weighted(corpus, split) if weighted else self.load(corpus, split, original_scale=original_scale)
+            for corpus in script.corpora
+        ]
+        if weighted and not any("weight" in part.column_names for part in texts):
+            raise ValueError("--agreement_weights: none of the corpora says how its raters agree (docs/data.md).")
         mixed = mix_datasets(list(zip(texts, weights, strict=True)), seed=self._seed)
         return mixed if script.include_eval_rows else remove_overlap(mixed, [self._held_out])
+
+    def _load_weighted(self, corpus: str, split: str) -> Dataset:
+        try:
+            return self.load(corpus, split, agreement_weights=corpus not in EMOTION)
+        except NoRatingsError as error:
+            logging.info("%s Its texts weigh 1.", error)
+            return self.load(corpus, split)
 
     def _stream(self) -> datasets.IterableDataset:
         script = self._script

@@ -9,6 +9,7 @@ __getattr__, __all__ = lazy_names(
     __name__,
     {
         "loading": ["NoSplitError", "Normalization", "find_bad_rows", "load_va_dataset"],
+        "agreement": ["agreement_weights"],
         "corpora": ["CORPORA"],
         "feeling": ["read_emoji_pairs", "read_feeling_triplets"],
         "labelled": ["ClassCorpus", "read_emotion"],

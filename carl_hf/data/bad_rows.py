@@ -145,6 +145,21 @@ class Number:
         return value
 
 
+@dataclass(frozen=True)
+class Weight(Number):
+    """The rule for weights: numbers > 0; an empty cell is NaN."""
+
+    optional: bool = True
+
+    def __call__(self, column: str, cell: Any) -> float:
+        value = super().__call__(column, cell)
+        if value <= 0:
+            raise BadCell(
+                f"{column} is not positive", f"column {column!r} holds {value:g}: weights are greater than 0"
+            )
+        return value
+
+
 def parse_rows(frame: pd.DataFrame, rules: Mapping[str, Rule], unread: Iterable[BadRow] = ()) -> Rows:
     """The good rows, with the values that the rules return for those of their columns that are there, and the bad
     rows in order, with those that could not be read. The index holds the row numbers."""
@@ -231,16 +246,17 @@ def report_skipped(name: object, skipped: Skipped) -> None:
             f"{', ...' if found['rows'] > len(found['first']) else ''})"
             for reason, found in skipped.reasons.items()
         )
-        _log_once(f"{name}: {skipped.rows} bad rows left out. {'; '.join(reasons)}.")
+        log_once(f"{name}: {skipped.rows} bad rows left out. {'; '.join(reasons)}.")
 
 
 def log_missing(name: object, missing: Mapping[str, int], rows: int) -> None:
     """Logs, once, how many of the rows lack a number: column -> rows."""
     for column, number in missing.items():
         if number:
-            _log_once(f"{name}: {number:,} of {rows:,} texts have no {column}; what needs it leaves them out.")
+            log_once(f"{name}: {number:,} of {rows:,} texts have no {column}; what needs it leaves them out.")
 
 
 @functools.lru_cache(maxsize=10_000)
-def _log_once(message: str) -> None:
+def log_once(message: str) -> None:
+    """Logs a message the first time: the same file is read several times in a run."""
     logger.warning("%s", message)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pandas as pd
 from huggingface_hub.constants import HF_HOME
 
-from carl_hf.data.bad_rows import Number, check_table, class_name, corpus_text, split_name
+from carl_hf.data.agreement import emobank_ratings, facebook_ratings
+from carl_hf.data.bad_rows import Number, Weight, check_table, class_name, corpus_text, split_name
 from carl_hf.data.files import read_table
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,9 @@ class CorpusSpec:
     revision: str | None = None
     sha256: str | None = None  # see content_sha256
     clips_to_scale: bool = False  # averaged ratings may leave the scale
+    ratings: Callable[[Path, pd.DataFrame], pd.DataFrame] | None = None
+    """Adds columns to what has been read: `raters`, the number of a text's ratings, and their standard deviations
+    `valence_sd` and `arousal_sd`."""
 
 
 def content_sha256(frame: pd.DataFrame) -> str:
@@ -55,16 +59,17 @@ def content_sha256(frame: pd.DataFrame) -> str:
 
 
 def read_corpus(
-    spec: CorpusSpec, data_dir: str | Path | None, scale: tuple[float, float] | None = None
+    spec: CorpusSpec, data_dir: str | Path | None, scale: tuple[float, float] | None = None, *, ratings: bool = False
 ) -> pd.DataFrame:
     """Reads a corpus from `data_dir`, from the package, or from its public repository, and checks every row.
 
     Args:
-        scale: of its labels, by default the corpus's own.
+        scale: of its labels, by default the corpus's own. ratings: with number and deviations of the ratings, where
+            the corpus has them.
 
     Raises:
         MissingCorpus: if it is not in `data_dir` and cannot be fetched; the message says what to do.
-        ValueError: for a missing column or a bad row.
+        ValueError: for a missing column, a bad row, or a file of ratings that is not there.
     """
     path = _local_path(spec, data_dir) or _fetched_path(spec)
     frame = _read(spec, path, scale or spec.scale)
@@ -72,6 +77,8 @@ def read_corpus(
         logger.warning(
             "%s is not the published %s (its content differs): results will not be comparable.", path, spec.name
         )
+    if ratings and spec.ratings is not None:
+        frame = spec.ratings(path, frame)
     return check_table(frame, {"split": split_name}, path) if "split" in frame else frame
 
 
@@ -130,7 +137,8 @@ def _read(spec: CorpusSpec, path: Path, scale: tuple[float, float]) -> pd.DataFr
     frame = spec.read(path)
     labels = [name for name in DIMENSIONS if name in frame or name != "dominance"]
     rule = Number() if spec.clips_to_scale else Number(*scale)
-    frame = check_table(frame, {"text": corpus_text, **dict.fromkeys(labels, rule)}, path)
+    weight = {"weight": Weight()} if "weight" in frame else {}
+    frame = check_table(frame, {"text": corpus_text, **dict.fromkeys(labels, rule), **weight}, path)
     for name in labels if spec.clips_to_scale else ():
         clipped = frame[name].clip(*scale)
         if (outside := int((clipped != frame[name]).sum())) > 0:
@@ -226,13 +234,15 @@ _SPECS = (
     CorpusSpec("emobank", ("emobank/emobank.csv", "emobank.csv"), _read_emobank, (1, 5), "CC-BY-SA-4.0",
                "Buechel and Hahn 2017, github.com/JULIELab/EmoBank.",
                url=f"{_GITHUB}/JULIELab/EmoBank/{_EMOBANK}/corpus/emobank.csv", revision=_EMOBANK,
-               sha256="e9a1fd18cd64b25223089022546c3f8af4cd2676524adce9a224570eb9a5d099"),
+               sha256="e9a1fd18cd64b25223089022546c3f8af4cd2676524adce9a224570eb9a5d099",
+               ratings=emobank_ratings),
     CorpusSpec("facebook", ("facebook_va/facebook_va.csv", "facebook_va/dataset-fb-valence-arousal-anon.csv",
                             "dataset-fb-valence-arousal-anon.csv"), _read_facebook, (1, 9), "GPL-3.0",
                "Preotiuc-Pietro et al. 2016, github.com/wwbp/additional_data_sets.", revision=_FACEBOOK,
                url=f"{_GITHUB}/wwbp/additional_data_sets/{_FACEBOOK}/"
                "valence_arousal/dataset-fb-valence-arousal-anon.csv",
-               sha256="cdec45e6a54c38c237cac099f359f03e67d62b1565cb0d87572ba54668215bcf"),
+               sha256="cdec45e6a54c38c237cac099f359f03e67d62b1565cb0d87572ba54668215bcf",
+               ratings=facebook_ratings),
     CorpusSpec("iemocap", ("IEMOCAP_full_release", "iemocap"), _read_iemocap, (1, 5),
                "USC licence, research only, not to be passed on",
                "Busso et al. 2008: ask for it at sail.usc.edu/iemocap.", clips_to_scale=True),

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+from carl_hf.data.agreement import agreement_weights as weights_by_agreement
 from carl_hf.data.bad_rows import (
     REMEDY,
     BadRow,
@@ -16,8 +17,10 @@ from carl_hf.data.bad_rows import (
     Rows,
     Rule,
     Skipped,
+    Weight,
     corpus_text,
     log_missing,
+    log_once,
     optional_class_name,
     parse_rows,
     refuse,
@@ -37,6 +40,10 @@ class NoSplitError(ValueError):
     """A source has no such split."""
 
 
+class NoRatingsError(ValueError):
+    """A source does not say how its raters agree."""
+
+
 SKIP_REMEDY = f"{REMEDY}, or leave bad rows out with --skip_bad_rows true (skip_bad_rows=True)"
 NO_GOOD_ROW = "no row is good, so that there is nothing to skip to"
 Normalization = Literal["scale", "observed", "standardized"]
@@ -52,6 +59,7 @@ def load_va_dataset(
     columns: Mapping[str, str] | None = None,
     normalization: Normalization = "scale",
     skip_bad_rows: bool = False,
+    agreement_weights: bool = False,
 ) -> Dataset:
     """Loads texts with valence, arousal or both, normalised to [-1, 1] by Eq 12: x = 2 (x - min) / (max - min) - 1.
 
@@ -69,15 +77,18 @@ def load_va_dataset(
             Task heads and metrics need the scale: they refuse the other two.
         skip_bad_rows: leave out the rows of a file or Hub dataset that [`find_bad_rows`] names, and log their number,
             instead of refusing the source. A corpus known by name has none: a copy with bad rows is damaged.
+        agreement_weights: weigh texts by how well their raters agree, by [`carl_hf.data.agreement_weights`], from the
+            number of ratings, column `raters`, and their standard deviations, columns `valence_sd` and `arousal_sd` on
+            the scale of the labels. `emobank` and `facebook` publish theirs. A column `weight` is a factor.
 
     Returns:
-        `datasets.Dataset` with `text`, those of `valence` and `arousal` that the source has and, where it has it,
-        `label`: a class name. An empty cell is None.
+        `datasets.Dataset` with `text` and, where the source has them, `valence`, `arousal`, `label`: a class name, and
+        `weight`: > 0, for the losses. An empty cell is None.
 
     Raises:
         ValueError: for an unknown source, an unreadable or empty file, a missing column, a bad row (see
-            [`find_bad_rows`]) or, if they are skipped, no good one, or an unknown split; it names the column, the row
-            and the remedy.
+            [`find_bad_rows`]) or, if they are skipped, no good one, an unknown split, or agreement of raters that is
+            unknown; it names the column, the row and the remedy.
     """
     if split not in get_args(Split):
         raise ValueError(f"Unknown split {split!r}: choose {listed(get_args(Split))}.")
@@ -86,9 +97,14 @@ def load_va_dataset(
     name = str(source)
     if (spec := CORPORA.get(name)) is not None:
         scale = checked_scale(scale or spec.scale, name)
-        frame = read_corpus(spec, data_dir, scale)
+        frame = read_corpus(spec, data_dir, scale, ratings=agreement_weights)
     else:
-        frame = good_rows(_checked_rows(source, scale, columns), name, skip_bad_rows)
+        frame = good_rows(_checked_rows(source, scale, columns, agreement_weights), name, skip_bad_rows)
+    if agreement_weights:
+        frame = _weighted_by_agreement(frame, name)
+    if "weight" in frame and not frame["weight"].isna().all():
+        least, greatest = frame["weight"].min(), frame["weight"].max()
+        log_once(f"{name}: texts are weighted, by {least:.3g} to {greatest:.3g} (column 'weight').")
     there = report_missing(frame, name)
     frame = _standardized(frame, there) if normalization == "standardized" else normalized(
         frame, there, scale, normalization
@@ -99,25 +115,32 @@ def load_va_dataset(
 
 
 def find_bad_rows(
-    source: str | Path, *, scale: tuple[float, float] | None = None, columns: Mapping[str, str] | None = None
-) -> list[BadRow]:
+    source: str | Path, *, scale: tuple[float, float] | None = None, columns: Mapping[str, str] | None = None,
+    agreement_weights: bool = False,
+) -> list[BadRow]:  # fmt: skip
     """The rows of a file or Hub dataset that [`load_va_dataset`] refuses, or leaves out under `skip_bad_rows`.
 
     A bad row cannot be read (not UTF-8, no CSV, a wrong number of cells, no JSON object), is empty, or has an empty
     `text` or `split`, a text that is none or has more than `MAX_CHARACTERS`, a `split` that is none of the usual
-    names, a `label` that is not one name, a valence or arousal that is no number or lies outside the scale, or
-    neither of the two.
+    names, a `label` that is not one name, a valence or arousal that is no number or lies outside the scale,
+    neither of the two, or a weight that is not positive; with `agreement_weights`, no number of raters >= 1 or a
+    deviation that is negative.
 
     Raises:
         ValueError: as [`load_va_dataset`], for what is not a matter of single rows.
     """
-    return _checked_rows(source, scale, columns)[1]
+    return _checked_rows(source, scale, columns, agreement_weights)[1]
 
 
-def _checked_rows(source: str | Path, scale: tuple[float, float] | None, columns: Mapping[str, str] | None) -> Rows:
+def _checked_rows(
+    source: str | Path, scale: tuple[float, float] | None, columns: Mapping[str, str] | None, ratings: bool
+) -> Rows:
     frame, bad = read_source(source, columns or {}, ("text",))
     check_some_va(frame, str(source))
-    return parse_va_rows(frame, va_rules(scale, str(source)), bad)
+    rules = va_rules(scale, str(source))
+    if ratings:
+        rules |= {"raters": Number(1), **{f"{name}_sd": Number(0, optional=True) for name in VA}}
+    return parse_va_rows(frame, rules, bad)
 
 
 def check_some_va(there: Sequence[str], name: str, names: Sequence[str] = VA) -> None:
@@ -139,7 +162,10 @@ def parse_va_rows(frame: pd.DataFrame, rules: Mapping[str, Rule], unread: Sequen
 def va_rules(scale: tuple[float, float] | None, name: str) -> dict[str, Rule]:
     """The rules for the columns of a file with VA labels on this scale; a ValueError if it is missing or wrong."""
     rule = Number(*checked_scale(scale, name), optional=True)
-    return {"text": corpus_text, "split": split_name, "label": optional_class_name, "valence": rule, "arousal": rule}
+    return {
+        "text": corpus_text, "split": split_name, "label": optional_class_name, "weight": Weight(), "valence": rule,
+        "arousal": rule,
+    }  # fmt: skip
 
 
 def checked_scale(scale: tuple[float, float] | None, name: str) -> tuple[float, float]:
@@ -220,6 +246,18 @@ def normalized(
             )
         frame[column] = (2 * (values - least) / (greatest - least) - 1).clip(-1, 1)  # Eq 12
     return frame
+
+
+def _weighted_by_agreement(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    there = [column for column in VA if column in frame and f"{column}_sd" in frame]
+    if "raters" not in frame or not there:
+        raise NoRatingsError(
+            f"{name} does not say how its raters agree: agreement_weights needs the columns 'raters', a number, and "
+            "'valence_sd' or 'arousal_sd'. A column 'weight' of your own needs no agreement_weights."
+        )
+    labels, deviations = (frame[names].to_numpy(dtype=float) for names in (there, [f"{c}_sd" for c in there]))
+    found = weights_by_agreement(labels, deviations, frame["raters"].to_numpy(dtype=float))
+    return frame.assign(weight=found * (frame["weight"].fillna(1.0) if "weight" in frame else 1.0))
 
 
 def report_missing(frame: pd.DataFrame, name: str) -> list[str]:

@@ -13,6 +13,7 @@ from carl_hf.data.bad_rows import (
     BadCell,
     Number,
     Rule,
+    Weight,
     any_text,
     is_blank,
     optional_class_name,
@@ -26,7 +27,7 @@ from carl_hf.data.splits import text_key
 logger = logging.getLogger(__name__)
 
 VA = ("valence", "arousal")
-COLUMNS = {"text": "string", "valence": "float64", "arousal": "float64", "label": "string"}
+COLUMNS = {"text": "string", "valence": "float64", "arousal": "float64", "label": "string", "weight": "float64"}
 """Columns of a training set and their types; None is a missing label or number."""
 _OFF_SCALE = "valence and arousal are not on their corpus's scale"
 
@@ -61,7 +62,8 @@ def check_dataset(dataset: Dataset, name: str, needs: Collection[str] = ("va",))
     given, with_class = frame[list(VA)].notna(), frame["label"].notna().to_numpy()
     with_va, with_both = given.any(axis=1).to_numpy(), given.all(axis=1).to_numpy()
     rules = {"text": any_text} | ({"label": _as_loaded(optional_class_name)} if needs & {"class", "angle"} else {})
-    rows = parse_rows(frame, rules | dict.fromkeys(VA, _as_loaded(Number(-1, 1, optional=True))))
+    numbers = dict.fromkeys(VA, Number(-1, 1, optional=True)) | {"weight": Weight()}
+    rows = parse_rows(frame, rules | {column: _as_loaded(rule) for column, rule in numbers.items()})
     if needs:
         bare = rows[0].index.intersection(np.flatnonzero(~with_va & ~with_class))
         rows = without_rows(rows, bare, "no label", "has neither valence nor arousal nor a label")
@@ -128,7 +130,8 @@ def mix_datasets(parts: Sequence[tuple[Dataset, float]], *, seed: int) -> Datase
         parts: (dataset, weight >= 0) pairs. seed: of the random parts.
 
     Returns:
-        `text` and those of `valence`, `arousal`, `label` that any dataset has; None in the rows of one without.
+        `text` and those of `valence`, `arousal`, `label`, `weight` that any dataset has; None in the rows of one
+        without.
 
     Raises:
         ValueError: for a negative or non-finite weight, or if nothing is left.

@@ -31,7 +31,7 @@ from carl_hf.utils.suggestions import listed
 logger = logging.getLogger(__name__)
 
 PIECEWISE = tuple(kind for kind in SUFFIXES if kind != ".json")  # a JSON array cannot be cut into pieces
-_OPTIONAL = (*VA, "split", "label")
+_OPTIONAL = (*VA, "split", "label", "weight")
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,8 @@ def stream_va_dataset(
 
     Args:
         sources: files (.csv, .tsv, .jsonl, .parquet), folders of them, glob patterns.
-        scale: (least, greatest) value of the labels' scale. columns: names of `text`, `valence`, `arousal`, `split`
-            and `label` in the files, where they differ.
+        scale: (least, greatest) value of the labels' scale. columns: names of `text`, `valence`, `arousal`, `split`,
+            `label` and `weight` in the files, where they differ.
         held_out: texts that are left out, up to case and white space.
         skip_bad_rows: leave out the rows that [`find_bad_rows`] names, instead of stopping at the first. The log
             reports the first of each kind, and all at the end of each file. Other columns of Parquet files are not
@@ -216,10 +216,11 @@ def _rows(
                 frame = normalized(frame, VA, scale)
                 if "split" in frame:
                     frame = frame[frame["split"] == "train"]
-                for text, *pair in zip(frame["text"], *(frame[name] for name in VA), strict=True):
+                read = (*VA, "weight") if "weight" in frame else VA
+                for text, *found in zip(frame["text"], *(frame[name] for name in read), strict=True):
                     if text_key(text) not in held_out:
-                        numbers = (None if math.isnan(value) else float(value) for value in pair)
-                        yield {"text": text, **dict(zip(VA, numbers, strict=True))}
+                        numbers = (None if math.isnan(value) else float(value) for value in found)
+                        yield {"text": text, **dict(zip(read, numbers, strict=True))}
             if first is not None and not good:
                 others = f" ({skipped.rows - 1} more bad rows follow)" if skipped.rows > 1 else ""
                 raise ValueError(f"{file}, row {first.number}: {first.detail}{others}; {NO_GOOD_ROW}.")

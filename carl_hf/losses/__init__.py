@@ -12,6 +12,10 @@ gathered with gradient ([`carl_hf.training.distributed.gather_with_gradient`]).
 A missing label is marked, and the loss leaves it out: NaN for valence, arousal or an angle, -1 for a class. A text may
 have one of valence and arousal. A batch without any labelled row has loss 0.
 
+Losses on labels take weights of texts, `weight_B`, > 0 and by default 1. A mean over texts is weighted, and the mean
+over pairs of `circular_loss` by the products. In a contrast the row has its weight, not the columns. A text of weight
+2 is the same as two texts in `class_cross_entropy`, `proxy_anchor_loss` and `va_regression_loss`.
+
 Source, where nothing else is named: Son, Saurez, Har, "Continuous Adversarial Text Representation Learning for
 Affective Recognition", arXiv 2502.20613. Equation numbers are the paper's.
 """

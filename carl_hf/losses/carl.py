@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from carl_hf.losses.common import NEVER, in_full_precision
+from carl_hf.losses.common import NEVER, in_full_precision, weighted_mean
 
 LabelKernel = Literal["cosine", "distance"]
 
@@ -82,18 +82,20 @@ def _unit_labels(va_N2: Tensor, mean_square: Tensor) -> Tensor:
 
 
 @in_full_precision
-def symmetric_cross_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:
+def symmetric_cross_entropy(log_p: Tensor, log_q: Tensor, weight_B: Tensor | None = None) -> Tensor:
     """CE(p, q) + CE(q, p), mean over rows (Eq 6, both cross-entropies positive).
 
     At p = q the value is twice the entropy of p. That is not its minimum over p: a slightly sharper p scores lower.
 
     Args:
         log_p, log_q (`Tensor`): log-probabilities of shape (B, G), each row summing to 1 after `exp`.
+        weight_B (`Tensor`, *optional*): factors on the rows.
 
     Returns:
         scalar `Tensor`.
     """
-    return -(log_p.exp() * log_q + log_q.exp() * log_p).sum(-1).mean()
+    rows_B = (log_p.exp() * log_q + log_q.exp() * log_p).sum(-1)
+    return -(rows_B if weight_B is None else rows_B * weight_B).mean()
 
 
 @in_full_precision
@@ -108,6 +110,7 @@ def mccl_loss(
     kernel: LabelKernel = "cosine",
     row_offset: int = 0,
     widths: Sequence[int] | None = None,
+    weight_G: Tensor | None = None,
 ) -> Tensor:
     """Momentum continuous contrastive loss (Eq 3 to 6): similarities of embeddings follow those of the labels.
 
@@ -122,10 +125,11 @@ def mccl_loss(
         row_offset (`int`): column of row 0's own text, that is rank * B under data parallelism.
         widths (`list[int]`, *optional*): of several vectors that lie side by side in `online_BD` and `target_GD`: the
             loss is the mean of theirs.
+        weight_G (`Tensor`, *optional*): of the texts of the global batch, as rows.
 
     Returns:
-        scalar `Tensor`: the mean over labelled rows, each of the global batch with the same weight; 0 for a batch of
-            one text (which has nothing to be contrasted with).
+        scalar `Tensor`: the mean over labelled rows, each of the global batch with the same weight or its own; 0 for a
+            batch of one text (which has nothing to be contrasted with).
     """
     labels_BG = label_similarity(va_B2, va_G2, kernel=kernel, row_offset=row_offset)  # Eq 4
     apart_BG = labels_BG.isnan()
@@ -135,11 +139,15 @@ def mccl_loss(
         return log_p_BG.masked_fill(apart_BG, 0)
 
     log_labels_BG, widths = log_probabilities(labels_BG / label_temperature), widths or [online_BD.shape[-1]]
+    weight_G = torch.ones_like(va_G2[:, 0]) if weight_G is None else weight_G
+    weight_B = weight_G[row_offset : row_offset + len(va_B2)]
     losses = []
     for one_BD, other_GD in zip(online_BD.split(widths, -1), target_GD.split(widths, -1), strict=True):
         cosine_BG = F.normalize(one_BD, dim=-1) @ F.normalize(other_GD, dim=-1).T  # Eq 3
-        losses.append(symmetric_cross_entropy(log_probabilities(cosine_BG / temperature), log_labels_BG))  # Eq 6
-    return sum(losses) / len(losses) * len(va_G2) / (~va_G2.isnan().all(-1)).sum().clamp_min(1)
+        log_cosine_BG = log_probabilities(cosine_BG / temperature)
+        losses.append(symmetric_cross_entropy(log_cosine_BG, log_labels_BG, weight_B))  # Eq 6
+    labelled_G = ~va_G2.isnan().all(-1)
+    return sum(losses) / len(losses) * len(va_G2) / (weight_G * labelled_G).sum().clamp_min(1e-12)
 
 
 @in_full_precision
@@ -168,15 +176,15 @@ def focal_detection_loss(logits_BL: Tensor, perturbed_BL: Tensor, eligible_BL: T
 
 
 @in_full_precision
-def va_regression_loss(predicted_B2: Tensor, va_B2: Tensor) -> Tensor:
+def va_regression_loss(predicted_B2: Tensor, va_B2: Tensor, weight_B: Tensor | None = None) -> Tensor:
     """Mean squared error of predicted valence and arousal, over the numbers that are known.
 
     Args:
         predicted_B2 (`Tensor`): predictions. va_B2 (`Tensor`): valence and arousal in [-1, 1], or NaN if missing.
+        weight_B (`Tensor`, *optional*): of the texts.
 
     Returns:
         scalar `Tensor` >= 0.
     """
-    known_B2 = ~va_B2.isnan()
-    squared_B2 = (predicted_B2 - va_B2.nan_to_num()).square() * known_B2
-    return squared_B2.sum() / known_B2.sum().clamp_min(1)
+    squared_B2 = (predicted_B2 - va_B2.nan_to_num()).square()
+    return weighted_mean(squared_B2, ~va_B2.isnan(), None if weight_B is None else weight_B.unsqueeze(1))

@@ -4,13 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from carl_hf.losses.common import NEVER, NO_CLASS, in_full_precision
+from carl_hf.losses.common import NEVER, NO_CLASS, in_full_precision, weighted_mean
 
 
 @in_full_precision
 def proxy_anchor_loss(
-    z_BD: Tensor, labels_B: Tensor, proxies_PD: Tensor, *, alpha: float = 32.0, margin: float = 0.1
-) -> Tensor:
+    z_BD: Tensor, labels_B: Tensor, proxies_PD: Tensor, *, alpha: float = 32.0, margin: float = 0.1,
+    weight_B: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Proxy-Anchor loss: every class's proxy draws the texts of its class and repels all others, hard ones most.
 
     With s the cosine, X_p+ and X_p- the texts with and without p's class, and P+ the proxies with a text in the batch:
@@ -21,6 +22,7 @@ def proxy_anchor_loss(
         z_BD (`Tensor`): embeddings, any scale. labels_B (`Tensor`): classes, 0 to P - 1, or -1 for a text without.
         proxies_PD (`Tensor`): one vector a class, any scale. alpha (`float`): how much harder texts weigh, > 0.
         margin (`float`): by which the cosine to the own proxy is to exceed 0, and that to others to fall below it.
+        weight_B (`Tensor`, *optional*): of the texts, factors in the inner sums.
 
     Returns:
         scalar `Tensor` >= 0.
@@ -32,6 +34,7 @@ def proxy_anchor_loss(
     other_PB = ~own_PB & (labels_B != NO_CLASS)
 
     def log_one_plus_sum_exp(exponents_PB: Tensor, counted_PB: Tensor) -> Tensor:
+        exponents_PB = exponents_PB if weight_B is None else exponents_PB + weight_B.log()
         one_P1 = exponents_PB.new_zeros(len(exponents_PB), 1)  # the exponent of the 1
         return torch.logsumexp(torch.cat([one_P1, exponents_PB.masked_fill(~counted_PB, NEVER)], dim=1), dim=1)
 
@@ -41,7 +44,9 @@ def proxy_anchor_loss(
 
 
 @in_full_precision
-def supervised_contrastive_loss(z_BD: Tensor, labels_B: Tensor, *, temperature: float = 0.05) -> Tensor:
+def supervised_contrastive_loss(
+    z_BD: Tensor, labels_B: Tensor, *, temperature: float = 0.05, weight_B: Tensor | None = None
+) -> Tensor:
     """Supervised contrastive loss in SINCERE's form: a text against its class, one positive at a time.
 
     Of anchor i and positive p, with s the cosine over the temperature: -log(exp s_ip / (exp s_ip + sum of exp s_in
@@ -50,7 +55,7 @@ def supervised_contrastive_loss(z_BD: Tensor, labels_B: Tensor, *, temperature: 
 
     Args:
         z_BD (`Tensor`): embeddings, any scale. labels_B (`Tensor`): classes >= 0, or -1 for a text without.
-        temperature (`float`): > 0.
+        temperature (`float`): > 0. weight_B (`Tensor`, *optional*): of the texts, as anchors.
 
     Returns:
         scalar `Tensor` >= 0; 0 where no two texts share a class.
@@ -67,22 +72,26 @@ def supervised_contrastive_loss(z_BD: Tensor, labels_B: Tensor, *, temperature: 
     cost_BB = torch.logaddexp(logits_BB, negatives_B1) - logits_BB
     count_B = positive_BB.sum(1)
     mean_B = (cost_BB * positive_BB).sum(1) / count_B.clamp_min(1)
-    return mean_B.sum() / (count_B > 0).sum().clamp_min(1)
+    return weighted_mean(mean_B, count_B > 0, weight_B)
 
 
 @in_full_precision
-def class_cross_entropy(logits_BC: Tensor, labels_B: Tensor, *, weights_C: Tensor | None = None) -> Tensor:
+def class_cross_entropy(
+    logits_BC: Tensor, labels_B: Tensor, *, weights_C: Tensor | None = None, weight_B: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of a linear classifier, over the texts that have a class.
 
     Args:
         logits_BC (`Tensor`): logits. labels_B (`Tensor`): classes, 0 to C - 1, or -1 for a text without.
-        weights_C (`Tensor`, *optional*): weight of every class; the mean is weighted too.
+        weights_C (`Tensor`, *optional*): weight of every class; the mean is weighted too. weight_B (`Tensor`,
+            *optional*): of the texts, times that of their class.
 
     Returns:
         scalar `Tensor` >= 0.
     """
     known_B = labels_B != NO_CLASS
     classes_B = labels_B.clamp_min(0)
-    weight_B = known_B.to(logits_BC.dtype) if weights_C is None else weights_C.to(logits_BC)[classes_B] * known_B
-    cost_B = F.cross_entropy(logits_BC, classes_B, reduction="none")
-    return (cost_B * weight_B).sum() / weight_B.sum().clamp_min(torch.finfo(weight_B.dtype).tiny)
+    weight_B = torch.ones_like(logits_BC[:, 0]) if weight_B is None else weight_B
+    if weights_C is not None:
+        weight_B = weight_B * weights_C.to(logits_BC)[classes_B]
+    return weighted_mean(F.cross_entropy(logits_BC, classes_B, reduction="none"), known_B, weight_B)

@@ -14,6 +14,12 @@ NEVER = -1e9  # a logit whose probability is 0, finite so that a row of nothing 
 _Loss = TypeVar("_Loss", bound=Callable[..., Tensor])
 
 
+def weighted_mean(cost_N: Tensor, counted_N: Tensor, weight_N: Tensor | None) -> Tensor:
+    """Mean of what is counted (booleans), each with its weight, or alike without weights; 0 where nothing is."""
+    weight_N = counted_N if weight_N is None else weight_N * counted_N
+    return (cost_N * weight_N).sum() / weight_N.sum().clamp_min(1e-12)
+
+
 def in_full_precision(loss: _Loss) -> _Loss:
     """Runs `loss` outside autocast, half-precision arguments widened to float32 (float64 stays)."""
 

@@ -7,11 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from carl_hf.losses.carl import label_distance
-from carl_hf.losses.common import in_full_precision
+from carl_hf.losses.common import in_full_precision, weighted_mean
 
 
 @in_full_precision
-def circular_loss(z_BD: Tensor, angles_B: Tensor, *, same_label_margin: float = 0.0) -> Tensor:
+def circular_loss(
+    z_BD: Tensor, angles_B: Tensor, *, same_label_margin: float = 0.0, weight_B: Tensor | None = None
+) -> Tensor:
     """Circular loss: the cosine of two embeddings should equal the cosine of the angle between their labels.
 
     Mean over pairs i < j of (cos(z_i, z_j) - cos(angle_i - angle_j))^2.
@@ -20,6 +22,7 @@ def circular_loss(z_BD: Tensor, angles_B: Tensor, *, same_label_margin: float = 
         z_BD (`Tensor`): embeddings, any scale. angles_B (`Tensor`): radians on the circumplex; NaN for a text without.
         same_label_margin (`float`): two texts with one angle cost nothing while their cosine is above 1 -
             same_label_margin.
+        weight_B (`Tensor`, *optional*): of the texts; a pair has the product.
 
     Returns:
         scalar `Tensor` >= 0; 0 without a pair of texts that have angles.
@@ -35,13 +38,14 @@ def circular_loss(z_BD: Tensor, angles_B: Tensor, *, same_label_margin: float = 
         same_BB = difference_BB == 0
         error_BB = torch.where(same_BB, (error_BB + same_label_margin).clamp_max(0), error_BB)
     pair_BB = (known_B.unsqueeze(1) & known_B).triu(1)
-    return (error_BB.square() * pair_BB).sum() / pair_BB.sum().clamp_min(1)
+    return weighted_mean(error_BB.square(), pair_BB, None if weight_B is None else weight_B.outer(weight_B))
 
 
 @in_full_precision
 def rank_n_contrast_loss(
-    z_BD: Tensor, va_B2: Tensor, *, temperature: float = 2.0, similarity: Literal["distance", "cosine"] = "distance"
-) -> Tensor:
+    z_BD: Tensor, va_B2: Tensor, *, temperature: float = 2.0, similarity: Literal["distance", "cosine"] = "distance",
+    weight_B: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Rank-N-Contrast: each text is nearer to a second one than to all whose labels are at least as far from its own.
 
     Of anchor i and positive j != i, with s the similarity over the temperature and d the `label_distance`:
@@ -51,7 +55,7 @@ def rank_n_contrast_loss(
     Args:
         z_BD (`Tensor`): embeddings, any scale. va_B2 (`Tensor`): valence and arousal, or NaN if missing.
         temperature (`float`): > 0. similarity (`str`): `"distance"`, minus the Euclidean distance of embeddings, as
-            published, with temperature 2; or `"cosine"`.
+            published, with temperature 2; or `"cosine"`. weight_B (`Tensor`, *optional*): of the texts, as anchors.
 
     Returns:
         scalar `Tensor` >= 0; 0 without two texts that have labels.
@@ -76,8 +80,8 @@ def rank_n_contrast_loss(
     last_NO = torch.searchsorted(nearness_NO, nearness_NO, right=True) - 1
     logits_NO = logits_NO.gather(1, order_NO)
     cost_NO = logits_NO.logcumsumexp(-1).gather(1, last_NO) - logits_NO
-    comparable_NO = nearness_NO.isfinite()
-    return (cost_NO * comparable_NO).sum() / comparable_NO.sum().clamp_min(1)
+    weight_N1 = None if weight_B is None else weight_B[known_B].unsqueeze(1)
+    return weighted_mean(cost_NO, nearness_NO.isfinite(), weight_N1)
 
 
 @in_full_precision

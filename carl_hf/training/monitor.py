@@ -15,30 +15,35 @@ from carl_hf.objectives import OBJECTIVES
 from carl_hf.training.step import BatchLabels, Step
 
 
-def label_counts(labels: BatchLabels) -> dict[str | None, Tensor]:
-    """How many texts of the global batch have each kind of label; under None, for objectives without labels, all."""
+def labelled_texts(labels: BatchLabels) -> dict[str | None, Tensor]:
+    """(G,) booleans: which texts of the global batch have each kind of label; under None, for objectives without
+    labels, all."""
     return {
-        "va": (~labels.va_G2.isnan().all(-1)).sum(),
-        "class": (labels.class_G != NO_CLASS).sum(),
-        "angle": (~labels.angle_G.isnan()).sum(),
-        None: labels.counted_G.sum(),
+        "va": ~labels.va_G2.isnan().all(-1),
+        "class": labels.class_G != NO_CLASS,
+        "angle": ~labels.angle_G.isnan(),
+        None: labels.counted_G,
     }
 
 
 def usable_texts(step: Step) -> Tensor:
     """How many texts of the global batch have a label for one of the sentence objectives, at most."""
-    counts = label_counts(step.labels)
-    return torch.stack([counts[OBJECTIVES[name].label] for name in step.sentence_weights]).max()
+    labelled = labelled_texts(step.labels)
+    return torch.stack([labelled[OBJECTIVES[name].label].sum() for name in step.sentence_weights]).max()
 
 
 def step_metrics(step: Step) -> dict[str, tuple[Tensor, Tensor]]:
-    """Metrics of a step: name -> (value, its weight: the number of texts, or numbers, that it is a mean over)."""
-    counts = label_counts(step.labels)
-    metrics = {name: (loss, counts[OBJECTIVES[name].label]) for name, loss in step.losses.items() if name != "ptd"}
-    if "regression" in metrics:  # a mean over numbers, of which a text may have one
-        metrics["regression"] = (step.losses["regression"], (~step.labels.va_G2.isnan()).sum())
-    zero_labels = (step.labels.va_G2.nan_to_num() == 0).all(-1).sum() - (step.labels.va_G2.isnan().all(-1)).sum()
-    metrics["zero_label_fraction"] = (zero_labels / counts["va"], counts["va"])
+    """Metrics of a step: name -> (value, its weight: the number of texts, or numbers, that it is a mean over, or the
+    sum of their weights)."""
+    labels, labelled, metrics = step.labels, labelled_texts(step.labels), {}
+    for name, loss in step.losses.items():
+        kind = OBJECTIVES[name].label
+        if name == "regression":  # a mean over numbers, of which a text may have one
+            metrics[name] = (loss, ((~labels.va_G2.isnan()).sum(-1) * labels.weight_G).sum())
+        elif name != "ptd":
+            metrics[name] = (loss, (labelled[kind] * (1 if kind is None else labels.weight_G)).sum())
+    zero_labels, count = labelled["va"] & (labels.va_G2.nan_to_num() == 0).all(-1), labelled["va"].sum()
+    metrics["zero_label_fraction"] = (zero_labels.sum() / count, count)
     if "ptd" in step.losses:
         perturbed_T = step.layout.pack(step.perturbed_BL)
         changed_TE = (step.words_TE + step.delta_TE).to(step.dtype) != step.words_TE.to(step.dtype)

@@ -39,16 +39,17 @@ class BatchLabels:
     """Labels of this process's texts and of the global batch.
 
     Args:
-        va_B2, va_G2: valence and arousal in [-1, 1], each NaN if missing. class_G: class indices, -1 for a
-            text without a class. angle_G: radians, NaN for a text without an angle. counted_G: booleans, false for a
-            text that only fills up a batch (in evaluation). row_offset: index in the global batch of this process's
-            first text.
+        va_B2, va_G2: valence and arousal in [-1, 1], each NaN if missing. class_G: class indices, -1 for a text
+            without a class. angle_G: radians, NaN for a text without an angle. weight_G: > 0. counted_G: booleans,
+            false for a text that only fills up a batch (in evaluation). row_offset: index in the global batch of this
+            process's first text.
     """
 
     va_B2: Tensor
     va_G2: Tensor
     class_G: Tensor
     angle_G: Tensor
+    weight_G: Tensor
     counted_G: Tensor
     row_offset: int
 
@@ -63,8 +64,9 @@ class BatchLabels:
         va_B2 = batch["va"]
         class_B = batch.get("class", torch.full_like(va_B2[:, 0], NO_CLASS, dtype=torch.long))
         angle_B = batch.get("angle", torch.full_like(va_B2[:, 0], torch.nan))
+        weight_B = batch.get("weight", torch.ones_like(va_B2[:, 0]))
         counted_B = batch.get("counted", torch.ones_like(class_B, dtype=torch.bool))
-        return cls(va_B2, *map(gather, (va_B2, class_B, angle_B, counted_B)), rank * len(va_B2))
+        return cls(va_B2, *map(gather, (va_B2, class_B, angle_B, weight_B, counted_B)), rank * len(va_B2))
 
 
 @dataclass
@@ -252,35 +254,43 @@ def _objective_losses(step: Step, pooled_BH: Tensor, view_BH: Tensor) -> dict[st
     batch. `view_BH` holds the same texts under another dropout mask, for SimCSE.
     """
     carl, args, labels, names = step.carl, step.args, step.labels, set(step.sentence_weights)
+    weight_G = labels.weight_G
     losses: dict[str, Tensor] = {}
     if "mccl" in names:
         losses["mccl"] = mccl_loss(
             carl.predict(pooled_BH), step.target_GD, labels.va_B2, labels.va_G2, temperature=args.temperature,
             label_temperature=args.label_temperature, kernel=args.label_kernel, row_offset=labels.row_offset,
-            widths=carl.config.contrast_widths,
+            widths=carl.config.contrast_widths, weight_G=weight_G,
         )  # fmt: skip
     if names == {"mccl"}:
         return losses
     pooled_GH = gather_with_gradient(pooled_BH)
     if "proxy_anchor" in names:
         losses["proxy_anchor"] = proxy_anchor_loss(
-            pooled_GH, labels.class_G, carl.proxies.weight_PH, alpha=args.proxy_alpha, margin=args.proxy_margin
-        )
+            pooled_GH, labels.class_G, carl.proxies.weight_PH, alpha=args.proxy_alpha, margin=args.proxy_margin,
+            weight_B=weight_G,
+        )  # fmt: skip
     if "circular" in names:
-        losses["circular"] = circular_loss(pooled_GH, labels.angle_G, same_label_margin=args.same_label_margin)
+        losses["circular"] = circular_loss(
+            pooled_GH, labels.angle_G, same_label_margin=args.same_label_margin, weight_B=weight_G
+        )
     if "cross_entropy" in names:
         logits_GC = carl.classifier(pooled_GH)
-        losses["cross_entropy"] = class_cross_entropy(logits_GC, labels.class_G, weights_C=step.class_weights_C)
+        losses["cross_entropy"] = class_cross_entropy(
+            logits_GC, labels.class_G, weights_C=step.class_weights_C, weight_B=weight_G
+        )
     if "supcon" in names:
-        losses["supcon"] = supervised_contrastive_loss(pooled_GH, labels.class_G, temperature=args.temperature)
+        losses["supcon"] = supervised_contrastive_loss(
+            pooled_GH, labels.class_G, temperature=args.temperature, weight_B=weight_G
+        )
     if "regression" in names:
-        losses["regression"] = va_regression_loss(carl.regressor(pooled_GH), labels.va_G2)
+        losses["regression"] = va_regression_loss(carl.regressor(pooled_GH), labels.va_G2, weight_G)
     if "rank_n_contrast" in names:
         losses["rank_n_contrast"] = rank_n_contrast_loss(
-            pooled_GH, labels.va_G2, temperature=args.temperature, similarity="cosine"
+            pooled_GH, labels.va_G2, temperature=args.temperature, similarity="cosine", weight_B=weight_G
         )
     if "rank_n_contrast_l2" in names:
-        losses["rank_n_contrast_l2"] = rank_n_contrast_loss(pooled_GH, labels.va_G2)
+        losses["rank_n_contrast_l2"] = rank_n_contrast_loss(pooled_GH, labels.va_G2, weight_B=weight_G)
     if "simcse" in names:
         views = (pooled_GH, gather_with_gradient(view_BH))
         if "counted" in step.batch:
