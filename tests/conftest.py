@@ -62,7 +62,7 @@ def tiny_config(model_type: str = "bert", **overrides) -> transformers.PreTraine
     if model_type == "deberta-v2":
         sizes |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "max_relative_positions": 16}
     if model_type == "modernbert":
-        sizes |= {"cls_token_id": 0, "sep_token_id": 2, "bos_token_id": 0, "eos_token_id": 2}
+        sizes |= {"cls_token_id": 0, "sep_token_id": 2, "bos_token_id": 0, "eos_token_id": 2, "local_attention": 8}
     return transformers.AutoConfig.for_model(
         model_type, **{**sizes, "pad_token_id": 1, "max_position_embeddings": 64, **overrides}
     )

@@ -34,13 +34,14 @@ def tensors(lengths):
     return [torch.randn(shape, generator=generator).to(kind).requires_grad_() for _ in range(3)]
 
 
-def text_by_text(q, k, v, lengths, *, scale, kept=None, factor=1.0):
-    """softmax(scale q k^T) v of every text and head alone; `kept` holds a mask (heads, L, L) for every text."""
+def text_by_text(q, k, v, lengths, *, scale, kept=None, factor=1.0, bias=None):
+    """softmax(scale q k^T + bias) v of every text and head alone; `kept` has a mask (heads, L, L) for every text."""
     found, first = [], 0
     for number, length in enumerate(lengths):
         of_text, of_heads = slice(first, first + length), []
         for head in range(HEADS):
-            weights = (scale * q[of_text, head] @ k[of_text, head].T).softmax(-1)
+            scores = scale * q[of_text, head] @ k[of_text, head].T
+            weights = (scores if bias is None else scores + bias[head, :length, :length]).softmax(-1)
             if kept is not None:
                 weights = weights * kept[number][head, :length, :length] * factor
             of_heads.append(weights @ v[of_text, head])
@@ -52,17 +53,22 @@ def text_by_text(q, k, v, lengths, *, scale, kept=None, factor=1.0):
 @pytest.mark.parametrize("first_tokens", [False, True])
 @pytest.mark.parametrize("p", [0.0, 0.25])
 @pytest.mark.parametrize("lengths", [[7, 5, 4, 4, 2, 1], [5, 5, 3, 3]], ids=["padded", "even"])
-def test_values_and_gradients_are_those_of_each_text_alone_under_the_same_masks(lengths, p, first_tokens):
+@pytest.mark.parametrize("biased", [False, True])
+def test_values_and_gradients_are_those_of_each_text_alone_under_the_same_masks(biased, lengths, p, first_tokens):
     q, k, v = inputs = tensors(lengths)
+    bias = torch.randn(HEADS, lengths[0], lengths[0], dtype=q.dtype, requires_grad=True) if biased else None
     rows = [sum(lengths[:text]) for text in range(len(lengths))] if first_tokens else range(sum(lengths))
     torch.manual_seed(4)
-    found = slice_attention(q[rows], k, v, layout_of(lengths), scale=0.7, dropout=p, first_tokens=first_tokens)
+    found = slice_attention(
+        q[rows], k, v, layout_of(lengths), scale=0.7, dropout=p, bias_ALL=bias, first_tokens=first_tokens
+    )
     torch.manual_seed(4)
     kept, factor = [], 1.0
     for width in lengths[::2] if p else ():
         mask, factor = draw_kept((2 * HEADS, 1 if first_tokens else width, width), p)
         kept += mask.view(2, HEADS, -1, width).expand(2, HEADS, width, width).unbind()
-    expected = text_by_text(*inputs, lengths, scale=0.7, kept=kept or None, factor=factor)[rows]
+    expected = text_by_text(*inputs, lengths, scale=0.7, kept=kept or None, factor=factor, bias=bias)[rows]
+    inputs += [bias] if biased else []
     torch.testing.assert_close(found, expected, atol=1e-13, rtol=0)
     weights = torch.randn_like(expected)
     gradients = [torch.autograd.grad((values * weights).sum(), inputs) for values in (found, expected)]

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import transformers
 from conftest import tiny_encoder, toy_dataset
 from test_modeling import FAMILIES
 
@@ -16,8 +15,8 @@ from carl_hf.encoders.packing import (
     use_packed_attention,
 )
 
-PACKED = {"bert", "roberta", "xlm-roberta", "electra", "distilbert", "camembert"}
-LIKE_BERT = {"bert", "roberta", "xlm-roberta", "camembert"}  # whose last layer computes first tokens alone
+PACKED = {*FAMILIES, "camembert"} - {"deberta-v2"}
+LIKE_BERT = {"bert", "roberta", "xlm-roberta", "camembert", "mpnet"}  # whose last layer computes first tokens alone
 
 
 def batch_of(tokenizer, texts=8, *, slices=3, chunks=2):
@@ -59,6 +58,8 @@ def test_packed_texts_have_the_states_and_gradients_of_padded_ones(family, slice
     assert use_packed_attention(encoder) == (family in PACKED)
     compare(encode_tokens(encoder, words, layout), expected)
     compare(torch.cat([encode_tokens(encoder, words[part.tokens], part) for part in layout.chunks]), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(encode_tokens(encoder, words, layout), expected, atol=1e-12, rtol=0)
     seen.clear()
     compare(encode_first_tokens(encoder, words, layout), expected[layout.first_B])
     hook.remove()
@@ -67,18 +68,25 @@ def test_packed_texts_have_the_states_and_gradients_of_padded_ones(family, slice
     torch.testing.assert_close(again, expected, atol=1e-12, rtol=0)
 
 
-def test_attention_stays_within_a_text(tokenizer):
-    encoder = tiny_encoder().double().eval()
+@pytest.mark.parametrize("family", sorted(PACKED))
+def test_a_text_has_the_same_vector_whatever_its_neighbours(family, tokenizer):
+    encoder = tiny_encoder(family).double().eval()
     use_packed_attention(encoder)
     words, layout = words_of(encoder, batch := batch_of(tokenizer))
     words = words.detach().requires_grad_()
     text = torch.repeat_interleave(batch["attention_mask"].sum(1))
-    (gradient,) = torch.autograd.grad(encode_tokens(encoder, words, layout)[text == 2].square().sum(), words)
-    assert (gradient.abs().sum(-1) > 0).equal(text == 2)
+    others = words.detach().clone()
+    others[text != 2] = torch.randn_like(others[text != 2])
+    for encode, own in ((encode_tokens, text == 2), (encode_first_tokens, torch.arange(int(text[-1]) + 1) == 2)):
+        states = encode(encoder, words, layout)[own]
+        (gradient,) = torch.autograd.grad(states.square().sum(), words)
+        assert (gradient.abs().sum(-1) > 0).equal(text == 2)
+        torch.testing.assert_close(encode(encoder, others, layout)[own], states, atol=1e-14, rtol=0)
 
 
-def test_packed_texts_train_under_activation_checkpointing(tokenizer):
-    encoder = tiny_encoder(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).double().train()
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_packed_texts_train_under_activation_checkpointing(family, tokenizer):
+    encoder = tiny_encoder(family, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).double().train()
     use_packed_attention(encoder)
     gradients = []
     for checkpointing in (False, True):
@@ -93,9 +101,10 @@ def test_packed_texts_train_under_activation_checkpointing(tokenizer):
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("which", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
 @pytest.mark.parametrize("layers", [1, 2])  # of one layer alone, which cls shortens, no other's dropout hides a lack
-def test_each_dropout_acts_in_training_alone_and_follows_the_generator(layers, which, pooling, tokenizer):
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_each_dropout_acts_in_training_alone_and_follows_the_generator(family, layers, which, pooling, tokenizer):
     off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_hidden_layers": layers}
-    encoder = tiny_encoder(**{**off, which: 0.3}).double().train()
+    encoder = tiny_encoder(family, **{**off, which: 0.3}).double().train()
     use_packed_attention(encoder)
     words, layout = words_of(encoder, batch_of(tokenizer))
 
@@ -108,15 +117,19 @@ def test_each_dropout_acts_in_training_alone_and_follows_the_generator(layers, w
     assert torch.equal(embed(1), embed(2))
 
 
-def test_an_encoder_class_of_one_s_own_computes_its_last_layer_whole(tokenizer):
-    class Own(transformers.BertModel):
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_an_encoder_class_of_one_s_own_computes_its_last_layer_whole(family, tokenizer):
+    plain = tiny_encoder(family)
+
+    class Own(type(plain)):
         pass
 
-    encoder, calls = Own(tiny_encoder().config).eval(), []
-    use_packed_attention(encoder)
+    encoder, calls = Own(plain.config).eval(), []
+    assert use_packed_attention(encoder) == (family == "bert")
     encoder.register_forward_hook(lambda *_: calls.append(1))
-    encode_first_tokens(encoder, *words_of(encoder, batch_of(tokenizer)))
-    assert calls == [1]
+    words, layout = words_of(encoder, batch_of(tokenizer))
+    encode_first_tokens(encoder, words, layout)
+    assert len(calls) == (1 if family == "bert" else len(layout.slices))
 
 
 def test_a_causal_encoder_is_refused_and_not_packed():
@@ -127,7 +140,7 @@ def test_a_causal_encoder_is_refused_and_not_packed():
 
 
 def test_padded_batches_of_unequal_texts_stay_small(tokenizer):
-    encoder, seen = tiny_encoder("mpnet"), []
+    encoder, seen = tiny_encoder("deberta-v2"), []
     encoder.register_forward_pre_hook(lambda m, a, given: seen.append(given["input_ids"].numel()), with_kwargs=True)
     embed_texts(encoder, ["x" * 50, *["y"] * 40], tokenizer, pooling="cls", batch_size=4)
     assert max(seen) <= 4 * 32 and len(seen) > 1

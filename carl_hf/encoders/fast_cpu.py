@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
-    from carl_hf.encoders.packing import TokenLayout
+    from carl_hf.encoders.layout import TokenLayout
 
 PRIMITIVE_CACHE_CAPACITY = 128
 """Compiled products that are kept: more than a step makes between two uses of one. oneDNN's own 1,024 take 100 MiB."""
@@ -77,7 +77,7 @@ class HeadLayout:
 
 class _SliceAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q, k_TAD, v_TAD, layout: HeadLayout, scale: float, p: float, first_tokens: bool):
+    def forward(ctx: Any, q, k_TAD, v_TAD, bias_ALL, layout: HeadLayout, scale: float, p: float, first_tokens: bool):
         attended, saved, factor, keeps = [], [], 1.0, any(ctx.needs_input_grad)
         wide = torch.promote_types(q.dtype, torch.float32)  # a rounded score is a wrong weight
         inputs = layout.pad(q, first_tokens), layout.pad(k_TAD), layout.pad(v_TAD)
@@ -87,6 +87,9 @@ class _SliceAttention(torch.autograd.Function):
                     scores_NQL = torch.bmm(q_NQD.to(wide), k_NLD.to(wide).mT).mul_(scale)
                 else:
                     scores_NQL = torch.baddbmm(bias_N1L.to(wide), q_NQD.to(wide), k_NLD.to(wide).mT, alpha=scale)
+                if bias_ALL is not None:
+                    _, queries, keys = scores_NQL.shape
+                    scores_NQL.unflatten(0, (-1, q.shape[-2])).add_(bias_ALL[:, :queries, :keys])
                 weights_NQL = scores_NQL.softmax(-1).to(q.dtype)
                 if p:
                     kept_NQL, factor = draw_kept(weights_NQL.shape, p)
@@ -98,12 +101,13 @@ class _SliceAttention(torch.autograd.Function):
                     saved += [q_NQD, k_NLD, v_NLD, weights_NQL, kept_NQL]
         ctx.save_for_backward(*saved)
         ctx.layout, ctx.scale, ctx.factor, ctx.first_tokens = layout, scale, factor, first_tokens
+        ctx.of_bias = torch.zeros_like(bias_ALL) if ctx.needs_input_grad[3] else None
         return torch.cat(attended).view_as(q) if first_tokens else layout.pack(attended)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor):
-        of_q, of_k, of_v, layout = [], [], [], ctx.layout
+        of_q, of_k, of_v, of_bias_ALL, layout = [], [], [], ctx.of_bias, ctx.layout
         saved = ctx.saved_tensors  # looked up once: activation checkpointing computes them at that moment
         gradients = layout.pad(gradient * ctx.factor, ctx.first_tokens)
         with torch.autocast(gradient.device.type, enabled=False):
@@ -118,28 +122,34 @@ class _SliceAttention(torch.autograd.Function):
                 of_v.append(torch.bmm(dropped_NQL.mT, of_attended_NQD))
                 # of the softmax: weights * (of_weights - their mean under the weights)
                 of_scores_NQL = torch._softmax_backward_data(of_weights_NQL, weights_NQL, -1, weights_NQL.dtype)
+                if of_bias_ALL is not None:
+                    _, queries, keys = of_scores_NQL.shape
+                    of_texts_ALL = of_scores_NQL.unflatten(0, (-1, len(of_bias_ALL))).sum(0, dtype=of_bias_ALL.dtype)
+                    of_bias_ALL[:, :queries, :keys] += of_texts_ALL
                 of_q.append(torch.bmm(of_scores_NQL, k_NLD).mul_(ctx.scale))
                 of_k.append(torch.bmm(of_scores_NQL.mT, q_NQD).mul_(ctx.scale))
         of_queries = torch.cat(of_q).view_as(gradient) if ctx.first_tokens else layout.pack(of_q)
-        return of_queries, layout.pack(of_k), layout.pack(of_v), None, None, None, None
+        return of_queries, layout.pack(of_k), layout.pack(of_v), of_bias_ALL, None, None, None, None
 
 
 def slice_attention(
     q: Tensor, k_TAD: Tensor, v_TAD: Tensor, layout: HeadLayout,
-    *, scale: float, dropout: float, first_tokens: bool = False,
+    *, scale: float, dropout: float, bias_ALL: Tensor | None = None, first_tokens: bool = False,
 ) -> Tensor:  # fmt: skip
-    """softmax(scale q k^T) v within every text, with dropout of the attention weights.
+    """softmax(scale q k^T + bias) v within every text, with dropout of the attention weights.
 
     Args:
         q, k_TAD, v_TAD (`Tensor`): packed queries, keys and values, of one dtype. q is (T, A, D), or (B, A, D) with
             `first_tokens`. layout: of the batch.
         scale (`float`): factor of the scores. dropout (`float`): probability in [0, 1].
+        bias_ALL (`Tensor`, *optional*): by head and by the two tokens' positions in their text, (A, L, L) with L of
+            the longest text; without a gradient also (1, L, L). Finite, so that no row of padding is empty.
         first_tokens (`bool`): whether the queries are those of each text's first token alone.
 
     Returns:
         `Tensor` of q's shape. Its gradient can be taken once, not differentiated again.
     """
-    return _SliceAttention.apply(q, k_TAD, v_TAD, layout, scale, dropout, first_tokens)
+    return _SliceAttention.apply(q, k_TAD, v_TAD, bias_ALL, layout, scale, dropout, first_tokens)
 
 
 def first_token_states(layer: nn.Module, hidden_TH: Tensor, layout: "TokenLayout") -> Tensor:
