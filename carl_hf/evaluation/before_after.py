@@ -3,6 +3,7 @@ gain, and a verdict."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,48 +71,58 @@ def measure_before_after(
         seed: of the bootstrap over test texts.
     """
     measured = BeforeAfter()
-    plain_tokenizer = plain_tokenizer or tokenizer
-    settings = {"pooling": pooling, "max_length": max_length, "seed": seed}
-    _measure_feeling(measured, (plain, plain_tokenizer), (trained, tokenizer), **settings)
+    before = _Reader(plain, plain_tokenizer or tokenizer, POOLINGS, max_length)
+    after = _Reader(trained, tokenizer, (pooling,), max_length)
     for corpus, splits in corpora.items():
         truth, constant = labels_of(splits["test"]), labels_of(splits["train"]).mean(0)
-        embeddings = _embeddings(plain, plain_tokenizer, splits, POOLINGS, max_length)
-        better = _better_pooling(embeddings, splits)
-        embeddings = {**embeddings, "after": _embeddings(trained, tokenizer, splits, (pooling,), max_length)[pooling]}
-        predictions = []
-        for found, name, key in ((measured.before, better, better), (measured.after, pooling, "after")):
-            known, test = embeddings[key]["train"], embeddings[key]["test"]
-            predictions.append(_probe(embeddings[key], splits, "test"))
-            neighbours = knn_predictions(known, labels_of(splits["train"]), test)
-            space, _ = nearness_report(test, truth, neighbours, constant=constant, seed=seed)
+        better, predictions = _better_pooling(before, splits), []
+        for found, read, name in ((measured.before, before, better), (measured.after, after, pooling)):
+            embeddings = {split: read(data["text"], name) for split, data in splits.items()}
+            predictions.append(_probe(embeddings, splits, "test"))
+            neighbours = knn_predictions(embeddings["train"], labels_of(splits["train"]), embeddings["test"])
+            space, _ = nearness_report(embeddings["test"], truth, neighbours, constant=constant, seed=seed)
             probed = va_metrics(predictions[-1], truth, constant=constant, seed=seed)
             found[corpus] = {"pooling": name, **probed, **space}
         measured.predictions[corpus] = old, new = tuple(predictions)
         measured.gain[corpus] = va_gain(old, new, truth, seed=seed)
+    _measure_feeling(measured, before, after, pooling=pooling, seed=seed)
     return measured
 
 
-def _measure_feeling(
-    measured: BeforeAfter, plain: tuple[PreTrainedModel, PreTrainedTokenizerBase],
-    trained: tuple[PreTrainedModel, PreTrainedTokenizerBase], *, pooling: Pooling, max_length: int, seed: int,
-) -> None:  # fmt: skip
+class _Reader:
+    """An encoder that embeds each text once, under all its poolings in one pass."""
+
+    def __init__(
+        self, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, poolings: Sequence[Pooling],
+        max_length: int,
+    ):  # fmt: skip
+        self._embed = partial(embed_poolings, encoder, tokenizer=tokenizer, poolings=poolings, max_length=max_length)
+        self._row: dict[str, int] = {}
+        self._vectors = {pooling: [] for pooling in poolings}
+
+    def __call__(self, texts: Sequence[str], pooling: Pooling) -> np.ndarray:
+        missing = [text for text in dict.fromkeys(texts) if text not in self._row]
+        for name, vectors in self._embed(missing).items():
+            self._vectors[name].extend(vectors.numpy())
+        self._row |= {text: len(self._row) + i for i, text in enumerate(missing)}
+        return np.stack([self._vectors[pooling][self._row[text]] for text in texts])
+
+
+def _measure_feeling(measured: BeforeAfter, before: _Reader, after: _Reader, *, pooling: Pooling, seed: int) -> None:
     """Feeling over topic on the test triplets, before and after training, and the gain; and the example."""
 
-    def encode(model: tuple[PreTrainedModel, PreTrainedTokenizerBase], pooling: Pooling) -> Encode:
-        encoder, tokenizer = model
-        settings = {"poolings": (pooling,), "max_length": max_length}
-        return lambda texts: embed_poolings(encoder, texts, tokenizer, **settings)[pooling].numpy()
-
     def share_and_margin(pooling: Pooling) -> tuple[float, float]:
-        metrics, _ = measure_feeling(encode(plain, pooling), read_feeling_triplets("validation"), seed=seed)
+        triplets = read_feeling_triplets("validation")
+        metrics, _ = measure_feeling(partial(before, pooling=pooling), triplets, seed=seed)
         return metrics["accuracy"], metrics["margin"]
 
     better, triplets = max(POOLINGS, key=share_and_margin), read_feeling_triplets("test")
     measured.nearest["sentence"], items = _example()["anchor"], []
-    for name, model, read_by in (("before", plain, better), ("after", trained, pooling)):
-        metrics, arrays = measure_feeling(encode(model, read_by), triplets, seed=seed)
+    for name, read, read_by in (("before", before, better), ("after", after, pooling)):
+        encode = partial(read, pooling=read_by)
+        metrics, arrays = measure_feeling(encode, triplets, seed=seed)
         measured.feeling[name] = {"pooling": read_by, **metrics}
-        measured.nearest[name] = nearest_texts(encode(model, read_by))
+        measured.nearest[name] = nearest_texts(encode)
         items.append(arrays)
     measured.feeling["gain"] = space_gain(*items, seed=seed)
 
@@ -143,18 +154,6 @@ def _example() -> dict[str, str]:
     return triplets[triplets["id"] == EXAMPLE].iloc[0].to_dict()
 
 
-def _embeddings(
-    encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, splits: Splits, poolings: Sequence[Pooling],
-    max_length: int,
-) -> dict[Pooling, dict[str, np.ndarray]]:  # fmt: skip
-    """Pooling -> split -> embeddings (N, H)."""
-    embedded = {
-        split: embed_poolings(encoder, data["text"], tokenizer, poolings=poolings, max_length=max_length)
-        for split, data in splits.items()
-    }
-    return {pooling: {split: found[pooling].numpy() for split, found in embedded.items()} for pooling in poolings}
-
-
 def _probe(embeddings: Mapping[str, np.ndarray], splits: Splits, target: str) -> np.ndarray:
     """(N, 2) predicted valence and arousal of the split `target`."""
     return ridge_predictions(
@@ -163,15 +162,16 @@ def _probe(embeddings: Mapping[str, np.ndarray], splits: Splits, target: str) ->
     )  # fmt: skip
 
 
-def _better_pooling(embeddings: Mapping[Pooling, Mapping[str, np.ndarray]], splits: Splits) -> Pooling:
+def _better_pooling(read: _Reader, splits: Splits) -> Pooling:
     """The pooling with the higher sum of both correlations on the validation split; undefined ones count as -1."""
     labels = labels_of(splits["validation"])
 
     def score(pooling: Pooling) -> float:
-        predicted = _probe(embeddings[pooling], splits, "validation")
+        embeddings = {split: read(splits[split]["text"], pooling) for split in ("train", "validation")}
+        predicted = _probe(embeddings, splits, "validation")
         return float(np.nan_to_num(pearson(predicted.T, labels.T), nan=-1.0).sum())
 
-    return max(embeddings, key=score)
+    return max(POOLINGS, key=score)
 
 
 def verdict(gains: Mapping[str, Mapping[str, Any]], marks: str = "") -> str:

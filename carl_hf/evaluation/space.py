@@ -29,7 +29,7 @@ from carl_hf.evaluation.valence_arousal import DIMENSIONS, ridge_predictions, se
 
 FEELING, EMOJI = "feeling-over-topic", "emoji-pairs"
 TIE = 1e-5  # differences up to it are ties: what float32 leaves between embeddings of the same tokens in two batches
-_RESAMPLES, _SUBSET = 200, 300  # of the intervals of label nearness
+_RESAMPLES, _SUBSET = 200, 200  # of the intervals of label nearness
 _NEARNESS = (*DIMENSIONS, "both")
 
 
@@ -128,7 +128,7 @@ def _nearness(unit_NH: np.ndarray, labels_ND: np.ndarray, rows_N: np.ndarray | N
 
 
 def _nearness_deviations(unit_NH: np.ndarray, labels_ND: np.ndarray, seed: int) -> np.ndarray:
-    """(R, 3) deviations from their mean of the correlations in 200 bootstrap samples of at most 300 texts, scaled to
+    """(R, 3) deviations from their mean of the correlations in 200 bootstrap samples of at most 200 texts, scaled to
     the whole number: an error falls with the square root of the number of texts (m out of n bootstrap)."""
     size = min(len(unit_NH), _SUBSET)
     rows_RN = np.random.default_rng(seed).integers(len(unit_NH), size=(_RESAMPLES, size))
