@@ -133,6 +133,7 @@ def test_rows_of_the_space_and_their_task_on_the_hub():
     ]
     card = render_card(record(results=[vars(row) for row in rows]), "name")
     assert re.search(r"\| feeling-over-topic, test +\| feeling over topic +\| +61.5 % \[55.0 %, 68.0 %\]", card)
+    assert "By cosine, with nothing fitted" in card and "By cosine" not in render_card(record(), "name")
     assert "name: feeling over topic\n" in card and "value: 0.615" in card
 
 

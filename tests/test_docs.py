@@ -145,7 +145,15 @@ def test_the_shown_report_is_what_the_script_prints(capsys):
         results[key] = {"demo": {"pooling": pooling}}
         for dimension, (r, low, high) in zip(("valence", "arousal"), (numbers[:3], numbers[3:]), strict=True):
             results[key]["demo"][dimension] = {"pearson": r, "pearson_interval": [low, high]}
-    print_before_after(results, {"demo": 512})
+    if found := re.search(r"^feeling over topic: (\d+)", shown, re.M):
+        feeling = results["feeling_over_topic"] = {}
+        for key in ("before", "after", "gain"):
+            line = re.findall(rf"^{key} .*$", shown, re.M)[-1]
+            share, *shares, margin, low, high = map(float, re.findall(r"[-+]?\d+\.\d+", line))
+            feeling[key] = {"accuracy": share, "accuracy_interval": shares, "margin": margin,
+                            "margin_interval": [low, high], "pooling": "cls" if ", cls" in line else "mean",
+                            "texts": int(found[1])}  # fmt: skip
+    print_before_after(results, {"demo": int(re.search(r"^demo: (\d+)", shown, re.M)[1])})
     assert capsys.readouterr().out.strip() == shown.strip()
 
 
