@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from carl_hf.data.corpora import DIMENSIONS
 from carl_hf.data.mixing import VA
 from carl_hf.losses import NO_CLASS
 
@@ -23,14 +24,16 @@ class CarlDataCollator:
         slices (`int`): slices of (nearly) equal numbers of texts in each chunk; attention is padded within a slice.
         chunks (`int`): chunks of (nearly) equal numbers of tokens, which are encoded one after another.
         classes: class names in the order of their indices; a text with any other label counts as unlabelled.
+        dominance (`bool`): whether the labels have a third dimension.
         angles: class name, as written or in lower case -> radians, for texts without valence and arousal.
 
     Returns (of a call on rows with `text` and some of `valence`, `arousal`, `label` and `weight`), for B texts and L
     tokens of the longest:
         `input_ids`, `attention_mask` (long, (B, L)); `eligible` (bool, (B, L)): neither special nor padding;
-        `va` (float32, (B, 2), in [-1, 1]), each NaN if missing; `class` (long, (B,)), -1 if missing; `angle` (float32,
-        (B,), radians): of (valence, arousal) if both are there, else of the class, NaN if missing or if both are 0;
-        `weight` (float32, (B,)), 1 if missing; `row` (long, (B,)): positions of the texts before they were sorted;
+        `va` (float32, (B, 2) or with dominance (B, 3), in [-1, 1]), each NaN if missing; `class` (long, (B,)), -1 if
+        missing; `angle` (float32, (B,), radians): of (valence, arousal) if both are there, else of the class, NaN if
+        missing or if both are 0; `weight` (float32, (B,)), 1 if missing;
+        `row` (long, (B,)): positions of the texts before they were sorted;
         `slices`: the numbers of a [`carl_hf.encoders.packing.Slice`] for each slice; `slices_per_chunk`.
         A custom collator may leave out `class`, `angle`, `weight` and, if it keeps the order of the texts, `row`.
 
@@ -48,10 +51,12 @@ class CarlDataCollator:
         chunks: int = 1,
         classes: Sequence[str] | None = None,
         angles: Mapping[str, float] | None = None,
+        dominance: bool = False,
     ):
         self.tokenizer = tokenizer
         self.max_length = min(max_length, tokenizer.model_max_length)
         self.slices = slices
+        self.dimensions = DIMENSIONS if dominance else VA
         self.chunks = chunks
         self.class_indices = {name: index for index, name in enumerate(classes or ())}
         self.angles = dict(angles or {})
@@ -81,7 +86,7 @@ class CarlDataCollator:
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "eligible": eligible,
-            "va": torch.tensor([_va(rows[i]) for i in order], dtype=torch.float32),
+            "va": torch.tensor([_va(rows[i], self.dimensions) for i in order], dtype=torch.float32),
             "class": torch.tensor([self._class(rows[i]) for i in order]),
             "angle": torch.tensor([self._angle(rows[i]) for i in order], dtype=torch.float32),
             "weight": torch.tensor([_weight(rows[i]) for i in order]),
@@ -102,21 +107,22 @@ class CarlDataCollator:
         return ""
 
     def _angle(self, row: dict[str, Any]) -> float:
-        valence, arousal = _va(row)
+        valence, arousal = _va(row, VA)
         if math.isnan(valence + arousal):
             label = self._label(row)
             return self.angles.get(label, self.angles.get(label.lower(), math.nan))
         return math.atan2(arousal, valence) if valence or arousal else math.nan
 
 
-def _va(row: dict[str, Any]) -> tuple[float, float]:
-    found = [math.nan if row.get(name) is None else row[name] for name in VA]
+def _va(row: dict[str, Any], dimensions: Sequence[str]) -> list[float]:
+    found = [math.nan if row.get(name) is None else row[name] for name in dimensions]
     if any(abs(value) > 1 for value in found):
+        stated = ", ".join(f"{name} {value}" for name, value in zip(dimensions, found, strict=True))
         raise ValueError(
-            f"Valence {found[0]} and arousal {found[1]} of the text {row['text'][:80]!r} do not lie in [-1, 1]: load "
-            "it with load_va_dataset(..., scale=(least, greatest)), which normalises."
+            f"The labels of the text {row['text'][:80]!r} ({stated}) do not lie in [-1, 1]: load it with "
+            "load_va_dataset(..., scale=(least, greatest)), which normalises."
         )
-    return found[0], found[1]
+    return found
 
 
 def _weight(row: dict[str, Any]) -> float:

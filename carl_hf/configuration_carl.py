@@ -31,6 +31,8 @@ class CarlConfig(PreTrainedConfig):
         heads (`list[str]`, defaults to none): task heads on the embedding: `"proxies"` (a vector for each class),
             `"classifier"` (a linear layer to the classes), `"regressor"` (a linear layer to valence and arousal).
         classes (`list[str]`, defaults to none): class names of proxies and classifier, in the order of their indices.
+        dominance (`bool`, defaults to `False`): whether labels have dominance as a third dimension, and the regressor
+            a third output.
     """
 
     model_type = "carl"
@@ -43,6 +45,7 @@ class CarlConfig(PreTrainedConfig):
     contrast_layers: ContrastLayers = "prediction"
     heads: list[str] | None = None
     classes: list[str] | None = None
+    dominance: bool = False
 
     def __post_init__(self, **kwargs):
         if self.pooling not in get_args(Pooling):

@@ -118,7 +118,7 @@ class CarlModel(CarlPreTrainedModel):
         width, classes = config.encoder.hidden_size, len(config.classes)
         self.proxies = ClassProxies(classes, width) if "proxies" in config.heads else None
         self.classifier = nn.Linear(width, classes) if "classifier" in config.heads else None
-        self.regressor = nn.Linear(width, 2) if "regressor" in config.heads else None
+        self.regressor = nn.Linear(width, 3 if config.dominance else 2) if "regressor" in config.heads else None
         self.post_init()
         self.reset_target()
 
@@ -134,13 +134,14 @@ class CarlModel(CarlPreTrainedModel):
         classes: Sequence[str] = (),
         dropout: float | None = None,
         emoji: bool = False,
+        dominance: bool = False,
     ) -> "CarlModel":
         """A model around a pretrained encoder; its other layers are initialised at random by torch's generator.
 
         Args:
             encoder: a Hub id, a local folder, `"minilm-l6"` or `"mpnet-base"` (extras `[demo]`, `[base]`), or a loaded
                 encoder, which is used as it is, not copied, but for a head on it.
-            pooling, projection_dim, contrast_layers, heads, classes: see [`CarlConfig`];
+            pooling, projection_dim, contrast_layers, heads, classes, dominance: see [`CarlConfig`];
                 `CarlTrainingArguments.heads` are those that its objectives need, by default the regressor.
             dropout: probability in [0, 1) for the online encoder's dropout layers, in place of their own. It is saved
                 neither in a checkpoint nor in an export.
@@ -167,6 +168,7 @@ class CarlModel(CarlPreTrainedModel):
             encoder_has_pooler=isinstance(getattr(pooler, "dense", None), nn.Linear),
             heads=list(heads),
             classes=list(classes),
+            dominance=dominance,
         )
         model = cls(config)
         model.online.encoder = encoder

@@ -117,14 +117,14 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
             if isinstance(dataset, datasets.Dataset):
                 # an evaluation leaves out the losses for which its texts have no labels
                 needs = args.label_kinds if name == "train_dataset" or args.label_kinds == {"va"} else ()
-                check_dataset(dataset, name, needs)
+                check_dataset(dataset, name, needs, dominance=model.config.dominance)
         classes = classes_of(model, args, train_dataset)
         if data_collator is None:
             if processing_class is None:
                 raise ValueError("CarlTrainer needs the encoder's tokenizer: pass processing_class=tokenizer.")
             data_collator = CarlDataCollator(
                 processing_class, max_length=args.max_length, chunks=args.gradient_cache_parts, classes=classes,
-                angles=label_angles(args, train_dataset),
+                angles=label_angles(args, train_dataset), dominance=model.config.dominance,
             )  # fmt: skip
             check_positions(model.encoder, data_collator.max_length)
             check_tokenizer(model, processing_class)

@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = CarlModel.from_encoder(
         script.encoder, pooling=script.pooling, dropout=script.dropout, contrast_layers=script.contrast_layers,
         heads=args.heads, classes=data.class_names if args.heads else (), emoji=script.emoji,
+        dominance=script.dominance,
     )  # fmt: skip
     plain_weights = copy.deepcopy(model.encoder) if script.toward_plain else None
     tokenizer = load_tokenizer(script.encoder, emoji=script.emoji)

@@ -84,7 +84,7 @@ def test_a_bad_row_is_named_or_skipped_and_counted(kind, tmp_path, caplog):
         ({"columns": {"text": "sentense"}}, "no column 'sentense'; it has sentence, V, A"),
         ({"columns": {"text": "sentence"}}, "no column 'valence' or 'arousal'; it has sentence, V, A"),
         ({"shuffle_buffer": 0}, "shuffle_buffer must be at least 1"),
-        ({"columns": {"words": "sentence"}}, "columns: 'words' is none of text, valence, arousal, split, label"),
+        ({"columns": {"words": "sentence"}}, "'words' is none of text, split, label, weight, valence, arousal"),
         ({"columns": {"text": "valence"}}, "columns: 'valence' is named for another column"),
         ({"sources": ["none.csv"]}, "there is no such file"), ({"sources": ["twice.csv"]}, "two columns 'V'"),
         ({"sources": ["array.json"]}, "Write it as JSON lines"),

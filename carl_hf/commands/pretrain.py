@@ -65,6 +65,10 @@ class PretrainArguments:
         "class labels). Unset: standardized if several corpora with VA labels are mixed, else, and with --preset "
         "paper, --shuffle_buffer, --label_space or --va_from_names, scale.",
     )
+    dominance: bool = setting(
+        False,
+        "Train on dominance too, a third dimension, where a corpus has it: emobank, files with a column dominance.",
+    )
     agreement_weights: bool = setting(
         False,
         "Weigh training texts by how well their raters agree, where a corpus says so: emobank, facebook, and files "
@@ -145,7 +149,7 @@ class PretrainArguments:
         """For the exports: the base model, the corpora, and the settings that differ from the defaults."""
         names = (
             "pooling", "dropout", "emoji", "contrast_layers", "weights", "normalization", "va_from_names",
-            "agreement_weights",
+            "dominance", "agreement_weights",
         )  # fmt: skip
         defaults = {f.name: f.default for f in dataclasses.fields(self)} | {"normalization": "scale"}
         settings = {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}

@@ -83,8 +83,9 @@ class PretrainData:
             "skip_bad_rows": script.skip_bad_rows, **self._format()
         }  # fmt: skip
         return load_va_dataset(
-            corpus, split=split, normalization=normalization, agreement_weights=agreement_weights, **source
-        )
+            corpus, split=split, normalization=normalization, agreement_weights=agreement_weights,
+            dominance=script.dominance, **source,
+        )  # fmt: skip
 
     def _load_measured(self, corpus: str, split: str) -> Dataset:
         return rows_with_va(self.load(corpus, split, original_scale=True))
@@ -130,8 +131,8 @@ class PretrainData:
         if not script.skip_bad_rows:
             return {}
         loaded = script.measure or [] if script.streams else script.corpora
-        ratings = script.agreement_weights
-        bad = {c: find_bad_rows(c, agreement_weights=ratings, **self._format()) for c in loaded if c not in _KNOWN}
+        settings = {"agreement_weights": script.agreement_weights, "dominance": script.dominance, **self._format()}
+        bad = {corpus: find_bad_rows(corpus, **settings) for corpus in loaded if corpus not in _KNOWN}
         if self.emotions is not None:
             bad.setdefault(script.emotion_corpus, self.emotions.skipped)
         return {corpus: skipped_record(rows) for corpus, rows in bad.items() if rows}
@@ -203,7 +204,8 @@ class PretrainData:
                 raise ValueError(f"--shuffle_buffer streams files; {corpus} is a corpus that fits into memory.")
         return stream_va_dataset(
             script.corpora, held_out=self._held_out, skip_bad_rows=script.skip_bad_rows,
-            shuffle_buffer=script.shuffle_buffer, seed=self._seed, skipped=self._skipped_in_stream, **self._format(),
+            shuffle_buffer=script.shuffle_buffer, seed=self._seed, skipped=self._skipped_in_stream,
+            dominance=script.dominance, **self._format(),
         )  # fmt: skip
 
     def _format(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from carl_hf.data.bad_rows import (
     split_name,
     without_rows,
 )
-from carl_hf.data.corpora import CORPORA, read_corpus
+from carl_hf.data.corpora import CORPORA, DIMENSIONS, read_corpus
 from carl_hf.data.files import SUFFIXES, arrow_piece, read_rows
 from carl_hf.data.hub_sets import load_hub_dataset
 from carl_hf.data.mixing import COLUMNS, VA, make_dataset, marked_off_scale
@@ -60,6 +60,7 @@ def load_va_dataset(
     normalization: Normalization = "scale",
     skip_bad_rows: bool = False,
     agreement_weights: bool = False,
+    dominance: bool = False,
 ) -> Dataset:
     """Loads texts with valence, arousal or both, normalised to [-1, 1] by Eq 12: x = 2 (x - min) / (max - min) - 1.
 
@@ -80,10 +81,11 @@ def load_va_dataset(
         agreement_weights: weigh texts by how well their raters agree, by [`carl_hf.data.agreement_weights`], from the
             number of ratings, column `raters`, and their standard deviations, columns `valence_sd` and `arousal_sd` on
             the scale of the labels. `emobank` and `facebook` publish theirs. A column `weight` is a factor.
+        dominance: also load dominance, on the same scale, where the source has it: `emobank`, or a column `dominance`.
 
     Returns:
-        `datasets.Dataset` with `text` and, where the source has them, `valence`, `arousal`, `label`: a class name, and
-        `weight`: > 0, for the losses. An empty cell is None.
+        `datasets.Dataset` with `text` and, where the source has them, `valence`, `arousal`, with `dominance` that too,
+        `label`: a class name, and `weight`: > 0, for the losses. An empty cell is None.
 
     Raises:
         ValueError: for an unknown source, an unreadable or empty file, a missing column, a bad row (see
@@ -99,13 +101,15 @@ def load_va_dataset(
         scale = checked_scale(scale or spec.scale, name)
         frame = read_corpus(spec, data_dir, scale, ratings=agreement_weights)
     else:
-        frame = good_rows(_checked_rows(source, scale, columns, agreement_weights), name, skip_bad_rows)
+        frame = good_rows(_checked_rows(source, scale, columns, agreement_weights, dominance), name, skip_bad_rows)
+    if not dominance:
+        frame = frame.drop(columns="dominance", errors="ignore")
     if agreement_weights:
         frame = _weighted_by_agreement(frame, name)
     if "weight" in frame and not frame["weight"].isna().all():
         least, greatest = frame["weight"].min(), frame["weight"].max()
         log_once(f"{name}: texts are weighted, by {least:.3g} to {greatest:.3g} (column 'weight').")
-    there = report_missing(frame, name)
+    there = report_missing(frame, name, DIMENSIONS if dominance else VA)
     frame = _standardized(frame, there) if normalization == "standardized" else normalized(
         frame, there, scale, normalization
     )  # fmt: skip
@@ -116,7 +120,7 @@ def load_va_dataset(
 
 def find_bad_rows(
     source: str | Path, *, scale: tuple[float, float] | None = None, columns: Mapping[str, str] | None = None,
-    agreement_weights: bool = False,
+    agreement_weights: bool = False, dominance: bool = False,
 ) -> list[BadRow]:  # fmt: skip
     """The rows of a file or Hub dataset that [`load_va_dataset`] refuses, or leaves out under `skip_bad_rows`.
 
@@ -129,15 +133,16 @@ def find_bad_rows(
     Raises:
         ValueError: as [`load_va_dataset`], for what is not a matter of single rows.
     """
-    return _checked_rows(source, scale, columns, agreement_weights)[1]
+    return _checked_rows(source, scale, columns, agreement_weights, dominance)[1]
 
 
 def _checked_rows(
-    source: str | Path, scale: tuple[float, float] | None, columns: Mapping[str, str] | None, ratings: bool
-) -> Rows:
+    source: str | Path, scale: tuple[float, float] | None, columns: Mapping[str, str] | None, ratings: bool,
+    dominance: bool,
+) -> Rows:  # fmt: skip
     frame, bad = read_source(source, columns or {}, ("text",))
     check_some_va(frame, str(source))
-    rules = va_rules(scale, str(source))
+    rules = va_rules(scale, str(source), dominance=dominance)
     if ratings:
         rules |= {"raters": Number(1), **{f"{name}_sd": Number(0, optional=True) for name in VA}}
     return parse_va_rows(frame, rules, bad)
@@ -159,12 +164,12 @@ def parse_va_rows(frame: pd.DataFrame, rules: Mapping[str, Rule], unread: Sequen
     return without_rows(rows, empty.index[empty], "no valence or arousal", "has neither valence nor arousal")
 
 
-def va_rules(scale: tuple[float, float] | None, name: str) -> dict[str, Rule]:
+def va_rules(scale: tuple[float, float] | None, name: str, *, dominance: bool = False) -> dict[str, Rule]:
     """The rules for the columns of a file with VA labels on this scale; a ValueError if it is missing or wrong."""
     rule = Number(*checked_scale(scale, name), optional=True)
     return {
-        "text": corpus_text, "split": split_name, "label": optional_class_name, "weight": Weight(), "valence": rule,
-        "arousal": rule,
+        "text": corpus_text, "split": split_name, "label": optional_class_name, "weight": Weight(),
+        **dict.fromkeys(DIMENSIONS if dominance else VA, rule),
     }  # fmt: skip
 
 
@@ -260,11 +265,11 @@ def _weighted_by_agreement(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     return frame.assign(weight=found * (frame["weight"].fillna(1.0) if "weight" in frame else 1.0))
 
 
-def report_missing(frame: pd.DataFrame, name: str) -> list[str]:
-    """Those of valence and arousal that some row has. Logs how many rows lack one of them."""
-    missing = {column: len(frame) if column not in frame else int(frame[column].isna().sum()) for column in VA}
+def report_missing(frame: pd.DataFrame, name: str, dimensions: Sequence[str]) -> list[str]:
+    """Those of these columns that some row has a number in. Logs how many rows lack one of them."""
+    missing = {c: len(frame) if c not in frame else int(frame[c].isna().sum()) for c in dimensions}
     log_missing(name, missing, len(frame))
-    return [column for column in VA if missing[column] < len(frame)]
+    return [column for column in dimensions if missing[column] < len(frame)]
 
 
 def _standardized(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

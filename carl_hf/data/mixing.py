@@ -27,18 +27,18 @@ from carl_hf.data.splits import text_key
 logger = logging.getLogger(__name__)
 
 VA = ("valence", "arousal")
-COLUMNS = {"text": "string", "valence": "float64", "arousal": "float64", "label": "string", "weight": "float64"}
+COLUMNS = {"text": "string", **dict.fromkeys((*VA, "dominance"), "float64"), "label": "string", "weight": "float64"}
 """Columns of a training set and their types; None is a missing label or number."""
 _OFF_SCALE = "valence and arousal are not on their corpus's scale"
 
 
-def check_dataset(dataset: Dataset, name: str, needs: Collection[str] = ("va",)) -> None:
+def check_dataset(dataset: Dataset, name: str, needs: Collection[str] = ("va",), *, dominance: bool = False) -> None:
     """Checks that `dataset` can be trained on: a text in every row, and what the objectives need in some.
 
     Args:
         needs: labels of the texts: `"va"`, valence or arousal, in [-1, 1]; `"class"`, a class label; `"angle"`, both
             numbers or a class label. A text may lack some of them (None) if it has another. Empty: only the text is
-            needed.
+            needed. dominance: whether the model uses it.
 
     Raises:
         ValueError: it names the dataset, the column, the first bad row (counted from 0) and the remedy.
@@ -62,7 +62,7 @@ def check_dataset(dataset: Dataset, name: str, needs: Collection[str] = ("va",))
     given, with_class = frame[list(VA)].notna(), frame["label"].notna().to_numpy()
     with_va, with_both = given.any(axis=1).to_numpy(), given.all(axis=1).to_numpy()
     rules = {"text": any_text} | ({"label": _as_loaded(optional_class_name)} if needs & {"class", "angle"} else {})
-    numbers = dict.fromkeys(VA, Number(-1, 1, optional=True)) | {"weight": Weight()}
+    numbers = dict.fromkeys((*VA, *["dominance"] * dominance), Number(-1, 1, optional=True)) | {"weight": Weight()}
     rows = parse_rows(frame, rules | {column: _as_loaded(rule) for column, rule in numbers.items()})
     if needs:
         bare = rows[0].index.intersection(np.flatnonzero(~with_va & ~with_class))
@@ -75,6 +75,10 @@ def check_dataset(dataset: Dataset, name: str, needs: Collection[str] = ("va",))
     ):  # fmt: skip
         if kind in needs and not there.any():
             raise ValueError(f"{name}: no text has {what}, which the objectives need.")
+    if dominance and "va" in needs and not frame["dominance"].notna().any():
+        raise ValueError(
+            f"{name}: no text has dominance, which the model needs: load_va_dataset(..., dominance=True)."
+        )
 
 
 def _as_loaded(rule: Rule) -> Rule:
@@ -103,7 +107,7 @@ def rows_with_va(dataset: Dataset) -> Dataset:
 def va_from_class_labels(dataset: Dataset, space: LabelSpace) -> Dataset:
     """The dataset in which texts with neither valence nor arousal have those of their class label in a label space; a
     ValueError for a label that the space does not know."""
-    columns = _columns(dataset, COLUMNS)
+    columns = _columns(dataset, [c for c in COLUMNS if c in (*VA, "label") or c in dataset.column_names])
     pairs = zip(columns["valence"], columns["arousal"], strict=True)
     bare = [i for i, pair in enumerate(pairs) if pair == (None, None)]
     known = space.va_of({columns["label"][i] for i in bare} - {None})
@@ -130,8 +134,8 @@ def mix_datasets(parts: Sequence[tuple[Dataset, float]], *, seed: int) -> Datase
         parts: (dataset, weight >= 0) pairs. seed: of the random parts.
 
     Returns:
-        `text` and those of `valence`, `arousal`, `label`, `weight` that any dataset has; None in the rows of one
-        without.
+        `text` and those of `valence`, `arousal`, `dominance`, `label`, `weight` that any dataset has; None in the rows
+        of one without.
 
     Raises:
         ValueError: for a negative or non-finite weight, or if nothing is left.

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from carl_hf.data.bad_rows import BadRow, Rule, Skipped, log_missing, refuse, report_skipped
+from carl_hf.data.corpora import DIMENSIONS
 from carl_hf.data.files import PIECE, SUFFIXES, Piece, Wanted, arrow_piece, column_names, read_pieces
 from carl_hf.data.hub_sets import load_hub_dataset
 from carl_hf.data.loading import (
@@ -31,7 +32,7 @@ from carl_hf.utils.suggestions import listed
 logger = logging.getLogger(__name__)
 
 PIECEWISE = tuple(kind for kind in SUFFIXES if kind != ".json")  # a JSON array cannot be cut into pieces
-_OPTIONAL = (*VA, "split", "label", "weight")
+_OPTIONAL = (*DIMENSIONS, "split", "label", "weight")
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def stream_va_dataset(
     shuffle_buffer: int = 10_000,
     seed: int = 42,
     skipped: dict[str, Skipped] | None = None,
+    dominance: bool = False,
 ) -> datasets.IterableDataset:
     """Streams files of texts with valence, arousal or both, normalised to [-1, 1] by Eq 12 from their scale.
 
@@ -151,18 +153,19 @@ def stream_va_dataset(
         shuffle_buffer: texts in the buffer; 1 keeps their order. seed: of both.
         skipped: is filled with what is left out of each file, in the pass that has read most of it. It stays empty
             where another process reads (a worker of a data loader).
+        dominance: also read the column `dominance`, where a file has it.
 
     Raises:
         ValueError: for no such file, a missing column or scale; and when it is iterated, for a bad row, or a file
             whose rows are all bad; it names the file and the row.
     """
-    rules = va_rules(scale, ", ".join(sources))
+    rules = va_rules(scale, ", ".join(sources), dominance=dominance)
     if shuffle_buffer < 1:
         raise ValueError(f"shuffle_buffer must be at least 1, got {shuffle_buffer}.")
     columns = dict(columns or {})
     for ours in columns:
         if ours not in rules:
-            raise ValueError(f"columns: {ours!r} is none of {', '.join(('text', *_OPTIONAL))}.")
+            raise ValueError(f"columns: {ours!r} is none of {', '.join(rules)}.")
     names = columns | {ours: ours for ours in rules if ours not in columns and ours not in columns.values()}
     for ours in ("text", *VA):
         if ours not in names:
@@ -177,6 +180,7 @@ def stream_va_dataset(
         gen_kwargs={
             "files": files, "names": names, "scale": tuple(scale), "held_out": frozenset(map(text_key, held_out)),
             "skip_bad_rows": skip_bad_rows, "log": _Log({} if skipped is None else skipped),
+            "dimensions": DIMENSIONS if dominance else VA,
         },
     )  # fmt: skip
     return stream.shuffle(seed=seed, buffer_size=shuffle_buffer) if shuffle_buffer > 1 else stream
@@ -192,12 +196,12 @@ class _Log:
 
 def _rows(
     files: list[str], names: dict[str, str], scale: tuple[float, float], held_out: frozenset[str],
-    skip_bad_rows: bool, log: _Log,
+    skip_bad_rows: bool, log: _Log, dimensions: Sequence[str],
 ) -> Iterator[dict[str, object]]:  # fmt: skip
     for file in files:
         skipped, first, good, missing = Skipped(), None, 0, Counter()
         try:
-            for frame, bad in _checked_pieces(file, names, va_rules(scale, file)):
+            for frame, bad in _checked_pieces(file, names, va_rules(scale, file, dominance=len(dimensions) > 2)):
                 if not skip_bad_rows:
                     refuse(file, bad, SKIP_REMEDY)
                 for row in bad:
@@ -212,11 +216,11 @@ def _rows(
                 good += len(frame)
                 if len(frame) == 0:
                     continue
-                missing.update(frame[[*VA]].isna().sum().to_dict())
-                frame = normalized(frame, VA, scale)
+                missing.update(frame[[*dimensions]].isna().sum().to_dict())
+                frame = normalized(frame, dimensions, scale)
                 if "split" in frame:
                     frame = frame[frame["split"] == "train"]
-                read = (*VA, "weight") if "weight" in frame else VA
+                read = [*dimensions, *(["weight"] if "weight" in frame else [])]
                 for text, *found in zip(frame["text"], *(frame[name] for name in read), strict=True):
                     if text_key(text) not in held_out:
                         numbers = (None if math.isnan(value) else float(value) for value in found)
@@ -248,7 +252,7 @@ def _checked_pieces(
                     f"{file}: one of the rows {frame.index[0]} to {frame.index[-1]} has a {names['split']!r}, those "
                     "before have none; give all rows one, or none."
                 )
-            for ours in ("text", *VA, *(["split"] if has_split else [])):
+            for ours in ("text", *(c for c in DIMENSIONS if c in rules), *(["split"] if has_split else [])):
                 if ours not in frame:  # in this file, or in these rows of JSON lines
                     frame[ours] = None
             frame, bad = parse_va_rows(frame, rules, bad)

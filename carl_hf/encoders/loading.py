@@ -184,8 +184,13 @@ def load_sentence_transformer(name: str, **settings: Any) -> Any:
 
 
 def is_va_regressor(config: PreTrainedConfig) -> bool:
-    """Whether a sequence-classification model's configuration says that it predicts valence and arousal in [0, 1]."""
-    return config.problem_type == "regression" and list(config.id2label.values()) == ["valence", "arousal"]
+    """Whether a sequence-classification model's configuration says that it predicts valence and arousal, and perhaps
+    dominance after them, in [0, 1]."""
+    labels = list(config.id2label.values())
+    return config.problem_type == "regression" and labels in (
+        ["valence", "arousal"],
+        ["valence", "arousal", "dominance"],
+    )
 
 
 def stated_pooling(resolved: str) -> StatedPooling | None:

@@ -250,7 +250,7 @@ def load_va_head(
 
     def predict(texts: Sequence[str]) -> np.ndarray:
         outputs = classifier_outputs(model, texts, tokenizer, batch_size=batch_size, max_length=max_length)
-        return (2 * outputs - 1).clamp(-1, 1).numpy().astype(float)
+        return (2 * outputs[:, :2] - 1).clamp(-1, 1).numpy().astype(float)  # without dominance
 
     return predict
 

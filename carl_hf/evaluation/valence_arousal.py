@@ -148,8 +148,16 @@ def seeded_folds(size: int, seed: int) -> list[tuple[np.ndarray, np.ndarray, np.
     return folds
 
 
-def labels_of(dataset: Mapping[str, Any], *, any_unit: bool = False) -> np.ndarray:
-    """(N, 2) valence and arousal of a dataset.
+def dimensions_of(dataset: Dataset) -> tuple[str, ...]:
+    """Valence and arousal, and dominance where each text has it."""
+    whole = "dominance" in dataset.column_names and None not in dataset.with_format(None)["dominance"][:]
+    return (*DIMENSIONS, "dominance") if whole and len(dataset) else DIMENSIONS
+
+
+def labels_of(
+    dataset: Mapping[str, Any], *, any_unit: bool = False, dimensions: Sequence[str] = DIMENSIONS
+) -> np.ndarray:
+    """(N, 2) valence and arousal of a dataset, or (N, K) of other `dimensions`.
 
     Args:
         any_unit: also labels in another unit than the corpus's scale: for correlations alone.
@@ -165,7 +173,7 @@ def labels_of(dataset: Mapping[str, Any], *, any_unit: bool = False) -> np.ndarr
             "on the others."
         )
     there = dataset.column_names if isinstance(dataset, Dataset) else dataset
-    columns = [np.asarray(dataset[name], dtype=float) if name in there else np.nan for name in DIMENSIONS]
+    columns = [np.asarray(dataset[name], dtype=float) if name in there else np.nan for name in dimensions]
     if any(np.isnan(column).any() for column in columns):
         raise ValueError("A text lacks valence or arousal, and both are needed here: pass rows_with_va(dataset).")
     return np.stack(columns, axis=1)

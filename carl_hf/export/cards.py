@@ -68,7 +68,7 @@ def va_results(dataset: str, metrics: Mapping[str, Any], *, baseline: Mapping[st
         baseline: the same metrics of what is compared with; by default those of the constant predictor; `{}` for none.
     """
     facts, rows = corpus_facts(dataset), []
-    for dimension in ("valence", "arousal"):
+    for dimension in (name for name in ("valence", "arousal", "dominance") if name in metrics):
         own = metrics[dimension]
         other = own["constant"] if baseline is None else baseline.get(dimension, {})
         for metric, name in (("pearson", "Pearson r"), ("ccc", "CCC"), ("mae", "mean absolute error")):

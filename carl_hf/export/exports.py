@@ -21,7 +21,7 @@ from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.encoders.loading import check_no_adapters, is_va_regressor
 from carl_hf.evaluation.probes import fit_ridge
 from carl_hf.evaluation.statistics import classification_report, multi_label_report
-from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, va_metrics
+from carl_hf.evaluation.valence_arousal import DIMENSIONS, dimensions_of, labels_of, va_metrics
 from carl_hf.export import task_heads
 from carl_hf.export.bias import measure_bias
 from carl_hf.export.cards import Kind, Result, va_results
@@ -110,7 +110,8 @@ def export_va_regressor(
     figures: Sequence[str | Path] = (), seed: int = 42,
 ) -> Path:  # fmt: skip
     """Writes a valence-arousal regressor for `AutoModelForSequenceClassification` and the text-classification
-    pipeline. Its labels are valence and arousal, its outputs (v + 1) / 2 and (a + 1) / 2.
+    pipeline. Its labels are valence and arousal, its outputs (v + 1) / 2 and (a + 1) / 2. If all texts of `train` and
+    `dev` have dominance, that is a third.
 
     Args:
         model: a trained [`CarlModel`], on whose frozen encoder the head is fitted (see
@@ -125,7 +126,8 @@ def export_va_regressor(
             their corpus's scale, or the folder holds anything other than an export.
     """
     max_length = min(max_length, tokenizer.model_max_length)
-    truth = {name: labels_of(data) for name, data in (test or {}).items()}
+    known = {name: dimensions_of(data) for name, data in (test or {}).items()}
+    truth = {name: labels_of(test[name], dimensions=dimensions) for name, dimensions in known.items()}
     if frozen := isinstance(model, CarlModel):
         if train is None:
             raise ValueError("A CarlModel has no valence-arousal head: pass train=, the texts to fit one to.")
@@ -135,7 +137,8 @@ def export_va_regressor(
             "The model is no valence-arousal regressor: it needs problem_type 'regression' and the labels valence "
             f"and arousal, and has {model.config.problem_type!r}, {list(model.config.id2label.values())}."
         )
-    constant = None if train is None else labels_of(train).mean(0)
+    dimensions = tuple(model.config.id2label.values())
+    constant = None if train is None else labels_of(train, dimensions=dimensions).mean(0)
 
     def outputs(texts: Sequence[str]) -> np.ndarray:
         return classifier_outputs(model, list(texts), tokenizer, max_length=max_length).numpy().astype(float)
@@ -147,19 +150,21 @@ def export_va_regressor(
     results, outside = [], []
     for name, labels in truth.items():
         answers = outputs(test[name]["text"])
+        both = min(known[name], dimensions, key=len)
         outside.append(float(np.abs(answers - answers.clip(0, 1)).max()))
+        mean, labels = labels.mean(0) if constant is None else constant, labels[:, : len(both)]
         metrics = va_metrics(
-            clipped(answers), labels, constant=labels.mean(0) if constant is None else constant, seed=seed
+            clipped(answers)[:, : len(both)], labels, constant=mean[: len(both)], dimensions=both, seed=seed
         )
         results += va_results(name, metrics, baseline={} if train is None else None)
     contents = {
         "head": {
-            "labels": list(DIMENSIONS), "frozen": frozen, "corpora": names, "outside": max(outside, default=None),
+            "labels": list(dimensions), "frozen": frozen, "corpora": names, "outside": max(outside, default=None),
         },
         "results": [asdict(result) for result in results],
         "baseline": None if train is None else "constant prediction (mean of the training labels)",
-        "widget": _text_widgets(outputs, DIMENSIONS),
-        "bias": measure_bias(lambda texts: clipped(outputs(texts)), DIMENSIONS),
+        "widget": _text_widgets(outputs, dimensions),
+        "bias": measure_bias(lambda texts: clipped(outputs(texts)), dimensions),
     }  # fmt: skip
     return _write("va", model, tokenizer, folder, contents, max_length, provenance, figures, head_corpora=names)
 

@@ -21,7 +21,7 @@ from carl_hf.data.splits import divide, split_rows
 from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.encoders.loading import check_no_adapters
 from carl_hf.evaluation.probes import LinearProbe, best_threshold, fit_logistic, fit_multi_label, fit_ridge
-from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of
+from carl_hf.evaluation.valence_arousal import dimensions_of, labels_of
 from carl_hf.modeling_carl import CarlModel
 
 FEWEST_TEXTS = 20
@@ -53,7 +53,7 @@ def fit_va_regressor(
     seed: int = 42,
 ) -> PreTrainedModel:
     """A sequence-classification model with problem type regression, labels valence and arousal, and outputs
-    (v + 1) / 2, (a + 1) / 2, so that [-1, 1] becomes [0, 1].
+    (v + 1) / 2, (a + 1) / 2, so that [-1, 1] becomes [0, 1]. Where all texts have dominance, it is a third output.
 
     Args:
         train, dev: columns text, valence, arousal (in [-1, 1]). The ridge strength with the least squared error on dev
@@ -70,8 +70,9 @@ def fit_va_regressor(
     if dev is None:
         dev_rows, train_rows = divide(np.random.default_rng(seed).permutation(len(train)), 1)
         train, dev = train.select(train_rows), train.select(dev_rows)
-    labels = [labels_of(data) for data in (train, dev)]
-    regressor, path = _headless(model, DIMENSIONS, "regression")
+    dimensions = min(dimensions_of(train), dimensions_of(dev), key=len)
+    labels = [labels_of(data, dimensions=dimensions) for data in (train, dev)]
+    regressor, path = _headless(model, dimensions, "regression")
     features = [classifier_outputs(regressor, list(data["text"]), tokenizer, max_length=max_length).numpy()
                 for data in (train, dev)]  # fmt: skip
     probe = fit_ridge(features[0], labels[0], features[1], labels[1], chosen_by="squared_error")

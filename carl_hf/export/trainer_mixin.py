@@ -133,7 +133,7 @@ class PublishingTrainer(Trainer):
         entries = (e for e in self.state.log_history if "eval_probe_seconds" in e and e["step"] == step)
         metrics = next(entries, {})
         results = []
-        for dimension in ("valence", "arousal"):
+        for dimension in ("valence", "arousal", "dominance"):
             value = metrics.get(f"eval_{dimension}_pearson", -1.0)
             if value > -1.0:  # which stands for "undefined"
                 results.append(Result("validation texts", "validation", "pearson", f"{dimension}, Pearson r", value))

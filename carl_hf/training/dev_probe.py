@@ -10,6 +10,7 @@ from carl_hf.evaluation.probes import fit_logistic
 from carl_hf.evaluation.statistics import pearson
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, ridge_predictions
 
+_NUMBERS = (*DIMENSIONS, "dominance")
 _FEWEST = 4  # texts that a probe is fitted to
 
 
@@ -23,11 +24,11 @@ class DevProbe:
 
     def __init__(self, train: Dataset, *, texts: int, seed: int):
         self._train = train.select(np.random.default_rng(seed).permutation(len(train))[:texts])
-        self._rows = {column: _labelled(self._train, column) for column in (*DIMENSIONS, "label")}
+        self._rows = {column: _labelled(self._train, column) for column in (*_NUMBERS, "label")}
 
     def __call__(self, encode: Callable[[Sequence[str]], np.ndarray], dev: Dataset) -> dict[str, float]:
-        """Where training and validation texts have valence, {"valence_pearson"}; where they have arousal,
-        {"arousal_pearson"}; with both, {"va_pearson": their mean}; -1 where r is undefined or an embedding is not
+        """Where training and validation texts have valence, {"valence_pearson"}, and likewise for arousal and
+        dominance; with valence and arousal, {"va_pearson": their mean}; -1 where r is undefined or an embedding is not
         finite. Where both have class labels, {"label_accuracy": percent of the validation texts whose class is among
         the training texts'}, 0 where an embedding is not finite.
 
@@ -38,19 +39,19 @@ class DevProbe:
         if not np.isfinite(embeddings).all():  # training has diverged: the worst score, and no crash
             return {name: 0.0 if name == "label_accuracy" else -1.0 for name in names}
         train, held_out = np.split(embeddings, [len(self._train)])
-        for dimension in DIMENSIONS:
+        for dimension in _NUMBERS:
             if f"{dimension}_pearson" in names:
                 metrics[f"{dimension}_pearson"] = self._correlation(dimension, train, held_out, dev)
         if "va_pearson" in names:
-            metrics["va_pearson"] = sum(metrics.values()) / len(DIMENSIONS)
+            metrics["va_pearson"] = sum(metrics[f"{name}_pearson"] for name in DIMENSIONS) / len(DIMENSIONS)
         if "label_accuracy" in names:
             metrics["label_accuracy"] = self._accuracy(train, held_out, dev)
         return metrics
 
     def metrics_for(self, dev: Dataset) -> list[str]:
         """Names of the metrics that training and validation texts have the labels for."""
-        found = [name for name in DIMENSIONS if len(self._rows[name]) >= _FEWEST and len(_labelled(dev, name))]
-        va = [*found, "va"] if found == [*DIMENSIONS] else found
+        found = [name for name in _NUMBERS if len(self._rows[name]) >= _FEWEST and len(_labelled(dev, name))]
+        va = [*found, "va"] if {*DIMENSIONS} <= {*found} else found
         classes = len(self._rows["label"]) >= _FEWEST and len(self._known_classes(dev))
         return [*(f"{name}_pearson" for name in va), *(["label_accuracy"] if classes else [])]
 

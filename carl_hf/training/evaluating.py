@@ -35,7 +35,8 @@ class EvaluatingTrainer(Trainer):
     Predictions, for `predict` and `compute_metrics`, are a dictionary of arrays with a row for every text, in the
     order of the texts: `embedding` (N, H); `valence_arousal` (N, 2), in [-1, 1] but for errors of the regressor, and
     `class_scores` (N, C), logits of the classifier or cosines with the proxies, where the model has these heads.
-    The labels are one too: `valence_arousal` (N, 2), NaN if missing, and `class` (N,), -1 if missing.
+    The labels are one too: `valence_arousal` (N, 2), NaN if missing, and `class` (N,), -1 if missing. Of a model with
+    dominance, `valence_arousal` is (N, 3).
     """
 
     weights: Mapping[str, float]

@@ -71,7 +71,7 @@ class Models:
     def valence_arousal(self, texts: Sequence[str]) -> torch.Tensor:
         """(N, 2) in [-1, 1]."""
         outputs = classifier_outputs(self.va.model, texts, self.va.tokenizer, max_length=self.va.max_length)
-        return (2 * outputs - 1).clamp(-1, 1)
+        return (2 * outputs[:, :2] - 1).clamp(-1, 1)  # without dominance
 
     def emotions(self, texts: Sequence[str]) -> list[dict[str, float]]:
         """Probabilities of each text's emotions, the greatest first."""
