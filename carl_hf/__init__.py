@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from carl_hf.export.exports import export_emotion_classifier, export_encoder, export_va_regressor
     from carl_hf.export.hub import push_export
     from carl_hf.export.provenance import Provenance
+    from carl_hf.inference.pipeline import AffectPipeline
     from carl_hf.trainer import CarlTrainer
     from carl_hf.training_args import CarlTrainingArguments
 
@@ -34,11 +35,13 @@ __getattr__, _lazy = lazy_names(
         "export.exports": ["export_emotion_classifier", "export_encoder", "export_va_regressor"],
         "export.hub": ["push_export"],
         "export.provenance": ["Provenance"],
+        "inference.pipeline": ["AffectPipeline"],
         "trainer": ["CarlTrainer"],
         "training_args": ["CarlTrainingArguments"],
     },
 )
 __all__ = [
+    "AffectPipeline",
     "CarlConfig",
     "CarlDataCollator",
     "CarlModel",

@@ -55,10 +55,10 @@ Rule = Callable[[str, Any], Any]
 
 
 def is_blank(cell: Any) -> bool:
-    """Whether a cell holds nothing: None, NaN, white space."""
+    """Whether a cell holds nothing: None, NaN, NA, white space."""
     if isinstance(cell, str):
         return not cell.strip()
-    return cell is None or (isinstance(cell, numbers.Real) and cell != cell)
+    return cell is None or cell is pd.NA or (isinstance(cell, numbers.Real) and cell != cell)
 
 
 def _filled(column: str, cell: Any, types: tuple[type, ...], what: str) -> Any:

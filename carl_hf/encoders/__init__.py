@@ -15,6 +15,7 @@ _NAMES = {
     "emoji_tokens": ("add_emoji", "with_emoji"),
     "embedding": (
         "PoolingChoice", "ReadPooling", "StatedPooling", "classifier_outputs", "embed_poolings", "embed_texts",
+        "embed_tokens",
     ),
     "packing": ("Pooling", "pool"),
 }  # fmt: skip

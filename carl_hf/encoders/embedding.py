@@ -53,7 +53,6 @@ def embed_texts(
     return F.normalize(vectors, dim=-1) if normalize else vectors
 
 
-@torch.no_grad()
 def embed_poolings(
     encoder: PreTrainedModel, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase,
     *, poolings: Sequence[ReadPooling], batch_size: int = 64, max_length: int = 128, progress: str | None = None,
@@ -74,9 +73,18 @@ def embed_poolings(
     if "pooler" in poolings and getattr(encoder, "pooler", None) is None:
         raise ValueError(f"{type(encoder).__name__} has no pooler: choose the pooling 'cls' or 'mean'.")
     check_tokenizer(encoder, tokenizer)
-    limit_primitive_cache()
     max_length = min(max_length, tokenizer.model_max_length)
     tokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"] if len(texts) else []
+    return embed_tokens(encoder, tokens, tokenizer, poolings=poolings, batch_size=batch_size, progress=progress)
+
+
+@torch.no_grad()
+def embed_tokens(
+    encoder: PreTrainedModel, tokens: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase,
+    *, poolings: Sequence[ReadPooling], batch_size: int = 64, progress: str | None = None,
+) -> dict[ReadPooling, Tensor]:  # fmt: skip
+    """[`embed_poolings`] of texts that are token ids already, with their special tokens; `encoder` has no head."""
+    limit_primitive_cache()
     lengths = [len(ids) for ids in tokens]
     check_positions(encoder, max(lengths, default=0))
     results = {pooling: torch.empty(len(tokens), encoder.config.hidden_size) for pooling in poolings}

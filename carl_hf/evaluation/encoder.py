@@ -197,7 +197,7 @@ def load_text_encoder(
                 max_length=max_length, progress=f"{Path(name).name}: {len(texts):,} texts" if show_progress else None,
             )  # fmt: skip
 
-    fingerprint = _fingerprint(model, _tokenizer_state(tokenizer), max_length)
+    fingerprint = _fingerprint(model, tokenizer_state(tokenizer), max_length)
     return TextEncoder(name, embed, width=width, pooling=pooling, fingerprint=fingerprint, cache_dir=cache_dir)
 
 
@@ -255,7 +255,8 @@ def load_va_head(
     return predict
 
 
-def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Everything that the token ids of a text depend on, as one string."""
     if not tokenizer.is_fast:
         return json.dumps(tokenizer.get_vocab(), sort_keys=True)
     backend = json.loads(tokenizer.backend_tokenizer.to_str())

@@ -1,0 +1,212 @@
+"""Texts in, a table of valence, arousal and emotions out."""
+
+import itertools
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedConfig
+
+from carl_hf.data.bad_rows import is_blank
+from carl_hf.data.files import PIECE
+from carl_hf.encoders.loading import is_va_regressor, load_config
+from carl_hf.evaluation.valence_arousal import DIMENSIONS
+from carl_hf.export.task_heads import class_probabilities
+from carl_hf.inference.readers import Reader
+from carl_hf.inference.windows import windows_of
+
+logger = logging.getLogger(__name__)
+
+_HEADS = ("va", "emotion")
+
+
+class AffectPipeline:
+    """Valence, arousal and emotions of texts, by the exports `va/` and `emotion/`, or one of them.
+
+    The models are loaded at the first call, once in each process: the object itself is small to pickle. Where both
+    have the same encoder weights, one pass serves both.
+
+    Args:
+        va, emotion: folder or Hub id of a valence-arousal regressor and of an emotion classifier.
+        device: where they run; an accelerator where there is one, by default.
+        batch_size: texts of 32 tokens that are encoded together; of shorter ones more.
+        max_length: tokens of a window at most, by default as many as the model was exported for.
+        windows: read a longer text in windows, whose answers are averaged by their lengths; if False, its beginning.
+        probabilities: also a column `emotion_NAME` for each class.
+
+    Raises:
+        ValueError: if one of them cannot be found or is of another kind, or both are None.
+    """
+
+    def __init__(
+        self, va: str | Path | None = None, emotion: str | Path | None = None, *,
+        device: str | torch.device | None = None, batch_size: int = 64, max_length: int | None = None,
+        windows: bool = True, probabilities: bool = False,
+    ):  # fmt: skip
+        self.names = {head: _located(name) for head, name in zip(_HEADS, (va, emotion), strict=True) if name}
+        if not self.names:
+            raise ValueError("AffectPipeline needs a model: va=, emotion=, or AffectPipeline.from_pretrained(NAME).")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got {batch_size}.")
+        self.device, self.batch_size, self.max_length = device, batch_size, max_length
+        self.windows, self.probabilities = windows, probabilities
+        configs = {head: load_config(name) for head, name in self.names.items()}
+        for head, config in configs.items():
+            if _kind(config) != head:
+                what = "valence-arousal regressor" if head == "va" else "emotion classifier"
+                raise ValueError(f"{self.names[head]} is no {what}: name the folder {head}/ of an export.")
+        self.classes: tuple[str, ...] = ()
+        """The emotions, in the order of the model; none without one."""
+        if "emotion" in configs:
+            config = configs["emotion"]
+            self.classes = tuple(config.id2label[i] for i in range(config.num_labels))
+            self._multi_label = config.problem_type == "multi_label_classification"
+        self._readers: list[tuple[Reader, list[str]]] | None = None
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **settings: Any) -> "AffectPipeline":
+        """The pipeline of a run.
+
+        Args:
+            name: a folder with `va/` and `emotion/` (the output of examples/pretrain.py), or one of them; or a Hub id:
+                of such an export, or NAME of the encoder, beside which NAME-va and NAME-emotion are looked for. One
+                of the two is enough.
+            settings: as the class takes them.
+
+        Raises:
+            ValueError: if there is no such model.
+        """
+        folder = Path(name)
+        inside = {head: folder / head for head in _HEADS if (folder / head / "config.json").is_file()}
+        if inside:
+            return cls(**inside, **settings)
+        if folder.is_dir() and not (folder / "config.json").is_file():
+            raise ValueError(f"{name} holds no va/ and no emotion/, and is no export: name the output of pretrain.")
+        kind = _kind(load_config(str(name)))
+        if kind is not None:
+            return cls(**{kind: name}, **settings)
+        found, errors = {}, []
+        for head in _HEADS:
+            try:
+                load_config(f"{name}-{head}")
+                found[head] = f"{name}-{head}"
+            except ValueError as error:
+                errors.append(error)
+        if not found:
+            raise ValueError(f"{name} is an encoder, with no {name}-va or {name}-emotion beside it.") from errors[0]
+        for error in errors:
+            logger.warning("Answers without it: %s", error)
+        return cls(**found, **settings)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_readers": None}
+
+    def __call__(self, texts: Iterable[str | None]) -> pd.DataFrame:
+        """A row for each text, in order.
+
+        Args:
+            texts: any iterable of texts: a list, a column of a table, a generator. One that is None, NaN or white
+                space has no answers.
+
+        Returns:
+            a table with the columns valence and arousal (float32 in [0, 1], outputs beyond are clipped; `2 * x - 1` is
+            in [-1, 1]), emotion (the most probable), emotion_probability (float32), tokens_cut (tokens of the text
+            that were not read; only with `windows=False`) and tokens_unknown (tokens that the tokenizer does not
+            know, read as [UNK]). Columns of a model that is not there are left out. The index is that of a Series,
+            else 0, 1, ...
+
+        Raises:
+            ValueError: for anything but texts, and for a damaged model.
+        """
+        table = pd.concat(list(self.stream(texts)), ignore_index=True)
+        return table.set_axis(texts.index) if isinstance(texts, pd.Series) else table
+
+    def stream(self, texts: Iterable[str | None], *, rows: int = PIECE) -> Iterator[pd.DataFrame]:
+        """The same in tables of at most `rows` rows (for no texts, one without rows), read as they are asked for: so
+        the memory does not grow with the texts."""
+        if isinstance(texts, (str, bytes, dict, pd.DataFrame)):
+            hint = "[text]" if isinstance(texts, (str, bytes)) else "table['text']"
+            raise ValueError(f"AffectPipeline takes texts, got one {type(texts).__name__}: pass {hint}.")
+        remaining, first = iter(texts), 0
+        while (taken := list(itertools.islice(remaining, rows))) or not first:
+            yield self._table(taken, first)
+            first += len(taken)
+            if not taken:
+                return
+
+    def columns(self) -> list[str]:
+        """The names of the table's columns."""
+        return list(self._table([], 0))
+
+    def _table(self, cells: list[Any], first: int) -> pd.DataFrame:
+        texts = {}
+        for row, cell in enumerate(cells):
+            if isinstance(cell, str) and not is_blank(cell):
+                texts[row] = cell
+            elif not is_blank(cell):
+                raise ValueError(f"Text {first + row} is no text but {type(cell).__name__} ({str(cell)[:40]}).")
+        read = self._read(list(texts.values())) if texts else {}
+        columns: dict[str, Any] = {}
+
+        def put(name: str, found: Any, empty: Any, dtype: Any) -> None:
+            columns[name] = np.full(len(cells), empty, dtype=dtype)
+            columns[name][list(texts)] = found
+
+        if "va" in self.names:
+            values = read["va"].clip(0, 1) if read else np.empty((0, len(DIMENSIONS)))
+            for i, name in enumerate(DIMENSIONS):
+                put(name, values[:, i], np.nan, np.float32)
+        if self.classes:
+            values = read["emotion"] if read else np.empty((0, len(self.classes)))
+            put("emotion", np.array(self.classes, dtype=object)[values.argmax(axis=1)], None, object)
+            put("emotion_probability", values.max(axis=1), np.nan, np.float32)
+            for i, name in enumerate(self.classes if self.probabilities else ()):
+                put(f"emotion_{name}", values[:, i], np.nan, np.float32)
+        for name in ("tokens_cut", "tokens_unknown"):
+            put(name, read.get(name, []), 0, np.int64)
+        return pd.DataFrame(columns, index=range(first, first + len(cells)))
+
+    def _read(self, texts: list[str]) -> dict[str, Any]:
+        """Answers (N, K) of each model, and what of the texts was not read."""
+        answers: dict[str, Any] = {}
+        for reader, heads in self._loaded():
+            found = windows_of(texts, reader.tokenizer, reader.max_length, cut=not self.windows)
+            for head, logits in zip(heads, reader.logits(found.ids, batch_size=self.batch_size), strict=True):
+                values = logits.numpy().astype(float)
+                if not np.isfinite(values).all():
+                    raise ValueError(f"{self.names[head]} gives answers that are not finite: its weights are damaged.")
+                if head == "emotion":
+                    values = class_probabilities(values, multi_label=self._multi_label)
+                answers[head] = found.average(values)
+            answers |= {"tokens_cut": found.cut, "tokens_unknown": found.unknown}
+        return answers
+
+    def _loaded(self) -> list[tuple[Reader, list[str]]]:
+        if self._readers is None:
+            device = torch.device(self.device or torch.accelerator.current_accelerator() or "cpu")
+            readers: list[tuple[Reader, list[str]]] = []
+            for head, name in self.names.items():
+                reader = Reader(name, device=device, max_length=self.max_length)
+                if readers and readers[0][0].takes(reader):
+                    readers[0][1].append(head)
+                else:
+                    readers.append((reader, [head]))
+            self._readers = readers
+        return self._readers
+
+
+def _located(name: str | Path) -> str:
+    """A folder's absolute path, which holds in another process too; a Hub id as it is."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
+
+
+def _kind(config: PreTrainedConfig) -> str | None:
+    """`"va"`, `"emotion"`, or None for a model that is no classifier."""
+    if is_va_regressor(config):
+        return "va"
+    classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    return "emotion" if classifies and config.problem_type != "regression" and config.num_labels > 1 else None

@@ -1,0 +1,167 @@
+"""AffectPipeline against the pipelines of transformers, and its windows against a loop."""
+
+import itertools
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import tiny_config
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from carl_hf import AffectPipeline
+from carl_hf.inference import pipeline as module
+from carl_hf.inference.readers import Reader
+
+TEXTS = ["joywow joywow", "woezzz", "a calm sea", "joy" * 9, "wow!", "x" * 30]  # at most 32 tokens
+
+
+@pytest.fixture
+def affect(exports):
+    return AffectPipeline.from_pretrained(exports[0], probabilities=True)
+
+
+def answers_of(folder, texts):
+    """What the pipeline of transformers says: label -> scores of the texts."""
+    classify = pipeline("text-classification", model=str(folder), top_k=None, truncation=True, device="cpu")
+    found = [{answer["label"]: answer["score"] for answer in answers} for answers in classify(list(texts))]
+    return pd.DataFrame(found)
+
+
+def test_answers_are_those_of_the_pipelines_of_transformers(affect, exports):
+    table, folder = affect(TEXTS), exports[0]
+    va, emotion = answers_of(folder / "va", TEXTS), answers_of(folder / "emotion", TEXTS)
+    assert len(affect._loaded()) == 1  # frozen heads: one pass serves both
+    expected = va[["valence", "arousal"]].clip(0, 1)
+    np.testing.assert_allclose(table[["valence", "arousal"]], expected, atol=2e-4)
+    np.testing.assert_allclose(table[[f"emotion_{name}" for name in emotion]], emotion, atol=2e-4)
+    assert table["emotion"].tolist() == emotion.idxmax(axis=1).tolist()
+    np.testing.assert_allclose(table["emotion_probability"], emotion.max(axis=1), atol=2e-4)
+    assert affect.columns() == list(table) and table["tokens_cut"].sum() == 0
+
+
+@pytest.mark.parametrize("family, settings", [
+    ("roberta", {}), ("distilbert", {}), ("electra", {}), ("deberta-v2", {}), ("mpnet", {}),
+    ("modernbert", {"classifier_pooling": "cls"}), ("modernbert", {"classifier_pooling": "mean"}),
+])  # fmt: skip
+def test_heads_of_other_families(family, settings, tokenizer, tmp_path):
+    torch.manual_seed(0)
+    labels = {"id2label": {0: "joy", 1: "fear", 2: "anger"}, "problem_type": "multi_label_classification"}
+    AutoModelForSequenceClassification.from_config(tiny_config(family, **settings, **labels)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    table, expected = AffectPipeline(emotion=tmp_path, probabilities=True)(TEXTS), answers_of(tmp_path, TEXTS)
+    np.testing.assert_allclose(table[[f"emotion_{name}" for name in expected]], expected, atol=2e-4)
+    assert "valence" not in table
+
+
+def test_a_head_that_reads_otherwise_is_refused(exports, monkeypatch):
+    monkeypatch.setattr(Reader, "_whole_model", lambda self, model: torch.full((2, 2), 7.0))
+    with pytest.raises(ValueError, match="va: its head reads neither the first token nor the mean"):
+        Reader(str(exports[0] / "va"), device=torch.device("cpu"))
+
+
+def test_long_texts_are_read_in_windows_whose_answers_are_averaged_by_length(exports):
+    text = "the sea was calm, and then a storm came; " * 3 + "joy"
+    table = AffectPipeline(va=exports[0] / "va")([text, "joy"])
+    tokenizer = AutoTokenizer.from_pretrained(exports[0] / "va")
+    model = AutoModelForSequenceClassification.from_pretrained(exports[0] / "va").eval()
+    content = tokenizer(text, add_special_tokens=False)["input_ids"]
+    windows = np.array_split(content, -(-len(content) // 30))  # 32 tokens with [CLS] and [SEP]
+    total = np.zeros(2)
+    for window in windows:
+        ids = torch.tensor([[tokenizer.cls_token_id, *window.tolist(), tokenizer.sep_token_id]])
+        total += len(window) * model(input_ids=ids).logits[0].detach().numpy()
+    assert len({len(window) for window in windows}) == 2  # of more than one length
+    np.testing.assert_allclose(table.loc[0, ["valence", "arousal"]], (total / len(content)).clip(0, 1), atol=2e-4)
+
+
+def test_without_windows_the_beginning_is_read_and_the_rest_counted(exports):
+    texts = ["joy " * 20, "joy", "joy \u2603 \u2603"]  # 80 tokens and the last two the tokenizer does not know
+    table = AffectPipeline(va=exports[0] / "va", windows=False)(texts)
+    expected = answers_of(exports[0] / "va", texts)[["valence", "arousal"]].clip(0, 1)
+    np.testing.assert_allclose(table[["valence", "arousal"]], expected, atol=2e-4)
+    assert table["tokens_cut"].tolist() == [50, 0, 0] and table["tokens_unknown"].tolist() == [0, 0, 2]
+
+
+def test_lists_series_and_generators_and_texts_that_are_missing(affect):
+    series = pd.Series(["joywow", None, "woezzz", " ", float("nan"), pd.NA], index=list("abcdef"), dtype=object)
+    table = affect(series)
+    assert table.index.tolist() == list("abcdef")
+    assert table["valence"].isna().tolist() == [False, True, False, True, True, True]
+    assert table.loc[["b", "d"], "emotion"].isna().all()
+    again = affect(text for text in series)
+    assert again.index.tolist() == list(range(6)) and again.equals(table.reset_index(drop=True))
+    assert affect([]).empty and list(affect([])) == list(table) and affect([None]).isna()["emotion"].all()
+
+
+def test_a_stream_reads_no_further_than_asked(affect):
+    taken = []
+
+    def texts():
+        for i in itertools.count():
+            taken.append(i)
+            yield f"joy {i}"
+
+    tables = affect.stream(texts(), rows=5)
+    first, second = next(tables), next(tables)
+    assert len(taken) == 10 and second.index.tolist() == [5, 6, 7, 8, 9]
+    whole = affect([f"joy {i}" for i in range(10)])
+    np.testing.assert_allclose(pd.concat([first, second])["valence"], whole["valence"], atol=1e-6)
+
+
+def test_a_pickle_is_small_and_loads_the_model_where_it_is_used(exports, monkeypatch, tmp_path):
+    monkeypatch.chdir(exports[0].parent)
+    affect = AffectPipeline.from_pretrained(exports[0].name, batch_size=2)
+    expected, packed = affect(TEXTS), pickle.dumps(affect)
+    assert len(packed) < 2000
+    monkeypatch.chdir(tmp_path)  # a worker's folder is another
+    loads, load = [], module.Reader
+    monkeypatch.setattr(module, "Reader", lambda *names, **settings: loads.append(1) or load(*names, **settings))
+    copy = pickle.loads(packed)
+    assert not loads and copy(TEXTS).equals(expected) and copy(TEXTS).equals(expected) and len(loads) == 2
+
+
+def test_encoders_that_differ_are_both_run(exports, tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(exports[0] / "va")
+    with torch.no_grad():
+        next(model.base_model.parameters()).add_(0.1)
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(exports[0] / "va").save_pretrained(tmp_path)
+    affect = AffectPipeline(va=tmp_path, emotion=exports[0] / "emotion")
+    expected = answers_of(tmp_path, TEXTS)[["valence", "arousal"]].clip(0, 1)
+    np.testing.assert_allclose(affect(TEXTS)[["valence", "arousal"]], expected, atol=2e-4)
+    assert len(affect._loaded()) == 2
+
+
+def test_hub_ids_name_the_encoder_beside_its_heads(exports, monkeypatch, caplog):
+    load = module.load_config
+
+    def hub(name):
+        if name in ("org/carl", "org/carl-va"):
+            return load(str(exports[0] / ("va" if name.endswith("-va") else "encoder")))
+        raise ValueError(f"Cannot load the model {name!r}")
+
+    monkeypatch.setattr(module, "load_config", hub)
+    assert AffectPipeline.from_pretrained("org/carl").names == {"va": "org/carl-va"}
+    assert "org/carl-emotion" in caplog.text
+    assert AffectPipeline.from_pretrained("org/carl-va").names == {"va": "org/carl-va"}
+
+
+def test_mistakes_are_named(exports, affect, tmp_path):
+    folder = exports[0]
+    for make, message in (
+        (lambda: AffectPipeline(), "needs a model"),
+        (lambda: AffectPipeline(va=folder / "emotion"), "emotion is no valence-arousal regressor"),
+        (lambda: AffectPipeline(emotion=folder / "va"), "va is no emotion classifier"),
+        (lambda: AffectPipeline.from_pretrained(tmp_path), "holds no va/ and no emotion/"),
+        (lambda: AffectPipeline.from_pretrained(folder / "encoder"), "is an encoder, with no"),
+        (lambda: AffectPipeline.from_pretrained("nobody/nothing"), "Cannot load the model 'nobody/nothing'"),
+        (lambda: AffectPipeline(va=folder / "va", batch_size=0), "batch_size must be positive"),
+        (lambda: AffectPipeline(va=folder / "va", max_length=2)(["joy"]), "leaves no room"),
+        (lambda: affect("joy"), r"one str: pass \[text\]"),
+        (lambda: affect(pd.DataFrame({"text": ["a"]})), r"pass table\['text'\]"),
+        (lambda: affect(["joy", 3]), "Text 1 is no text but int"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
