@@ -122,15 +122,18 @@ def test_a_pickle_is_small_and_loads_the_model_where_it_is_used(exports, monkeyp
     assert not loads and copy(TEXTS).equals(expected) and copy(TEXTS).equals(expected) and len(loads) == 2
 
 
-def test_encoders_that_differ_are_both_run(exports, tmp_path):
-    model = AutoModelForSequenceClassification.from_pretrained(exports[0] / "va")
+def test_encoders_that_differ_are_both_run_and_dominance_is_a_dimension(exports, tmp_path):
+    names = {0: "valence", 1: "arousal", 2: "dominance"}
+    model = AutoModelForSequenceClassification.from_pretrained(
+        exports[0] / "emotion", id2label=names, problem_type="regression", ignore_mismatched_sizes=True
+    )
     with torch.no_grad():
         next(model.base_model.parameters()).add_(0.1)
     model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(exports[0] / "va").save_pretrained(tmp_path)
     affect = AffectPipeline(va=tmp_path, emotion=exports[0] / "emotion")
-    expected = answers_of(tmp_path, TEXTS)[["valence", "arousal"]].clip(0, 1)
-    np.testing.assert_allclose(affect(TEXTS)[["valence", "arousal"]], expected, atol=2e-4)
+    expected = answers_of(tmp_path, TEXTS)[[*names.values()]].clip(0, 1)
+    np.testing.assert_allclose(affect(TEXTS)[[*names.values()]], expected, atol=2e-4)
     assert len(affect._loaded()) == 2
 
 

@@ -14,7 +14,6 @@ from transformers import PreTrainedConfig
 from carl_hf.data.bad_rows import is_blank
 from carl_hf.data.files import PIECE
 from carl_hf.encoders.loading import is_va_regressor, load_config
-from carl_hf.evaluation.valence_arousal import DIMENSIONS
 from carl_hf.export.task_heads import class_probabilities
 from carl_hf.inference.readers import Reader
 from carl_hf.inference.windows import windows_of
@@ -59,12 +58,11 @@ class AffectPipeline:
             if _kind(config) != head:
                 what = "valence-arousal regressor" if head == "va" else "emotion classifier"
                 raise ValueError(f"{self.names[head]} is no {what}: name the folder {head}/ of an export.")
-        self.classes: tuple[str, ...] = ()
-        """The emotions, in the order of the model; none without one."""
-        if "emotion" in configs:
-            config = configs["emotion"]
-            self.classes = tuple(config.id2label[i] for i in range(config.num_labels))
-            self._multi_label = config.problem_type == "multi_label_classification"
+        labels = {
+            head: tuple(config.id2label[i] for i in range(config.num_labels)) for head, config in configs.items()
+        }
+        self.dimensions, self.classes = labels.get("va", ()), labels.get("emotion", ())  # as the models order them
+        self._multi_label = "emotion" in configs and configs["emotion"].problem_type == "multi_label_classification"
         self._readers: list[tuple[Reader, list[str]]] | None = None
 
     @classmethod
@@ -113,11 +111,11 @@ class AffectPipeline:
                 space has no answers.
 
         Returns:
-            a table with the columns valence and arousal (float32 in [0, 1], outputs beyond are clipped; `2 * x - 1` is
-            in [-1, 1]), emotion (the most probable), emotion_probability (float32), tokens_cut (tokens of the text
-            that were not read; only with `windows=False`) and tokens_unknown (tokens that the tokenizer does not
-            know, read as [UNK]). Columns of a model that is not there are left out. The index is that of a Series,
-            else 0, 1, ...
+            a table with the columns valence, arousal and, if the model has it, dominance (float32 in [0, 1], outputs
+            beyond are clipped; `2 * x - 1` is in [-1, 1]), emotion (the most probable), emotion_probability (float32),
+            tokens_cut (tokens of the text that were not read; only with `windows=False`) and tokens_unknown (tokens
+            that the tokenizer does not know, read as [UNK]). Columns of a model that is not there are left out. The
+            index is that of a Series, else 0, 1, ...
 
         Raises:
             ValueError: for anything but texts, and for a damaged model.
@@ -156,9 +154,9 @@ class AffectPipeline:
             columns[name] = np.full(len(cells), empty, dtype=dtype)
             columns[name][list(texts)] = found
 
-        if "va" in self.names:
-            values = read["va"].clip(0, 1) if read else np.empty((0, len(DIMENSIONS)))
-            for i, name in enumerate(DIMENSIONS):
+        if self.dimensions:
+            values = read["va"].clip(0, 1) if read else np.empty((0, len(self.dimensions)))
+            for i, name in enumerate(self.dimensions):
                 put(name, values[:, i], np.nan, np.float32)
         if self.classes:
             values = read["emotion"] if read else np.empty((0, len(self.classes)))
