@@ -2,7 +2,7 @@
 
 import pytest
 
-from carl_hf.utils.atomic_files import write_atomically
+from carl_hf.utils.atomic_files import write_atomically, write_errors
 
 
 def test_a_file_replaces_what_was_there_only_when_it_is_whole(tmp_path):
@@ -20,3 +20,13 @@ def test_a_file_replaces_what_was_there_only_when_it_is_whole(tmp_path):
     assert path.read_bytes() == b"first" and [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
     write_atomically(path, lambda file: file.write(b"second"), partial_name="_mine.partial")
     assert path.read_bytes() == b"second" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("error", [Exception("No space left (os error 28)"), RuntimeError("unexpected pos 64")])
+def test_what_libraries_raise_on_a_full_disk_becomes_an_error_of_the_system(error):
+    with pytest.raises(OSError, match=r"^runs/va could not be written \(.*\)\. Free space\.$"):
+        with write_errors("runs/va", "Free space."):
+            raise error
+    for other in (RuntimeError("CUDA error"), FileNotFoundError("a.png")):
+        with pytest.raises(type(other), match=f"^{other}$"), write_errors("runs/va", "Free space."):
+            raise other

@@ -1,11 +1,16 @@
 """examples/pretrain.py and its data: on small models and files, in this process but for two real starts."""
 
+import errno
 import itertools
 import json
+import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,6 +28,7 @@ from carl_hf.commands.pretrain_data import PretrainData
 from carl_hf.data.splits import split_rows
 from carl_hf.evaluation.encoder import load_va_head
 from carl_hf.export.folder import export_files, read_record
+from carl_hf.training.checkpoints import last_checkpoint
 from carl_hf.training_args import PAPER_SETTINGS
 
 pytestmark = pytest.mark.usefixtures("measuring_packages")
@@ -231,8 +237,9 @@ def test_training_on_test_rows_is_marked(pretrain, capsys):
 
 def test_names_and_drawing_errors_cost_no_export(pretrain, csv, tmp_path, monkeypatch, caplog):
     long = tmp_path / f"{'a' * 240}.csv"
-    shutil.copy(csv, long)
+    pd.read_csv(csv).assign(label=["joy", r"$\frac{$"] * 80).to_csv(long, index=False)  # no maths to Matplotlib
     pretrain(corpus=long)
+    assert "could not be drawn" not in caplog.text
     names = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
     assert names == {f"circumplex-{'a' * 80}", "nearest-texts-before-and-after"}
     assert json.loads((tmp_path / "out" / "results.json").read_text())["files"]
@@ -247,6 +254,39 @@ def test_names_and_drawing_errors_cost_no_export(pretrain, csv, tmp_path, monkey
     assert not (tmp_path / "out" / "figures").exists()  # those of the first run are gone
     for kind in ("encoder", "va"):
         assert export_files(tmp_path / "out" / kind)
+
+
+@pytest.mark.parametrize("disk", ["full", "read-only"])
+@pytest.mark.parametrize("kind", ["encoder", "va"])
+def test_a_disk_that_fails_after_training_costs_only_what_it_cannot_hold(kind, disk, pretrain, tmp_path, monkeypatch):
+    script, limits = load_script(SCRIPT), resource.getrlimit(resource.RLIMIT_FSIZE)
+    owner, name = {"encoder": (script.CarlTrainer, "export"), "va": (script, "export_va_regressor")}[kind]
+    export = getattr(owner, name)
+
+    def fails(*arguments, **settings):
+        if disk == "full":  # for every file beyond a size, as the system has it
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        else:
+            monkeypatch.setattr(tempfile, "mkdtemp", refuses)
+        return export(*arguments, **settings)
+
+    def refuses(suffix, prefix, folder):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), f"{folder}/{prefix}")
+
+    monkeypatch.setattr(owner, name, fails)
+    try:
+        with pytest.raises(SystemExit) as end:
+            pretrain()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    reason = {
+        "full": f"out/{kind} could not be written .*File too large",
+        "read-only": f"Read-only.*/out/.export-{kind}",
+    }
+    assert re.fullmatch(f"error: [^\n]*{reason[disk]}[^\n]*", end.value.code)
+    out = tmp_path / "out"
+    assert last_checkpoint(out).endswith("checkpoint-6") and not (out / kind).exists() and not [*out.glob(".export*")]
+    assert kind == "encoder" or (export_files(out / "encoder") and (out / "results.json").exists())
 
 
 def test_a_file_without_splits_trains_without_a_verdict(pretrain, tmp_path, capsys):

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.export.cards import render_card
 from carl_hf.export.provenance import Provenance
-from carl_hf.utils.atomic_files import write_json
+from carl_hf.utils.atomic_files import write_errors, write_json
 
 EXPORT_RECORD = "carl_export.json"
 _IN_USE = "in-use.lock"
@@ -39,6 +39,10 @@ _ORIGIN = {
     "is_local", "local_files_only", "backend",
 }  # fmt: skip
 _PATH = re.compile(r"(~|\.{1,2})?[/\\].|[A-Za-z]:[/\\]|file:")
+
+_REMEDY = (
+    "What was written before is untouched: free space on the disk, or mend what the message says, and export again."
+)
 
 
 def read_record(folder: str | Path) -> dict[str, Any] | None:
@@ -147,7 +151,8 @@ def replacing_export(folder: str | Path) -> Iterator[Path]:
     """A new folder that replaces `folder` when everything is written. What a killed export has left is removed.
 
     Raises:
-        ValueError: if `folder` exists and holds anything that is not part of an export.
+        ValueError: if `folder` exists and holds anything that is not part of an export. OSError: if it cannot be
+            written; what was there stays.
     """
     folder = Path(folder).resolve()
     check_replaceable(folder)
@@ -158,7 +163,8 @@ def replacing_export(folder: str | Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as work, FileLock(Path(work) / _IN_USE):
         new, old = Path(work) / "new", Path(work) / "old"
         new.mkdir()
-        yield new
+        with write_errors(str(folder), _REMEDY):
+            yield new
         _apply_umask(new)
         if folder.exists():
             folder.rename(old)

@@ -10,6 +10,7 @@ from carl_hf.evaluation.statistics import few_texts
 from carl_hf.report.paper import paper_tables, printed_table
 from carl_hf.report.space import TABLES, corpora_with
 from carl_hf.report.tables import MISSING, escape, format_metric, plain_table, short_names, table
+from carl_hf.utils.atomic_files import named_in_errors
 
 SEEN = "†"
 _INTRODUCTION = """\
@@ -55,7 +56,8 @@ def write_report(results: _Tree, path: Path, pictures: Sequence[Path] = ()) -> N
         sections += [*(["## Figures"] if i == 0 else []), f"![{escape(name)}]({quote(link.as_posix())})"]
     sections += report.footnotes()  # last: the others collect them
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
+    with named_in_errors(path):
+        path.write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
 
 
 def print_summary(results: _Tree, file: TextIO) -> None:

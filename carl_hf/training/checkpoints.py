@@ -1,26 +1,28 @@
 """Checkpoints with a completion record, so that incomplete ones are detected, and a Trainer that resumes from them."""
 
-import contextlib
 import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedConfig, Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
-from carl_hf.utils.atomic_files import fsync_path, write_json
+from carl_hf.utils.atomic_files import fsync_path, write_errors, write_json
 
 logger = logging.getLogger(__name__)
 
 RECORD = "checkpoint.json"
 """File of the completion record, written last: the sizes of a checkpoint's files, and the batches of its training."""
+
+_REMEDY = (
+    "Checkpoints before it are untouched: free space on the disk, or mend what the message says, and continue with "
+    "--resume_from_checkpoint last."
+)
 
 
 @dataclass(frozen=True)
@@ -226,13 +228,13 @@ class ResumableTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         keep, self.args.save_total_limit = self.args.save_total_limit, None  # nothing goes before this is complete
         try:
-            with _write_errors(folder):
+            with write_errors(f"The checkpoint {folder}", _REMEDY):
                 super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = keep
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            with _write_errors(folder):
+            with write_errors(f"The checkpoint {folder}", _REMEDY):
                 torch.save(self.args, folder / TRAINING_ARGS_NAME)
                 mark_complete(folder, self.completion_record)
             remove_old_checkpoints(folder.parent, folder, self.state.best_model_checkpoint, keep)
@@ -250,17 +252,3 @@ def _said(value: Any, default: Any = None) -> str:
     if value is None:
         return "the default" + (f" ({default})" if isinstance(default, (str, int, float)) else "")
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-@contextlib.contextmanager
-def _write_errors(folder: Path) -> Iterator[None]:
-    """Makes errors of the libraries that write a checkpoint an OSError that names it."""
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search("PytorchStreamWriter|unexpected pos", str(error)):
-            raise
-        raise OSError(
-            f"The checkpoint {folder} could not be written ({error}). Checkpoints before it are untouched: free space "
-            "on the disk, or mend what the message says, and continue with --resume_from_checkpoint last."
-        ) from error

@@ -3,9 +3,36 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+
+@contextlib.contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """Adds the path to the OSError of a full disk, which names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
+def write_errors(what: str, remedy: str) -> Iterator[None]:
+    """Makes the errors of a full disk an OSError that says what could not be written: those of the libraries that
+    write models name no file, and some are of no class of their own."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        theirs = re.search(r"\(os error \d+\)|PytorchStreamWriter|unexpected pos", str(error))
+        if not isinstance(error, OSError) and theirs is None:
+            raise
+        raise OSError(f"{what} could not be written ({error}). {remedy}") from error
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, partial_name: str | None = None) -> None:
@@ -16,11 +43,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, partial_na
             ".partial"; processes that write the same file need one each.
 
     Raises:
-        OSError: if it cannot be written; the temporary file is removed.
+        OSError: if it cannot be written, with the path; the temporary file is removed.
     """
     partial = path.with_name(partial_name or f"{path.name}.partial")
     try:
-        with partial.open("wb") as file:
+        with named_in_errors(path), partial.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
