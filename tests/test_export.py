@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import EMOTIONS, emotions, tiny_encoder, toy_dataset
+from conftest import EMOTIONS, emotions, make_trainer, tiny_encoder, toy_dataset
 from filelock import FileLock
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertModel, pipeline
 
@@ -404,11 +404,13 @@ def test_an_export_names_files_without_their_folder(tmp_path, tokenizer):
 
 @pytest.mark.skipif(os.name == "nt", reason="no modes of POSIX")
 @pytest.mark.parametrize("mask", [0o022, 0o077])
-def test_exported_files_are_readable_as_the_user_s_umask_says(mask, tmp_path, tokenizer):
+def test_exports_and_checkpoints_are_readable_as_the_user_s_umask_says(mask, tmp_path, tokenizer):
     before = os.umask(mask)
     try:
-        folder = export_encoder(carl(), tokenizer, tmp_path / "encoder", max_length=32)
+        export_encoder(carl(), tokenizer, tmp_path / "encoder", max_length=32)
+        make_trainer(tmp_path, tokenizer, max_steps=1, save_strategy="steps", save_steps=1).train()
     finally:
         os.umask(before)
-    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
-    assert modes == dict.fromkeys(modes, 0o666 & ~mask) and "model.safetensors" in modes
+    for kind in ("encoder", "checkpoint-1"):
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / kind).rglob("*") if path.is_file()}
+        assert modes == dict.fromkeys(modes, 0o666 & ~mask) and "model.safetensors" in modes

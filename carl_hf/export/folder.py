@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.export.cards import render_card
 from carl_hf.export.provenance import Provenance
-from carl_hf.utils.atomic_files import write_errors, write_json
+from carl_hf.utils.atomic_files import apply_umask, write_errors, write_json
 
 EXPORT_RECORD = "carl_export.json"
 _IN_USE = "in-use.lock"
@@ -165,7 +165,7 @@ def replacing_export(folder: str | Path) -> Iterator[Path]:
         new.mkdir()
         with write_errors(str(folder), _REMEDY):
             yield new
-        _apply_umask(new)
+        apply_umask(new)
         if folder.exists():
             folder.rename(old)
         try:
@@ -174,16 +174,6 @@ def replacing_export(folder: str | Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(folder)
             raise
-
-
-def _apply_umask(folder: Path) -> None:
-    """Makes the files readable as any file that this user writes: safetensors leaves them to the owner alone."""
-    (probe := folder / "umask").touch()
-    mode = probe.stat().st_mode & 0o777
-    probe.unlink()
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedConfig, Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
-from carl_hf.utils.atomic_files import fsync_path, write_errors, write_json
+from carl_hf.utils.atomic_files import apply_umask, fsync_path, write_errors, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -236,6 +236,7 @@ class ResumableTrainer(Trainer):
         if self.args.should_save:
             with write_errors(f"The checkpoint {folder}", _REMEDY):
                 torch.save(self.args, folder / TRAINING_ARGS_NAME)
+                apply_umask(folder)
                 mark_complete(folder, self.completion_record)
             remove_old_checkpoints(folder.parent, folder, self.state.best_model_checkpoint, keep)
 

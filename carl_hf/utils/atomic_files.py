@@ -69,6 +69,16 @@ def write_json(path: Path, content: Any, *, partial_name: str | None = None) -> 
     write_atomically(path, lambda file: file.write(text.encode()), partial_name=partial_name)
 
 
+def apply_umask(folder: Path) -> None:
+    """Makes the files readable as any file that this user writes: safetensors leaves them to the owner alone."""
+    (probe := folder / "umask").touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
 def fsync_path(path: Path) -> None:
     """Returns when a file, or a folder's entries, have reached the disk."""
     if path.is_dir() and os.name == "nt":
