@@ -1,6 +1,8 @@
 """The speed benchmarks: what is compared computes in one dtype, and the published tables are those of the records."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,33 @@ def test_the_estimate_gives_what_was_measured_where_that_was(benchmarks):
     operations = tokens * encoder.num_hidden_layers * estimate.matrix_operations(encoder)
     seconds = costs.step_over_forward * operations / costs.cpu_rate
     assert seconds == pytest.approx(step["steps"]["CARL, this trainer"]["seconds"], rel=0.25)
+
+
+def test_a_release_makes_what_is_missing_and_goes_on_where_it_was_stopped(benchmarks, exports, monkeypatch, tmp_path):
+    import release
+
+    started = []
+    monkeypatch.setattr(release, "run", lambda words: started.append([Path(word).name for word in words[1:]]))
+
+    def commands(*flags):
+        started.clear()
+        monkeypatch.setattr("sys.argv", ["release.py", "--runs_dir", str(tmp_path), "--only", "carl-demo", *flags])
+        release.main()
+        return [words[0] for words in started]
+
+    assert commands() == ["pretrain.py", "collect.py"] and "--overwrite_output_dir" in started[0]
+    monkeypatch.setattr(release, "last_checkpoint", lambda folder: folder / "checkpoint-1")
+    assert commands("--data_dir", "corpora") == ["pretrain.py", "collect.py"]
+    assert {"--resume_from_checkpoint", "--data_dir"} <= set(started[0])
+    for kind in ("encoder", "va", "emotion"):
+        shutil.copytree(exports[0] / kind, tmp_path / "carl-demo" / kind)
+    assert commands("--push", "org") == ["collect.py", "push_to_hub.py"] and started[1][-1] == "carl-demo"
+    with pytest.raises(SystemExit, match="There is no model 'carl'"):
+        commands("--only", "carl")
+
+
+def test_a_release_stops_where_a_command_fails(benchmarks):
+    import release
+
+    with pytest.raises(SystemExit, match="failed; mend what it says"):
+        release.run([sys.executable, "-c", "raise SystemExit(3)"])

@@ -17,20 +17,23 @@ import yaml
 from conftest import make_trainer
 from transformers import TrainerCallback
 
-from carl_hf import CarlTrainingArguments, load_va_dataset
+from carl_hf import load_va_dataset
+from carl_hf.data.feeling import read_feeling_triplets
+from carl_hf.data.labelled import read_emotion, read_polarity
+from carl_hf.data.splits import split_rows
 from carl_hf.evaluation.encoder import load_text_encoder
 from carl_hf.evaluation.statistics import resample_rows
 
 pytestmark = pytest.mark.usefixtures("measuring_packages")
 STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies"
 STUDY = {
-    "seeds": [1], "baseline": "plain", "chosen": "both", "reported": ["both", "plain"], "screening": [], "joined": [],
+    "seeds": [1], "baseline": "plain", "chosen": "both", "reported": ["both", "plain"],
     "common": {"max_steps": 2, "learning_rate": 5e-3, "per_device_train_batch_size": 32, "objectives": ["regression"]},
     "recipes": {
         "as it was": {"training": None},
         "plain": {},
-        "both": {"like": "plain", "pooling": "mean", "objectives": ["mccl", "ptd=0.2"], "perturb_half": True},
-        "bins": {"objectives": ["supcon"], "va_bins": 2, "normalization": "standardized", "contrast_layers": "none"},
+        "both": {"like": "plain", "pooling": "mean", "objectives": ["mccl", "ptd=0.2"], "averaged": [2, 2]},
+        "target": {"of": "both", "export": "target"},
         "all plain": {"of": "both", "toward_plain": 1.0, "pooling": "cls"},
     },
 }  # fmt: skip
@@ -51,27 +54,37 @@ def start(monkeypatch):
     return run
 
 
-def test_recipes_are_trained_once_and_the_reported_ones_measured_on_test_data(start, tiny, small_corpora, tmp_path):
-    data, study, output = shutil.copytree(small_corpora, tmp_path / "data"), tmp_path / "study.yaml", tmp_path / "out"
+@pytest.fixture
+def corpora(small_corpora, tmp_path):
+    """The small corpora with CR."""
+    data = shutil.copytree(small_corpora, tmp_path / "data")
     (data / "cr").mkdir()
     pd.read_csv(data / "mr" / "mr.csv").to_csv(data / "cr" / "cr.csv", index=False)
-    study.write_text(yaml.safe_dump({"encoder": str(tiny), **STUDY}, sort_keys=False))
-    flags = ("--study", study, "--output_dir", output, "--models_dir", tmp_path / "models", "--data_dir", data)
+    return data
+
+
+def test_recipes_are_trained_once_and_the_reported_ones_measured_on_test_data(start, tiny, corpora, tmp_path):
+    study, output = tmp_path / "study.yaml", tmp_path / "out"
+    common = {**STUDY["common"], "encoder": str(tiny)}
+    recipes = {**STUDY["recipes"], "as it was": {"training": None, "encoder": str(tiny)}}
+    study.write_text(yaml.safe_dump({**STUDY, "common": common, "recipes": recipes}, sort_keys=False))
+    flags = ("--study", study, "--output_dir", output, "--models_dir", tmp_path / "models", "--data_dir", corpora)
     start("recipe", *flags, "--test", "true")
     records = {path.stem: json.loads(path.read_text()) for path in output.glob("*-1.json")}
-    assert set(records) == {"as-it-was-1", "plain-1", "both-1", "bins-1", "all-plain-1"}
+    assert set(records) == {"as-it-was-1", "plain-1", "both-1", "target-1", "all-plain-1"}
+    scored = importlib.import_module("development").SCORED
     for name, record in records.items():
         dev = record["dev"]
-        scores = (100 * dev["valence"], 100 * dev["arousal"], dev["goemotions-six"], dev["sst5"])
-        assert dev["score"] == pytest.approx(sum(scores) / 4) and ("test" in record) == (name in ("both-1", "plain-1"))
+        assert dev["score"] == pytest.approx(100 * sum(dev[key] for key in scored) / 6)
+        assert ("test" in record) == (name in ("both-1", "plain-1"))
     # a weighted mean that gives the trained weights no share is the encoder as it was
     assert records["all-plain-1"]["dev"] == pytest.approx(records["as-it-was-1"]["dev"], abs=1e-6)
-    assert records["both-1"]["dev"] != records["as-it-was-1"]["dev"]
-    with np.load(output / "items" / "both-1.npz") as items:  # predicted valence and arousal; right or wrong, no labels
-        assert {items[name].dtype.kind for name in items if name != "va/emobank"} == {"b"}
-        mr = records["both-1"]["test"]["polarity"]["mr"]["accuracy"]
-        assert 100 * items["polarity/mr"].mean() == pytest.approx(mr)
-    assert set(json.loads((output / "gains.json").read_text())) == {"plain"}
+    assert len({records[name]["dev"]["score"] for name in ("as-it-was-1", "plain-1", "both-1", "target-1")}) == 4
+    with np.load(output / "items" / "both-1.npz") as items:  # what was right, no labels
+        test = records["both-1"]["test"]
+        assert 100 * items["polarity/mr"].mean() == pytest.approx(test["polarity"]["mr"]["accuracy"])
+        feeling = test["space"]["feeling-over-topic"]["accuracy"]
+        assert 100 * items["space/feeling-over-topic"].mean() == pytest.approx(feeling)
     table, written = (output / "TABLE.md").read_text(), (output / "both-1.json").stat().st_mtime_ns
     start("recipe", *flags, "--test", "true")
     assert (output / "TABLE.md").read_text() == table and (output / "both-1.json").stat().st_mtime_ns == written
@@ -83,23 +96,30 @@ def test_recipes_are_trained_once_and_the_reported_ones_measured_on_test_data(st
         start("recipe", *flags)
 
 
-def test_the_chosen_recipe_is_the_default(start, tmp_path):
-    study = start("recipe").read_study(STUDIES / "recipes.yaml")
-    chosen = study.recipes[study.chosen]
-    default, found = (CarlTrainingArguments(str(tmp_path), use_cpu=True, **each) for each in ({}, chosen.training))
-    assert found.weights == default.weights
-    changed = {f.name for f in dataclasses.fields(found) if getattr(found, f.name) != getattr(default, f.name)}
-    assert changed == {"objectives"}
-    minilm = yaml.safe_load((STUDIES.parents[1] / "examples" / "configs" / "carl-minilm.yaml").read_text())
-    del minilm["output_dir"]
-    assert minilm == {"encoder": study.encoder, "pooling": chosen.pooling, "corpora": list(chosen.corpora)}
+def test_the_development_score_reads_no_test_text(start, corpora):
+    development = start("development")
+    score, seen = development.DevelopmentScore(corpora), []
+
+    def encode(texts):
+        seen.extend(texts)
+        return np.random.default_rng(0).normal(size=(len(texts), 8))
+
+    score(encode)
+    test = {text for part in _test_texts(corpora) for text in part}
+    assert len(seen) == len(set(seen)) > 100 and not test & set(seen)
+
+
+def _test_texts(folder):
+    yield load_va_dataset("emobank", split="test", data_dir=folder)["text"]
+    for corpus in (read_emotion("goemotions-six", folder), read_polarity("sst5", folder)):
+        yield corpus.part(split_rows(corpus)[2])[0]
+    yield from read_feeling_triplets("test")[["anchor", "same_feeling", "opposite_feeling"]].to_numpy()
 
 
 def test_published_tables_are_those_of_the_records(start, monkeypatch, tmp_path):
-    recipe, folder = start("recipe"), shutil.copytree(STUDIES / "recipe", tmp_path / "recipe")
+    recipe, folder = start("recipe"), STUDIES / "recipe"
     study = recipe.read_study(STUDIES / "recipes.yaml")
-    records = recipe.read_records(study, folder)
-    assert (STUDIES / "recipe" / "TABLE.md").read_text() == recipe.render(study, records, folder, None)
+    assert (folder / "TABLE.md").read_text() == recipe.render(study, recipe.read_records(study, folder), folder)
     objectives = start("objectives")
     for draw in ("plot_dimension_curves", "plot_points"):
         monkeypatch.setattr(objectives, draw, lambda *_: None)
@@ -111,22 +131,14 @@ def test_published_tables_are_those_of_the_records(start, monkeypatch, tmp_path)
 
 def test_gains_are_those_of_plain_loops(start):
     tables, rng = start("recipe_tables"), np.random.default_rng(0)
-    truth = rng.normal(size=(60, 2))
-
-    def encoder(noise):
-        hits = {task: rng.random(50) > noise / 4 for task in tables.TRANSFER}
-        return {"va/emobank": truth + noise * rng.normal(size=(60, 2))} | hits
-
-    pairs = [(encoder(2.0), encoder(1.0)) for _ in range(3)]
-    found = tables.paired_gains(pairs, truth)
-
-    def r(items, rows):
-        return np.corrcoef(items["va/emobank"][rows, 0], truth[rows, 0])[0, 1]
-
-    resampled = [np.mean([r(two, rows) - r(one, rows) for one, two in pairs]) for rows in resample_rows(60, 42)]
-    assert found["valence"]["interval"] == pytest.approx(np.quantile(resampled, [0.025, 0.975]).tolist())
-    accuracies = [100 * (two[task].mean() - one[task].mean()) for one, two in pairs for task in tables.TRANSFER]
-    assert found["transfer"]["gain"] == pytest.approx(np.mean(accuracies))
+    pairs = [tuple({key: rng.random(50) > 0.5 for key in tables.PAIRED.values()} for _ in "12") for _ in range(3)]
+    gain, interval = tables.paired_gains(pairs)["feeling over topic"]
+    differences = [float(two[key][i]) - float(one[key][i]) for one, two in pairs
+                   for key in ["space/feeling-over-topic"] for i in range(50)]  # fmt: skip
+    assert gain == pytest.approx(100 * np.mean(differences))
+    per_item = 100 * np.reshape(differences, (3, 50)).mean(0)
+    resampled = [np.mean([per_item[i] for i in rows]) for rows in resample_rows(50, seed=0)]
+    assert interval == pytest.approx(np.quantile(resampled, [0.025, 0.975]).tolist())
 
 
 def test_objectives_are_compared_on_one_encoder(start, tiny, small_corpora, tmp_path):

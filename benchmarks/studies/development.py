@@ -1,0 +1,84 @@
+"""The score by which recipes are chosen: the mean of six numbers between 0 and 1, all on development parts.
+
+- feeling over topic: share of the development triplets that are in order
+- label nearness: Spearman's rho of cosine with nearness of labels, over all pairs of EmoBank's development texts
+- neighbours: r of the mean label of the 10 nearest training texts, mean of valence and arousal, EmoBank
+- probe: r of a ridge probe, mean of valence and arousal, EmoBank
+- same emotion: precision at 10 of retrieval, GoEmotions' six emotions
+- sentiment: mean accuracy on SST5, CR and MR of a logistic probe. CR and MR have no development part: a third of the
+  texts, every third one, stands in for it, by ten-fold cross-validation within that third
+
+The score was fixed before the first run.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from carl_hf import load_va_dataset
+from carl_hf.data.labelled import ClassCorpus, read_emotion, read_polarity
+from carl_hf.data.splits import split_rows
+from carl_hf.evaluation.emotion import class_dataset
+from carl_hf.evaluation.polarity import measure_polarity
+from carl_hf.evaluation.space import development_space
+from carl_hf.training.dev_probe import DevProbe
+
+SCORED = ("feeling over topic", "label nearness", "neighbours", "probe", "same emotion", "sentiment")
+SST5_TEXTS = 3000
+"""Training texts that the probe on SST5 is fitted to."""
+
+
+class DevelopmentScore:
+    """Measures encoders on the development parts, which are read once.
+
+    Args:
+        data_dir: folder with local copies of the corpora.
+    """
+
+    def __init__(self, data_dir: str | Path | None):
+        self._data_dir = data_dir
+        self._emobank = [load_va_dataset("emobank", split=s, data_dir=data_dir) for s in ("train", "validation")]
+        sst5 = read_polarity("sst5", data_dir)
+        self._sst5 = [class_dataset(sst5, rows) for rows in split_rows(sst5)[:2]]
+        self._thirds = {name: _third(read_polarity(name, data_dir)) for name in ("cr", "mr")}
+
+    def __call__(self, encode: Callable[[Sequence[str]], np.ndarray]) -> dict[str, float]:
+        """Every number of the score, what some of them are the mean of, and `score`, in percent."""
+        known: dict[str, np.ndarray] = {}
+
+        def encode_once(texts: Sequence[str]) -> np.ndarray:
+            missing = [text for text in dict.fromkeys(texts) if text not in known]
+            if missing:
+                known.update(zip(missing, encode(missing), strict=True))
+            return np.stack([known[text] for text in texts])
+
+        space = development_space(encode_once, self._data_dir)
+        names = ("feeling_over_topic", "label_nearness", "knn", "precision_at_10")
+        found = {one: space[name] for one, name in zip((*SCORED[:3], "same emotion"), names, strict=True)}
+        probe = DevProbe(self._emobank[0], texts=len(self._emobank[0]), seed=42)(encode_once, self._emobank[1])
+        found |= {
+            "V probe": probe["valence_pearson"],
+            "A probe": probe["arousal_pearson"],
+            "probe": probe["va_pearson"],
+        }
+        sst5 = DevProbe(self._sst5[0], texts=SST5_TEXTS, seed=42)(encode_once, self._sst5[1])
+        found["sst5"] = sst5["label_accuracy"] / 100
+        for name, corpus in self._thirds.items():
+            found[name] = measure_polarity(encode_once, corpus, protocol="fast")[0]["accuracy"] / 100
+        found["sentiment"] = float(np.mean([found[name] for name in ("sst5", "cr", "mr")]))
+        return found | {"score": 100 * float(np.mean([found[name] for name in SCORED]))}
+
+
+def held_out_texts(data_dir: str | Path | None) -> list[list[str]]:
+    """All texts that recipes are measured on, which none is trained on."""
+    parts = ("validation", "test")
+    texts = [list(load_va_dataset("emobank", split=part, data_dir=data_dir)["text"]) for part in parts]
+    six = read_emotion("goemotions-six", data_dir)
+    texts += [six.part(rows)[0] for rows in split_rows(six)[1:]]
+    return texts + [read_polarity(name, data_dir).texts for name in ("sst5", "cr", "mr")]
+
+
+def _third(corpus: ClassCorpus) -> ClassCorpus:
+    texts, labels = corpus.part(np.arange(0, len(corpus.texts), 3))
+    return ClassCorpus(texts, labels, corpus.classes, None)
