@@ -47,14 +47,22 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 class _ExplicitParser(HfArgumentParser):
     """An HfArgumentParser that returns only the flags that were given: a file or a preset may set the others."""
 
-    def __init__(self, classes: Sequence[type], **options: Any):
+    def __init__(self, classes: Sequence[type], leading: str | None = None, **options: Any):
         self._group_of: dict[str, argparse._ArgumentGroup] = {}
-        super().__init__([], usage="%(prog)s [--config FILE] [--NAME VALUE ...]", **options)
+        self._leading = leading  # the setting that words before the first flag belong to
+        words = f"[{leading.upper()} ...] " if leading else ""
+        super().__init__([], usage=f"%(prog)s {words}[--config FILE] [--NAME VALUE ...]", **options)
         groups = [self.add_argument_group(title) for title in _GROUPS]
         for dataclass in classes:
             for field in dataclasses.fields(dataclass):
                 self._group_of[field.name] = groups[_group(dataclass, field.name)]
             self._add_dataclass_arguments(dataclass)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else args
+        if self._leading and args and not args[0].startswith("-"):
+            args = [f"--{self._leading}", *args]
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         super().error(_without_tokens(message))
@@ -128,16 +136,18 @@ def parse_arguments(
 
 
 def parse_script_arguments(
-    script_class: type[Script], argv: Sequence[str] | None = None, *, description: str | None = None
-) -> Script:
-    """The same for a script that does not train: its own arguments alone."""
-    flags, settings = _flags_and_file((script_class,), argv, description)
+    script_class: type[Script], argv: Sequence[str] | None = None, *, description: str | None = None,
+    leading: str | None = None,
+) -> Script:  # fmt: skip
+    """The same for a script that does not train: its own arguments alone. Words before the first flag are values of
+    `leading`."""
+    flags, settings = _flags_and_file((script_class,), argv, description, leading=leading)
     return script_class(**{**settings, **flags})
 
 
 def _flags_and_file(
     classes: Sequence[type], argv: Sequence[str] | None, description: str | None, default_config: Path | None = None,
-    default_config_unless: Sequence[str] = (),
+    default_config_unless: Sequence[str] = (), leading: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
     """The settings given as flags, and those in the YAML file."""
     bars_only_in_a_terminal()
@@ -148,7 +158,7 @@ def _flags_and_file(
         if word.startswith("--") and name in removed:
             raise ValueError(f"--{name} was removed: {removed[name]}.")
     description = description or getattr(sys.modules.get(classes[0].__module__), "__doc__", None)
-    parser = _ExplicitParser(classes, description=description, formatter_class=_HelpFormatter)
+    parser = _ExplicitParser(classes, leading, description=description, formatter_class=_HelpFormatter)
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of these arguments; flags win over it.")
     flags = vars(parser.parse_args(argv))
     config = flags.pop("config", None)

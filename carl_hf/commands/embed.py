@@ -1,12 +1,15 @@
 """The command line of examples/embed.py."""
 
-import contextlib
-import errno
-from collections.abc import Iterator
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from carl_hf.utils.fields import setting
+import pyarrow as pa
+import torch
+
+from carl_hf.commands.sharded import Answer
+from carl_hf.evaluation.encoder import TextEncoder, load_text_encoder, split_pooling
+from carl_hf.utils.fields import check_positive, setting
 
 _RESERVED = ("row", "text", "embedding")  # the columns that a shard always has
 _SETTINGS = ("max_length", "bf16", "dtype", "shard_rows", "text_column", "keep_columns")
@@ -29,14 +32,13 @@ class EmbedArguments:
     bf16: bool = setting(False, "Compute in bfloat16 (autocast).")
     max_length: int = setting(128, "Tokens to keep of a text.")
     batch_size: int = setting(64, "Texts of 32 tokens in a batch; of shorter ones there are more.")
-    num_threads: int | None = setting(None, "CPU threads (default: all cores).")
+    processes: int | None = setting(None, "Processes of this machine (default: one for each CUDA device, or one).")
+    num_threads: int | None = setting(None, "CPU threads of all processes together (default: all cores).")
 
     def __post_init__(self):
         if not self.texts:
-            raise ValueError("--texts is missing: name a file, a folder, a pattern or a Hub data set.")
-        for name in ("shard_rows", "batch_size", "max_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be positive, got {getattr(self, name)}.")
+            raise ValueError("There are no texts: name a file, a folder, a pattern or a Hub data set.")
+        check_positive(self, "shard_rows", "batch_size", "max_length", "processes", "num_threads")
         if len({*self.keep_columns}) < len(self.keep_columns):
             raise ValueError("--keep_columns names a column twice.")
         taken = [column for column in self.keep_columns if column in (*_RESERVED, self.text_column)]
@@ -47,15 +49,30 @@ class EmbedArguments:
         """The arguments that the content of a shard depends on."""
         return {name: getattr(self, name) for name in _SETTINGS}
 
+    def load(self, device: torch.device) -> TextEncoder:
+        """The encoder that `--model` names."""
+        return _load(self.model, self.max_length, self.batch_size, device)
 
-@contextlib.contextmanager
-def remedy_for_a_full_disk(folder: str) -> Iterator[None]:
-    """Turns errors of the file system into a ValueError that says how to continue."""
-    try:
-        yield
-    except OSError as error:
-        remedy = "make room" if error.errno == errno.ENOSPC else "see to that"
-        raise ValueError(
-            f"--output_dir {folder} cannot be written ({error.strerror}). The finished shards are complete: {remedy} "
-            "and start the same command again."
-        ) from error
+    def answer_on(self, device: torch.device, schema: pa.Schema) -> Answer:
+        """Text, embedding (a fixed-size list) and the columns to keep, typed as `schema`, of rows with these."""
+        encoder = self.load(device)
+
+        def answer(rows: pa.Table) -> pa.Table:
+            texts = rows[self.text_column].cast(pa.string())
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+                vectors = encoder.embed(texts.to_pylist()).astype(self.dtype)
+            embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+            kept = rows.select(self.keep_columns).cast(schema)
+            return pa.table(
+                {"text": texts, "embedding": embedding, **dict(zip(schema.names, kept.columns, strict=True))}
+            )
+
+        return answer
+
+
+@functools.lru_cache(maxsize=1)
+def _load(name: str, max_length: int, batch_size: int, device: torch.device) -> TextEncoder:
+    model, pooling = split_pooling(name)
+    return load_text_encoder(
+        model, pooling=pooling, max_length=max_length, batch_size=batch_size, device=device, show_progress=False
+    )

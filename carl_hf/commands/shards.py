@@ -1,14 +1,13 @@
-"""Embeddings of tables of any size, in Parquet files (shards) that are written atomically.
+"""What a model says of tables of any size, in Parquet files (shards) that are written atomically.
 
-Shard k holds the rows from k * shard_rows on. Process r of w writes the shards r, r + w, r + 2w, ... So the processes
-need not communicate, and neither their number nor a kill changes the result.
+Shard k holds the rows from k * shard_rows on: neither the number of processes nor a kill changes the result.
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from carl_hf.data.bad_rows import REMEDY, any_text, parse_rows, refuse
-from carl_hf.data.files import Piece, first_line
+from carl_hf.data.bad_rows import REMEDY, any_text, optional_text, parse_rows, refuse
+from carl_hf.data.files import EMPTY, Piece, first_line
 from carl_hf.data.streaming import PiecewiseTable
 from carl_hf.utils.atomic_files import write_atomically, write_json
 
@@ -34,30 +33,35 @@ class Survey(NamedTuple):
 
 
 def survey(
-    tables: Sequence[PiecewiseTable], text_column: str, keep_columns: Sequence[str], report: Callable[[int], Any]
-) -> Survey:
-    """Reads and checks all rows once, before the first of them is embedded.
+    tables: Sequence[PiecewiseTable], text_column: str, keep_columns: Sequence[str], report: Callable[[int], Any],
+    *, empty_texts: bool = False, new_columns: Collection[str] = (),
+) -> Survey:  # fmt: skip
+    """Reads and checks all rows once, before the model sees the first of them.
 
     Args:
         report: called with the number of rows of each piece.
+        empty_texts: a row without a text, or an empty one, is no mistake.
+        new_columns: that the tables must not have yet; open them with these as optional columns.
 
     Raises:
-        ValueError: for a missing, empty or non-string text, a column of several types, or no rows at all.
+        ValueError: for a missing, empty or non-string text, a column of several types or one of `new_columns`, or no
+            rows at all.
     """
     digest, rows, schema = hashlib.sha256(), 0, pa.schema([])
+    rule = optional_text if empty_texts else any_text
     for table in tables:
-        for piece in table.pieces(None):
-            refuse(table.name, piece.bad, REMEDY)
+        for piece in pieces_of(table, empty_texts=empty_texts):
+            there = [name for name in new_columns if name in piece.frame]
+            if there:
+                raise ValueError(
+                    f"{table.name} has a column {there[0]!r} already: choose a --prefix for the new ones."
+                )
             texts = piece.frame if text_column in piece.frame else piece.frame.assign(**{text_column: None})
-            bad = parse_rows(texts, {text_column: any_text})[1]
+            bad = parse_rows(texts, {text_column: rule})[1]
             refuse(table.name, bad, f"{REMEDY}, or name another column with --text_column")
-            cells = _as_arrow(piece, [text_column, *keep_columns], table.name)
+            cells = as_arrow(piece, [text_column, *keep_columns], table.name)
             digest.update(repr(cells.to_pydict()).encode("utf-8"))
-            kept = cells.select(keep_columns).schema.remove_metadata()
-            try:
-                schema = pa.unify_schemas([schema, kept], promote_options="permissive")
-            except pa.ArrowException as error:
-                raise ValueError(f"{table.name}: a column of --keep_columns has several types ({error}).") from error
+            schema = unified(schema, cells.select(keep_columns).schema, table.name)
             rows += len(cells)
             report(len(cells))
     if not rows:
@@ -65,7 +69,30 @@ def survey(
     return Survey(rows, schema, digest.hexdigest())
 
 
-def _as_arrow(piece: Piece, columns: Sequence[str], name: str) -> pa.Table:
+def pieces_of(
+    table: PiecewiseTable, wanted: Callable[[int], bool] | None = None, *, empty_texts: bool
+) -> Iterator[Piece]:
+    """The pieces of a table, in which empty rows are rows without cells if `empty_texts`; a ValueError for others that
+    cannot be read."""
+    for piece in table.pieces(wanted):
+        empty = [row.number for row in piece.bad if empty_texts and row.reason == EMPTY[0]]
+        if empty:
+            frame = piece.frame.reindex(sorted([*piece.frame.index, *empty])).astype(object)
+            bad = [row for row in piece.bad if row.reason != EMPTY[0]]
+            piece = replace(piece, frame=frame.where(frame.notna(), None), bad=bad)
+        refuse(table.name, piece.bad, REMEDY)
+        yield piece
+
+
+def unified(schema: pa.Schema, other: pa.Schema, name: str) -> pa.Schema:
+    """The schema that holds both."""
+    try:
+        return pa.unify_schemas([schema, other.remove_metadata()], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise ValueError(f"{name}: a column has several types ({first_line(error)}).") from error
+
+
+def as_arrow(piece: Piece, columns: Sequence[str], name: str) -> pa.Table:
     """Columns of a piece with their types: strings for text files, for JSON lines the type that fits all cells."""
     if piece.arrow is not None:
         return piece.arrow.select(columns)
@@ -76,28 +103,28 @@ def _as_arrow(piece: Piece, columns: Sequence[str], name: str) -> pa.Table:
         except (pa.ArrowException, ValueError, OverflowError, RecursionError) as error:
             rows = f"rows {piece.frame.index[0]} to {piece.frame.index[-1]}"
             raise ValueError(
-                f"{name}, {rows}: column {column!r} of --keep_columns holds values of several types, or values that "
-                f"cannot be stored ({first_line(error)})."
+                f"{name}, {rows}: column {column!r} holds values of several types, or values that cannot be stored "
+                f"({first_line(error)})."
             ) from error
     return pa.table(cells)
 
 
 @dataclass(frozen=True)
 class Shards:
-    """The shards in a folder, and which of them this process writes.
+    """The shards in a folder.
 
     Args:
         settings: everything that the shards depend on, recorded in `_manifest.json` and in each shard.
         total: number of rows. shard_rows: rows of a shard; the last one may have fewer.
-        rank, world: index of this process, and number of processes.
+        flag, overwrite_flag: in messages, the flags that name the folder and that replace what it holds.
     """
 
     folder: Path
     settings: dict[str, Any]
     total: int
     shard_rows: int
-    rank: int
-    world: int
+    flag: str = "--output_dir"
+    overwrite_flag: str = "--overwrite_output_dir true"
 
     def __len__(self) -> int:
         return -(-self.total // self.shard_rows)
@@ -108,12 +135,12 @@ class Shards:
     def path(self, shard: int) -> Path:
         return self.folder / f"part-{shard:05d}.parquet"
 
-    def own(self) -> range:
-        """The shards that this process writes."""
-        return range(self.rank, len(self), self.world)
+    def missing(self) -> list[int]:
+        """The shards that are not finished."""
+        return [shard for shard in range(len(self)) if not self._is_finished(shard)]
 
     def prepare(self, about: dict[str, Any], *, overwrite: bool) -> None:
-        """Writes the manifest and, with `overwrite`, first removes this process's shards of an earlier run.
+        """Writes the manifest and, with `overwrite`, first removes the shards of an earlier run.
 
         Args:
             about: what else the manifest records.
@@ -122,13 +149,12 @@ class Shards:
             ValueError: if the folder holds shards with other settings, or other Parquet files.
         """
         if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"--output_dir {self.folder} is a file; name a folder.")
+            raise ValueError(f"{self.flag} {self.folder} is a file; name a folder.")
         manifest = self.folder / MANIFEST
-        remedy = "name another folder, or start anew with --overwrite_output_dir true"
+        remedy = f"name another folder, or start anew with {self.overwrite_flag}"
         if overwrite:
             for path in self.folder.glob("*"):
-                match = re.fullmatch(r"part-(\d+)\.parquet|_part-(\d+)\.partial", path.name)
-                if match and int(match[1] or match[2]) % self.world == self.rank:
+                if re.fullmatch(r"part-\d+\.parquet|_part-\d+\.partial", path.name):
                     path.unlink()
         elif manifest.exists():
             try:
@@ -138,18 +164,16 @@ class Shards:
             for name, value in self.settings.items():
                 if before.get(name) != value:
                     raise ValueError(
-                        f"--output_dir {self.folder} holds embeddings with another {name.replace('_', ' ')} "
+                        f"{self.flag} {self.folder} holds rows with another {name.replace('_', ' ')} "
                         f"({before.get(name)!r}, now {value!r}): {remedy}."
                     )
             return
         elif any(self.folder.glob("*.parquet")):
-            raise ValueError(f"--output_dir {self.folder} holds Parquet files, but no {MANIFEST}: {remedy}.")
-        content = {"settings": self.settings, "rows": self.total, "shards": len(self), **about}
-        # every process writes the same file, so that none writes a shard before there is a manifest
-        write_json(manifest, content, partial_name=f"_manifest-{self.rank}.partial")
+            raise ValueError(f"{self.flag} {self.folder} holds Parquet files, but no {MANIFEST}: {remedy}.")
+        write_json(manifest, {"settings": self.settings, "rows": self.total, "shards": len(self), **about})
 
     def read(
-        self, tables: Sequence[PiecewiseTable], columns: Sequence[str], wanted: Collection[int]
+        self, tables: Sequence[PiecewiseTable], columns: Sequence[str], wanted: Collection[int], *, empty_texts: bool
     ) -> Iterator[tuple[int, pa.Table]]:
         """Index and rows of each wanted shard, in order.
 
@@ -163,17 +187,16 @@ class Shards:
             return [shard for shard in shards if shard in wanted]
 
         for table in tables:
-            for piece in table.pieces(wanted_in_next):
-                refuse(table.name, piece.bad, REMEDY)
+            for piece in pieces_of(table, wanted_in_next, empty_texts=empty_texts):
                 for shard in wanted_in_next(len(piece.frame)):
-                    cells, start = _as_arrow(piece, columns, table.name), shard * self.shard_rows - first
+                    cells, start = as_arrow(piece, columns, table.name), shard * self.shard_rows - first
                     parts.append(cells[max(start, 0) : start + self.rows_of(shard)])
                     if sum(map(len, parts)) == self.rows_of(shard):
                         yield shard, pa.concat_tables(parts, promote_options="permissive")
                         parts = []
                 first += len(piece.frame)
 
-    def is_finished(self, shard: int) -> bool:
+    def _is_finished(self, shard: int) -> bool:
         """Whether a shard exists, is complete and has these settings."""
         try:
             metadata = pq.read_metadata(self.path(shard))
@@ -181,21 +204,14 @@ class Shards:
             return False
         return (metadata.metadata or {}).get(_SETTINGS) == self._stamp() and metadata.num_rows == self.rows_of(shard)
 
-    def write(self, shard: int, texts: pa.ChunkedArray, vectors_NH: np.ndarray, kept: pa.Table) -> None:
-        """Writes a shard: the columns row (int64, from 0), text, embedding (fixed-size list of the dtype of
-        `vectors_NH`) and those of `kept`.
+    def write(self, shard: int, answers: pa.Table) -> None:
+        """Writes a shard: the column row (int64, from 0) and those of `answers`.
 
         Raises:
             OSError: if it cannot be written; nothing of it is left behind.
         """
-        first, (count, width) = shard * self.shard_rows, vectors_NH.shape
-        columns = {
-            "row": pa.array(np.arange(first, first + count)),
-            "text": texts.cast(pa.string()),
-            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors_NH.reshape(-1)), width),
-            **dict(zip(kept.column_names, kept.columns, strict=True)),
-        }
-        table = pa.table(columns).replace_schema_metadata({_SETTINGS: self._stamp()})
+        rows = pa.array(np.arange(len(answers)) + shard * self.shard_rows)
+        table = answers.add_column(0, "row", rows).replace_schema_metadata({_SETTINGS: self._stamp()})
         path = self.path(shard)
         write_atomically(path, lambda file: pq.write_table(table, file), partial_name=f"_{path.stem}.partial")
 

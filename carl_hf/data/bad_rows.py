@@ -74,6 +74,11 @@ def any_text(column: str, cell: Any) -> str:
     return _filled(column, cell, (str,), "text")
 
 
+def optional_text(column: str, cell: Any) -> str | None:
+    """The same; an empty cell is no text."""
+    return None if is_blank(cell) else any_text(column, cell)
+
+
 def corpus_text(column: str, cell: Any) -> str:
     """A text of a corpus: not empty, and at most `MAX_CHARACTERS` long."""
     if len(text := any_text(column, cell)) > MAX_CHARACTERS:

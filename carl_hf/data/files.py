@@ -29,11 +29,12 @@ SUFFIXES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
 PIECE = 8192
 """Rows read together."""
 _LONGEST_CELL = 2**31 - 1
-_SEP = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)  # the first line of some CSV files that Excel reads
+SEP = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)  # the first line of some CSV files that Excel reads
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _SURROGATE = re.compile("[\ud800-\udfff]")  # in a string that was read: bytes that are not UTF-8
 
-_EMPTY = ("empty row", "is empty")
+EMPTY = ("empty row", "is empty")
+"""Reason and detail of a [`BadRow`] without any cell that is filled."""
 
 Wanted = Callable[[int], bool]
 """Whether any of the next so many rows is wanted."""
@@ -90,7 +91,7 @@ def column_names(path: Path, *, comment: str | None = None) -> list[str] | None:
         if kind == ".parquet":
             names = pyarrow.parquet.read_schema(path).names
         else:
-            with _open_csv(path, comment) as (names, _):
+            with open_csv(path, comment) as (names, _):
                 pass
     if len(set(names)) < len(names):
         twice = next(name for name, times in Counter(names).items() if times > 1)
@@ -112,7 +113,7 @@ def read_pieces(
         elif kind in (".json", ".jsonl"):
             yield from _text_pieces(_json_rows(path), rows)
         else:
-            with _open_csv(path, comment) as (names, reader):
+            with open_csv(path, comment) as (names, reader):
                 yield from _text_pieces(_csv_rows(path, reader, names), rows, names)
 
 
@@ -142,7 +143,7 @@ def _numbered(rows: Iterator[_Row], first: int = 1) -> Iterator[tuple[int, _Row 
             blank += 1
             continue
         for empty in range(number - blank, number):
-            yield empty, BadRow(empty, *_EMPTY)
+            yield empty, BadRow(empty, *EMPTY)
         blank = 0
         yield number, BadRow(number, *row) if isinstance(row, tuple) else row
 
@@ -157,18 +158,20 @@ def _piece(numbered: list[tuple[int, Any]], names: Sequence[str] | None, arrow: 
 
 
 @contextlib.contextmanager
-def _open_csv(path: Path, comment: str | None) -> Iterator[tuple[list[str], Any]]:
-    """The names of a file's columns, and a reader of the rows behind them."""
+def open_csv(
+    path: Path, comment: str | None = None, watch: Callable[[Iterator[str]], Iterator[str]] = iter
+) -> Iterator[tuple[list[str], Any]]:
+    """The names of a file's columns, and a reader of the rows behind them; lines are taken by way of `watch`."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         lines = file if comment is None else (line for line in file if not line.startswith(comment))
         first = next(lines := iter(lines), "")
-        stated = _SEP.fullmatch(first)
+        stated = SEP.fullmatch(first)
         delimiter = stated[1] if stated else "\t" if path.suffix.lower() == ".tsv" else _delimiter(first)
         # in tab-separated text a quotation mark is mostly one of the text: quotes hold no tab and no line end there
         quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-        reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, quoting=quoting, strict=True)
+        reader = csv.reader(watch(itertools.chain([first], lines)), delimiter=delimiter, quoting=quoting, strict=True)
         try:
-            header = [_next_cells(reader) for _ in range(2 if stated else 1)][-1]
+            header = [next_cells(reader) for _ in range(2 if stated else 1)][-1]
         except csv.Error as error:
             raise ValueError(f"{path}: its header is not CSV ({error}); correct the first line.") from error
         if not any(header or ()):
@@ -180,10 +183,10 @@ def _open_csv(path: Path, comment: str | None) -> Iterator[tuple[list[str], Any]
 
 def _delimiter(header: str) -> str:
     """A comma; a semicolon or tab if the header has no comma to divide it and is divided by these."""
-    return next((mark for mark in ",;\t" if len(_next_cells(csv.reader([header], delimiter=mark)) or ()) > 1), ",")
+    return next((mark for mark in ",;\t" if len(next_cells(csv.reader([header], delimiter=mark)) or ()) > 1), ",")
 
 
-def _next_cells(reader: Any) -> list[str] | None:
+def next_cells(reader: Any) -> list[str] | None:
     """The next row, None at the end. By itself the csv module refuses cells from 128 KiB on."""
     before = csv.field_size_limit(_LONGEST_CELL)
     try:
@@ -201,7 +204,7 @@ def _csv_rows(path: Path, reader: Any, header: list[str]) -> Iterator[_Row]:
     for number in itertools.count(1):
         start = reader.line_num
         try:
-            cells = _next_cells(reader)
+            cells = next_cells(reader)
         except csv.Error as error:
             if reader.line_num > start + 1:
                 raise ValueError(
@@ -214,7 +217,7 @@ def _csv_rows(path: Path, reader: Any, header: list[str]) -> Iterator[_Row]:
         if cells is None:
             return
         if not any(cell.strip() for cell in cells):
-            yield _EMPTY if cells else None
+            yield EMPTY if cells else None
         elif len(cells) != len(header):
             yield "wrong number of cells", f"has {len(cells)} cells, the header {len(header)}"
         else:

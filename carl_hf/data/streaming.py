@@ -44,7 +44,7 @@ class PiecewiseTable:
 
 
 def open_tables(
-    sources: Sequence[str], columns: Sequence[str], optional: Collection[str] = (), va: Sequence[str] = ()
+    sources: Sequence[str], columns: Sequence[str], optional: Collection[str] | None = (), va: Sequence[str] = ()
 ) -> list[PiecewiseTable]:
     """The tables that `sources` name, in order.
 
@@ -52,8 +52,8 @@ def open_tables(
         sources: files (.csv, .tsv, .jsonl, .parquet), folders of such files, glob patterns (files of both in the order
             of their names), or ids of Hub data sets, whose splits follow each other with a column `split`.
         columns: those that each must have; in JSON lines, one of its first lines. optional: those that are read too,
-            where they are there. va: of these, any that are named, a file must have one. Of Parquet files and Hub data
-            sets no others are read.
+            where they are there; None: all. va: of these, any that are named, a file must have one. Of Parquet files
+            and Hub data sets no others are read.
 
     Raises:
         ValueError: for what is none of these, or lacks a column; and when it is read, for a file too damaged to be.
@@ -83,7 +83,9 @@ def files_of(source: str) -> list[Path]:
     return [file for file in map(Path, found) if file.is_file()]
 
 
-def _open_file(path: Path, columns: Sequence[str], optional: Collection[str], va: Sequence[str]) -> PiecewiseTable:
+def _open_file(
+    path: Path, columns: Sequence[str], optional: Collection[str] | None, va: Sequence[str]
+) -> PiecewiseTable:
     kind = path.suffix.lower()
     if kind not in PIECEWISE:
         hint = " Write it as JSON lines." if kind == ".json" else ""
@@ -91,22 +93,22 @@ def _open_file(path: Path, columns: Sequence[str], optional: Collection[str], va
     names = there = column_names(path)
     if names is None:  # JSON lines, whose first may all be bad rows
         there = [*next((piece.frame for piece in read_pieces(path, rows=100)), ())] or [*columns, *va]
-    read = _chosen(str(path), there, columns, (*optional, *va))
+    read = _chosen(str(path), there, columns, None if optional is None else (*optional, *va))
     if va:
         check_some_va(there, str(path), va)
     return PiecewiseTable(str(path), lambda wanted: read_pieces(path, columns=read, wanted=wanted))
 
 
-def _chosen(name: str, there: Sequence[str], columns: Sequence[str], optional: Collection[str]) -> list[str]:
+def _chosen(name: str, there: Sequence[str], columns: Sequence[str], optional: Collection[str] | None) -> list[str]:
     """The columns to read; a ValueError if one that is needed is not there."""
     for column in columns:
         if column not in there:
             raise ValueError(f"{name} has no column {column!r}; it has {listed(there) or 'none'}.")
-    return [column for column in there if column in columns or column in optional]
+    return [column for column in there if optional is None or column in columns or column in optional]
 
 
 def _open_split(
-    name: str, rows: datasets.Dataset, split: str, columns: Sequence[str], optional: Collection[str]
+    name: str, rows: datasets.Dataset, split: str, columns: Sequence[str], optional: Collection[str] | None
 ) -> PiecewiseTable:
     read = _chosen(name, list(dict.fromkeys([*rows.column_names, "split"])), columns, optional)
     adds_split = "split" in read and "split" not in rows.column_names

@@ -1,0 +1,164 @@
+"""Shards written by one or more processes of this machine."""
+
+import contextlib
+import errno
+import logging
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection
+from typing import Any
+
+import pyarrow as pa
+import torch
+from tqdm import tqdm
+
+from carl_hf.commands.environment import use_all_cores
+from carl_hf.commands.shards import Shards, Survey, survey
+from carl_hf.data.streaming import PiecewiseTable, open_tables
+from carl_hf.utils.progress import RowProgress
+
+_WINDOW = 2048  # rows that the model sees together; within them, texts of similar length share a batch
+
+Answer = Callable[[pa.Table], pa.Table]
+"""Rows of the columns that a job reads -> as many rows of what is stored."""
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """What to write.
+
+    Args:
+        sources: as [`carl_hf.data.streaming.open_tables`] takes them. columns: those that are read.
+        answer_on: device -> [`Answer`]; each process calls it once, so that it must pickle where there are several.
+        empty_texts: whether empty rows count as rows. processes: of this machine; None: one for each CUDA device, or
+            one. num_threads: of all processes together; None: all cores.
+    """
+
+    shards: Shards
+    sources: Sequence[str]
+    columns: Sequence[str]
+    answer_on: Callable[[torch.device], Answer]
+    empty_texts: bool = False
+    processes: int | None = None
+    num_threads: int | None = None
+
+
+def start_writing_script() -> None:
+    """Sets up logging.
+
+    Raises:
+        ValueError: under a launcher that has started several processes, which would all write the same.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("This command starts its processes itself: run it with python, and --processes N.")
+
+
+def checked_rows(
+    tables: Sequence[PiecewiseTable], text_column: str, keep_columns: Sequence[str] = (), **options: Any
+) -> Survey:
+    """[`survey`], with a bar."""
+    logging.info("Checking every row of %s ...", ", ".join(table.name for table in tables))
+    with tqdm(desc="checking", unit="rows", unit_scale=True, disable=None) as bar:
+        return survey(tables, text_column, keep_columns, bar.update, **options)
+
+
+def write_shards(job: ShardJob, *, show_progress: bool = True) -> None:
+    """Writes the shards that are not finished, and logs or shows how far it is.
+
+    Raises:
+        ValueError: for what goes wrong in any process, which ends the others; the finished shards are complete.
+    """
+    shards, missing = job.shards, job.shards.missing()
+    if len(missing) < len(shards):
+        logging.info("%d of %d shards are finished.", len(shards) - len(missing), len(shards))
+    processes = min(job.processes or max(1, torch.cuda.device_count()), len(missing))
+    with RowProgress(sum(map(shards.rows_of, missing)), shown=show_progress) as progress:
+        if processes > 1:
+            _run(job, [missing[rank::processes] for rank in range(processes)], progress)
+        elif missing:
+            use_all_cores(job.num_threads)
+            for shard, rows in _write(job, missing, 0):
+                progress.update(rows)
+                if shard is not None:
+                    progress.line(shards.path(shard).name)
+
+
+def _write(job: ShardJob, wanted: Sequence[int], rank: int) -> Iterator[tuple[int | None, int]]:
+    """Writes shards; yields (None, rows) where the model has seen so many, (shard, 0) where one is written."""
+    device = torch.device(f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
+    answer, tables = job.answer_on(device), open_tables(job.sources, job.columns)
+    for shard, rows in job.shards.read(tables, job.columns, {*wanted}, empty_texts=job.empty_texts):
+        answers = []
+        for start in range(0, len(rows), _WINDOW):
+            answers.append(answer(rows.slice(start, _WINDOW)))
+            yield None, len(answers[-1])
+        with remedy_for_a_full_disk(job.shards):
+            job.shards.write(shard, pa.concat_tables(answers).combine_chunks())
+        yield shard, 0
+
+
+def _run(job: ShardJob, parts: Sequence[Sequence[int]], progress: RowProgress) -> None:
+    """Each part in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    seen, errors = context.Value("q", 0), context.SimpleQueue()
+    workers = [
+        context.Process(target=_work, args=(job, part, rank, len(parts), seen, errors), daemon=True)
+        for rank, part in enumerate(parts)
+    ]
+    try:
+        for worker in workers:
+            worker.start()
+        logged = 0
+        while running := [worker.sentinel for worker in workers if worker.exitcode is None]:
+            connection.wait(running, timeout=1)
+            progress.update(seen.value - progress.n)
+            if progress.n // job.shards.shard_rows > logged:
+                logged = progress.n // job.shards.shard_rows
+                progress.line(f"{len(running)} processes")
+            for rank, worker in enumerate(workers):
+                if worker.exitcode:
+                    how = f"process {rank} was ended from outside ({worker.exitcode}), for want of memory perhaps"
+                    raise ValueError(errors.get() if not errors.empty() else how)
+    finally:
+        for worker in workers:
+            if worker.pid is not None:
+                worker.terminate()
+                worker.join()
+
+
+def _work(job: ShardJob, wanted: Sequence[int], rank: int, world: int, seen: Any, errors: Any) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    os.environ["LOCAL_WORLD_SIZE"] = str(world)
+    use_all_cores(None if job.num_threads is None else max(1, job.num_threads // world))
+    try:
+        for _, rows in _write(job, wanted, rank):
+            with seen.get_lock():
+                seen.value += rows
+    except Exception as error:
+        errors.put(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
+        raise SystemExit(1) from error
+
+
+def _end_with_parent() -> None:
+    """A killed parent takes its workers with it; the next run would meet them otherwise."""
+    connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def remedy_for_a_full_disk(shards: Shards) -> Iterator[None]:
+    """Turns errors of the file system into a ValueError that says how to continue."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "make room" if error.errno == errno.ENOSPC else "see to that"
+        raise ValueError(
+            f"{shards.flag} {shards.folder} cannot be written ({error.strerror}). The finished shards are complete: "
+            f"{remedy} and start the same command again."
+        ) from error
