@@ -13,6 +13,7 @@ SCRIPTS = {
     "pretrain": "pretrain.py",
     "finetune": "finetune_emotion.py",
     "evaluate": "evaluate.py",
+    "score": "score.py",
     "embed": "embed.py",
     "push": "push_to_hub.py",
     "mteb": "mteb_task.py",

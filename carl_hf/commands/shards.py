@@ -28,6 +28,7 @@ class Survey(NamedTuple):
     """What reading all rows once has found."""
 
     rows: int  # of all tables
+    empty: int  # of these, how many have no text
     schema: pa.Schema  # of the columns to keep
     sha256: str  # checksum of all cells that are read
 
@@ -47,7 +48,7 @@ def survey(
         ValueError: for a missing, empty or non-string text, a column of several types or one of `new_columns`, or no
             rows at all.
     """
-    digest, rows, schema = hashlib.sha256(), 0, pa.schema([])
+    digest, rows, empty, schema = hashlib.sha256(), 0, 0, pa.schema([])
     rule = optional_text if empty_texts else any_text
     for table in tables:
         for piece in pieces_of(table, empty_texts=empty_texts):
@@ -57,16 +58,16 @@ def survey(
                     f"{table.name} has a column {there[0]!r} already: choose a --prefix for the new ones."
                 )
             texts = piece.frame if text_column in piece.frame else piece.frame.assign(**{text_column: None})
-            bad = parse_rows(texts, {text_column: rule})[1]
+            read, bad = parse_rows(texts, {text_column: rule})
             refuse(table.name, bad, f"{REMEDY}, or name another column with --text_column")
             cells = as_arrow(piece, [text_column, *keep_columns], table.name)
             digest.update(repr(cells.to_pydict()).encode("utf-8"))
             schema = unified(schema, cells.select(keep_columns).schema, table.name)
-            rows += len(cells)
+            rows, empty = rows + len(cells), empty + int(read[text_column].isna().sum())
             report(len(cells))
     if not rows:
         raise ValueError(f"{', '.join(table.name for table in tables)}: there are no rows.")
-    return Survey(rows, schema, digest.hexdigest())
+    return Survey(rows, empty, schema, digest.hexdigest())
 
 
 def pieces_of(
@@ -140,7 +141,7 @@ class Shards:
         return [shard for shard in range(len(self)) if not self._is_finished(shard)]
 
     def prepare(self, about: dict[str, Any], *, overwrite: bool) -> None:
-        """Writes the manifest and, with `overwrite`, first removes the shards of an earlier run.
+        """Writes the manifest and, with `overwrite`, first removes shards that are not of these settings.
 
         Args:
             about: what else the manifest records.
@@ -153,8 +154,9 @@ class Shards:
         manifest = self.folder / MANIFEST
         remedy = f"name another folder, or start anew with {self.overwrite_flag}"
         if overwrite:
+            own = {self.path(shard) for shard in {*range(len(self))}.difference(self.missing())}
             for path in self.folder.glob("*"):
-                if re.fullmatch(r"part-\d+\.parquet|_part-\d+\.partial", path.name):
+                if path not in own and re.fullmatch(r"part-\d+\.parquet|_part-\d+\.partial", path.name):
                     path.unlink()
         elif manifest.exists():
             try:

@@ -197,7 +197,7 @@ def load_text_encoder(
                 max_length=max_length, progress=f"{Path(name).name}: {len(texts):,} texts" if show_progress else None,
             )  # fmt: skip
 
-    fingerprint = _fingerprint(model, tokenizer_state(tokenizer), max_length)
+    fingerprint = fingerprint_of(model, tokenizer_state(tokenizer), max_length)
     return TextEncoder(name, embed, width=width, pooling=pooling, fingerprint=fingerprint, cache_dir=cache_dir)
 
 
@@ -272,7 +272,8 @@ def _plain_config(model: nn.Module) -> str:
     return json.dumps(own, sort_keys=True, default=str)
 
 
-def _fingerprint(model: nn.Module, *settings: object) -> str:
+def fingerprint_of(model: nn.Module, *settings: object) -> str:
+    """A checksum of a model's weights and structure, and of settings."""
     # besides the weights: what has none, such as the number of attention heads, activations and normalisation
     digest = hashlib.sha256(repr((settings, str(model), _plain_config(model))).encode())
     for key, tensor in sorted(model.state_dict().items()):

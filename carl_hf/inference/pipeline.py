@@ -1,5 +1,6 @@
 """Texts in, a table of valence, arousal and emotions out."""
 
+import hashlib
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ from transformers import PreTrainedConfig
 from carl_hf.data.bad_rows import is_blank
 from carl_hf.data.files import PIECE
 from carl_hf.encoders.loading import is_va_regressor, load_config
+from carl_hf.evaluation.encoder import fingerprint_of, tokenizer_state
 from carl_hf.export.task_heads import class_probabilities
 from carl_hf.inference.readers import Reader
 from carl_hf.inference.windows import windows_of
@@ -139,6 +141,14 @@ class AffectPipeline:
     def columns(self) -> list[str]:
         """The names of the table's columns."""
         return list(self._table([], 0))
+
+    def fingerprint(self) -> str:
+        """A checksum that changes with everything the answers depend on but for the texts."""
+        models = (module for reader, _ in self._loaded() for module in (reader.encoder, *reader.heads))
+        limits = [(reader.max_length, tokenizer_state(reader.tokenizer)) for reader, _ in self._loaded()]
+        settings = (limits, self.batch_size, self.windows, self.probabilities, self.dimensions, self.classes)
+        digests = [fingerprint_of(model, settings) for model in models]
+        return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:32]
 
     def _table(self, cells: list[Any], first: int) -> pd.DataFrame:
         texts = {}

@@ -1,0 +1,252 @@
+"""examples/score.py: answers, dialects, kinds of tables, kills, refusals."""
+
+import csv
+import io
+import json
+import logging
+import random
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, load_script
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from carl_hf import AffectPipeline
+
+SCRIPT = "examples/score.py"
+NEW = ["valence", "arousal", "emotion", "emotion_probability", "tokens_cut", "tokens_unknown"]
+ROWS = 150
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(["joy", "woe", "calm", "storm"], k=1 + i % 9)) for i in range(ROWS)]
+    return pd.DataFrame({"id": np.arange(ROWS) * 3, "text": texts, "price": np.arange(ROWS) / 7})
+
+
+@pytest.fixture(scope="module")
+def expected(frame, exports) -> pd.DataFrame:
+    return AffectPipeline.from_pretrained(exports[0])(frame["text"])
+
+
+@pytest.fixture
+def score(exports, tmp_path, caplog):
+    """The script's main in this process: what it logs, or the error that it ends with."""
+    caplog.set_level(logging.INFO)
+
+    def run(texts, output, *more) -> str:
+        caplog.clear()
+        words = [str(texts), "--model", str(exports[0]), "--output", str(tmp_path / output), "--shard_rows", "40"]
+        try:
+            load_script(SCRIPT).main([*words, "--num_threads", "1", *more])
+        except SystemExit as stop:
+            assert str(stop.code).startswith("error: "), stop.code
+            return str(stop.code)
+        return caplog.text
+
+    return run
+
+
+def check_answers(table, expected):
+    for name in NEW:
+        if name == "emotion":
+            assert table[name].tolist() == expected[name].tolist()
+        else:
+            np.testing.assert_allclose(table[name].astype(float), expected[name], atol=3e-4)
+
+
+DIALECTS = {
+    "plain": {"sep": ",", "lineterminator": "\n"},
+    "german excel": {"sep": ";", "lineterminator": "\r\n", "encoding": "utf-8-sig", "decimal": ","},
+    "all quoted": {"sep": ",", "quoting": csv.QUOTE_ALL, "lineterminator": "\n"},
+    "texts quoted": {"sep": ";", "quoting": csv.QUOTE_NONNUMERIC, "lineterminator": "\r\n"},
+    "tabs": {"sep": "\t", "quoting": csv.QUOTE_NONE, "escapechar": "\\", "lineterminator": "\n"},
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_csv_file_goes_out_in_its_dialect(dialect, score, frame, expected, tmp_path):
+    how = DIALECTS[dialect]
+    suffix = ".tsv" if dialect == "tabs" else ".csv"
+    note = "caf\u00e9" if dialect == "tabs" else 'caf\u00e9; "so, so"'
+    table = frame.assign(note=note)
+    table.to_csv(tmp_path / f"in{suffix}", index=False, **how)
+    log = score(tmp_path / f"in{suffix}", f"out{suffix}")
+    assert "part-00003.parquet: 150/150 rows, " in log and "150 rows, 0 of them without a text" in log
+    before, after = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("in", "out"))
+    end = how["lineterminator"].encode()
+    for old, new in zip(before.split(end), after.split(end), strict=True):
+        assert new.startswith(old) and (new.count(b'"') - old.count(b'"')) in {
+            "all quoted": (0, 12), "texts quoted": (0, 2, 12),
+        }.get(dialect, (0,)), (old, new)  # fmt: skip
+    reading = {**how, "encoding": "utf-8", "escapechar": None, "decimal": "."}
+    found = pd.read_csv(io.BytesIO(after.removeprefix(b"\xef\xbb\xbf")), **{**reading, "lineterminator": None})
+    assert list(found) == [*table, *NEW] and found["note"].eq(note).all()
+    check_answers(found, expected)
+    assert list(tmp_path.glob("*.parts")) == []
+
+
+def test_odd_rows_of_a_csv_file_stay_as_they_are(score, exports, tmp_path):
+    rows = [
+        b"sep=;",
+        b'id;text;"a ""name"""',
+        b'1;"two',
+        b'lines; one cell";',
+        b"2;;x",
+        b"",
+        b";;",
+        b"3;joy;x",
+        b"",
+        b"",
+    ]
+    (tmp_path / "in.csv").write_bytes(b"\r\n".join(rows))
+    assert "5 rows, 3 of them without a text" in score(tmp_path / "in.csv", "out.csv", "--prefix", "p;")
+    written = (tmp_path / "out.csv").read_bytes().split(b"\r\n")
+    assert written[1] == rows[1] + b";" + b";".join(b'"p;%s"' % name.encode() for name in NEW)
+    assert all(new.startswith(old) for old, new in zip(rows, written, strict=True))
+    assert (
+        written[4] == b"2;;x;;;;;0;0" and written[5] == written[8] == written[9] == b"" and written[6] == b";;;;;;;0;0"
+    )
+    expected = AffectPipeline.from_pretrained(exports[0])(["two\r\nlines; one cell", "joy"])
+    for line, row in zip((written[3], written[7]), expected.itertuples(), strict=True):
+        cells = line.decode().split(";")[-6:]
+        assert cells[2] == row.emotion and float(cells[0]) == pytest.approx(row.valence, abs=3e-4)
+
+
+def test_json_lines_keep_every_value_as_it_was_written(score, tmp_path, exports):
+    lines = [
+        '{"text": "joy", "n": 1.50, "deep": {"a": [1, {}]}}',
+        "",
+        '{"n":1e400,"text":"woe \\u00e9"}',
+        '{"n": "x"}',
+        "{}",
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    score(tmp_path / "in.jsonl", "out.jsonl")
+    written = (tmp_path / "out.jsonl").read_text(encoding="utf-8").split("\n")
+    assert written[1] == written[5] == "" and len(written) == 6
+    assert all(new.startswith(old[:-1]) for old, new in zip(lines, written, strict=False))
+    found, texts = [json.loads(line) for line in written if line], ["joy", "woe \u00e9"]
+    expected = AffectPipeline.from_pretrained(exports[0])(texts)
+    assert [row["emotion"] for row in found] == [*expected["emotion"], None, None]
+    np.testing.assert_allclose([row["valence"] for row in found[:2]], expected["valence"], atol=3e-4)
+
+
+def test_parquet_keeps_types_and_features(score, frame, expected, tmp_path):
+    labels = ["calm", "loud"]
+    features = Features(id=Value("int16"), text=Value("string"), price=Value("float32"), kind=ClassLabel(names=labels))
+    data = Dataset.from_pandas(frame.assign(kind=frame["id"] % 2), features=features, preserve_index=False)
+    data.to_parquet(tmp_path / "in.parquet", batch_size=33)
+    score(tmp_path / "in.parquet", "out.parquet", "--probabilities", "true")
+    before, after = pq.read_table(tmp_path / "in.parquet"), pq.read_table(tmp_path / "out.parquet")
+    assert after.select(before.column_names).cast(before.schema).equals(before)
+    assert after.schema.field("valence").type == pa.float32() and after.schema.field("tokens_cut").type == pa.int32()
+    loaded = Dataset.from_parquet(str(tmp_path / "out.parquet"))
+    assert loaded.features["kind"].names == labels
+    table = after.to_pandas()
+    check_answers(table, expected)
+    shares = table[[name for name in table if name.startswith("emotion_") and name != "emotion_probability"]]
+    assert shares.shape[1] == 6 and np.allclose(shares.sum(axis=1), 1, atol=1e-5)
+    assert np.allclose(shares.max(axis=1), table["emotion_probability"])
+
+
+@pytest.mark.parametrize("output", ["out.parquet", "out.csv", "out.tsv", "out.jsonl"])
+def test_tables_of_every_kind_in_one(output, score, frame, expected, tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    frame[:60].to_csv(folder / "a.csv", index=False)
+    frame[60:100].astype(str).to_json(folder / "b.jsonl", orient="records", lines=True)
+    frame[100:].astype(str).to_parquet(folder / "c.parquet")
+    score(folder, output)
+    read = {"out.parquet": pd.read_parquet, "out.csv": pd.read_csv, "out.tsv": partial(pd.read_csv, sep="\t"),
+            "out.jsonl": partial(pd.read_json, lines=True)}[output]  # fmt: skip
+    table = read(tmp_path / output)
+    assert table["text"].tolist() == frame["text"].tolist() and table["id"].astype(int).equals(frame["id"])
+    check_answers(table, expected)
+
+
+def test_a_hub_data_set(score, frame, expected, tmp_path, monkeypatch):
+    parts = {"train": frame[:100], "test": frame[100:]}
+    data = DatasetDict({name: Dataset.from_pandas(part, preserve_index=False) for name, part in parts.items()})
+    monkeypatch.setattr("carl_hf.data.streaming.datasets.load_dataset", {"owner/name": data}.__getitem__)
+    score("owner/name", "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert table["split"].tolist() == ["train"] * 100 + ["test"] * 50
+    assert np.array_equal(table["price"], frame["price"])  # not rounded: only answers are
+    check_answers(table, expected)
+
+
+def kill_after_a_shard(command, parts):
+    """Starts the command and kills it when it has finished one more shard, in the middle of what follows."""
+    finished = len(list(parts.glob("part-*")))
+    job = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT)
+    while job.poll() is None and len(list(parts.glob("part-*"))) == finished:
+        time.sleep(0.001)
+    time.sleep(random.random() * 0.02)
+    job.kill()
+    assert job.wait() == -signal.SIGKILL
+    time.sleep(1)  # workers end with their parent
+    count = len(list(parts.glob("part-*")))
+    time.sleep(0.3)
+    assert len(list(parts.glob("part-*"))) == count > finished
+
+
+def test_killed_twice_the_table_is_that_of_a_run_that_was_not(score, frame, exports, tmp_path):
+    """Nor does the number of processes matter."""
+    pd.concat([frame] * 20).to_csv(tmp_path / "in.csv", index=False, sep=";")
+    more = ["--batch_size", "1", "--shard_rows", "100"]
+    score(tmp_path / "in.csv", "whole.csv", *more)
+    command = [
+        sys.executable, SCRIPT, str(tmp_path / "in.csv"), "--model", str(exports[0]), "--num_threads", "1", *more,
+        "--output", str(tmp_path / "out.csv"), "--processes", "2",
+    ]  # fmt: skip
+    for _ in range(2):
+        kill_after_a_shard(command, tmp_path / "out.csv.parts")
+        assert not (tmp_path / "out.csv").exists()
+    assert " of 30 shards are finished" in score(tmp_path / "in.csv", "out.csv", *more)
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv", "whole.csv"]
+
+
+def test_what_an_unfinished_run_left_is_of_other_settings(score, frame, tmp_path, monkeypatch):
+    frame.to_csv(tmp_path / "in.csv", index=False)
+
+    def stop(*arguments):
+        raise ValueError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("carl_hf.commands.score.append_cells", stop)
+        assert "stopped" in score(tmp_path / "in.csv", "out.csv")
+    error = score(tmp_path / "in.csv", "out.csv", "--windows", "false")
+    assert "another checksum of model" in error and "--overwrite true" in error
+    with monkeypatch.context() as patch:
+        patch.setattr("carl_hf.commands.score.append_cells", stop)
+        score(tmp_path / "in.csv", "out.csv", "--windows", "false", "--overwrite", "true")
+    log = score(tmp_path / "in.csv", "out.csv", "--windows", "false", "--overwrite", "true")
+    assert "4 of 4 shards are finished" in log and (tmp_path / "out.csv").exists()
+    assert "out.csv exists: name another, or replace it with --overwrite true" in score(tmp_path / "in.csv", "out.csv")
+
+
+@pytest.mark.parametrize("content, output, more, message", [
+    ("text\na\nb,c\n", "o.csv", [], "row 2: has 2 cells, the header 1"),
+    ("text\na\n", "o.csv", ["--text_column", "review"], "has no column 'review'; it has text."),
+    ("text,valence\na,1\n", "o.csv", [], "has a column 'valence' already: choose a --prefix"),
+    ("text\n", "o.csv", [], "there are no rows"),
+    ("text\na\n", "o.xlsx", [], "name a .csv, .tsv, .parquet, .jsonl file"),
+    ("text\na\n", "in.csv", ["--overwrite", "true"], "is one of the tables to read"),
+    ("text\na\n", "o.csv", ["--processes", "0"], "--processes must be positive, got 0"),
+    ("text\na\n", "o.csv", ["--model", "nowhere"], "Cannot load the model 'nowhere'"),
+])  # fmt: skip
+def test_mistakes_are_named_before_anything_is_written(content, output, more, message, score, tmp_path):
+    (tmp_path / "in.csv").write_text(content)
+    assert message in score(tmp_path / "in.csv", output, *more)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"] and (tmp_path / "in.csv").read_text() == content
