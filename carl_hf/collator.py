@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from carl_hf.data.corpora import DIMENSIONS
 from carl_hf.data.mixing import VA
+from carl_hf.encoders.checks import check_padding
 from carl_hf.losses import NO_CLASS
 
 
@@ -53,6 +54,7 @@ class CarlDataCollator:
         angles: Mapping[str, float] | None = None,
         dominance: bool = False,
     ):
+        check_padding(tokenizer)
         self.tokenizer = tokenizer
         self.max_length = min(max_length, tokenizer.model_max_length)
         self.slices = slices

@@ -1,8 +1,10 @@
 import functools
+import importlib
 import importlib.util
 import os
 import string
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +18,10 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+from huggingface_hub import constants, hf_api
+from loopback_hub import LoopbackHub
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers.utils.hub import hf_api as transformers_api
 
 from carl_hf import (
     CarlModel,
@@ -211,6 +216,36 @@ def exports(tmp_path_factory, tokenizer):
         model, tokenizer, folder / "emotion", corpus=emotions(), corpus_name="letters", **settings
     )
     return folder, model.embed(["joywow joywow", "woezzz"], tokenizer, max_length=32)
+
+
+@pytest.fixture(scope="module")
+def app():
+    """The module of the demo page."""
+    for package in ("gradio", "captum", "sklearn", "matplotlib"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'carl_hf[space]'")
+    sys.path.insert(0, folder := str(ROOT / "examples" / "space"))
+    try:
+        yield importlib.import_module("app")
+    finally:
+        sys.path.remove(folder)
+        for name in ("app", "analysis", "rendering"):
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub to which this process pushes, without Xet."""
+    with LoopbackHub(tmp_path / "hub") as running:
+        for name, value in (("ENDPOINT", running.url), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        for api in (hf_api.api, transformers_api()):  # made once in a process, with the endpoint of that time
+            monkeypatch.setattr(api, "endpoint", running.url)
+        monkeypatch.setenv("HF_TOKEN", running.token)
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between a client's attempts
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -4,17 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from conftest import emotions, load_script, tiny_encoder, toy_dataset
-from huggingface_hub import HfApi, constants, hf_api
-from loopback_hub import LoopbackHub
+from huggingface_hub import HfApi, constants
 from test_export import FILES, LAYOUT
-from transformers.utils.hub import hf_api as transformers_api
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, Provenance, export_encoder
 from carl_hf.export.folder import card_for, export_files
@@ -23,22 +20,6 @@ from carl_hf.export.hub import push_export
 LOAD = Path(__file__).with_name("load_exports.py")
 PUSH = Path(__file__).parents[1] / "examples" / "push_to_hub.py"
 TEXTS = ["joywow joywow", "woezzz"]
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A Hub to which this process pushes, without Xet."""
-    with LoopbackHub(tmp_path / "hub") as running:
-        for name, value in (("ENDPOINT", running.url), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
-            monkeypatch.setattr(constants, name, value)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        for api in (hf_api.api, transformers_api()):  # made once in a process, with the endpoint of that time
-            monkeypatch.setattr(api, "endpoint", running.url)
-        monkeypatch.setenv("HF_TOKEN", running.token)
-        monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between a client's attempts
-        yield running
 
 
 def fresh(arguments, env):

@@ -1,6 +1,5 @@
 """The demo page: its functions, and the page in a browser."""
 
-import importlib
 import os
 import re
 import shutil
@@ -33,17 +32,6 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
-
-
-@pytest.fixture(scope="module")
-def app():
-    sys.path.insert(0, str(SPACE))
-    try:
-        yield importlib.import_module("app")
-    finally:
-        sys.path.remove(str(SPACE))
-        for name in ("app", "analysis", "rendering"):
-            sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -166,6 +154,7 @@ def test_mistakes_in_a_file_are_said_on_the_page(content, message, app, models, 
     status, finished = app.show_file(models, str(path))
     assert message in Tags(status).text and 'class="error"' in status and not finished.visible
     assert "There is no file yet" in app.show_file(models, None)[0]
+    assert "A .jsonl file is not read here" in app.show_file(models, str(path.rename(tmp_path / "a.jsonl")))[0]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ Imports `utils` only. A user's first call is [`load_encoder`] or [`embed_texts`]
 from carl_hf.utils.lazy import lazy_names
 
 _NAMES = {
-    "checks": ("check_loaded", "check_positions", "check_tokenizer", "check_weights_file"),
+    "checks": ("check_loaded", "check_padding", "check_positions", "check_tokenizer", "check_weights_file"),
     "loading": (
         "check_encoder", "check_no_adapters", "is_va_regressor", "load_classifier", "load_config", "load_encoder",
         "load_measured_encoder", "load_tokenizer", "load_sentence_transformer", "stated_pooling",

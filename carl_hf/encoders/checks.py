@@ -1,7 +1,10 @@
 """Whether a model's weights, its tokenizer and its positions suffice for what is asked of it."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -32,6 +35,17 @@ def check_loaded(name: str, info: dict[str, Any], optional: tuple[str, ...] = ()
     raise ValueError(f"{name} lacks {len(missing)} weights of its architecture ({shown}): {remedy}")
 
 
+@contextlib.contextmanager
+def damaged_weights_named(name: object = "the model") -> Iterator[None]:
+    """Makes a ValueError with the model's name of what safetensors raises for a damaged file."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise ValueError(
+            f"The weights of {name} are damaged ({error}); a file of Git LFS has to be fetched by git lfs pull."
+        ) from error
+
+
 def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises a ValueError if the tokenizer has tokens for which the model has no embedding, or lacks its emoji."""
     rows = model.get_input_embeddings().num_embeddings
@@ -46,6 +60,12 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
             "The model has tokens for emoji, the tokenizer has none: load that of the model's folder, or "
             "load_tokenizer(name, emoji=True)."
         )
+
+
+def check_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises a ValueError if the tokenizer cannot pad."""
+    if tokenizer.pad_token_id is None:
+        raise ValueError("The tokenizer has no padding token: tokenizer.pad_token = '[PAD]', or another that it has.")
 
 
 def usable_positions(encoder: PreTrainedModel) -> int | None:

@@ -81,7 +81,7 @@ def export_encoder(
 
     bias = None
     if train is not None:
-        sample = train.select(np.random.default_rng(0).permutation(len(train))[:_PROBE_TEXTS])
+        sample = train.with_format(None).select(np.random.default_rng(0).permutation(len(train))[:_PROBE_TEXTS])
         vectors, labels = embed(sample["text"]), labels_of(sample)
         fitted, validation = divide(np.arange(len(sample)), 8)
         probe = fit_ridge(vectors[fitted], labels[fitted], vectors[validation], labels[validation])
@@ -126,7 +126,8 @@ def export_va_regressor(
             their corpus's scale, or the folder holds anything other than an export.
     """
     max_length = min(max_length, tokenizer.model_max_length)
-    known = {name: dimensions_of(data) for name, data in (test or {}).items()}
+    test = {name: data.with_format(None) for name, data in (test or {}).items()}
+    known = {name: dimensions_of(data) for name, data in test.items()}
     truth = {name: labels_of(test[name], dimensions=dimensions) for name, dimensions in known.items()}
     if frozen := isinstance(model, CarlModel):
         if train is None:

@@ -16,6 +16,7 @@ import safetensors
 from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from carl_hf.encoders.checks import check_padding
 from carl_hf.export.cards import render_card
 from carl_hf.export.provenance import Provenance
 from carl_hf.utils.atomic_files import apply_umask, write_errors, write_json
@@ -212,6 +213,7 @@ def _remove_unless_in_use(left: Path, folder: Path) -> None:
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_length: int) -> None:
     """Saves the tokenizer with `max_length`, without local paths, and so that transformers 4 reads it too."""
+    check_padding(tokenizer)
     if tokenizer.is_fast:  # left over from the last call, and saved with it otherwise
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()

@@ -65,6 +65,7 @@ def fit_va_regressor(
     for data in (train, train if dev is None else dev):
         if not isinstance(data, Dataset):
             raise ValueError(f"A head is fitted to a datasets.Dataset, got {type(data).__name__}: Dataset.from_list.")
+    train, dev = (data if data is None else data.with_format(None) for data in (train, dev))
     if len(train) < FEWEST_TEXTS:
         raise ValueError(f"A valence-arousal head needs at least {FEWEST_TEXTS} texts with labels, got {len(train)}.")
     if dev is None:

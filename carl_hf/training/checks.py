@@ -69,7 +69,8 @@ def rows_of(dataset: Any, name: str, *, any_rows: bool = False) -> Any:
         ValueError: for anything else; it says what was expected.
     """
     if dataset is None or is_stream(dataset):
-        return dataset
+        plain = isinstance(dataset, datasets.IterableDataset) and not any_rows
+        return dataset.with_format(None) if plain else dataset
     if isinstance(dataset, pd.DataFrame):
         dataset = datasets.Dataset.from_pandas(dataset, preserve_index=False)
     elif isinstance(dataset, (list, tuple, torch.utils.data.Dataset)) and not isinstance(dataset, datasets.Dataset):

@@ -145,6 +145,8 @@ def read_csv(path: str | Path) -> pd.DataFrame:
         ValueError: for a file that is empty, no CSV in UTF-8, too large, or without the column or any text in it.
     """
     path = Path(path)
+    if path.suffix.lower() != ".csv":
+        raise ValueError(f"A {path.suffix or 'nameless'} file is not read here: save the table as CSV in UTF-8.")
     if path.stat().st_size > _MOST_BYTES:
         raise ValueError(f"The file is larger than {_MOST_BYTES // 10**6} MB: split it.")
     try:
