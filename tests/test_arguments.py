@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from carl_hf.commands.arguments import parse_arguments
+from carl_hf.commands.arguments import parse_arguments, parse_script_arguments
 from carl_hf.commands.environment import use_all_cores
 from carl_hf.commands.outputs import EVALUATION, check_output_dir, claim_output, remove_results
 from carl_hf.training.checkpoints import CompletionRecord, mark_complete
@@ -81,12 +81,23 @@ def test_a_missing_file_and_an_empty_one(tmp_path):
     assert parse_arguments(Script, ["--config", write(tmp_path / "c.yaml", "")])[0] == Script()
 
 
-def test_help_names_the_defaults(capsys):
-    with pytest.raises(SystemExit) as stop:
-        parse_arguments(Script, ["--help"])
-    assert stop.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
+def test_help_is_short_and_help_all_names_the_defaults(capsys):
+    found = []
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as stop:
+            parse_arguments(Script, [flag])
+        assert stop.value.code == 0
+        found.append(capsys.readouterr().out)
+    text = " ".join(found[1].split())
     assert "Temperature of embedding similarities (Eq 5). (default: 0.05)" in text and "100 % local." in text
+    assert "--corpora" in found[0] and "--help-all" in found[0] and "--temperature" not in found[0]
+    assert found[0].count("\n") < 20 < 400 < found[1].count("\n")
+
+
+def test_leading_words_are_values_of_one_setting():
+    script = parse_script_arguments(Script, ["a.csv", "b", "--data_dir", "x"], leading="corpora")
+    assert (script.corpora, script.data_dir) == (["a.csv", "b"], "x")
+    assert parse_script_arguments(Script, ["--corpora", "c"], leading="corpora").corpora == ["c"]
 
 
 def a_run(out):

@@ -23,6 +23,7 @@ from torch.distributed.run import get_args_parser
 from carl_hf import CarlTrainingArguments, __version__, load_va_dataset
 from carl_hf.commands.before_after import print_before_after
 from carl_hf.encoders import packaged
+from carl_hf_cli import SCRIPTS as COMMAND_SCRIPTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,7 +45,7 @@ SCRIPTS = sorted(
     for path in (ROOT / folder).rglob("*.py")
     if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 )
-PACKAGES = {"examples/mteb_task.py": "mteb", "examples/space/app.py": "gradio"}
+PACKAGES = {"examples/mteb_task.py": "mteb", "examples/space/app.py": "gradio", "examples/explain.py": "captum"}
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -209,6 +210,8 @@ def check_launcher(words: list[str], script: int) -> None:
 def test_commands_name_scripts_flags_and_files_that_exist(line, capsys):
     for command in re.split(r" && | \| ", line):
         words = shlex.split(command, comments=True)
+        if words[:1] == ["carl-hf"] and words[1] in COMMAND_SCRIPTS:
+            words = ["python", f"examples/{COMMAND_SCRIPTS[words[1]][0]}", *words[2:]]
         script = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
         for word in words:
             if re.match(r"(examples|benchmarks|model_cards|carl_hf|tests)/", word) and "{" not in word:

@@ -290,3 +290,19 @@ def test_the_benchmark_leaves_words_out():
     assert not script.beats_the_others(effects[:, 1]).any()
     found = script.share([1, 0, 1, 1], seed=0)
     assert found["percent"] == 75 and found["interval"][0] < 75 < found["interval"][1]
+
+
+def test_the_script_prints_words_or_writes_a_page(tokenizer, tmp_path, capsys):
+    pytest.importorskip("captum")
+    tiny_regressor().save_pretrained(tmp_path / "va")
+    tokenizer.save_pretrained(tmp_path / "va")
+    main = load_script("examples/explain.py").main
+    words = [TEXT, "b c", "--model", str(tmp_path), "--target", "arousal", "--method", "gradient_norm"]
+    main(words)
+    printed = capsys.readouterr().out
+    assert printed.count("gradient norm") == 2 and re.search(r"\d  cde$", printed, re.M)
+    main([*words, "--output", str(tmp_path / "words.html")])
+    page = Tags((tmp_path / "words.html").read_text(encoding="utf-8"))
+    assert page.tags.count("figure") == 2 and "arousal" in page.text
+    with pytest.raises(SystemExit, match="error: There is no text"):
+        main([])

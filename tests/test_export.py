@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import EMOTIONS, emotions, make_trainer, tiny_encoder, toy_dataset
+from conftest import EMOTIONS, emotions, load_script, make_trainer, tiny_encoder, toy_dataset
 from filelock import FileLock
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertModel, pipeline
 
@@ -414,3 +414,12 @@ def test_exports_and_checkpoints_are_readable_as_the_user_s_umask_says(mask, tmp
     for kind in ("encoder", "checkpoint-1"):
         modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / kind).rglob("*") if path.is_file()}
         assert modes == dict.fromkeys(modes, 0o666 & ~mask) and "model.safetensors" in modes
+
+
+def test_the_script_adds_a_graph_to_each_encoder(exports, monkeypatch, capsys):
+    script, asked = load_script("examples/export_onnx.py"), []
+    monkeypatch.setattr(script, "export_onnx", lambda folder: asked.append(folder) or folder / "onnx")
+    script.main([str(exports[0]), str(exports[0] / "encoder")])
+    assert asked == [exports[0] / "encoder"] * 2 and capsys.readouterr().out.count("encoder/onnx\n") == 2
+    with pytest.raises(SystemExit, match="error: Name a folder"):
+        script.main([])

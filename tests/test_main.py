@@ -1,7 +1,8 @@
-"""`python -m carl_hf`, from a checkout and from a built wheel."""
+"""The command `carl-hf` and `python -m carl_hf`, from a checkout and from a built wheel."""
 
 import configparser
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
@@ -9,7 +10,8 @@ from importlib.metadata import packages_distributions
 import pytest
 from conftest import ROOT
 
-from carl_hf.__main__ import SCRIPTS, main
+from carl_hf import __version__
+from carl_hf_cli import SCRIPTS, main
 
 
 def run_main(monkeypatch, *words):
@@ -18,20 +20,44 @@ def run_main(monkeypatch, *words):
 
 
 def test_it_lists_its_commands_and_suggests_one(monkeypatch, capsys):
-    run_main(monkeypatch)
+    run_main(monkeypatch, "--help")
     printed = capsys.readouterr().out
-    assert all(name in printed for name in SCRIPTS)
+    assert all(f"  {name} " in printed for name in SCRIPTS) and printed.count("\n") < 24
+    run_main(monkeypatch, "--version")
+    assert capsys.readouterr().out.strip() == __version__
     with pytest.raises(SystemExit, match="error: there is no command 'pretran': did you mean 'pretrain'"):
         run_main(monkeypatch, "pretran")
 
 
 @pytest.mark.parametrize("name", sorted(set(SCRIPTS) - {"mteb"}))
 def test_each_command_runs_the_script_in_examples(name, monkeypatch, capsys):
+    if name == "app":
+        pytest.importorskip("gradio")
+        pytest.importorskip("captum")
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the command adds a folder to it
     with pytest.raises(SystemExit) as end:
         run_main(monkeypatch, name, "--help")
-    printed, text = capsys.readouterr().out, (ROOT / "examples" / SCRIPTS[name]).read_text()
-    assert end.value.code == 0 and f"usage: {SCRIPTS[name]}" in printed
+    script = ROOT / "examples" / SCRIPTS[name][0]
+    printed, text = capsys.readouterr().out, script.read_text()
+    assert end.value.code == 0 and f"usage: {script.name}" in printed
     assert text.splitlines()[0].strip('"') in printed  # the script's own docstring
+
+
+def test_its_help_imports_no_torch():
+    code = (
+        "import sys; sys.argv = ['carl-hf', '--help']; import carl_hf_cli; carl_hf_cli.main(); print({*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "pretrain" in done.stdout and "'runpy'" in done.stdout
+    assert not any(f"'{package}'" in done.stdout for package in ("torch", "transformers", "carl_hf", "numpy"))
+
+
+def test_a_launcher_starts_it_as_a_module():
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launch, "-m", "carl_hf", "--version"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.split() == [__version__] * 2, done.stderr
 
 
 def test_all_packages_are_installed():
@@ -40,6 +66,11 @@ def test_all_packages_are_installed():
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "carl_hf").rglob("__init__.py")}
     expected = {".".join(folder.parts) for folder in folders} | {"carl_hf.examples"}
     assert set(config["options"]["packages"].split()) == expected
+    (command,) = config["options.entry_points"]["console_scripts"].split("\n")[1:]
+    name, module, function = re.fullmatch(r"(.*) = (.*):(.*)", command).groups()
+    assert name == "carl-hf" and module in config["options"]["py_modules"] and (module, function) == (
+        main.__module__, main.__name__
+    )  # fmt: skip
 
 
 @pytest.mark.slow
@@ -58,3 +89,5 @@ def test_a_wheel_holds_the_scripts_and_their_configurations(tmp_path, tiny):
     done = subprocess.run(pretrain, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0 and "Verdict" in done.stdout, done.stdout + done.stderr
     assert (tmp_path / "out" / "results.json").exists()
+    assert (tmp_path / "site" / "bin" / "carl-hf").is_file()
+    assert (tmp_path / "site" / "carl_hf" / "examples" / "space" / "analysis.py").is_file()

@@ -6,6 +6,7 @@ import re
 import reprlib
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -44,6 +45,27 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{action.option_strings[0]} {self._format_args(action, action.dest.upper())}"
 
 
+class _ShortFormatter(_HelpFormatter):
+    """A line for each flag, none for a flag that is another one's opposite."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        if not isinstance(action, argparse._StoreFalseAction):
+            super().add_argument(action)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return [textwrap.shorten(text, width, placeholder=" ...")]
+
+
+class _ShortHelp(argparse.Action):
+    """Prints a line for each of the script's own settings, not those of training."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> NoReturn:
+        parser.formatter_class = _ShortFormatter
+        parser._action_groups = [group for group in parser._action_groups if group.title not in _GROUPS[1:]]
+        parser.print_help()
+        parser.exit()
+
+
 class _ExplicitParser(HfArgumentParser):
     """An HfArgumentParser that returns only the flags that were given: a file or a preset may set the others."""
 
@@ -51,7 +73,8 @@ class _ExplicitParser(HfArgumentParser):
         self._group_of: dict[str, argparse._ArgumentGroup] = {}
         self._leading = leading  # the setting that words before the first flag belong to
         words = f"[{leading.upper()} ...] " if leading else ""
-        super().__init__([], usage=f"%(prog)s {words}[--config FILE] [--NAME VALUE ...]", **options)
+        usage = f"%(prog)s {words}[--config FILE] [--NAME VALUE ...]"
+        super().__init__([], usage=usage, add_help=False, **options)
         groups = [self.add_argument_group(title) for title in _GROUPS]
         for dataclass in classes:
             for field in dataclasses.fields(dataclass):
@@ -159,6 +182,11 @@ def _flags_and_file(
             raise ValueError(f"--{name} was removed: {removed[name]}.")
     description = description or getattr(sys.modules.get(classes[0].__module__), "__doc__", None)
     parser = _ExplicitParser(classes, leading, description=description, formatter_class=_HelpFormatter)
+    if CarlTrainingArguments in classes:
+        parser.add_argument("-h", "--help", action=_ShortHelp, nargs=0, help="This overview.")
+        parser.add_argument("--help-all", action="help", help="Every setting, those of training too, in full.")
+    else:
+        parser.add_argument("-h", "--help", "--help-all", action="help", help="This text.")
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of these arguments; flags win over it.")
     flags = vars(parser.parse_args(argv))
     config = flags.pop("config", None)
@@ -167,7 +195,7 @@ def _flags_and_file(
     if config is None:
         return flags, {}
     known = {f.name for c in classes for f in dataclasses.fields(c) if f.init}
-    return flags, _read_settings(Path(config), known, removed, _FileParser(classes, add_help=False))
+    return flags, _read_settings(Path(config), known, removed, _FileParser(classes))
 
 
 def _read_settings(path: Path, known: set[str], removed: dict[str, str], parser: _FileParser) -> dict[str, Any]:

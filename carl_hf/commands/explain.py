@@ -1,0 +1,25 @@
+"""The command line of examples/explain.py."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from carl_hf.explain import Method, Target
+from carl_hf.utils.fields import setting
+
+
+@dataclass
+class ExplainArguments:
+    texts: list[str] = setting([], "Texts.")
+    model: str = setting("runs/carl-demo", "Folder with va/, the folder va/ itself, or its Hub id.")
+    target: Target = setting("valence", "What the words move.")
+    method: Method = setting("integrated_gradients", "How their share is found (docs/explain.md).")
+    output: str | None = setting(None, "HTML file, in place of the terminal.")
+
+    def __post_init__(self):
+        if not self.texts:
+            raise ValueError('There is no text: carl-hf explain "What a lovely evening."')
+
+    def regressor(self) -> str:
+        """The folder or Hub id of the valence-arousal regressor."""
+        inside = Path(self.model) / "va"
+        return str(inside) if inside.is_dir() else self.model
