@@ -5,4 +5,4 @@ Imports every room but `commands`. A user's first call is [`AffectPipeline.from_
 
 from carl_hf.utils.lazy import lazy_names
 
-__getattr__, __all__ = lazy_names(__name__, {"pipeline": ["AffectPipeline"]})
+__getattr__, __all__ = lazy_names(__name__, {"pipeline": ["AffectPipeline"], "vectorizer": ["CarlVectorizer"]})

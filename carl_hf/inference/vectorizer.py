@@ -1,0 +1,101 @@
+"""An encoder as a transformer of scikit-learn: texts to vectors."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+try:
+    from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+except ImportError as error:
+    raise ImportError("CarlVectorizer needs scikit-learn: pip install 'carl_hf[eval]'") from error
+
+from carl_hf.encoders.embedding import PoolingChoice
+from carl_hf.evaluation.encoder import TextEncoder, load_text_encoder
+
+
+class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Embeds texts; for pipelines, grid searches and joblib.
+
+    There is nothing to fit. The encoder is loaded when it is first needed, once in each process for the same settings;
+    a pickle holds the settings alone.
+
+    Args:
+        model: Hub id or folder of an encoder: the export `encoder/`, or any other, as in
+            [`carl_hf.evaluation.encoder.load_text_encoder`].
+        pooling: `"auto"` takes what the folder states, else `"cls"`; `"mean"` or `"pooler"`.
+        max_length: tokens kept of a text. batch_size: texts of 32 tokens that are encoded together.
+        normalize: scale every vector to length 1. device: CUDA where there is one, by default.
+    """
+
+    def __init__(
+        self, model: str = "runs/carl-demo/encoder", *, pooling: PoolingChoice = "auto", max_length: int = 128,
+        batch_size: int = 64, normalize: bool = False, device: str | None = None,
+    ):  # fmt: skip
+        self.model = model
+        self.pooling = pooling
+        self.max_length = max_length
+        self.batch_size = batch_size
+        self.normalize = normalize
+        self.device = device
+
+    def fit(self, X: Any, y: Any = None) -> "CarlVectorizer":
+        """Checks the texts and loads the encoder.
+
+        Raises:
+            ValueError: for anything but a list of texts, or an encoder that cannot be loaded.
+        """
+        _texts(X)
+        self._encoder()
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """float32 (number of texts, width of the encoder).
+
+        Args:
+            X: a list, array or column of texts.
+
+        Raises:
+            ValueError: as [`fit`].
+        """
+        vectors = self._encoder().embed(_texts(X))
+        if self.normalize:
+            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(np.finfo(np.float32).tiny)
+        return vectors
+
+    def _encoder(self) -> TextEncoder:
+        return _load(str(self.model), self.pooling, self.max_length, self.batch_size, self.device)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self._encoder().width
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string, tags.input_tags.two_d_array = True, False
+        tags.requires_fit, tags.transformer_tags.preserves_dtype = False, []
+        return tags
+
+
+@functools.lru_cache(maxsize=2)
+def _load(name: str, pooling: PoolingChoice, max_length: int, batch_size: int, device: str | None) -> TextEncoder:
+    return load_text_encoder(
+        name, pooling=pooling, max_length=max_length, batch_size=batch_size, device=device, show_progress=False
+    )
+
+
+def _texts(X: Any) -> Sequence[str]:
+    if isinstance(X, (str, bytes)):
+        raise ValueError("CarlVectorizer takes a list of texts, got one string: pass [text].")
+    found = list(X) if getattr(X, "ndim", 1) == 1 else None
+    wrong = None if found is None else next((row for row, text in enumerate(found) if not isinstance(text, str)), None)
+    if found is None or wrong is not None:
+        what = f"a table of shape {X.shape}" if found is None else f"{type(found[wrong]).__name__} as text {wrong}"
+        raise ValueError(f"CarlVectorizer takes a list or a column of texts, got {what}: table['text'].")
+    if not found:
+        raise ValueError("CarlVectorizer got no texts: 0 sample(s), and a minimum of 1 is required.")
+    return found

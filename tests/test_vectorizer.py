@@ -1,0 +1,114 @@
+"""CarlVectorizer in scikit-learn: its own checks, pipelines, searches, other processes."""
+
+import contextlib
+import pickle
+import unittest
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import EMOTIONS, emotions
+
+sklearn = pytest.importorskip("sklearn")
+
+from joblib import Parallel, delayed  # noqa: E402
+from sklearn.base import clone  # noqa: E402
+from sklearn.compose import ColumnTransformer  # noqa: E402
+from sklearn.linear_model import LogisticRegression  # noqa: E402
+from sklearn.model_selection import GridSearchCV  # noqa: E402
+from sklearn.pipeline import make_pipeline  # noqa: E402
+from sklearn.utils.estimator_checks import estimator_checks_generator  # noqa: E402
+from sklearn.utils.validation import validate_data  # noqa: E402
+from transformers import AutoModel, AutoTokenizer  # noqa: E402
+
+from carl_hf.encoders import embed_texts  # noqa: E402
+from carl_hf.inference import CarlVectorizer, vectorizer  # noqa: E402
+
+
+class OfNumbers(CarlVectorizer):
+    """The same for rows of numbers, which scikit-learn's checks hand out: each is written down and embedded."""
+
+    def fit(self, X, y=None):
+        return super().fit(self._written(X, reset=True), y)
+
+    def transform(self, X):
+        return super().transform(self._written(X, reset=False))
+
+    def _written(self, X, *, reset):
+        rows = validate_data(self, X, reset=reset)
+        return [" ".join(f"{number:.2g}" for number in row) for row in rows.tolist()]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string, tags.input_tags.two_d_array = False, True
+        return tags
+
+
+@pytest.fixture(scope="module")
+def vectors(tiny):
+    return CarlVectorizer(str(tiny), pooling="mean", max_length=32)
+
+
+def test_vectors_are_those_of_embed_texts(tiny, vectors):
+    texts = ["joy wow", "woe", "calm sea"]
+    encoder, tokenizer = AutoModel.from_pretrained(tiny), AutoTokenizer.from_pretrained(tiny)
+    expected = embed_texts(encoder, texts, tokenizer, pooling="mean", max_length=32).numpy()
+    for given in (texts, pd.Series(texts, index=[3, 4, 5]), np.array(texts)):
+        np.testing.assert_allclose(vectors.fit_transform(given), expected, atol=1e-6)
+    unit = clone(vectors).set_params(normalize=True).transform(texts)
+    np.testing.assert_allclose(unit, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
+    table = clone(vectors).set_output(transform="pandas").fit_transform(texts)
+    assert table.shape == (3, 16) and table.columns[15] == "carlvectorizer15"
+
+
+@pytest.mark.filterwarnings("ignore:Can't test estimator")
+def test_the_checks_of_scikit_learn(tiny):
+    names = []
+    for estimator in (CarlVectorizer(str(tiny)), OfNumbers(str(tiny), max_length=32)):
+        for instance, check in estimator_checks_generator(estimator):
+            with contextlib.suppress(unittest.SkipTest):  # says that it does not apply
+                check(instance)
+                names.append(check.func.__name__)
+    assert {"check_estimator_cloneable", "check_fit_idempotent", "check_transformer_general"} <= set(names)
+    assert len(names) > 30
+
+
+def test_a_search_over_a_pipeline_in_two_processes(vectors):
+    corpus = emotions(size=60)
+    labels = np.array(EMOTIONS)[corpus.labels]
+    model = make_pipeline(vectors, LogisticRegression(max_iter=200))
+    search = GridSearchCV(
+        model, {"carlvectorizer__pooling": ["cls", "mean"], "logisticregression__C": [1, 100]}, n_jobs=2, cv=2
+    )
+    search.fit(corpus.texts, labels)
+    assert search.best_score_ > 0.9 and len(search.cv_results_["params"]) == 4
+    assert (search.predict(corpus.texts) == labels).mean() > 0.9
+    columns = ColumnTransformer([("vectors", vectors, "text")], remainder="passthrough")
+    assert columns.fit_transform(pd.DataFrame({"text": ["joy", "woe"], "n": [1, 2]})).shape == (2, 17)
+
+
+def test_joblib_and_pickles_carry_the_settings_alone(vectors):
+    expected = vectors.fit(["joy"]).transform(["joy", "woe"])
+    packed = pickle.dumps(vectors)
+    assert len(packed) < 1000 and np.array_equal(pickle.loads(packed).transform(["joy", "woe"]), expected)
+    (found,) = Parallel(n_jobs=2)(delayed(vectors.transform)(texts) for texts in [["joy", "woe"]])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_copies_of_the_same_settings_share_one_encoder(vectors, monkeypatch):
+    vectorizer._load.cache_clear()
+    loads, load = [], vectorizer.load_text_encoder
+    monkeypatch.setattr(vectorizer, "load_text_encoder", lambda *n, **s: loads.append(1) or load(*n, **s))
+    for _ in range(3):
+        clone(vectors).fit_transform(["joy"])
+    assert len(loads) == 1
+
+
+@pytest.mark.parametrize("given, message", [
+    ("joy", "got one string"), (["joy", None], "got NoneType as text 1"), ([], "got no texts"),
+    (pd.DataFrame({"text": ["joy"]}), r"a table of shape \(1, 1\): table\['text'\]"),
+])  # fmt: skip
+def test_anything_but_texts_is_refused(given, message, vectors):
+    for call in (vectors.fit, vectors.transform):
+        with pytest.raises(ValueError, match=message):
+            call(given)
