@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from conftest import Tags
 
@@ -45,8 +46,8 @@ def test_sentences_are_shown_with_everything_that_is_said_of_them(app, models):
     status, circle, readings = app.show_sentences(models, text, "arousal", "gradient norm")
     assert Tags(status).text == "2 sentences read."
     alt = Tags(circle).attributes[0]["aria-label"]
-    places = models.valence_arousal(["joywow <b>joy</b>", "woe zzz & more"])
-    for number, (valence, arousal) in enumerate(places.tolist(), start=1):
+    places = 2 * models.affect(["joywow <b>joy</b>", "woe zzz & more"])[["valence", "arousal"]] - 1
+    for number, (valence, arousal) in enumerate(places.to_numpy(), start=1):
         assert f"sentence {number}: valence {valence:+.2f}, arousal {arousal:+.2f}" in alt
     assert {"text-1", "text-2", "circle"} <= {a.get("id") for a in Tags(circle).attributes}
     page = Tags(readings)
@@ -96,33 +97,44 @@ def test_mistakes_in_the_sentences_are_said_on_the_page(text, message, app, mode
 
 def test_a_long_sentence_is_cut_and_that_is_said(app, models):
     status, _, readings = app.show_sentences(models, "joy\n" + "joy " * 100, "valence", "gradient norm")
-    assert Tags(status).text == "2 sentences read. Too long, so that only the first 32 tokens were read: 2."
+    assert Tags(status).text == "2 sentences read. Too long to colour more than the first 32 tokens: 2."
     assert "only its beginning was read" in readings
 
 
-def test_a_file_comes_back_with_three_columns_more(app, models, tmp_path, monkeypatch):
+def test_a_file_comes_back_with_answers_in_its_own_dialect(app, models, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     path = tmp_path / "my texts.csv"
-    path.write_text('\ufeffid,text,valence\n007,"joy, wow",old\n008,,old\n009,woe\u00e9,old\n', encoding="utf-8")
+    content = '\ufeffid,text,valence\r\n007,"joy, wow",old\r\n008,,old\r\n009,woe\u00e9,old\r\n'
+    path.write_text(content, encoding="utf-8", newline="")
+    threads = torch.get_num_threads()
     status, finished = app.show_file(models, str(path))
     assert Tags(status).text == "3 rows read. 1 row had no text. The table is ready to download."
     assert finished.visible and Path(finished.value["path"]).name == "my texts-feelings.csv"
     assert Path(finished.value["path"]).stat().st_mode & 0o777 == 0o600  # by this process's user alone
-    table = pd.read_csv(finished.value["path"], dtype={"id": str})
-    assert list(table.columns) == ["id", "text", "valence", "arousal", "emotion"]
-    assert list(table["id"]) == ["007", "008", "009"]
-    expected = models.valence_arousal(["joy, wow", "woe\u00e9"]).numpy()
-    assert table[["valence", "arousal"]].iloc[[0, 2]].to_numpy() == pytest.approx(expected, abs=1e-4)
-    assert table.iloc[1][["valence", "arousal", "emotion"]].isna().all()
-    assert table["emotion"][0] == next(iter(models.emotions(["joy, wow"])[0]))
+    written = Path(finished.value["path"]).read_bytes()
+    for old, new in zip(content.encode().split(b"\r\n"), written.split(b"\r\n"), strict=True):
+        assert new.startswith(old)
+    table = pd.read_csv(finished.value["path"], dtype={"id": str}, encoding="utf-8-sig")
+    assert list(table)[:4] == ["id", "text", "valence", "predicted_valence"] and list(table["id"]) == [
+        "007",
+        "008",
+        "009",
+    ]
+    expected = models.affect(["joy, wow", "woe\u00e9"])
+    for name in ("valence", "arousal"):
+        assert table[f"predicted_{name}"].iloc[[0, 2]].to_numpy() == pytest.approx(expected[name], abs=1e-4)
+    assert table.iloc[1][["predicted_valence", "predicted_emotion"]].isna().all()
+    assert table["predicted_emotion"][0] == expected["emotion"][0] and torch.get_num_threads() == threads
 
 
-def test_commas_ids_and_empty_rows_of_a_file_are_kept(app, models, tmp_path):
+def test_semicolons_ids_and_empty_rows_of_a_file_are_kept(app, models, tmp_path):
     path = tmp_path / "own.csv"
     path.write_text('sep=;\nid;text\n007;Well, hello there\n;\n\n008;"a; b"\n')
-    _, finished = app.show_file(models, str(path))
-    table = pd.read_csv(finished.value["path"], dtype=str, keep_default_na=False)
-    assert list(table["id"]) == ["007", "", "", "008"] and list(table["text"]) == ["Well, hello there", "", "", "a; b"]
+    status, finished = app.show_file(models, str(path))
+    lines = Path(finished.value["path"]).read_text().splitlines()
+    assert lines[0] == "sep=;" and lines[1].startswith("id;text;valence;") and lines[4] == ""
+    assert lines[2].startswith("007;Well, hello there;0.") and lines[5].startswith('008;"a; b";')
+    assert "4 rows read. 2 rows had no text." in Tags(status).text
 
 
 @pytest.mark.parametrize(
@@ -317,8 +329,8 @@ def test_the_page_in_a_browser(app, browser, fitted, looked_up, tmp_path):
         with page.expect_download() as download:
             page.locator("#finished a[download]").first.click()
         table = pd.read_csv(download.value.path())
-        assert list(table["id"]) == [1, 2, 3] and list(table["valence"] > 0) == [True, True, False]
-        assert list(table["arousal"] > 0) == [True, False, True] and table["emotion"].notna().all()
+        assert list(table["id"]) == [1, 2, 3] and list(table["valence"] > 0.5) == [True, True, False]
+        assert list(table["arousal"] > 0.5) == [True, False, True] and table["emotion"].notna().all()
         assert said == []
         assert looked_up <= {"127.0.0.1", "localhost", "0.0.0.0", None}
         assert asked and all(address.startswith((url, "data:", "blob:")) for address in asked)

@@ -82,7 +82,7 @@ def score(args: ScoreArguments, affect: AffectPipeline, *, show_progress: bool =
     if output.exists() and not args.overwrite:
         raise ValueError(f"--output {output} exists: name another, or replace it with --overwrite true.")
     tables = open_tables(args.texts, [args.text_column], optional=names)
-    found = checked_rows(tables, args.text_column, empty_texts=True, new_columns=names)
+    found = checked_rows(tables, args.text_column, empty_texts=True, new_columns=names, show_progress=show_progress)
     settings = {
         "text_column": args.text_column, "prefix": args.prefix, "shard_rows": args.shard_rows,
         "checksum_of_model": affect.fingerprint(), "checksum_of_texts": found.sha256,

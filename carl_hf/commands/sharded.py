@@ -59,11 +59,12 @@ def start_writing_script() -> None:
 
 
 def checked_rows(
-    tables: Sequence[PiecewiseTable], text_column: str, keep_columns: Sequence[str] = (), **options: Any
-) -> Survey:
-    """[`survey`], with a bar."""
+    tables: Sequence[PiecewiseTable], text_column: str, keep_columns: Sequence[str] = (), *,
+    show_progress: bool = True, **options: Any,
+) -> Survey:  # fmt: skip
+    """[`survey`], with a bar where there is a terminal."""
     logging.info("Checking every row of %s ...", ", ".join(table.name for table in tables))
-    with tqdm(desc="checking", unit="rows", unit_scale=True, disable=None) as bar:
+    with tqdm(desc="checking", unit="rows", unit_scale=True, disable=None if show_progress else True) as bar:
         return survey(tables, text_column, keep_columns, bar.update, **options)
 
 

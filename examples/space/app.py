@@ -9,12 +9,11 @@
 import os
 import sys
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from analysis import MOST_CHARACTERS, MOST_ROWS, MOST_SENTENCES, Models, read_csv, sentences_of
+from analysis import MOST_CHARACTERS, MOST_ROWS, MOST_SENTENCES, Models, sentences_of
 from rendering import circle_html, message_html, readings_html
 
 from carl_hf.commands.arguments import parse_script_arguments
@@ -90,7 +89,7 @@ def show_sentences(models: Models, text: str, target: str, method: str) -> tuple
     status = f"{count(len(readings), 'sentence')} read."
     cut = [str(i) for i, reading in enumerate(readings, start=1) if reading.attribution.truncated]
     if cut:
-        status += f" Too long, so that only the first {models.va.max_length} tokens were read: {', '.join(cut)}."
+        status += f" Too long to colour more than the first {models.va.max_length} tokens: {', '.join(cut)}."
     return message_html(status), circle_html(readings), readings_html(readings)
 
 
@@ -99,15 +98,14 @@ def show_file(models: Models, path: str | None) -> tuple[str, gr.File]:
     try:
         if path is None:
             raise ValueError("There is no file yet: choose a CSV file with a column named text.")
-        table = models.with_answers(read_csv(path))
+        finished = Path(path).with_name(f"{Path(path).stem}-feelings.csv")  # in the page's cache, which is emptied
+        found = models.score_file(Path(path), finished)
     except ValueError as error:
         return message_html(str(error), error=True), gr.File(None, visible=False)
-    finished = Path(path).with_name(f"{Path(path).stem}-feelings.csv")  # in the page's cache, which is emptied
-    finished.unlink(missing_ok=True)
-    with open(finished, "w", encoding="utf-8", newline="", opener=partial(os.open, mode=0o600)) as file:
-        table.to_csv(file, index=False)
-    empty = int(table["valence"].isna().sum())
-    status = f"{count(len(table), 'row')} read." + (f" {count(empty, 'row')} had no text." if empty else "")
+    finished.chmod(0o600)
+    status = f"{count(found.rows, 'row')} read." + (
+        f" {count(found.empty, 'row')} had no text." if found.empty else ""
+    )
     return message_html(f"{status} The table is ready to download."), gr.File(str(finished), visible=True)
 
 
@@ -143,8 +141,8 @@ def build_page(models: Models) -> gr.Blocks:
             )  # fmt: skip
         with gr.Tab("CSV file"):
             gr.Markdown(
-                f"A CSV file in UTF-8 with a column named **text** and at most {MOST_ROWS:,} rows comes back with the "
-                "columns valence, arousal and emotion."
+                f"A CSV file in UTF-8 with a column named **text** and at most {MOST_ROWS:,} rows comes back as it "
+                "was, with valence and arousal (each in [0, 1]) and emotion in further columns."
             )
             upload = gr.File(label="Your CSV file", file_types=[".csv"], elem_id="upload")
             file_button = gr.Button("Read the file", variant="primary")
