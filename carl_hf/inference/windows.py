@@ -41,7 +41,7 @@ def windows_of(
     most = max_length - len(empty)
     if most < 1:
         raise ValueError(f"max_length {max_length} leaves no room for a text: at least {len(empty) + 1}.")
-    found = Windows()
+    found, unknown = Windows(), tokenizer.unk_token_id
     for ids in tokenizer(list(texts), verbose=False)["input_ids"]:
         content = ids[len(prefix) : len(ids) - len(suffix)]
         read = content[:most] if cut else content
@@ -52,5 +52,5 @@ def windows_of(
         found.ids += [[*prefix, *read[a:b], *suffix] for a, b in zip(edges, edges[1:], strict=False)]
         found.lengths += [b - a for a, b in zip(edges, edges[1:], strict=False)]
         found.cut.append(len(content) - len(read))
-        found.unknown.append(content.count(tokenizer.unk_token_id) if tokenizer.unk_token_id is not None else 0)
+        found.unknown.append(0 if unknown is None else content.count(unknown))
     return found
