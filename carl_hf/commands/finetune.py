@@ -10,6 +10,7 @@ from transformers import Trainer
 from carl_hf import CarlTrainingArguments, Provenance
 from carl_hf.commands.arguments import public_command
 from carl_hf.commands.environment import environment_record
+from carl_hf.commands.heads import HeadArguments
 from carl_hf.data.bad_rows import skipped_record
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
 from carl_hf.data.mixing import class_names
@@ -18,13 +19,14 @@ from carl_hf.encoders import Pooling
 from carl_hf.evaluation.emotion import class_dataset
 from carl_hf.evaluation.statistics import few_texts
 from carl_hf.export.folder import with_earlier_training
+from carl_hf.export.head_training import HeadTraining
 from carl_hf.export.task_heads import check_classes
 from carl_hf.report.tables import plain_table
 from carl_hf.utils.fields import setting
 
 
 @dataclass
-class FinetuneArguments:
+class FinetuneArguments(HeadArguments):
     encoder: str = setting("minilm-l6", "Encoder: Hub id, folder of an export, 'minilm-l6' or 'mpnet-base'.")
     pooling: Pooling = setting("cls", "Pooling of the encoder's last hidden states.")
     dropout: float | None = setting(None, "Dropout of the encoder in training (default: the encoder's own).")
@@ -54,6 +56,9 @@ class FinetuneArguments:
             raise ValueError(f"--patience must be zero or positive, got {self.patience}.")
         if self.corpus in ("demo", *EMOTION) and (self.text_column, self.label_column) != ("text", "label"):
             raise ValueError(f"--text_column and --label_column are for files and Hub data sets, not {self.corpus}.")
+
+    def head_training(self, args: CarlTrainingArguments) -> HeadTraining | None:
+        return None if self.frozen else super().head_training(args)
 
     def check_training(self, args: CarlTrainingArguments) -> None:
         """Refuses training arguments that do not go with this script. A ValueError says what to do."""

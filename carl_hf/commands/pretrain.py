@@ -10,6 +10,7 @@ from typing import Any
 from carl_hf import CarlTrainingArguments, Provenance
 from carl_hf.commands.arguments import public_command
 from carl_hf.commands.environment import environment_record
+from carl_hf.commands.heads import HeadArguments
 from carl_hf.configuration_carl import ContrastLayers
 from carl_hf.data.corpora import CORPORA
 from carl_hf.data.labelled import EMOTION
@@ -25,7 +26,7 @@ _KNOWN = (*EMOTION, *CORPORA)
 
 
 @dataclass
-class PretrainArguments:
+class PretrainArguments(HeadArguments):
     encoder: str = setting(
         "minilm-l6", "Encoder: Hub id, folder, 'minilm-l6' (extra [demo]) or 'mpnet-base' ([base])."
     )

@@ -95,7 +95,7 @@ def embed_tokens(
         most = batch_size * _TOKENS_OF_A_TEXT
         for rows in _batches(lengths, most, lambda length, longest: length if packed else longest):
             ids = [tokens[i] for i in rows]
-            encode = _encode_packed if packed else _encode_padded
+            encode = encode_packed if packed else _encode_padded
             for pooling, vectors in encode(encoder, ids, tokenizer, poolings).items():
                 results[pooling][rows] = vectors.float().cpu()
             bar.update(sum(map(len, ids)))
@@ -147,9 +147,10 @@ def _batches(lengths: Sequence[int], most: int, cost: Callable[[int, int], int])
         yield rows
 
 
-def _encode_packed(
+def encode_packed(
     encoder: PreTrainedModel, ids: list[list[int]], tokenizer: PreTrainedTokenizerBase, poolings: Sequence[ReadPooling]
 ) -> dict[ReadPooling, Tensor]:
+    """The embeddings, with a graph, of texts that are token ids, the longest first; `"pooler"` is not among them."""
     lengths, device = [len(text) for text in ids], encoder.device
     layout = TokenLayout.of_lengths(lengths, texts_of_slice=_TEXTS_OF_A_SLICE, device=device)
     ids_T = torch.tensor(list(itertools.chain.from_iterable(ids)), device=device)

@@ -9,6 +9,7 @@ __getattr__, __all__ = lazy_names(
     __name__,
     {
         "exports": ["export_emotion_classifier", "export_encoder", "export_va_regressor"],
+        "head_training": ["HeadTraining"],
         "hub": ["Push", "push_export"],
         "onnx": ["export_onnx"],
         "provenance": ["Provenance"],

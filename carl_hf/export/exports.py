@@ -32,6 +32,8 @@ from carl_hf.export.folder import (
     write_record,
     write_sentence_transformers_layout,
 )
+from carl_hf.export.head_training import HeadTraining, train_emotion_classifier, train_va_regressor
+from carl_hf.export.intervals import conformal_intervals, coverage_results
 from carl_hf.export.provenance import Provenance, corpus_facts, public_corpus_name
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.version import __version__
@@ -107,16 +109,20 @@ def export_va_regressor(
     model: CarlModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, *,
     train: Dataset | None = None, dev: Dataset | None = None, test: Mapping[str, Dataset] | None = None,
     corpora: Sequence[str] = (), max_length: int = 128, provenance: Provenance | None = None,
-    figures: Sequence[str | Path] = (), seed: int = 42,
+    figures: Sequence[str | Path] = (), seed: int = 42, training: HeadTraining | None = None,
 ) -> Path:  # fmt: skip
     """Writes a valence-arousal regressor for `AutoModelForSequenceClassification` and the text-classification
     pipeline. Its labels are valence and arousal, its outputs (v + 1) / 2 and (a + 1) / 2. If all texts of `train` and
-    `dev` have dominance, that is a third.
+    `dev` have dominance, that is a third. The record and the configuration hold `intervals`: how far from the answer
+    the labels of nine in ten texts of `dev` lie at most (see [`carl_hf.export.intervals.conformal_intervals`]).
 
     Args:
         model: a trained [`CarlModel`], on whose frozen encoder the head is fitted (see
             [`carl_hf.export.task_heads.fit_va_regressor`]), or a sequence-classification model with these outputs.
-        train, dev: texts, valence, arousal (in [-1, 1]) that the head is fitted to, for a [`CarlModel`].
+        train, dev: texts, valence, arousal (in [-1, 1]) that the head is fitted to, for a [`CarlModel`]; without
+            `dev`, a tenth of `train`, drawn by `seed`, is it. For another model `dev` gives the intervals alone.
+        training: how head and encoder are then trained together, for a [`CarlModel`], which stays as it is; what is
+            written is the better of the two on `dev`. By default the encoder is frozen.
         test: corpus -> held-out texts and labels for the results of the card.
         corpora: what the head was fitted to; by default the training corpora of `provenance`.
         Everything else as for [`export_encoder`].
@@ -129,10 +135,14 @@ def export_va_regressor(
     test = {name: data.with_format(None) for name, data in (test or {}).items()}
     known = {name: dimensions_of(data) for name, data in test.items()}
     truth = {name: labels_of(test[name], dimensions=dimensions) for name, dimensions in known.items()}
-    if frozen := isinstance(model, CarlModel):
+    development = None
+    if fitted := isinstance(model, CarlModel):
         if train is None:
             raise ValueError("A CarlModel has no valence-arousal head: pass train=, the texts to fit one to.")
-        model = task_heads.fit_va_regressor(model, tokenizer, train, dev, max_length=max_length, seed=seed)
+        train, dev = task_heads.with_development(train, dev, seed=seed)
+        model = task_heads.fit_va_regressor(model, tokenizer, train, dev, max_length=max_length)
+        if training is not None:
+            development = train_va_regressor(model, tokenizer, train, dev, training, max_length=max_length)
     elif not is_va_regressor(model.config):
         raise ValueError(
             "The model is no valence-arousal regressor: it needs problem_type 'regression' and the labels valence "
@@ -148,6 +158,10 @@ def export_va_regressor(
         return np.clip(2 * answers - 1, -1, 1)
 
     names = [public_corpus_name(name) for name in corpora or (provenance.corpora if provenance else ())]
+    if dev is not None:
+        answers, labels = outputs(dev["text"]).clip(0, 1), (labels_of(dev, dimensions=dimensions) + 1) / 2
+        model.config.intervals = conformal_intervals(answers, labels, dimensions)
+    intervals = getattr(model.config, "intervals", None)
     results, outside = [], []
     for name, labels in truth.items():
         answers = outputs(test[name]["text"])
@@ -158,10 +172,13 @@ def export_va_regressor(
             clipped(answers)[:, : len(both)], labels, constant=mean[: len(both)], dimensions=both, seed=seed
         )
         results += va_results(name, metrics, baseline={} if train is None else None)
+        results += coverage_results(name, answers.clip(0, 1), (labels + 1) / 2, both, intervals, seed=seed)
     contents = {
         "head": {
-            "labels": list(dimensions), "frozen": frozen, "corpora": names, "outside": max(outside, default=None),
+            "labels": list(dimensions), "frozen": _is_frozen(fitted, development), "corpora": names,
+            "outside": max(outside, default=None), "development": development,
         },
+        "intervals": intervals,
         "results": [asdict(result) for result in results],
         "baseline": None if train is None else "constant prediction (mean of the training labels)",
         "widget": _text_widgets(outputs, dimensions),
@@ -174,6 +191,7 @@ def export_emotion_classifier(
     model: CarlModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, *,
     corpus: ClassCorpus, corpus_name: str, max_length: int = 128, provenance: Provenance | None = None,
     figures: Sequence[str | Path] = (), seed: int = 42, class_weights: Literal["equal", "balanced"] = "equal",
+    training: HeadTraining | None = None,
 ) -> Path:  # fmt: skip
     """Writes an emotion classifier for `AutoModelForSequenceClassification` and the text-classification pipeline, its
     probabilities calibrated. For multi-label corpora the card gives a threshold for each label.
@@ -185,6 +203,8 @@ def export_emotion_classifier(
         corpus: texts and classes, from [`carl_hf.data.labelled.read_emotion`]; the card reports metrics on its test
             split. corpus_name: its name there, or its file.
         class_weights: whether every text weighs the same when the head is fitted, or every class.
+        training: how head and encoder are then trained together, as for [`export_va_regressor`]; the better of the two
+            on the corpus's validation split is written.
         Everything else as for [`export_encoder`].
 
     Raises:
@@ -192,10 +212,11 @@ def export_emotion_classifier(
             (see [`carl_hf.export.task_heads.check_classes`]), or the folder holds anything other than an export.
     """
     max_length = min(max_length, tokenizer.model_max_length)
-    if frozen := isinstance(model, CarlModel):
-        model = task_heads.fit_emotion_classifier(
-            model, tokenizer, corpus, max_length=max_length, class_weights=class_weights
-        )
+    development, fit = None, {"max_length": max_length, "class_weights": class_weights}
+    if fitted := isinstance(model, CarlModel):
+        model = task_heads.fit_emotion_classifier(model, tokenizer, corpus, **fit)
+        if training is not None:
+            development = train_emotion_classifier(model, tokenizer, corpus, training, **fit)
     else:
         own = [model.config.id2label[i] for i in range(model.config.num_labels)]
         if own != list(corpus.classes):
@@ -213,20 +234,22 @@ def export_emotion_classifier(
     results = _emotion_results(name, probabilities(texts), labels, corpus.classes, calibration, seed)
     contents = {
         "head": {
-            "labels": list(corpus.classes),
-            "frozen": frozen,
-            "corpora": [name],
-            "temperature": calibration.temperature,
-            "thresholds": calibration.thresholds,
+            "labels": list(corpus.classes), "frozen": _is_frozen(fitted, development), "corpora": [name],
+            "development": development, "temperature": calibration.temperature, "thresholds": calibration.thresholds,
         },
         "results": [asdict(result) for result in results],
         "baseline": "most frequent label",
         "widget": _text_widgets(probabilities, corpus.classes),
         "bias": measure_bias(probabilities, corpus.classes),
-    }
+    }  # fmt: skip
     return _write(
         "emotion", model, tokenizer, folder, contents, max_length, provenance, figures, head_corpora=[corpus_name]
     )
+
+
+def _is_frozen(fitted: bool, development: dict[str, Any] | None) -> bool:
+    """Whether the head was fitted here, and its encoder was not trained, or not for the better."""
+    return fitted and (development is None or development["chosen"] == "frozen")
 
 
 def _emotion_results(

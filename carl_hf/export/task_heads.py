@@ -47,30 +47,20 @@ def fit_va_regressor(
     model: CarlModel,
     tokenizer: PreTrainedTokenizerBase,
     train: Dataset,
-    dev: Dataset | None = None,
+    dev: Dataset,
     *,
     max_length: int = 128,
-    seed: int = 42,
 ) -> PreTrainedModel:
     """A sequence-classification model with problem type regression, labels valence and arousal, and outputs
     (v + 1) / 2, (a + 1) / 2, so that [-1, 1] becomes [0, 1]. Where all texts have dominance, it is a third output.
 
     Args:
         train, dev: columns text, valence, arousal (in [-1, 1]). The ridge strength with the least squared error on dev
-            is taken; without dev, on a tenth of train, drawn by `seed`.
+            is taken.
 
     Raises:
-        ValueError: for fewer than `FEWEST_TEXTS` training texts, or labels that are not on their corpus's scale.
+        ValueError: for labels that are not on their corpus's scale.
     """
-    for data in (train, train if dev is None else dev):
-        if not isinstance(data, Dataset):
-            raise ValueError(f"A head is fitted to a datasets.Dataset, got {type(data).__name__}: Dataset.from_list.")
-    train, dev = (data if data is None else data.with_format(None) for data in (train, dev))
-    if len(train) < FEWEST_TEXTS:
-        raise ValueError(f"A valence-arousal head needs at least {FEWEST_TEXTS} texts with labels, got {len(train)}.")
-    if dev is None:
-        dev_rows, train_rows = divide(np.random.default_rng(seed).permutation(len(train)), 1)
-        train, dev = train.select(train_rows), train.select(dev_rows)
     dimensions = min(dimensions_of(train), dimensions_of(dev), key=len)
     labels = [labels_of(data, dimensions=dimensions) for data in (train, dev)]
     regressor, path = _headless(model, dimensions, "regression")
@@ -78,6 +68,24 @@ def fit_va_regressor(
                 for data in (train, dev)]  # fmt: skip
     probe = fit_ridge(features[0], labels[0], features[1], labels[1], chosen_by="squared_error")
     return _with_probe(regressor, path, LinearProbe(probe.weight / 2, (probe.bias + 1) / 2))
+
+
+def with_development(train: Dataset, dev: Dataset | None, *, seed: int) -> tuple[Dataset, Dataset]:
+    """Training and development texts; where there are none of the latter, a tenth of the former, drawn by `seed`.
+
+    Raises:
+        ValueError: for fewer than `FEWEST_TEXTS` training texts, or what is no `datasets.Dataset`.
+    """
+    for data in (train, train if dev is None else dev):
+        if not isinstance(data, Dataset):
+            raise ValueError(f"A head is fitted to a datasets.Dataset, got {type(data).__name__}: Dataset.from_list.")
+    train, dev = (data if data is None else data.with_format(None) for data in (train, dev))
+    if len(train) < FEWEST_TEXTS:
+        raise ValueError(f"A valence-arousal head needs at least {FEWEST_TEXTS} texts with labels, got {len(train)}.")
+    if dev is not None:
+        return train, dev
+    dev_rows, train_rows = divide(np.random.default_rng(seed).permutation(len(train)), 1)
+    return train.select(train_rows), train.select(dev_rows)
 
 
 def fit_emotion_classifier(

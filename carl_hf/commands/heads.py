@@ -1,0 +1,39 @@
+"""The arguments of scripts that export `va/` or `emotion/`: how their heads are trained, and what is printed of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from carl_hf import CarlTrainingArguments
+from carl_hf.export.folder import read_record
+from carl_hf.export.head_training import HeadTraining
+from carl_hf.utils.fields import setting
+
+
+@dataclass
+class HeadArguments:
+    heads: Literal["finetuned", "frozen"] = setting(
+        "finetuned",
+        "What va/ and emotion/ are: with at least 1,000 training texts, encoder and head fine-tuned together, if that "
+        "is better on development texts than a linear head on the frozen encoder; or always the latter.",
+    )
+    heads_learning_rate: float | None = setting(
+        None, "Learning rate of that fine-tuning (default: 0.04 / width of the encoder, 1e-4 for minilm-l6)."
+    )
+    heads_epochs: int = setting(HeadTraining.epochs, "Epochs of that fine-tuning at most.")
+
+    def head_training(self, args: CarlTrainingArguments) -> HeadTraining | None:
+        """None for frozen encoders."""
+        if self.heads == "frozen":
+            return None
+        return HeadTraining(self.heads_learning_rate, self.heads_epochs, bf16=args.bf16, seed=args.seed)
+
+
+def print_heads(output: Path) -> None:
+    """Says of each head in the output folder whether its encoder is frozen or fine-tuned, and why."""
+    for kind in ("va", "emotion"):
+        found = ((read_record(output / kind) or {}).get("head") or {}).get("development")
+        if found:
+            finetuned = "not finite" if found["finetuned"] is None else f"{found['finetuned']:.4g}"
+            print(f"{kind}/ is {found['chosen']}: {found['metric']} on development texts {found['frozen']:.4g} "
+                  f"frozen, {finetuned} fine-tuned.")  # fmt: skip

@@ -1,0 +1,66 @@
+"""Classification models in two parts, the encoder on packed texts and the head on what it reads of them.
+
+Shape suffixes: N texts, K outputs, H width of the encoder.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from carl_hf.encoders.embedding import embed_tokens, encode_packed
+from carl_hf.encoders.fast_cpu import limit_primitive_cache
+from carl_hf.encoders.packing import Pooling, use_packed_attention
+
+
+class _Given(nn.Module):
+    """Stands where the encoder of a classification model was, and hands on the states that it is given."""
+
+    def __init__(self, pooler: nn.Module | None):
+        super().__init__()
+        self.pooler = pooler
+
+    def forward(self, *ids: None, inputs_embeds: Tensor, **others: Any) -> BaseModelOutputWithPooling:
+        pooled = None if self.pooler is None else self.pooler(inputs_embeds)
+        return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)
+
+
+class Classifier:
+    """A sequence-classification model whose encoder and head are called one after the other, the head without dropout:
+    one that was fitted without is far off with it.
+
+    Args:
+        model: of any family whose head reads the first token, or ModernBERT. tokenizer: of its encoder.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        self.model, self.encoder, self._tokenizer = model, model.base_model, tokenizer
+        self.parameters = list(model.parameters())
+        self._pooling: Pooling = getattr(model.config, "classifier_pooling", "cls")
+        self._given = _Given(getattr(self.encoder, "pooler", None))
+        use_packed_attention(self.encoder)
+
+    def logits(self, tokens: Sequence[list[int]]) -> Tensor:
+        """(N, K) with a graph, for token ids of N texts, the longest first; with dropout if the model trains."""
+        limit_primitive_cache()
+        states = encode_packed(self.encoder, list(tokens), self._tokenizer, (self._pooling,))
+        return self._head(states[self._pooling])
+
+    @torch.no_grad()
+    def predict(self, tokens: Sequence[list[int]]) -> Tensor:
+        """float32 (N, K) on the CPU, without dropout, for token ids in any order."""
+        self.model.eval()
+        states = embed_tokens(self.encoder, tokens, self._tokenizer, poolings=(self._pooling,))
+        return self._head(states[self._pooling].to(self.model.device)).float().cpu()
+
+    def _head(self, states_NH: Tensor) -> Tensor:
+        training, prefix = self.model.training, self.model.base_model_prefix
+        setattr(self.model, prefix, self._given)
+        try:
+            return self.model.eval()(inputs_embeds=states_NH.unsqueeze(1)).logits
+        finally:
+            setattr(self.model, prefix, self.encoder)
+            self.model.train(training)

@@ -1,0 +1,57 @@
+"""How sure valence and arousal are: intervals that hold for a stated share of texts, by split conformal prediction
+(Lei et al. 2018, JASA 113).
+
+Shape suffixes: N texts, K dimensions.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from carl_hf.evaluation.statistics import interval, resample_rows
+from carl_hf.export.cards import Result
+from carl_hf.export.provenance import corpus_facts, public_corpus_name
+
+LEVEL = 0.9
+
+
+def conformal_intervals(
+    answers_NK: np.ndarray, labels_NK: np.ndarray, dimensions: Sequence[str], *, level: float = LEVEL
+) -> dict[str, float] | None:
+    """Half-widths of intervals around the answers: the ceil((N + 1) level)-th least of the absolute errors on texts
+    that the model was not fitted to. The label of another text like them lies within with a probability of at least
+    `level`.
+
+    Args:
+        answers_NK, labels_NK: in the units of the answers, [0, 1].
+
+    Returns:
+        {"level": level, dimension: half-width for each}; None for too few texts: 8 or fewer at a level of .9.
+    """
+    rank = math.ceil((len(labels_NK) + 1) * level)
+    if rank > len(labels_NK):
+        return None
+    errors_NK = np.sort(np.abs(answers_NK - labels_NK), axis=0)
+    return {"level": level, **dict(zip(dimensions, errors_NK[rank - 1].tolist(), strict=True))}
+
+
+def coverage_results(
+    corpus: str, answers_NK: np.ndarray, labels_NK: np.ndarray, dimensions: Sequence[str],
+    intervals: Mapping[str, float] | None, *, seed: int,
+) -> list[Result]:  # fmt: skip
+    """Rows for a card: the share of a corpus's test texts whose label lies within the interval, for each dimension."""
+    if intervals is None:
+        return []
+    facts, rows = corpus_facts(corpus), resample_rows(len(labels_NK), seed)
+    what = f"within the {100 * intervals['level']:.0f} % interval"
+    results = []
+    for name, answers, labels in zip(dimensions, answers_NK.T, labels_NK.T, strict=False):
+        held = np.abs(answers - labels) <= intervals[name]
+        results.append(
+            Result(
+                public_corpus_name(corpus), "test", "coverage", f"{name}, {what}", float(held.mean()),
+                interval(held[rows].mean(1)), None, facts.revision if facts else None,
+            )
+        )  # fmt: skip
+    return results
