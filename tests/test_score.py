@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import multiprocessing
 import random
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from conftest import ROOT, load_script
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from carl_hf import AffectPipeline
+from carl_hf.commands.sharded import ShardJob, write_shards
+from carl_hf.commands.shards import Shards
 
 SCRIPT = "examples/score.py"
 NEW = ["valence", "arousal", "emotion", "emotion_probability", "tokens_cut", "tokens_unknown"]
@@ -215,6 +218,16 @@ def test_killed_twice_the_table_is_that_of_a_run_that_was_not(score, frame, expo
     assert " of 30 shards are finished" in score(tmp_path / "in.csv", "out.csv", *more)
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv", "whole.csv"]
+
+
+def test_what_goes_wrong_in_a_process_ends_the_others_and_is_said(tmp_path):
+    (tmp_path / "in.csv").write_text("text\na\nb\nc\nd\n")
+    shards = Shards(tmp_path / "parts", {}, total=4, shard_rows=1)
+    shards.prepare({}, overwrite=False)
+    job = ShardJob(shards, [str(tmp_path / "in.csv")], ["text"], answer_on=int, processes=2)  # a device is no number
+    with pytest.raises(ValueError, match="^TypeError: int"):
+        write_shards(job)
+    assert multiprocessing.active_children() == [] and len(shards.missing()) == 4
 
 
 def test_what_an_unfinished_run_left_is_of_other_settings(score, frame, tmp_path, monkeypatch):
