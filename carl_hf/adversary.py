@@ -79,9 +79,9 @@ def pgd_perturbation(
         every token. A token whose gradient is zero or not finite does not move.
 
     Raises:
-        ValueError: if steps < 1, or radius or step_size is negative.
+        ValueError: if steps < 1, or radius or step_size is no number from 0 to 1e30.
     """
-    if steps < 1 or radius < 0 or step_size < 0:
+    if steps < 1 or not (0 <= radius <= 1e30 and 0 <= step_size <= 1e30):  # far from what overflows float32
         raise ValueError(f"PGD needs steps >= 1, radius >= 0 and step_size >= 0, got {steps}, {radius}, {step_size}.")
     embeds_BLH = embeds_BLH.detach()
     clean_BLH = _widen(embeds_BLH)

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from carl_hf.data.bad_rows import GREATEST_WEIGHT, LEAST_WEIGHT
 from carl_hf.data.corpora import DIMENSIONS
 from carl_hf.data.mixing import VA
-from carl_hf.encoders.checks import check_padding
+from carl_hf.encoders.checks import check_padding, kept_length
 from carl_hf.losses import NO_CLASS
+from carl_hf.utils.setting_types import at_least
 
 
 class CarlDataCollator:
@@ -55,15 +57,24 @@ class CarlDataCollator:
         dominance: bool = False,
     ):
         check_padding(tokenizer)
+        for name, count in (("slices", slices), ("chunks", chunks)):
+            at_least(name, count, 1)
+        classes, angles = [classes] if isinstance(classes, str) else list(classes or ()), dict(angles or {})
+        if not all(isinstance(name, str) for name in (*classes, *angles)) or len({*classes}) < len(classes):
+            raise ValueError(f"Classes and angles need names, each class once: got {classes} and {[*angles]}.")
+        if not all(math.isfinite(angle) for angle in angles.values()):
+            raise ValueError(f"An angle must be a number of radians, got {angles}.")
         self.tokenizer = tokenizer
-        self.max_length = min(max_length, tokenizer.model_max_length)
+        self.max_length = kept_length(max_length, tokenizer)
         self.slices = slices
         self.dimensions = DIMENSIONS if dominance else VA
         self.chunks = chunks
-        self.class_indices = {name: index for index, name in enumerate(classes or ())}
-        self.angles = dict(angles or {})
+        self.class_indices = {name: index for index, name in enumerate(classes)}
+        self.angles = angles
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        if not rows or not all(isinstance(row, Mapping) for row in rows):
+            raise ValueError("A batch is a list of one row or more, such as {'text': 'a text', 'valence': 0.5}.")
         if any("text" not in row for row in rows):
             raise ValueError(f"A row has no column 'text' (it has {', '.join(rows[0])}): rename the column.")
         wrong = next((row["text"] for row in rows if not isinstance(row["text"], str)), "")
@@ -129,9 +140,9 @@ def _va(row: dict[str, Any], dimensions: Sequence[str]) -> list[float]:
 
 def _weight(row: dict[str, Any]) -> float:
     weight = row.get("weight")
-    if weight is None or math.isnan(weight):
+    if weight is None or weight != weight:  # NaN
         return 1.0
-    if not 0 < weight < math.inf:
+    if not LEAST_WEIGHT <= weight <= GREATEST_WEIGHT:
         raise ValueError(f"The weight {weight} of the text {row['text'][:80]!r} must be a positive number.")
     return float(weight)
 

@@ -27,6 +27,7 @@ from carl_hf.adversary import token_saliency
 from carl_hf.encoders import checks, loading
 from carl_hf.encoders.packaged import resolve_encoder
 from carl_hf.encoders.packing import Pooling, check_pooling, pool
+from carl_hf.utils.setting_types import at_least
 from carl_hf.utils.suggestions import did_you_mean
 
 Target = Literal["valence", "arousal"]
@@ -164,7 +165,7 @@ class Explainer:
         check_pooling(pooling)
         checks.check_tokenizer(model, tokenizer)
         self.model, self.tokenizer, self.pooling = model.eval(), tokenizer, pooling
-        self.max_length = min(max_length, tokenizer.model_max_length)
+        self.max_length = checks.kept_length(max_length, tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -253,8 +254,7 @@ class Explainer:
             if given not in known:
                 hint = did_you_mean(str(given), known)
                 raise ValueError(f"Unknown {what} {given!r}{hint} Choose {' or '.join(known)}.")
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}.")
+        at_least("steps", steps, 1)
         encoded = self._tokenized(text)
         embeds_1LE, baseline_1LE = self._embeds(encoded)
         baseline = None

@@ -166,8 +166,8 @@ class CarlModel(CarlPreTrainedModel):
             projection_dim=projection_dim,
             contrast_layers=contrast_layers,
             encoder_has_pooler=isinstance(getattr(pooler, "dense", None), nn.Linear),
-            heads=list(heads),
-            classes=list(classes),
+            heads=heads,
+            classes=classes,
             dominance=dominance,
         )
         model = cls(config)

@@ -239,7 +239,7 @@ def test_a_terminal_gets_colours_and_a_pipe_aligned_numbers(monkeypatch):
         ({"target": "similarity"}, "an encoder and explain_similarity"),
         ({"method": "gradient_nrom"}, "Unknown method 'gradient_nrom': did you mean 'gradient_norm'"),
         ({"unit": "letter"}, "Unknown unit 'letter'"),
-        ({"steps": 0}, "steps must be at least 1"),
+        ({"steps": 0}, "steps must be a whole number of at least 1"),
     ],
 )
 def test_mistakes_are_named(settings, message, explainer):

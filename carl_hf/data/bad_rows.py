@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 MAX_CHARACTERS = 100_000
 """Longest text of a corpus, about a book chapter. Anything longer is a broken file, and slow to tokenize."""
+LEAST_WEIGHT, GREATEST_WEIGHT = 1e-30, 1e30
+"""Of a text: what float32 can sum and divide by."""
 REMEDY = "correct or remove the row"
 _FIRST = 5
 _LIST = re.compile(r"\s*\[(.*)\]\s*", re.DOTALL)
@@ -152,16 +154,15 @@ class Number:
 
 @dataclass(frozen=True)
 class Weight(Number):
-    """The rule for weights: numbers > 0; an empty cell is NaN."""
+    """The rule for weights: numbers > 0 between the bounds of float32; an empty cell is NaN."""
 
     optional: bool = True
 
     def __call__(self, column: str, cell: Any) -> float:
         value = super().__call__(column, cell)
-        if value <= 0:
-            raise BadCell(
-                f"{column} is not positive", f"column {column!r} holds {value:g}: weights are greater than 0"
-            )
+        if value < LEAST_WEIGHT or value > GREATEST_WEIGHT:
+            found = f"column {column!r} holds {value:g}: weights are greater than 0, and at most {GREATEST_WEIGHT:g}"
+            raise BadCell(f"{column} is not positive", found)
         return value
 
 

@@ -98,6 +98,8 @@ def load_va_dataset(
         raise ValueError(f"Unknown normalization {normalization!r}: choose {listed(get_args(Normalization))}.")
     name = str(source)
     if (spec := CORPORA.get(name)) is not None:
+        if columns:
+            raise ValueError(f"columns are named of files and Hub data sets, not of {name}.")
         scale = checked_scale(scale or spec.scale, name)
         frame = read_corpus(spec, data_dir, scale, ratings=agreement_weights)
     else:
@@ -195,6 +197,9 @@ def good_rows(rows: Rows, name: str, skip_bad_rows: bool) -> pd.DataFrame:
 def read_source(source: str | Path, columns: Mapping[str, str], needed: Sequence[str]) -> Rows:
     """The rows of a file or of a Hub data set, the latter with a column `split`, with columns as by [`renamed`]. A
     ValueError for what is neither, cannot be read, has no rows, or lacks a column."""
+    known = (*COLUMNS, "split", "raters", *(f"{name}_sd" for name in VA))
+    if not isinstance(columns, Mapping) or not set(columns) <= set(known):
+        raise ValueError(f"columns must be {{ours: theirs}}, with ours of {', '.join(known)}; got {columns!r}.")
     path, name = Path(source), str(source)
     if path.suffix.lower() in SUFFIXES or path.exists():
         frame, bad = read_rows(path)

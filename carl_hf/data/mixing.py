@@ -1,7 +1,6 @@
 """Training sets: texts with VA labels, class labels or both; checked, mixed, and kept apart from evaluation texts."""
 
 import logging
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import datasets
@@ -131,21 +130,23 @@ def mix_datasets(parts: Sequence[tuple[Dataset, float]], *, seed: int) -> Datase
     """Concatenates datasets, each repeated `weight` times an epoch (a fraction takes a random part of its rows).
 
     Args:
-        parts: (dataset, weight >= 0) pairs. seed: of the random parts.
+        parts: (dataset, weight in [0, 10,000]) pairs. seed: of the random parts.
 
     Returns:
         `text` and those of `valence`, `arousal`, `dominance`, `label`, `weight` that any dataset has; None in the rows
         of one without.
 
     Raises:
-        ValueError: for a negative or non-finite weight, or if nothing is left.
+        ValueError: for what is no dataset, another weight, or if nothing is left.
     """
+    for dataset, weight in parts:
+        _columns(dataset, ())
+        if not 0 <= weight <= 10_000:
+            raise ValueError(f"A mixing weight must be a number from 0 to 10,000, got {weight}.")
     rng = np.random.default_rng(seed)
     columns = [column for column in COLUMNS if any(column in part.column_names for part, _ in parts)]
     chosen, off_scale = [], [part for part, weight in parts if weight > 0 and not on_scale(part)]
     for dataset, weight in parts:
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"A mixing weight must be a number >= 0, got {weight}.")
         whole, fraction = divmod(weight, 1)
         drawn = np.sort(rng.permutation(len(dataset))[: round(fraction * len(dataset))])
         rows = np.concatenate([np.tile(np.arange(len(dataset)), int(whole)), drawn]).astype(int)

@@ -8,6 +8,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from carl_hf.utils.setting_types import at_least
+
 
 def check_weights_file(config: dict[str, Any]) -> None:
     """Raises a ValueError if the configuration names a file of weights other than safetensors, which is a pickle."""
@@ -66,6 +68,12 @@ def check_padding(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises a ValueError if the tokenizer cannot pad."""
     if tokenizer.pad_token_id is None:
         raise ValueError("The tokenizer has no padding token: tokenizer.pad_token = '[PAD]', or another that it has.")
+
+
+def kept_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The tokens that are kept of a text, at most those of its tokenizer; a ValueError for fewer than three."""
+    at_least("max_length", max_length, 3)  # two special tokens and one of the text
+    return min(max_length, tokenizer.model_max_length)
 
 
 def usable_positions(encoder: PreTrainedModel) -> int | None:

@@ -13,9 +13,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from carl_hf.encoders.checks import check_positions, check_tokenizer
+from carl_hf.encoders.checks import check_positions, check_tokenizer, kept_length
 from carl_hf.encoders.fast_cpu import limit_primitive_cache
 from carl_hf.encoders.packing import TokenLayout, embed_packed, encode_tokens, pool, pool_packed, use_packed_attention
+from carl_hf.utils.setting_types import at_least
 
 ReadPooling = Literal["cls", "mean", "pooler"]
 """What an encoder is measured with: also its own pooler output."""
@@ -44,8 +45,8 @@ def embed_texts(
         float32 `Tensor` (number of texts, H) on the CPU, in the order of the texts.
 
     Raises:
-        ValueError: for one string in place of a list, an unknown pooling, a tokenizer with more tokens than the
-            encoder, or a text with more tokens than it has positions.
+        ValueError: for one string in place of a list, an unknown pooling, a batch_size below 1, a max_length below 3,
+            a tokenizer with more tokens than the encoder, or a text with more tokens than it has positions.
     """
     vectors = embed_poolings(
         encoder, texts, tokenizer, poolings=(pooling,), batch_size=batch_size, max_length=max_length
@@ -73,7 +74,7 @@ def embed_poolings(
     if "pooler" in poolings and getattr(encoder, "pooler", None) is None:
         raise ValueError(f"{type(encoder).__name__} has no pooler: choose the pooling 'cls' or 'mean'.")
     check_tokenizer(encoder, tokenizer)
-    max_length = min(max_length, tokenizer.model_max_length)
+    max_length = kept_length(max_length, tokenizer)
     tokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"] if len(texts) else []
     return embed_tokens(encoder, tokens, tokenizer, poolings=poolings, batch_size=batch_size, progress=progress)
 
@@ -84,6 +85,7 @@ def embed_tokens(
     *, poolings: Sequence[ReadPooling], batch_size: int = 64, progress: str | None = None,
 ) -> dict[ReadPooling, Tensor]:  # fmt: skip
     """[`embed_poolings`] of texts that are token ids already, with their special tokens; `encoder` has no head."""
+    at_least("batch_size", batch_size, 1)
     limit_primitive_cache()
     lengths = [len(ids) for ids in tokens]
     check_positions(encoder, max(lengths, default=0))
@@ -109,12 +111,13 @@ def classifier_outputs(
 ) -> Tensor:  # fmt: skip
     """Logits of a sequence-classification model, without dropout: float32 (number of texts, K) on the CPU."""
     check_tokenizer(model, tokenizer)
+    at_least("batch_size", batch_size, 1)
     order, logits = [], []
     with _without_dropout(model):
         for rows in _batches([len(text) for text in texts], batch_size, lambda length, longest: 1):
             batch = tokenizer(
                 [texts[i] for i in rows], truncation=True, padding=True, padding_side="right", return_tensors="pt",
-                max_length=min(max_length, tokenizer.model_max_length),
+                max_length=kept_length(max_length, tokenizer),
             )  # fmt: skip
             check_positions(model.base_model, batch["input_ids"].shape[1])
             logits.append(model(**batch.to(model.device)).logits.float().cpu())

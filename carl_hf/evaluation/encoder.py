@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.configuration_carl import CarlConfig
-from carl_hf.encoders.checks import check_positions, check_tokenizer
+from carl_hf.encoders.checks import check_positions, check_tokenizer, kept_length
 from carl_hf.encoders.embedding import PoolingChoice, classifier_outputs, embed_poolings
 from carl_hf.encoders.loading import (
     is_va_regressor,
@@ -216,7 +216,7 @@ def _plain_encoder(
     tokenizer = load_tokenizer(name)
     if pooling == "pooler" and getattr(encoder, "pooler", None) is None:
         raise ValueError(f"{name} has no pooler: choose --pooling cls or mean.")
-    max_length = min(max_length, tokenizer.model_max_length)
+    max_length = kept_length(max_length, tokenizer)
     check_positions(encoder, max_length)
     check_tokenizer(encoder, tokenizer)
     return encoder, tokenizer, max_length

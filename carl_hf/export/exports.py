@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import divide, split_rows
+from carl_hf.encoders.checks import kept_length
 from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.encoders.loading import check_no_adapters, is_va_regressor
 from carl_hf.evaluation.probes import fit_ridge
@@ -76,7 +77,7 @@ def export_encoder(
     Raises:
         ValueError: if the folder holds anything other than an export, or labels are not on their corpus's scale.
     """
-    max_length = min(max_length, tokenizer.model_max_length)
+    max_length = kept_length(max_length, tokenizer)
 
     def embed(texts: Sequence[str]) -> np.ndarray:
         return model.embed(list(texts), tokenizer, max_length=max_length, normalize=True).numpy()
@@ -131,7 +132,7 @@ def export_va_regressor(
         ValueError: if a [`CarlModel`] comes without `train`, another model is no such regressor, labels are not on
             their corpus's scale, or the folder holds anything other than an export.
     """
-    max_length = min(max_length, tokenizer.model_max_length)
+    max_length = kept_length(max_length, tokenizer)
     test = {name: data.with_format(None) for name, data in (test or {}).items()}
     known = {name: dimensions_of(data) for name, data in test.items()}
     truth = {name: labels_of(test[name], dimensions=dimensions) for name, dimensions in known.items()}
@@ -211,7 +212,7 @@ def export_emotion_classifier(
         ValueError: if the model's labels are not the corpus's classes, a split of the corpus lacks texts or a class
             (see [`carl_hf.export.task_heads.check_classes`]), or the folder holds anything other than an export.
     """
-    max_length = min(max_length, tokenizer.model_max_length)
+    max_length = kept_length(max_length, tokenizer)
     development, fit = None, {"max_length": max_length, "class_weights": class_weights}
     if fitted := isinstance(model, CarlModel):
         model = task_heads.fit_emotion_classifier(model, tokenizer, corpus, **fit)

@@ -74,7 +74,7 @@ class Provenance:
             them again.
 
     Raises:
-        ValueError: for a licence that is no identifier.
+        ValueError: for a licence that is no identifier, and corpora that are no list of names.
     """
 
     base_model: str | None = None
@@ -87,6 +87,8 @@ class Provenance:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
+        if isinstance(self.corpora, str) or not all(isinstance(corpus, str) for corpus in self.corpora):
+            raise ValueError(f"corpora must be a list of names, got {self.corpora!r}.")
         if self.licence is not None and not re.fullmatch(r"[a-z0-9.-]+", self.licence):
             raise ValueError(f"The licence must be an identifier of the Hub such as cc-by-4.0, got {self.licence!r}.")
 

@@ -26,6 +26,12 @@ def check_setting_types(settings: Mapping[str, Any], owner: type) -> None:
             raise ValueError(f"{name} must be {_described(hints[name])}{shown}.")
 
 
+def at_least(name: str, value: Any, least: int) -> None:
+    """Raises a ValueError unless a value is a whole number of at least so much."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {reprlib.repr(value)}.")
+
+
 def _fits(value: Any, hint: Any) -> bool:
     kind, options = get_origin(hint) or hint, get_args(hint)
     if kind in _UNIONS:
