@@ -20,6 +20,7 @@ from carl_hf import (
 )
 from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.mixing import mix_datasets, remove_overlap
+from carl_hf.data.splits import split_rows
 from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.evaluation.encoder import load_va_head
 from carl_hf.evaluation.probes import fit_ridge
@@ -134,7 +135,11 @@ def test_an_emotion_classifier_answers_in_a_pipeline_with_calibrated_probabiliti
     head = read_record(folder)["head"]
     assert head["labels"] == list(EMOTIONS) and 0.05 <= head["temperature"] <= 20
     assert (set(head["thresholds"]) == set(EMOTIONS)) if multi_label else head["thresholds"] is None
-    assert ("| threshold |" in re.sub(" +", " ", (folder / "README.md").read_text())) == multi_label
+    card = (folder / "README.md").read_text()
+    assert ("| threshold |" in re.sub(" +", " ", card)) == multi_label
+    tested = [corpus.labels[row] for row in split_rows(corpus)[2]]
+    fewest = min(sum(bool(label[c]) if multi_label else label == c for label in tested) for c in range(len(EMOTIONS)))
+    assert head["smallest_class"] == fewest and f"a class has {fewest} of the texts: macro F1 is uncertain" in card
 
 
 def test_widgets_hold_the_outputs_of_the_exported_models(exports, tokenizer):

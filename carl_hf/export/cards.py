@@ -10,6 +10,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from carl_hf.evaluation.space import FEELING
+from carl_hf.evaluation.statistics import few_texts
 from carl_hf.export.provenance import CorpusFacts, Provenance, corpus_facts, is_public_corpus, public_corpus_name
 from carl_hf.report.tables import MISSING, escape, fraction, table
 
@@ -150,6 +151,7 @@ def render_card(record: Mapping[str, Any], name: str) -> str:
         thresholds_table=_pairs_table(
             "label", "threshold", {label: fraction(value) for label, value in (head.get("thresholds") or {}).items()}
         ),
+        few_texts=few_texts(head.get("smallest_class")),
         results_table=_results_table(results, record.get("baseline")),
         settings_table=_pairs_table("setting", "value", origin["settings"] or {}),
         corpora_table=_corpora_table(corpora),

@@ -232,11 +232,12 @@ def export_emotion_classifier(
 
     name = public_corpus_name(corpus_name)
     texts, labels = corpus.part(split_rows(corpus)[2])
-    results = _emotion_results(name, probabilities(texts), labels, corpus.classes, calibration, seed)
+    results, smallest = _emotion_results(name, probabilities(texts), labels, corpus.classes, calibration, seed)
     contents = {
         "head": {
             "labels": list(corpus.classes), "frozen": _is_frozen(fitted, development), "corpora": [name],
             "development": development, "temperature": calibration.temperature, "thresholds": calibration.thresholds,
+            "smallest_class": smallest,
         },
         "results": [asdict(result) for result in results],
         "baseline": "most frequent label",
@@ -256,7 +257,8 @@ def _is_frozen(fitted: bool, development: dict[str, Any] | None) -> bool:
 def _emotion_results(
     corpus: str, probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str],
     calibration: task_heads.Calibration, seed: int,
-) -> list[Result]:  # fmt: skip
+) -> tuple[list[Result], int]:  # fmt: skip
+    """Rows of the card, and how many test texts the class with the fewest has."""
     if calibration.thresholds is None:
         metrics = classification_report(probabilities.argmax(axis=1), labels, classes, seed=seed)
         accuracy = "accuracy"
@@ -270,7 +272,8 @@ def _emotion_results(
         ("accuracy", accuracy, metrics["accuracy"], metrics["accuracy_interval"], metrics.get("majority")),
         ("ece", "expected calibration error", task_heads.calibration_error(probabilities, labels), None, None),
     ]
-    return [Result(corpus, "test", *row, facts.revision if facts else None) for row in rows]
+    found = [Result(corpus, "test", *row, facts.revision if facts else None) for row in rows]
+    return found, metrics["smallest_class"]
 
 
 def _text_widgets(predict: Callable[[Sequence[str]], np.ndarray], labels: Sequence[str]) -> list[dict[str, Any]]:
