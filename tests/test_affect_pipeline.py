@@ -2,13 +2,14 @@
 
 import itertools
 import pickle
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import tiny_config
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from carl_hf import AffectPipeline
 from carl_hf.inference import pipeline as module
@@ -53,6 +54,22 @@ def test_heads_of_other_families(family, settings, tokenizer, tmp_path):
     table, expected = AffectPipeline(emotion=tmp_path, probabilities=True)(TEXTS), answers_of(tmp_path, TEXTS)
     np.testing.assert_allclose(table[[f"emotion_{name}" for name in expected]], expected, atol=2e-4)
     assert "valence" not in table
+
+
+def test_intervals_are_those_of_the_export_round_the_answers(exports, tmp_path):
+    folder = shutil.copytree(exports[0] / "va", tmp_path / "va")
+    config = AutoConfig.from_pretrained(folder)
+    config.intervals = {"level": 0.9, "valence": 0.2, "arousal": 0.7}
+    config.save_pretrained(folder)
+    plain, table = AffectPipeline(va=folder)(TEXTS), AffectPipeline(va=folder, intervals=True)(TEXTS)
+    assert list(table)[:6] == ["valence", "arousal", "valence_low", "valence_high", "arousal_low", "arousal_high"]
+    for name, width in (("valence", 0.2), ("arousal", 0.7)):
+        expected = [(max(0, x - width), min(1, x + width)) for x in plain[name]]
+        np.testing.assert_allclose(table[[f"{name}_low", f"{name}_high"]], expected, atol=1e-6)
+    config.intervals = None
+    config.save_pretrained(folder)
+    with pytest.raises(ValueError, match="intervals: the model states none"):
+        AffectPipeline(va=folder, intervals=True)
 
 
 def test_a_head_that_reads_otherwise_is_refused(exports, monkeypatch):

@@ -42,6 +42,7 @@ class ScoreArguments:
     overwrite: bool = setting(False, "Replace the finished table, and what an earlier run has left unfinished.")
     prefix: str = setting("", "What the names of the new columns begin with.")
     probabilities: bool = setting(False, "Also the probability of each emotion.")
+    intervals: bool = setting(False, "Also between which values nine in ten labels lie.")
     windows: bool = setting(True, "Read long texts in windows whose answers are averaged; false: their beginning.")
     max_length: int | None = setting(None, "Tokens of a window at most (default: the model's).")
     shard_rows: int = setting(8192, "Rows that a killed process loses at most.")
@@ -59,7 +60,7 @@ class ScoreArguments:
     def pipeline(self) -> AffectPipeline:
         return AffectPipeline.from_pretrained(
             self.model, batch_size=self.batch_size, max_length=self.max_length, windows=self.windows,
-            probabilities=self.probabilities,
+            probabilities=self.probabilities, intervals=self.intervals,
         )  # fmt: skip
 
 

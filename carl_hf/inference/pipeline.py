@@ -38,15 +38,18 @@ class AffectPipeline:
         max_length: tokens of a window at most, by default as many as the model was exported for.
         windows: read a longer text in windows, whose answers are averaged by their lengths; if False, its beginning.
         probabilities: also a column `emotion_NAME` for each class.
+        intervals: also the columns `valence_low`, `valence_high` and so on, between which the labels of nine in ten
+            texts lie that are like those the model was calibrated on ([`carl_hf.export.intervals`]).
 
     Raises:
-        ValueError: if one of them cannot be found or is of another kind, or both are None.
+        ValueError: if one of them cannot be found or is of another kind, or both are None; for intervals of a
+            regressor that has none.
     """
 
     def __init__(
         self, va: str | Path | None = None, emotion: str | Path | None = None, *,
         device: str | torch.device | None = None, batch_size: int = 64, max_length: int | None = None,
-        windows: bool = True, probabilities: bool = False,
+        windows: bool = True, probabilities: bool = False, intervals: bool = False,
     ):  # fmt: skip
         self.names = {head: _located(name) for head, name in zip(_HEADS, (va, emotion), strict=True) if name}
         if not self.names:
@@ -64,6 +67,13 @@ class AffectPipeline:
             head: tuple(config.id2label[i] for i in range(config.num_labels)) for head, config in configs.items()
         }
         self.dimensions, self.classes = labels.get("va", ()), labels.get("emotion", ())  # as the models order them
+        self.widths: dict[str, float] = {}
+        if intervals:
+            known = getattr(configs.get("va"), "intervals", None)
+            if known is None:
+                raise ValueError("intervals: the model states none. An export made with at least 9 development texts "
+                                 "has them: export it anew, or leave intervals out.")  # fmt: skip
+            self.widths = {name: known[name] for name in self.dimensions}
         self._multi_label = "emotion" in configs and configs["emotion"].problem_type == "multi_label_classification"
         self._readers: list[tuple[Reader, list[str]]] | None = None
 
@@ -146,7 +156,8 @@ class AffectPipeline:
         """A checksum that changes with everything the answers depend on but for the texts."""
         models = (module for reader, _ in self._loaded() for module in (reader.encoder, *reader.heads))
         limits = [(reader.max_length, tokenizer_state(reader.tokenizer)) for reader, _ in self._loaded()]
-        settings = (limits, self.batch_size, self.windows, self.probabilities, self.dimensions, self.classes)
+        settings = (limits, self.batch_size, self.windows, self.probabilities, self.widths, self.dimensions,
+                    self.classes)  # fmt: skip
         digests = [fingerprint_of(model, settings) for model in models]
         return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:32]
 
@@ -168,6 +179,9 @@ class AffectPipeline:
             values = read["va"].clip(0, 1) if read else np.empty((0, len(self.dimensions)))
             for i, name in enumerate(self.dimensions):
                 put(name, values[:, i], np.nan, np.float32)
+            for i, (name, width) in enumerate(self.widths.items()):
+                put(f"{name}_low", (values[:, i] - width).clip(0, 1), np.nan, np.float32)
+                put(f"{name}_high", (values[:, i] + width).clip(0, 1), np.nan, np.float32)
         if self.classes:
             values = read["emotion"] if read else np.empty((0, len(self.classes)))
             put("emotion", np.array(self.classes, dtype=object)[values.argmax(axis=1)], None, object)
