@@ -137,7 +137,7 @@ def test_branches_pull_requests_messages_and_stale_files(hub, tmp_path, exports)
             push_export(va, "org/model", **how)
     larger = shutil.copytree(encoder, tmp_path / "larger")
     (larger / "figures").mkdir()
-    (larger / "figures" / "a.png").write_bytes(b"")
+    (larger / "figures" / "a.png").write_bytes(PNG)
     push_export(larger, "org/model", branch="more")
     assert set(push_export(encoder, "org/model", branch="more").removed) == {"figures/a.png"}
     assert set(repository.files("more")) == FILES | LAYOUT
@@ -193,6 +193,23 @@ def test_a_private_push_of_the_trainer_is_private(name, hub, tmp_path, tokenizer
         trainer.push_to_hub(visibility="private")
 
 
+# the least PNG file, and an ONNX file of IR version 8 with an empty graph of the name "g"
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(25) + b"\x00\x00\x00\x00IEND\xaeB`\x82"
+ONNX = b"\x08\x08" + b"\x3a\x03" + b"\x12\x01g"
+
+
+def add(folder, name, content):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+
+
+def test_pictures_and_graphs_are_pushed_whole(tmp_path, exports):
+    folder = shutil.copytree(exports[0] / "encoder", tmp_path / "encoder")
+    add(folder, "figures/a.png", PNG)
+    add(folder, "onnx/model.onnx", ONNX)
+    assert set(export_files(folder)) == FILES | LAYOUT | {"figures/a.png", "onnx/model.onnx"}
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -230,6 +247,13 @@ def shard(folder):
         (lambda folder: truncate(folder / "model.safetensors"), "model.safetensors is damaged"),
         (lambda folder: shard(folder).unlink(), "lacks model-00001-of-00002.safetensors"),
         (lambda folder: truncate(shard(folder)), "model-00001-of-00002.safetensors is damaged"),
+        (lambda folder: add(folder, "figures/a.png", PNG[:-1]), "a.png is damaged .no whole PNG"),
+        (lambda folder: add(folder, "figures/a.png", b"<svg>"), "a.png is damaged .no whole PNG"),
+        (lambda folder: add(folder, "onnx/model.onnx", ONNX[:-1]), "model.onnx is damaged .it is cut short"),
+        (lambda folder: add(folder, "onnx/model.onnx", b"version https://git-lfs"), "model.onnx is damaged"),
+        (lambda folder: add(folder, "onnx/model.onnx", b""), "model.onnx is damaged .no ONNX file with a graph"),
+        (lambda folder: add(folder, "vocab.txt", b"\xff\xfe"), "vocab.txt is damaged"),
+        (lambda folder: add(folder, "spiece.model", b""), "spiece.model is damaged"),
     ],
 )  # fmt: skip
 def test_only_complete_and_clean_exports_are_pushed(spoil, message, tmp_path, exports):

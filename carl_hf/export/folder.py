@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.encoders.checks import check_padding
 from carl_hf.export.cards import render_card
+from carl_hf.export.contents import check_content
 from carl_hf.export.provenance import Provenance
 from carl_hf.utils.atomic_files import apply_umask, write_errors, write_json
 
@@ -114,7 +115,7 @@ def export_files(folder: str | Path) -> list[str]:
 
 
 def _missing_weights(folder: Path, files: Sequence[str]) -> list[str]:
-    """What is missing of the weights. Every JSON and safetensors file is opened: a ValueError names a damaged one."""
+    """What is missing of the weights. Every file is opened: a ValueError names a damaged one."""
     contents: dict[str, Any] = {}
     for file in files:
         try:
@@ -123,6 +124,8 @@ def _missing_weights(folder: Path, files: Sequence[str]) -> list[str]:
             elif file.endswith(".safetensors"):
                 with safetensors.safe_open(folder / file, "pt") as weights:  # compares the size with the header's
                     contents[file] = set(weights.keys())
+            else:
+                check_content(folder / file)
         except (ValueError, safetensors.SafetensorError) as error:
             raise ValueError(f"{folder / file} is damaged ({error}). Export again.") from error
     index = contents.get(_INDEX)
