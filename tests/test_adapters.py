@@ -4,6 +4,8 @@ import pytest
 from conftest import make_trainer, tiny_encoder, toy_dataset
 
 from carl_hf import CarlModel, export_encoder, export_va_regressor
+from carl_hf.encoders import load_config, load_encoder
+from carl_hf.evaluation.encoder import load_text_encoder
 
 peft = pytest.importorskip("peft")
 LORA = peft.LoraConfig(target_modules=["query"])
@@ -34,6 +36,10 @@ def test_adapters_are_refused_by_model_trainer_and_export(carl, tmp_path, tokeni
             door()
 
 
-def test_a_merged_encoder_trains(tmp_path, tokenizer):
-    merged = peft.get_peft_model(tiny_encoder(), LORA).merge_and_unload()
+def test_a_folder_of_adapters_alone_is_named_and_trains_merged(tmp_path, tokenizer):
+    peft.get_peft_model(tiny_encoder(), LORA).save_pretrained(tmp_path / "lora")
+    for load in (load_encoder, load_config, load_text_encoder, CarlModel.from_encoder):
+        with pytest.raises(ValueError, match="^Cannot load .* holds PEFT adapters .*Merge them and save that"):
+            load(str(tmp_path / "lora"))
+    merged = peft.PeftModel.from_pretrained(tiny_encoder(), str(tmp_path / "lora")).merge_and_unload()
     make_trainer(tmp_path, tokenizer, model=CarlModel.from_encoder(merged, projection_dim=8)).train()

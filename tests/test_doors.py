@@ -154,6 +154,7 @@ ENCODERS = {
     "with a head": lambda *given: headed(),
     "with a head, folder": lambda *given: saved(headed(), *given),
     "adapter of PEFT": lambda *given: adapted(add=False),
+    "adapter of PEFT, folder": lambda *given: saved(adapted(add=False), *given),
     "adapter added": lambda *given: adapted(add=True),
     "half of the weights": lambda *given: damaged(
         *given, lambda weights: {key: value for key, value in weights.items() if "layer.1" not in key}

@@ -229,6 +229,11 @@ def _find(resolved: str, file: str) -> str | None:
 
 def _why_not(name: str, error: Exception) -> str:
     if Path(name).is_dir():
+        if Path(name, "adapter_config.json").is_file() and not Path(name, "config.json").is_file():
+            return (
+                "it holds PEFT adapters (LoRA) without their encoder. Merge them and save that: "
+                "PeftModel.from_pretrained(encoder, FOLDER).merge_and_unload().save_pretrained(NEW), tokenizer too."
+            )
         return str(error).splitlines()[0]
     return (
         f"there is no such folder, and the Hub gave no such model ({str(error).splitlines()[0]}) "
