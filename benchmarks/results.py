@@ -12,6 +12,7 @@ from typing import Any
 import encode
 import memory
 import scaling
+import start
 import step_cost
 
 from carl_hf.commands.arguments import parse_script_arguments
@@ -24,6 +25,7 @@ RENDERED = {
     "scaling_processes": ("Processes, lengths, bookkeeping", scaling.render),
     "scaling_corpus": ("A corpus of any size", scaling.render),
     "encode": ("Embedding texts", encode.render),
+    "start": ("Starting", start.render),
 }
 
 

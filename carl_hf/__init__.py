@@ -5,10 +5,9 @@ This level holds the paper, the subpackages all around it (docs/architecture.md)
 
 from typing import TYPE_CHECKING
 
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig
 
 from carl_hf.configuration_carl import CarlConfig
-from carl_hf.modeling_carl import CarlModel, CarlOutput
 from carl_hf.utils.lazy import lazy_names
 from carl_hf.version import __version__
 
@@ -20,11 +19,11 @@ if TYPE_CHECKING:
     from carl_hf.export.hub import push_export
     from carl_hf.export.provenance import Provenance
     from carl_hf.inference.pipeline import AffectPipeline
+    from carl_hf.modeling_carl import CarlModel, CarlOutput
     from carl_hf.trainer import CarlTrainer
     from carl_hf.training_args import CarlTrainingArguments
 
-AutoConfig.register(CarlConfig.model_type, CarlConfig, exist_ok=True)
-AutoModel.register(CarlConfig, CarlModel, exist_ok=True)
+AutoConfig.register(CarlConfig.model_type, CarlConfig, exist_ok=True)  # which registers its model
 
 __getattr__, _lazy = lazy_names(
     __name__,
@@ -36,6 +35,7 @@ __getattr__, _lazy = lazy_names(
         "export.hub": ["push_export"],
         "export.provenance": ["Provenance"],
         "inference.pipeline": ["AffectPipeline"],
+        "modeling_carl": ["CarlModel", "CarlOutput"],
         "trainer": ["CarlTrainer"],
         "training_args": ["CarlTrainingArguments"],
     },

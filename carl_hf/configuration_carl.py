@@ -1,11 +1,12 @@
 """CarlConfig: the architecture of a CARL model. CarlTrainingArguments holds how it is trained."""
 
-from typing import Literal, get_args
+import importlib
+from typing import Any, Literal, get_args
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from carl_hf.encoders.packing import Pooling
+from carl_hf.encoders.layout import Pooling
 
 ContrastLayers = Literal[
     "prediction", "projection", "none", "none+prediction", "none+projection", "projection+prediction"
@@ -46,6 +47,11 @@ class CarlConfig(PreTrainedConfig):
     heads: list[str] | None = None
     classes: list[str] | None = None
     dominance: bool = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "CarlConfig":
+        # Makes the model known to AutoModel. Here, because `import carl_hf` need not wait for it.
+        importlib.import_module("carl_hf.modeling_carl")
+        return super().__new__(cls)
 
     def __post_init__(self, **kwargs):
         if self.pooling not in get_args(Pooling):

@@ -326,3 +326,6 @@ class CarlModel(CarlPreTrainedModel):
             self.encoder, texts, tokenizer, pooling=self.config.pooling, batch_size=batch_size, max_length=max_length,
             normalize=normalize,
         )  # fmt: skip
+
+
+AutoModel.register(CarlConfig, CarlModel, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from importlib.metadata import packages_distributions
 
 import pytest
 from conftest import ROOT
+from transformers import BertConfig
 
-from carl_hf import __version__
+from carl_hf import CarlConfig, __version__
 from carl_hf_cli import SCRIPTS, main
 
 
@@ -50,6 +52,36 @@ def test_its_help_imports_no_torch():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "pretrain" in done.stdout and "'runpy'" in done.stdout
     assert not any(f"'{package}'" in done.stdout for package in ("torch", "transformers", "carl_hf", "numpy"))
+
+
+def test_each_start_loads_what_it_uses():
+    code = """
+import pickle, runpy, sys
+import carl_hf
+from transformers import AutoModel, BertConfig
+def loaded(*names):
+    print([name for name in names if name in sys.modules])
+torch_alone = "datasets", "emoji", "pandas", "pyarrow", "scipy", "transformers.modeling_utils", "transformers.trainer"
+loaded("torch", *torch_alone)
+sys.argv = ["carl_hf", "--version"]
+runpy.run_module("carl_hf", run_name="__main__")
+loaded("torch", *torch_alone)
+config = pickle.loads({config!r})
+model = AutoModel.from_config(config)
+assert type(model) is carl_hf.CarlModel
+loaded("transformers.modeling_utils", "datasets", "emoji", "pandas", "pyarrow", "transformers.trainer")
+for script in {scripts!r}:
+    runpy.run_path(script)
+loaded("transformers.trainer", "evaluate", "gradio", "matplotlib", "onnx", "sentence_transformers", "sklearn")
+"""
+    encoder = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    scripts = [str(ROOT / "examples" / SCRIPTS[name][0]) for name in sorted(set(SCRIPTS) - {"app", "explain", "mteb"})]
+    code = code.format(config=pickle.dumps(CarlConfig(encoder=encoder, projection_dim=4)), scripts=scripts)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "['torch']", __version__, "['torch']", "['transformers.modeling_utils']", "['transformers.trainer']"
+    ]  # fmt: skip
 
 
 def test_a_launcher_starts_it_as_a_module():

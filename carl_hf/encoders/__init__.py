@@ -17,6 +17,7 @@ _NAMES = {
         "PoolingChoice", "ReadPooling", "StatedPooling", "classifier_outputs", "embed_poolings", "embed_texts",
         "embed_tokens",
     ),
-    "packing": ("Pooling", "pool"),
+    "layout": ("Pooling",),
+    "packing": ("pool",),
 }  # fmt: skip
 __getattr__, __all__ = lazy_names(__name__, _NAMES)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -65,7 +64,7 @@ def embed_poolings(
     """
     if isinstance(texts, str):
         raise ValueError("embed takes a list of texts, got one string: pass [text].")
-    if isinstance(texts, (dict, pd.DataFrame)) or not all(isinstance(text, str) for text in texts):
+    if isinstance(texts, dict) or hasattr(texts, "columns") or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"embed takes a list of texts, got other things in a {type(texts).__name__}: table['text'].")
     unknown = [pooling for pooling in poolings if pooling not in get_args(ReadPooling)]
     if unknown:

@@ -7,7 +7,6 @@ Source: the emoji and their CLDR short names are those of the package emoji, whi
 
 import logging
 
-from emoji import EMOJI_DATA
 from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.encoders.checks import check_tokenizer
@@ -30,6 +29,8 @@ def add_emoji(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     Returns:
         new token -> its CLDR short name, in the order of their ids; empty if the tokenizer is left as it was.
     """
+    from emoji import EMOJI_DATA
+
     texts = [text for text in EMOJI_DATA if text not in _TEXT]
     if not tokenizer(_SELECTOR, add_special_tokens=False)["input_ids"]:
         texts = list(dict.fromkeys(text.rstrip(_SELECTOR) for text in texts))
@@ -76,6 +77,8 @@ def with_emoji(
 
 
 def _short_name(text: str) -> str:
+    from emoji import EMOJI_DATA
+
     name = EMOJI_DATA.get(text, EMOJI_DATA.get(text + _SELECTOR))["en"].strip(":").replace("_", " ")
     is_flag = "\U0001f1e6" <= text[0] <= "\U0001f1ff" or text.endswith("\U000e007f")
     return f"flag: {name}" if is_flag else name  # the package leaves out the kind

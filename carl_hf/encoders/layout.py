@@ -6,12 +6,15 @@ Shape suffixes: B texts, L tokens of the longest, T tokens of all texts, X any w
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from carl_hf.encoders import fast_cpu
+
+Pooling = Literal["cls", "mean"]
+"""What a model is trained with: the first token's last state, or the mean over all tokens."""
 
 
 class Slice(NamedTuple):

@@ -11,7 +11,7 @@ called once for every padded slice, with the same result.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from carl_hf.encoders import fast_cpu
-from carl_hf.encoders.layout import TokenLayout
-
-Pooling = Literal["cls", "mean"]
-"""What a model is trained with: the first token's last state, or the mean over all tokens."""
+from carl_hf.encoders.layout import Pooling, TokenLayout
 
 _PACKED = "carl_packed"
 _FROM_ZERO = ("bert", "electra", "distilbert", "modernbert")  # position of the first token: 0
