@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, tiny_config, tiny_encoder, toy_dataset
+from conftest import ROOT, make_trainer, tiny_config, tiny_encoder, toy_dataset
+from huggingface_hub import constants
+from loopback_hub import File, Repository
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from carl_hf import CarlModel, CarlTrainingArguments
 from carl_hf.commands.arguments import public_command
 from carl_hf.encoders.loading import load_classifier, load_config, load_encoder, load_tokenizer
 from carl_hf.evaluation.encoder import load_text_encoder
+from carl_hf.training.checkpoints import CompletionRecord, mark_complete
 
 FOLDERS = ("carl_hf", "examples", "benchmarks", "model_cards")
 CODE = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
@@ -97,6 +100,30 @@ def test_a_pickle_named_by_the_configuration_is_not_opened(tiny, tmp_path):
         (folder / "adapter_model.bin").write_bytes(pickle.dumps(Bomb()))
         with pytest.raises(ValueError, match="'adapter_model.bin' as transformers_weights"):
             load(str(folder))
+
+
+def test_no_service_is_asked_to_convert_a_model_of_the_hub(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    hub.repositories["org/pickled"] = Repository("org/pickled", private=False)
+    files = {"config.json": tiny_config().to_json_string().encode(), "pytorch_model.bin": pickle.dumps(Bomb())}
+    files = {name: File(name, data=content) for name, content in files.items()}
+    hub.repositories["org/pickled"].commit("main", files, "pickled")
+    for load in (load_encoder, CarlModel.from_encoder):
+        with pytest.raises(ValueError, match="no weights in safetensors"):
+            load("org/pickled")
+    assert hub.log and all(method in ("GET", "HEAD") for method, _, _ in hub.log)
+    assert not any(re.search("commits|discussions|convert", path) for _, path, _ in hub.log)
+
+
+def test_pickled_weights_of_a_checkpoint_are_not_opened(tmp_path, tokenizer):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    make_trainer(tmp_path, tokenizer, **settings).train()
+    checkpoint = tmp_path / "checkpoint-2"
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
+    mark_complete(checkpoint, CompletionRecord(global_batch=8, batches=1))
+    with pytest.raises(ValueError, match="holds pytorch_model.bin, a pickle"):
+        make_trainer(tmp_path, tokenizer, **settings).train(resume_from_checkpoint="last")
 
 
 @pytest.mark.parametrize("kind, message", [("own.Module", "type own.Module"), ("pickle", "pytorch_model.bin is not")])

@@ -1,6 +1,7 @@
 """Loading a pretrained encoder and its tokenizer, from a Hub id, a folder, or a name of `packaged.py`."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from carl_hf.encoders.checks import check_loaded, check_weights_file
 from carl_hf.encoders.embedding import StatedPooling
 from carl_hf.encoders.emoji_tokens import add_emoji, with_emoji
 from carl_hf.encoders.packaged import HUB_IDS, resolve_encoder
+
+# or transformers asks a service of the Hub to convert a model without safetensors, and loads what it proposes
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
 
 
 def load_config(name: str) -> PreTrainedConfig:

@@ -177,6 +177,8 @@ class ResumableTrainer(Trainer):
 
     def _check_resumable(self, checkpoint: str) -> None:
         trained, now = read_completion_record(checkpoint), self.completion_record
+        if pickled := sorted(path.name for path in Path(checkpoint).glob("pytorch_model*")):
+            raise ValueError(f"{checkpoint} holds {pickled[0]}, a pickle that is not opened: weights are safetensors.")
         if not trained.resumable:
             raise ValueError(f"{checkpoint} holds the model alone: it was saved with --save_only_model.")
         if (trained.global_batch, trained.batches) != (now.global_batch, now.batches):
