@@ -22,7 +22,7 @@ from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_pred
 
 Splits = Mapping[str, Dataset]
 """Split ("train", "validation", "test") -> texts with valence and arousal."""
-EXAMPLE = "valence-001"
+EXAMPLE = "valence-103"
 """The validation triplet whose anchor, a pleasant sentence, is shown with its nearest texts."""
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
 """Poolings of the plain encoder, of which the better one is compared with."""

@@ -20,7 +20,7 @@ def plot_nearest(path: Path, sentence: str, panels: Mapping[str, Sequence[Mappin
     """
     most = max(map(len, panels.values()))
     with new_figure(path, len(panels), 4.6, 0.4 + 0.78 * most) as (figure, axes):
-        figure.suptitle(f"Nearest to: “{sentence}”", fontsize=11)
+        figure.suptitle("\n".join(textwrap.wrap(f"Nearest to: “{sentence}”", 2 * _WIDTH)), fontsize=11)
         for axis, (title, texts) in zip(axes, panels.items(), strict=True):
             axis.set_title(title, fontsize=10, loc="left")
             for row, found in enumerate(texts):
