@@ -23,6 +23,7 @@ from torch.distributed.run import get_args_parser
 from carl_hf import CarlTrainingArguments, __version__, load_va_dataset
 from carl_hf.commands.before_after import print_before_after
 from carl_hf.encoders import packaged
+from carl_hf.objectives import describe_objectives
 from carl_hf_cli import SCRIPTS as COMMAND_SCRIPTS
 
 ROOT = Path(__file__).parents[1]
@@ -137,7 +138,7 @@ def test_the_shown_report_is_what_the_script_prints(capsys):
     """The README's metrics, read from its report and printed anew as examples/pretrain.py does."""
     shown = next(block for block in blocks(ROOT / "README.md", "text") if "held-out texts" in block)
     results = {
-        "run": {"encoder": "minilm-l6", "method": "CARL with regression"},
+        "run": {"encoder": "minilm-l6", "method": describe_objectives(["mccl", "rank_n_contrast", "regression"])},
         "verdict": shown.strip().splitlines()[-1],
     }
     for key, pooling in (("before", "mean"), ("after", "cls"), ("gain", "")):
