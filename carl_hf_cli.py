@@ -11,6 +11,7 @@ from pathlib import Path
 SCRIPTS = {
     "pretrain": ("pretrain.py", "train an encoder by CARL, measure it before and after, export it"),
     "finetune": ("finetune_emotion.py", "train an emotion classifier on your labels"),
+    "adapt": ("adapt.py", "adapt valence and arousal to 20 to 200 texts that you have rated"),
     "evaluate": ("evaluate.py", "measure any encoder, or compare several"),
     "score": ("score.py", "valence, arousal and emotions for every row of a table of any size"),
     "embed": ("embed.py", "vectors of a table of any size"),

@@ -24,6 +24,7 @@ from carl_hf.evaluation.probes import fit_ridge
 from carl_hf.evaluation.statistics import classification_report, multi_label_report
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, dimensions_of, labels_of, va_metrics
 from carl_hf.export import task_heads
+from carl_hf.export.adapting import adaptation_results
 from carl_hf.export.bias import measure_bias
 from carl_hf.export.cards import Kind, Result, va_results
 from carl_hf.export.folder import (
@@ -111,6 +112,7 @@ def export_va_regressor(
     train: Dataset | None = None, dev: Dataset | None = None, test: Mapping[str, Dataset] | None = None,
     corpora: Sequence[str] = (), max_length: int = 128, provenance: Provenance | None = None,
     figures: Sequence[str | Path] = (), seed: int = 42, training: HeadTraining | None = None,
+    adaptation: Mapping[str, Any] | None = None,
 ) -> Path:  # fmt: skip
     """Writes a valence-arousal regressor for `AutoModelForSequenceClassification` and the text-classification
     pipeline. Its labels are valence and arousal, its outputs (v + 1) / 2 and (a + 1) / 2. If all texts of `train` and
@@ -124,6 +126,8 @@ def export_va_regressor(
             `dev`, a tenth of `train`, drawn by `seed`, is it. For another model `dev` gives the intervals alone.
         training: how head and encoder are then trained together, for a [`CarlModel`], which stays as it is; what is
             written is the better of the two on `dev`. By default the encoder is frozen.
+        adaptation: of another model, what [`carl_hf.export.adapting.adapt_va_regressor`] has returned; the texts are
+            the last of `corpora`.
         test: corpus -> held-out texts and labels for the results of the card.
         corpora: what the head was fitted to; by default the training corpora of `provenance`.
         Everything else as for [`export_encoder`].
@@ -174,14 +178,17 @@ def export_va_regressor(
         )
         results += va_results(name, metrics, baseline={} if train is None else None)
         results += coverage_results(name, answers.clip(0, 1), (labels + 1) / 2, both, intervals, seed=seed)
+    baseline = None if train is None else "constant prediction (mean of the training labels)"
+    if adaptation is not None:
+        results, baseline = results + adaptation_results(names[-1], adaptation), "the model as it was"
     contents = {
         "head": {
             "labels": list(dimensions), "frozen": _is_frozen(fitted, development), "corpora": names,
-            "outside": max(outside, default=None), "development": development,
+            "outside": max(outside, default=None), "development": development, "adaptation": adaptation,
         },
         "intervals": intervals,
         "results": [asdict(result) for result in results],
-        "baseline": None if train is None else "constant prediction (mean of the training labels)",
+        "baseline": baseline,
         "widget": _text_widgets(outputs, dimensions),
         "bias": measure_bias(lambda texts: clipped(outputs(texts)), dimensions),
     }  # fmt: skip

@@ -76,17 +76,22 @@ def train_va_regressor(
     """
     dimensions = tuple(model.config.id2label.values())
     labels, truth = ((labels_of(data, dimensions=dimensions) + 1) / 2 for data in (train, dev))
-    spread, dev_spread = (np.maximum(values.var(0), 1e-6) for values in (labels, truth))
-    weight_K = torch.tensor(1 / spread, dtype=torch.float32, device=model.device)
+    spread_K = np.maximum(truth.var(0), 1e-6)
 
     def score(outputs_NK: np.ndarray) -> float:
-        return float(1 - (np.square(outputs_NK.clip(0, 1) - truth).mean(0) / dev_spread).mean())
+        return float(1 - (np.square(outputs_NK.clip(0, 1) - truth).mean(0) / spread_K).mean())
 
     return _train(
         model, tokenizer, train["text"], labels.astype(np.float32), dev["text"], training,
-        loss=lambda outputs, target: (weight_K * (outputs - target).square()).mean(), score=score,
-        metric="explained variance (R2)", max_length=max_length,
+        loss=weighted_squared_error(labels, model.device), score=score, metric="explained variance (R2)",
+        max_length=max_length,
     )  # fmt: skip
+
+
+def weighted_squared_error(labels_NK: np.ndarray, device: torch.device) -> Loss:
+    """The squared error of each dimension over its variance in `labels_NK`."""
+    weight_K = torch.tensor(1 / np.maximum(labels_NK.var(0), 1e-6), dtype=torch.float32, device=device)
+    return lambda outputs_NK, target_NK: (weight_K * (outputs_NK - target_NK).square()).mean()
 
 
 def train_emotion_classifier(
@@ -188,7 +193,7 @@ def train_epochs(
     for epoch in range(1, training.epochs + 1):
         model.train()
         title = f"epoch {epoch} of at most {training.epochs}"
-        for rows in tqdm(np.array_split(rng.permutation(len(tokens)), batches), desc=title, disable=None):
+        for rows in tqdm(np.array_split(rng.permutation(len(tokens)), batches), desc=title, leave=False, disable=None):
             rows = sorted(rows, key=lambda row: -len(tokens[row]))
             target = torch.from_numpy(labels[rows]).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=training.bf16):

@@ -122,7 +122,7 @@ def calibrate_classifier(
     logits = classifier_outputs(classifier, texts, tokenizer, max_length=max_length).numpy().astype(float)
     temperature = fit_temperature(logits, labels)
     with torch.no_grad():
-        for parameter in classifier.get_submodule(_last_layer(classifier)).parameters():
+        for parameter in classifier.get_submodule(last_layer(classifier)).parameters():
             parameter /= temperature
     if not corpus.multi_label:
         return Calibration(temperature, None)
@@ -190,7 +190,7 @@ def _headless(model: CarlModel, labels: Sequence[str], problem: _ProblemType) ->
     config.label2id = {label: i for i, label in config.id2label.items()}
     config.problem_type, config.dtype = problem, torch.float32  # whatever the encoder was once loaded in
     classifier = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
-    path = _last_layer(classifier)
+    path = last_layer(classifier)
     dense = _pooler_dense(model)
     pooler = {f"pooler.dense.{name}": value for name, value in dense.state_dict().items()}  # if the encoder has none
     missing = classifier.base_model.load_state_dict(pooler | model.encoder.state_dict(), strict=False).missing_keys
@@ -220,7 +220,7 @@ def _pooler_dense(model: CarlModel) -> nn.Linear:
     return identity
 
 
-def _last_layer(classifier: PreTrainedModel) -> str:
+def last_layer(classifier: PreTrainedModel) -> str:
     """Path of the linear layer that outputs the logits."""
     linear = {path: layer for path, layer in classifier.named_modules() if isinstance(layer, nn.Linear)}
     return [path for path, layer in linear.items() if layer.out_features == classifier.config.num_labels][-1]

@@ -1,0 +1,119 @@
+"""The command line of examples/adapt.py: its arguments, what it does and what it prints."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from carl_hf import Provenance, export_va_regressor, load_va_dataset
+from carl_hf.data.mixing import rows_with_va
+from carl_hf.encoders import load_classifier, load_tokenizer
+from carl_hf.export.adapting import ALONE, FINETUNED, adapt_va_regressor
+from carl_hf.export.folder import check_replaceable, read_record
+from carl_hf.export.head_training import HeadTraining
+from carl_hf.export.provenance import file_digest, public_corpus_name
+from carl_hf.inference.pipeline import AffectPipeline
+from carl_hf.report.tables import plain_table
+from carl_hf.utils.fields import setting
+
+
+@dataclass
+class AdaptArguments:
+    labels: str | None = setting(
+        None, "Rated texts: a file with text, valence and arousal, or the id of a Hub data set."
+    )
+    model: str = setting("runs/carl-demo", "Folder with va/, or va/ itself, or a Hub id (NAME, beside NAME-va).")
+    output: str | None = setting(None, "Folder in which va/ is written.")
+    scale: list[float] = setting([0.0, 1.0], "Least and greatest rating, such as 1 9.")
+    text_column: str = setting("text", "Name of the column with the texts.")
+    valence_column: str = setting("valence", "Its name.")
+    arousal_column: str = setting("arousal", "Its name.")
+    skip_bad_rows: bool = setting(False, "Leave out rows that cannot be read, instead of refusing the file.")
+    overwrite: bool = setting(False, "Replace the export in the output folder.")
+    num_threads: int | None = setting(None, "CPU threads (default: all cores).")
+    seed: int = setting(42, "Seed of the folds and of fine-tuning.")
+
+    def __post_init__(self):
+        if self.labels is None:
+            raise ValueError("There are no rated texts: name a file with the columns text, valence and arousal.")
+        if self.output is None:
+            raise ValueError("--output is missing: name a folder, in which va/ is written.")
+        if len(self.scale) != 2:
+            raise ValueError(f"--scale needs two numbers, the least and the greatest rating, got {self.scale}.")
+        folder = Path(self.output) / "va"
+        check_replaceable(folder)
+        if folder.exists() and not self.overwrite:
+            raise ValueError(f"--output {self.output} holds a va/: name another, or replace it with --overwrite true.")
+
+
+def adapt(args: AdaptArguments) -> tuple[Path, dict[str, Any]]:
+    """Adapts `args.model` to the rated texts and exports it.
+
+    Returns:
+        the folder, and its record.
+
+    Raises:
+        ValueError: for a model or texts that cannot be used.
+    """
+    columns = {"text": args.text_column, "valence": args.valence_column, "arousal": args.arousal_column}
+    name = AffectPipeline.from_pretrained(args.model).names.get("va")
+    if name is None:
+        raise ValueError(f"--model {args.model} has no valence-arousal regressor: name a run with va/.")
+    model, tokenizer = load_classifier(name), load_tokenizer(name)
+    rated = rows_with_va(
+        load_va_dataset(
+            args.labels, scale=tuple(args.scale), columns=columns, skip_bad_rows=args.skip_bad_rows,
+            dominance=model.config.num_labels > 2,
+        )
+    )  # fmt: skip
+    record = read_record(name) or {}
+    length = min(record.get("max_length", 128), tokenizer.model_max_length)
+    training = HeadTraining(batch_size=16, seed=args.seed)
+    found = adapt_va_regressor(model, tokenizer, rated, training=training, max_length=length)
+    folder = export_va_regressor(
+        model, tokenizer, Path(args.output) / "va", max_length=length, adaptation=found,
+        provenance=_provenance(record, name, args.labels, found["chosen"]),
+        corpora=[*(record.get("head") or {}).get("corpora", []), args.labels],
+    )  # fmt: skip
+    return folder, read_record(folder)
+
+
+def print_adaptation(record: Mapping[str, Any], scale: Sequence[float]) -> None:
+    """What each way gave by cross-validation, which was chosen, and what error to expect, on the scale of the
+    ratings."""
+    found, (least, greatest) = record["head"]["adaptation"], scale
+    size, names = greatest - least, record["head"]["labels"]
+    rows = [
+        [way, *(text for name in names for text in _cells(metrics[name], size))]
+        for way, metrics in found["ways"].items()
+    ]
+    print(f"\n{record['head']['corpora'][-1]}: {found['texts']} texts, {found['folds']}-fold cross-validation; "
+          f"errors on the scale from {least:g} to {greatest:g}")  # fmt: skip
+    print(plain_table(["", *(f"{name}: {what}" for name in names for what in ("mean error", "r"))], rows))
+    own, widths = found["ways"][found["chosen"]], record["intervals"]
+    expected = ", ".join(
+        f"{name} {size * own[name]['mae']:.2g} (nine in ten at most {size * widths[name]:.2g})" for name in names
+    )
+    print(f"\nChosen: {found['chosen']}. Expected mean error on texts like these: {expected}.")
+    if found["chosen"] == ALONE:
+        print("No way was better beyond chance: the answers are those of before, the intervals are new.")
+
+
+def _cells(metrics: Mapping[str, Any], size: float) -> list[str]:
+    return [f"{size * metrics['mae']:.3g}", "undefined" if metrics["pearson"] is None else f"{metrics['pearson']:.3f}"]
+
+
+def _provenance(record: Mapping[str, Any], name: str, labels: str, chosen: str) -> Provenance:
+    """Of the model as it was; with the rated texts' file, if the answers depend on it."""
+    earlier = record.get("provenance")
+    if earlier is None:
+        before = Provenance(base_model=name, method=None)
+    else:
+        before = Provenance(**earlier)
+    if chosen == ALONE:
+        return before
+    files = dict(before.files)
+    if Path(labels).is_file():
+        files[public_corpus_name(labels)] = file_digest(labels)
+    corpora = [*before.corpora, labels] if chosen == FINETUNED else before.corpora
+    return replace(before, files=files, corpora=corpora, licence=None)

@@ -1,0 +1,169 @@
+"""A valence-arousal regressor adapted to a few texts that its user has rated.
+
+Shape suffixes: N texts, K dimensions, H width of what the last layer reads.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from carl_hf.encoders.classifiers import Classifier
+from carl_hf.encoders.embedding import classifier_outputs
+from carl_hf.evaluation.probes import LinearProbe
+from carl_hf.evaluation.statistics import agreement
+from carl_hf.evaluation.valence_arousal import dimensions_of, labels_of
+from carl_hf.export.cards import Result
+from carl_hf.export.head_training import HeadTraining, token_ids, train_epochs, weighted_squared_error
+from carl_hf.export.intervals import conformal_intervals
+from carl_hf.export.provenance import public_corpus_name
+from carl_hf.export.task_heads import FEWEST_TEXTS, last_layer
+
+FOLDS = 5
+ALONE, SCALED, RIDGE, FINETUNED = WAYS = ("left alone", "scale and offset", "ridge", "fine-tuning")
+"""Ways to adapt, from the simplest to the one with the most freedom."""
+_RIDGE_STRENGTHS = 10.0 ** np.arange(-3, 4)  # for inputs whose variances add up to 1
+
+
+class _Texts(NamedTuple):
+    """What a way learns from: tokens, inputs of the last layer, and labels in [0, 1]."""
+
+    tokens: list[list[int]]
+    inputs_NH: np.ndarray
+    labels_NK: np.ndarray
+
+
+def adapt_va_regressor(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rated: Dataset, *,
+    training: HeadTraining | None = None, max_length: int = 128,
+) -> dict[str, Any]:  # fmt: skip
+    """Adapts a valence-arousal regressor in place, in the way that five-fold cross-validation chooses: it is left
+    alone; each dimension gets a scale and an offset; a ridge regression, drawn towards the last layer as it is,
+    changes that layer; or all weights are trained for a few epochs, after scale and offset. See [`choose`].
+
+    Args:
+        model: with the problem type regression and the labels valence and arousal, outputs in [0, 1].
+        rated: columns text, valence, arousal (in [-1, 1]), and dominance if the model answers with it.
+        training: of the last way; batches of 16 by default. Its `seed` draws the folds too.
+
+    Returns:
+        {"chosen", "texts", "folds", "seed", "ways": {way: {dimension: {"pearson", "spearman", "ccc", "mae"}}}}, the
+        metrics of answers in [0, 1] for texts that the way had not seen. The model's configuration gets `intervals`,
+        from the errors of the chosen way on them.
+
+    Raises:
+        ValueError: for fewer than 20 texts, or texts without dominance for a model with it.
+    """
+    training = training or HeadTraining(batch_size=16)
+    dimensions = tuple(model.config.id2label.values())
+    if len(rated) < FEWEST_TEXTS:
+        raise ValueError(f"Adapting needs at least {FEWEST_TEXTS} texts with valence and arousal, got {len(rated)}.")
+    if len(dimensions_of(rated)) < len(dimensions):
+        raise ValueError("The model answers with dominance too: rate it in each text, in a column dominance.")
+    layer, texts = _read(model, tokenizer, rated, max_length)
+
+    def tuned(rows: np.ndarray) -> Classifier:
+        own = copy.deepcopy(model)
+        _set_last_layer(own, _scaled(layer, texts, rows))
+        classifier, labels_NK = Classifier(own, tokenizer), texts.labels_NK[rows]
+        loss = weighted_squared_error(labels_NK, own.device)
+        for _ in train_epochs(classifier, [texts.tokens[row] for row in rows], labels_NK, loss, training):
+            pass
+        return classifier
+
+    linear = {ALONE: lambda layer, texts, rows: layer, SCALED: _scaled, RIDGE: _ridge}
+    order = np.random.default_rng(training.seed).permutation(len(rated))
+    unseen = {way: np.empty_like(texts.labels_NK) for way in WAYS}
+    for held_out in np.array_split(order, FOLDS):
+        rows = np.setdiff1d(order, held_out)
+        for way, fit in linear.items():
+            unseen[way][held_out] = fit(layer, texts, rows)(texts.inputs_NH[held_out])
+        unseen[FINETUNED][held_out] = tuned(rows).predict([texts.tokens[row] for row in held_out]).numpy()
+    unseen = {way: answers_NK.clip(0, 1) for way, answers_NK in unseen.items()}
+
+    chosen = choose(unseen, texts.labels_NK)
+    if chosen == FINETUNED:
+        model.load_state_dict(tuned(order).model.state_dict())
+    elif chosen != ALONE:
+        _set_last_layer(model, linear[chosen](layer, texts, order))
+    model.config.intervals = conformal_intervals(unseen[chosen], texts.labels_NK, dimensions)
+    return {
+        "chosen": chosen, "texts": len(rated), "folds": FOLDS, "seed": training.seed,
+        "ways": {way: agreement(answers_NK, texts.labels_NK, dimensions) for way, answers_NK in unseen.items()},
+    }  # fmt: skip
+
+
+def choose(unseen: Mapping[str, np.ndarray], labels_NK: np.ndarray) -> str:
+    """The first of some ways, ordered by freedom, whose loss is within one standard error, over the texts, of the
+    least: a way that only seems better by chance is not chosen. The loss is the squared error over the variance of
+    each dimension.
+
+    Args:
+        unseen: way -> answers (N, K) for texts that it had not seen.
+    """
+    spread_K = np.maximum(labels_NK.var(0), 1e-6)
+    loss = {way: (np.square(answers_NK - labels_NK) / spread_K).mean(1) for way, answers_NK in unseen.items()}
+    least_N = min(loss.values(), key=np.mean)
+    margin = {way: loss_N - least_N for way, loss_N in loss.items()}
+    return next(way for way, d_N in margin.items() if d_N.mean() <= d_N.std(ddof=1) / np.sqrt(len(d_N)))
+
+
+def adaptation_results(corpus: str, adaptation: Mapping[str, Any]) -> list[Result]:
+    """Rows for a card: metrics of the chosen way by cross-validation, beside those of the model as it was."""
+    before, after = (adaptation["ways"][way] for way in (ALONE, adaptation["chosen"]))
+    return [
+        Result(public_corpus_name(corpus), "cross-validation", metric, f"{dimension}, {name}", own[metric], None,
+               before[dimension][metric])
+        for dimension, own in after.items()
+        for metric, name in (("pearson", "Pearson r"), ("ccc", "CCC"), ("mae", "mean absolute error, in [0, 1]"))
+        if own[metric] is not None
+    ]  # fmt: skip
+
+
+def _read(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rated: Dataset, max_length: int
+) -> tuple[LinearProbe, _Texts]:
+    """The last layer, and the texts as the ways take them."""
+    path, dimensions = last_layer(model), tuple(model.config.id2label.values())
+    layer = model.get_submodule(path)
+    model.set_submodule(path, nn.Identity())
+    try:
+        inputs_NH = classifier_outputs(model, rated["text"], tokenizer, max_length=max_length).numpy().astype(float)
+    finally:
+        model.set_submodule(path, layer)
+    labels_NK = ((labels_of(rated, dimensions=dimensions) + 1) / 2).astype(np.float32)
+    probe = LinearProbe(*(value.detach().double().cpu().numpy() for value in (layer.weight, layer.bias)))
+    return probe, _Texts(token_ids(rated["text"], tokenizer, max_length), inputs_NH, labels_NK)
+
+
+def _scaled(layer: LinearProbe, texts: _Texts, rows: np.ndarray) -> LinearProbe:
+    """Each dimension times a number plus another, by least squares."""
+    outputs_NK, labels_NK = layer(texts.inputs_NH[rows]), texts.labels_NK[rows].astype(float)
+    mean_K, spread_K = outputs_NK.mean(0), outputs_NK.var(0)
+    together_K = ((outputs_NK - mean_K) * (labels_NK - labels_NK.mean(0))).mean(0)
+    scale_K = np.divide(together_K, spread_K, out=np.ones_like(spread_K), where=spread_K > 1e-12)
+    offset_K = labels_NK.mean(0) - scale_K * mean_K
+    return LinearProbe(scale_K[:, None] * layer.weight, scale_K * layer.bias + offset_K)
+
+
+def _ridge(layer: LinearProbe, texts: _Texts, rows: np.ndarray) -> LinearProbe:
+    """The layer plus a ridge regression of its errors, the strength of each dimension chosen by leaving texts out."""
+    from sklearn.linear_model import RidgeCV
+
+    inputs_NH = texts.inputs_NH[rows]
+    size = np.sqrt(inputs_NH.var(0).sum()) or 1.0
+    ridge = RidgeCV(_RIDGE_STRENGTHS, alpha_per_target=True)
+    ridge.fit(inputs_NH / size, texts.labels_NK[rows] - layer(inputs_NH))
+    return LinearProbe(layer.weight + ridge.coef_ / size, layer.bias + ridge.intercept_)
+
+
+def _set_last_layer(model: PreTrainedModel, probe: LinearProbe) -> None:
+    layer = model.get_submodule(last_layer(model))
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(probe.weight))
+        layer.bias.copy_(torch.from_numpy(probe.bias))

@@ -1,0 +1,153 @@
+"""Adapting va/ to a few rated texts: shifts that were built in are found again, and nothing is changed for nothing."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, load_script, tiny_encoder, toy_dataset
+from datasets import Dataset
+
+from carl_hf import AffectPipeline, CarlModel
+from carl_hf.encoders.embedding import classifier_outputs
+from carl_hf.export.adapting import ALONE, FINETUNED, RIDGE, SCALED, WAYS, adapt_va_regressor, choose
+from carl_hf.export.folder import export_files, read_record
+from carl_hf.export.head_training import HeadTraining
+from carl_hf.export.task_heads import fit_va_regressor
+
+pytestmark = pytest.mark.usefixtures("measuring_packages")
+SCRIPT = "examples/adapt.py"
+QUICK = {"training": HeadTraining(epochs=1, batch_size=16)}
+
+
+@pytest.fixture(scope="module")
+def regressor(tokenizer):
+    model = CarlModel.from_encoder(tiny_encoder(initializer_range=0.2), projection_dim=8).eval()
+    return fit_va_regressor(model, tokenizer, toy_dataset(200), toy_dataset(60, seed=1))
+
+
+@pytest.fixture
+def rated(regressor, tokenizer):
+    """(texts rated by the model itself, in other words than it was made from; a change of its answers; noise)."""
+
+    def rated(size, change=lambda answers: answers, seed=2, noise=0.05):
+        texts = [f"{text} {i}" for i, text in enumerate(toy_dataset(size, seed=seed)["text"])]
+        answers = classifier_outputs(regressor, texts, tokenizer).numpy().astype(float)
+        answers = change(answers) + noise * np.random.default_rng(seed).normal(size=answers.shape)
+        valence, arousal = (2 * answers - 1).clip(-1, 1).T
+        return Dataset.from_dict({"text": texts, "valence": valence, "arousal": arousal})
+
+    return rated
+
+
+def error(model, tokenizer, data):
+    answers = 2 * classifier_outputs(model, data["text"], tokenizer).numpy() - 1
+    return np.abs(answers - np.stack([data["valence"], data["arousal"]], axis=1)).mean()
+
+
+@pytest.mark.parametrize("size", [20, 60])
+def test_a_scale_and_an_offset_are_found_again(size, regressor, rated, tokenizer):
+    def change(answers):
+        return [0.5, 0.7] * answers + [0.35, 0.05]
+
+    model = copy.deepcopy(regressor)
+    found = adapt_va_regressor(model, tokenizer, rated(size, change), **QUICK)
+    assert found["chosen"] == SCALED and found["texts"] == size and set(found["ways"]) == set(WAYS)
+    new = rated(100, change, seed=3)
+    least = 2 * 0.05 * np.sqrt(2 / np.pi)  # of the noise alone
+    assert error(model, tokenizer, new) < 1.3 * least < error(regressor, tokenizer, new)
+    expected = np.mean([found["ways"][SCALED][name]["mae"] for name in ("valence", "arousal")])
+    assert error(model, tokenizer, new) / 2 == pytest.approx(expected, rel=0.35)
+    assert regressor.base_model.state_dict().keys() == model.base_model.state_dict().keys()
+
+
+def test_raters_who_agree_with_the_model_change_nothing(regressor, rated, tokenizer):
+    chosen = []
+    for seed in range(2, 7):
+        model = copy.deepcopy(regressor)
+        data = rated(40, seed=seed)
+        chosen.append(adapt_va_regressor(model, tokenizer, data, **QUICK)["chosen"])
+        if chosen[-1] == ALONE:
+            assert all(a.equal(b) for a, b in zip(model.parameters(), regressor.parameters(), strict=True))
+            errors = np.abs(classifier_outputs(model, data["text"], tokenizer).numpy().clip(0, 1) -
+                            (np.stack([data["valence"], data["arousal"]], 1) + 1) / 2)  # fmt: skip
+            held = (errors <= [model.config.intervals[name] + 1e-6 for name in ("valence", "arousal")]).sum(0)
+            assert (held == 37).all()  # ceil(.9 * 41)
+    assert chosen.count(ALONE) >= 4
+
+
+def test_what_only_other_features_tell_is_learnt_by_a_ridge(regressor, rated, tokenizer):
+    def change(answers):  # valence is what the model takes for arousal
+        return answers[:, ::-1]
+
+    model = copy.deepcopy(regressor)
+    found = adapt_va_regressor(model, tokenizer, rated(120, change), **QUICK)
+    assert found["chosen"] == RIDGE
+    new = rated(100, change, seed=3)
+    assert error(model, tokenizer, new) < 0.6 * error(regressor, tokenizer, new)
+
+
+def test_what_no_last_layer_can_tell_is_learnt_by_fine_tuning(regressor, tokenizer):
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(2, size=(2, 80))
+    texts = [f"{'ab'[a] * 3} {'xy'[b] * 3} {rng.integers(10)}" for a, b in zip(first, second, strict=True)]
+    odd = np.where(first != second, 0.5, -0.5)
+    model, data = copy.deepcopy(regressor), Dataset.from_dict({"text": texts, "valence": odd, "arousal": odd})
+    with torch.no_grad():
+        model.bert.pooler.dense.weight[1:] = 0  # one number is all that the last layer sees
+    training = HeadTraining(learning_rate=3e-3, epochs=10, batch_size=8)
+    found = adapt_va_regressor(model, tokenizer, data, training=training)
+    assert found["chosen"] == FINETUNED and error(model, tokenizer, data) < 0.7 * 0.5  # of a constant
+
+
+def test_the_simplest_way_within_one_standard_error_is_chosen():
+    labels = np.random.default_rng(0).normal(size=(100, 2))
+    near, far = labels + 0.1, labels + 2.0
+    doubtful = near + 0.2 * (np.arange(100) == 7)[:, None]  # worse on one text
+    assert choose({"a": far, "b": near, "c": near}, labels) == "b"
+    assert choose({"a": doubtful, "b": near}, labels) == "a"
+
+
+def test_a_file_is_adapted_to_and_exported(exports, tmp_path):
+    rows = [f"joy {i};7;8" if i % 2 else f"woe {i};2;3" for i in range(30)]
+    labels, out = tmp_path / "mine.csv", tmp_path / "out"
+    labels.write_text("\n".join(["comment;valence;arousal", *rows]))
+    words = [labels, "--text_column", "comment", "--scale", 1, 9, "--model", exports[0], "--output", out]
+    command = [sys.executable, "-m", "carl_hf", "adapt", *words, "--num_threads", 1]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = read_record(out / "va")
+    found, card = record["head"]["adaptation"], (out / "va" / "README.md").read_text()
+    assert f"Chosen: {found['chosen']}." in done.stdout and found["chosen"] != ALONE
+    assert "mine.csv: 30 texts, 5-fold cross-validation; errors on the scale from 1 to 9" in done.stdout
+    mae = found["ways"][found["chosen"]]["valence"]["mae"]
+    assert f"valence {8 * mae:.2g} (nine in ten at most {8 * record['intervals']['valence']:.2g})" in done.stdout
+    rows = {(row["split"], row["name"]): row for row in record["results"]}
+    row = rows["cross-validation", "valence, mean absolute error, in [0, 1]"]
+    assert (row["dataset"], row["value"]) == ("mine.csv", mae)
+    assert row["baseline"] == found["ways"][ALONE]["valence"]["mae"] > mae
+    assert "adapted to 30 texts of mine.csv" in card and str(tmp_path) not in json.dumps(record)
+    assert list(record["provenance"]["files"]) == ["mine.csv"] and record["provenance"]["licence"] == "unknown"
+    assert export_files(out / "va") and record["head"]["corpora"][-1] == "mine.csv"
+    answers = AffectPipeline.from_pretrained(out)(["joy 31", "woe 32"])["valence"]
+    assert answers[0] > 0.6 > 0.4 > answers[1]
+
+    def adapt(*more):
+        with pytest.raises(SystemExit) as end:
+            load_script(SCRIPT).main([str(word) for word in more])
+        return str(end.value)
+
+    new = ["--model", exports[0], "--output", tmp_path / "new"]
+    assert "holds a va/: name another, or replace it with --overwrite true" in adapt(*words)
+    assert "There are no rated texts" in adapt(*new) and "--output is missing" in adapt(labels)
+    assert "row 1: valence is 2, outside the scale" in adapt(
+        labels, "--text_column", "comment", *new
+    )  # not on a scale from 0 to 1
+    assert "has no column 'text'" in adapt(labels, *new)
+    labels.write_text("text,valence,arousal\n" + "joy,0.1,0.2\n" * 10)
+    assert "at least 20 texts with valence and arousal, got 10" in adapt(labels, *new)
+    assert "has no valence-arousal regressor" in adapt(labels, *new[2:], "--model", exports[0] / "emotion")
+    assert not (tmp_path / "new").exists()
