@@ -257,6 +257,19 @@ def test_robustness_of_a_head_and_of_a_probe(kind, start, exports, tmp_path):
     assert len(table.splitlines()) == 2 + 6 and "| synonyms" in table
 
 
+def test_labels_of_another_corpus_are_adapted_to(start, exports, tmp_path):
+    flags = ("--model", exports[0], "--corpus", "demo", "--labels", 20, 30, "--draws", 2, "--output_dir", tmp_path)
+    study = start("adapt", *flags)
+    records = json.loads((tmp_path / "adapt.json").read_text())["records"]
+    assert [(r["seed"], r["labels"]) for r in records] == [(s, n) for s in (42, 43) for n in (0, 20, 30)]
+    for record in records[0], records[3]:
+        assert record["chosen"] == "left alone" and record["valence"]["coverage"] is None  # six development texts
+    before, after = (np.mean([r["valence"]["mae"] for r in records if r["labels"] == n]) for n in (0, 30))
+    assert after < before and 0.5 < records[2]["valence"]["coverage"] <= 1
+    lines = (tmp_path / "adapt.md").read_text().splitlines()
+    assert lines == study.render(records).splitlines() and len(lines) == 5 and "left alone 2" in lines[2]
+
+
 def test_the_last_weights_are_averaged(start, tmp_path, tokenizer):
     kept = {}
 

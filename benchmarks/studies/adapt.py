@@ -1,0 +1,127 @@
+"""How much do a few labels of one's own help a valence-arousal head that has seen another corpus?
+
+    python benchmarks/studies/adapt.py --model runs/carl-emobank --corpus facebook --data_dir DIR
+
+A number of texts is drawn from the corpus, the head is adapted to them as `carl-hf adapt` does, and measured on texts
+that are in no draw's labels: Pearson r, CCC, mean error in [0, 1], and the share of labels within the 90 % interval;
+mean and standard deviation over the draws, and how often each way was chosen. Larger draws hold the smaller ones.
+The model must not have seen the corpus. Leaves adapt.json and adapt.md in the output folder.
+"""
+
+import copy
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from carl_hf import load_va_dataset
+from carl_hf.commands.arguments import parse_script_arguments
+from carl_hf.commands.environment import environment_record, use_all_cores
+from carl_hf.data.mixing import rows_with_va
+from carl_hf.encoders import classifier_outputs, load_classifier, load_tokenizer
+from carl_hf.evaluation.statistics import agreement
+from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of
+from carl_hf.export.adapting import ALONE, WAYS, adapt_va_regressor
+from carl_hf.export.head_training import HeadTraining
+from carl_hf.inference import AffectPipeline
+from carl_hf.report.tables import fraction, table
+from carl_hf.utils.atomic_files import write_json
+from carl_hf.utils.fields import setting
+
+_METRICS = {"pearson": "r", "ccc": "CCC", "mae": "mean error", "coverage": "within the interval"}
+
+
+@dataclass
+class AdaptStudyArguments:
+    model: str = setting("runs/carl-emobank", "Run with va/, or a va/, that has not seen the corpus.")
+    corpus: str = setting("facebook", "Corpus that labels are drawn from: all its rows, whatever their split.")
+    labels: list[int] = setting([20, 50, 200], "Numbers of labels.")
+    draws: int = setting(20, "Draws of texts.")
+    data_dir: str | None = setting(None, "Folder with local copies of the corpora.")
+    output_dir: str = setting("runs/adapt", "Folder of adapt.json and adapt.md.")
+    num_threads: int | None = setting(None, "CPU threads (default: all cores).")
+    seed: int = setting(42, "Seed of the first draw; the others count on.")
+
+
+def measured(model: PreTrainedModel, answers: np.ndarray, truth: np.ndarray) -> dict[str, dict[str, float | None]]:
+    """Dimension -> metrics of answers and labels in [0, 1]."""
+    found, intervals = agreement(answers, truth, DIMENSIONS), getattr(model.config, "intervals", None)
+    for k, name in enumerate(DIMENSIONS):
+        within = None if intervals is None else float(np.mean(np.abs(answers - truth)[:, k] <= intervals[name]))
+        found[name] = {"coverage": within, **{key: found[name][key] for key in ("pearson", "ccc", "mae")}}
+    return found
+
+
+def curve(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset, args: AdaptStudyArguments
+) -> list[dict[str, Any]]:
+    """A record of each draw and number of labels, 0 included."""
+
+    def answer(model: PreTrainedModel, rows: np.ndarray) -> np.ndarray:
+        texts = data.select(rows)["text"]
+        return classifier_outputs(model, texts, tokenizer).numpy().astype(float)[:, :2].clip(0, 1)
+
+    truth, everything, records = (labels_of(data) + 1) / 2, np.arange(len(data)), []
+    before = answer(model, everything)
+    for seed in range(args.seed, args.seed + args.draws):
+        order = np.random.default_rng(seed).permutation(everything)
+        test = np.sort(order[max(args.labels) :])
+        records.append({"labels": 0, "seed": seed, "chosen": ALONE} | measured(model, before[test], truth[test]))
+        for count in args.labels:
+            own = copy.deepcopy(model)
+            training = HeadTraining(batch_size=16, seed=seed)
+            found = adapt_va_regressor(own, tokenizer, data.select(order[:count]), training=training)
+            answers = before[test] if found["chosen"] == ALONE else answer(own, test)
+            result = {"labels": count, "seed": seed, "chosen": found["chosen"], **measured(own, answers, truth[test])}
+            records.append(result)
+            print(seed, count, found["chosen"], flush=True)
+    return records
+
+
+def render(records: list[dict[str, Any]]) -> str:
+    """The table of means and standard deviations over the draws."""
+    rows = []
+    for count in sorted({record["labels"] for record in records}):
+        own = [record for record in records if record["labels"] == count]
+        cells = []
+        for name in DIMENSIONS:
+            for metric in _METRICS:
+                values = [record[name][metric] for record in own if record[name][metric] is not None]
+                spread = f" ± {fraction(float(np.std(values, ddof=1)))}" if len(values) > 1 else ""
+                cells.append(f"{fraction(float(np.mean(values)))}{spread}" if values else "not stated")
+        chosen = Counter(record["chosen"] for record in own)
+        rows.append([str(count), *cells, ", ".join(f"{way} {chosen[way]}" for way in WAYS if chosen[way])])
+    header = ["labels", *(f"{name}, {title}" for name in DIMENSIONS for title in _METRICS.values()), "chosen"]
+    return table(header, rows)
+
+
+def main() -> None:
+    try:
+        args = parse_script_arguments(AdaptStudyArguments)
+        use_all_cores(args.num_threads)
+        data = rows_with_va(load_va_dataset(args.corpus, data_dir=args.data_dir))
+        if min(args.labels, default=0) < 20 or len(data) <= max(args.labels) + 1:
+            raise ValueError(
+                f"--labels {args.labels}: at least 20, and fewer than the {len(data)} texts of the corpus."
+            )
+        name = AffectPipeline.from_pretrained(args.model).names["va"]
+        device = torch.accelerator.current_accelerator() or torch.device("cpu")
+        records = curve(load_classifier(name).to(device), load_tokenizer(name), data, args)
+        output = Path(args.output_dir)
+        output.mkdir(parents=True, exist_ok=True)
+        about = {"model": args.model, "corpus": args.corpus, "seed": args.seed, **environment_record()}
+        write_json(output / "adapt.json", {**about, "records": records})
+        (output / "adapt.md").write_text(render(records) + "\n", encoding="utf-8")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(render(records))
+
+
+if __name__ == "__main__":
+    main()
