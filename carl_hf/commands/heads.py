@@ -35,5 +35,6 @@ def print_heads(output: Path) -> None:
         found = ((read_record(output / kind) or {}).get("head") or {}).get("development")
         if found:
             finetuned = "not finite" if found["finetuned"] is None else f"{found['finetuned']:.4g}"
-            print(f"{kind}/ is {found['chosen']}: {found['metric']} on development texts {found['frozen']:.4g} "
+            chosen = "fine-tuned" if found["chosen"] == "finetuned" else "frozen"
+            print(f"{kind}/ is {chosen}: {found['metric']} on development texts {found['frozen']:.4g} "
                   f"frozen, {finetuned} fine-tuned.")  # fmt: skip

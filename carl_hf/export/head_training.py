@@ -153,7 +153,7 @@ def _train(
         return score(outputs) if np.isfinite(outputs).all() else -np.inf
 
     frozen, weights, best, best_epoch = measured(), _weights(classifier), -np.inf, 0
-    what = "/".join(list(model.config.id2label.values())[:2])
+    what = "valence-arousal head" if model.config.problem_type == "regression" else "emotion head"
     for epoch in train_epochs(classifier, tokens, labels, loss, training):
         value = measured()
         logger.info("%s, epoch %d: %s %.4g on development texts (frozen %.4g)", what, epoch, metric, value, frozen)
