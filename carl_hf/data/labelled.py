@@ -194,7 +194,8 @@ def _class_corpus(frame: pd.DataFrame, labels: np.ndarray, classes: list[str], p
     """The corpus without training texts that are in its other splits; refused if a class cannot be measured."""
     if len(classes) < 2:
         raise ValueError(
-            f"{path}: the texts have {len(classes)} class {classes[:1]}; classification needs at least two."
+            f"{path}: the texts have {len(classes)} class {reprlib.repr(classes[:1])}; classification "
+            "needs at least two."
         )
     texts, split, keep = _without_repeats(frame, path)
     labels = labels[keep]
