@@ -16,7 +16,7 @@ from carl_hf.encoders.fast_cpu import limit_primitive_cache
 from carl_hf.encoders.packing import Pooling, use_packed_attention
 
 
-class _Given(nn.Module):
+class GivenStates(nn.Module):
     """Stands where the encoder of a classification model was, and hands on the states that it is given."""
 
     def __init__(self, pooler: nn.Module | None):
@@ -40,7 +40,7 @@ class Classifier:
         self.model, self.encoder, self._tokenizer = model, model.base_model, tokenizer
         self.parameters = list(model.parameters())
         self._pooling: Pooling = getattr(model.config, "classifier_pooling", "cls")
-        self._given = _Given(getattr(self.encoder, "pooler", None))
+        self._given = GivenStates(getattr(self.encoder, "pooler", None))
         use_packed_attention(self.encoder)
 
     def logits(self, tokens: Sequence[list[int]]) -> Tensor:

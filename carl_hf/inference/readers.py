@@ -4,14 +4,13 @@ Shape suffixes: N texts, K classes, H width of the encoder.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from carl_hf.encoders.checks import check_tokenizer, usable_positions
+from carl_hf.encoders.classifiers import GivenStates
 from carl_hf.encoders.embedding import embed_tokens
 from carl_hf.encoders.loading import load_classifier, load_tokenizer
 from carl_hf.encoders.packing import Pooling
@@ -20,18 +19,6 @@ from carl_hf.evaluation.encoder import tokenizer_state
 _TEXTS = ("A warm bath.", "How dare you lie to me again?")  # on which a head is compared with its whole model
 _TOLERANCE = 1e-3
 _MOST_TOKENS = 512  # where neither the tokenizer nor the encoder states a limit
-
-
-class _Given(nn.Module):
-    """Stands where the encoder of a classification model was, and hands on the states that it is given."""
-
-    def __init__(self, pooler: nn.Module | None):
-        super().__init__()
-        self.pooler = pooler
-
-    def forward(self, *ids: None, inputs_embeds: Tensor, **others: Any) -> BaseModelOutputWithPooling:
-        pooled = None if self.pooler is None else self.pooler(inputs_embeds)
-        return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)
 
 
 class Reader:
@@ -53,7 +40,7 @@ class Reader:
         self.max_length = min(limit for limit in limits if limit is not None)
         self.heads = [model]
         expected = self._whole_model(model)
-        setattr(model, model.base_model_prefix, _Given(getattr(self.encoder, "pooler", None)))
+        setattr(model, model.base_model_prefix, GivenStates(getattr(self.encoder, "pooler", None)))
         tokens = self.tokenizer(list(_TEXTS))["input_ids"]
         for pooling in ("cls", "mean"):
             self.pooling: Pooling = pooling
