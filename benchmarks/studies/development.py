@@ -22,6 +22,7 @@ from carl_hf.data.splits import split_rows
 from carl_hf.evaluation.emotion import class_dataset
 from carl_hf.evaluation.polarity import measure_polarity
 from carl_hf.evaluation.space import development_space
+from carl_hf.evaluation.suite import EncodeOnce
 from carl_hf.training.dev_probe import DevProbe
 
 SCORED = ("feeling over topic", "label nearness", "neighbours", "probe", "same emotion", "sentiment")
@@ -45,14 +46,7 @@ class DevelopmentScore:
 
     def __call__(self, encode: Callable[[Sequence[str]], np.ndarray]) -> dict[str, float]:
         """Every number of the score, what some of them are the mean of, and `score`, in percent."""
-        known: dict[str, np.ndarray] = {}
-
-        def encode_once(texts: Sequence[str]) -> np.ndarray:
-            missing = [text for text in dict.fromkeys(texts) if text not in known]
-            if missing:
-                known.update(zip(missing, encode(missing), strict=True))
-            return np.stack([known[text] for text in texts])
-
+        encode_once = EncodeOnce(encode)
         space = development_space(encode_once, self._data_dir)
         names = ("feeling_over_topic", "label_nearness", "knn", "precision_at_10")
         found = {one: space[name] for one, name in zip((*SCORED[:3], "same emotion"), names, strict=True)}

@@ -89,7 +89,7 @@ def run_tasks(
         trained_on: corpora whose measured texts the encoder was trained on; their metrics are marked
             "seen_in_training". head_trained_on: the same for the trained head.
     """
-    corpora, seed, encode = corpora or Corpora(settings), settings.seed, _Once(encode)
+    corpora, seed, encode = corpora or Corpora(settings), settings.seed, EncodeOnce(encode)
     measured: dict[str, Iterator[tuple[str, Measured]]] = {
         "va": _va(encode, corpora.va, seed, predict_va, trained_on, {*trained_on, *head_trained_on}),
         "polarity": (
@@ -125,7 +125,7 @@ def run_tasks(
     return run
 
 
-class _Once:
+class EncodeOnce:
     """Embeds each text once in a run, and counts the seconds."""
 
     def __init__(self, encode: Encode):
