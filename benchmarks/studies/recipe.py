@@ -45,7 +45,6 @@ from carl_hf.evaluation.tasks import Corpora, Settings
 from carl_hf.momentum import update_target
 from carl_hf.utils.atomic_files import write_json
 from carl_hf.utils.yaml_files import read_yaml
-from carl_hf.version import __version__
 
 MEASURING = ("pooling", "export", "toward_plain")
 """What a recipe that measures another recipe's model may set."""
@@ -82,7 +81,8 @@ class Recipe:
         training: settings of [`CarlTrainingArguments`]; None for the encoder as it is.
         encoder, pooling, contrast_layers, dropout, emoji: of [`CarlModel.from_encoder`].
         corpora: training corpora. mix: passes over each in an epoch. normalization: of [`load_va_dataset`].
-        agreement_weights: whether EmoBank's texts weigh more on which its raters agree.
+        agreement_weights: whether EmoBank's texts weigh more on which its raters agree. dominance: whether the labels
+            have it as a third dimension where the corpus has it.
         averaged: (count, points) of [`averaging.AverageLast`]: the mean of the encoder's weights late in training.
         export: which branch's encoder is measured. toward_plain: share of the weights as they were before training
             in a weighted mean with those that are measured (Wortsman et al., arXiv 2109.01903).
@@ -99,6 +99,7 @@ class Recipe:
     mix: tuple[float, ...] | None = None
     normalization: Normalization = "standardized"
     agreement_weights: bool = False
+    dominance: bool = False
     averaged: tuple[int, int] | None = None
     export: Literal["online", "target"] = "online"
     toward_plain: float = 0.0
@@ -126,6 +127,11 @@ class Recipe:
         if given:
             raise ValueError(f"{min(given)} is set by the study, not by a recipe.")
 
+    def settings(self) -> dict[str, Any]:
+        """What differs from the defaults."""
+        fields = {f.name: f.default for f in dataclasses.fields(self)}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k == "training" or v != fields[k]}
+
 
 @dataclass(frozen=True)
 class Study:
@@ -137,10 +143,10 @@ class Study:
 
     def settings(self, name: str) -> dict[str, Any]:
         """All that a run of the recipe depends on but its seed and, where the recipe leaves it open, bf16 (which the
-        record tells), as a JSON file gives it back."""
+        record tells), as a JSON file gives it back. Fields of [`Recipe`] at their defaults are left out."""
         recipe = self.recipes[name]
-        source = None if recipe.of is None else dataclasses.asdict(self.recipes[recipe.of])
-        return json.loads(json.dumps({"carl_hf": __version__, "recipe": dataclasses.asdict(recipe), "of": source}))
+        source = None if recipe.of is None else self.recipes[recipe.of].settings()
+        return json.loads(json.dumps({"recipe": recipe.settings(), "of": source}))
 
 
 def read_study(path: str | Path) -> Study:
@@ -225,7 +231,7 @@ class Runner:
     def _va_texts(self, recipe: Recipe, corpus: str) -> datasets.Dataset:
         return load_va_dataset(
             corpus, split="train", data_dir=self.args.data_dir, normalization=recipe.normalization,
-            agreement_weights=recipe.agreement_weights,
+            agreement_weights=recipe.agreement_weights, dominance=recipe.dominance,
         )  # fmt: skip
 
     def tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
@@ -234,7 +240,7 @@ class Runner:
     def model(self, recipe: Recipe, heads: Sequence[str] = (), classes: Sequence[str] = ()) -> CarlModel:
         return CarlModel.from_encoder(
             recipe.encoder, pooling=recipe.pooling, contrast_layers=recipe.contrast_layers, dropout=recipe.dropout,
-            emoji=recipe.emoji, heads=heads, classes=classes,
+            emoji=recipe.emoji, heads=heads, classes=classes, dominance=recipe.dominance,
         )  # fmt: skip
 
     def train(self, recipe: Recipe, seed: int) -> tuple[CarlModel, dict[str, Any]]:
