@@ -196,6 +196,8 @@ class CarlTrainingArguments(TrainingArguments):
             values.setdefault("per_device_eval_batch_size", values["per_device_train_batch_size"])
         # the collator needs the columns of text and labels; a step whose loss is not finite is skipped, not hidden
         values = {"remove_unused_columns": False, "logging_nan_inf_filter": False} | values
+        if values.get("dataloader_pin_memory", True):  # a batch is copied to a GPU while the one before is computed
+            values.setdefault("accelerator_config", {"non_blocking": True})
         values.update(output_dir=output_dir, preset=preset)
         for name, default in defaults.items():
             setattr(self, name, values.get(name, default))
@@ -233,9 +235,7 @@ class CarlTrainingArguments(TrainingArguments):
                 self.metric_for_best_model = "label_accuracy"  # else transformers takes the loss
         if f"_{self.metric_for_best_model}".endswith(tuple(f"_{name}" for name in (*OBJECTIVES, "loss"))):
             if self.greater_is_better:
-                raise ValueError(
-                    f"{self.metric_for_best_model} is a loss: lower is better. Leave out greater_is_better."
-                )
+                raise ValueError(f"{self.metric_for_best_model} is a loss: lower is better. Omit greater_is_better.")
             self.greater_is_better = False  # transformers knows names with "loss" alone
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # transformers asks for it

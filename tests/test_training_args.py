@@ -206,3 +206,9 @@ def test_settings_that_do_not_go_with_a_step_are_refused_in_one_line(settings, m
 def test_bf16_on_a_cpu_needs_no_use_cpu(tmp_path):
     args = CarlTrainingArguments(str(tmp_path), bf16=True)
     assert args.bf16 and args.device.type == "cpu"
+
+
+def test_batches_are_copied_without_waiting_where_their_memory_is_pinned(tmp_path):
+    for settings, waits in (({}, False), ({"dataloader_pin_memory": False}, True), ({"accelerator_config": {}}, True)):
+        args = CarlTrainingArguments(str(tmp_path), use_cpu=True, **settings)
+        assert args.accelerator_config.non_blocking != waits

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from carl_hf.encoders import fast_cpu
@@ -96,6 +97,11 @@ class TokenLayout:
             made.append(TokenLayout(self.mask_BL[texts], slices, texts=texts, tokens=tokens))
             first_slice, first_text, first_token = first_slice + count, texts.stop, tokens.stop
         return made
+
+    @functools.cached_property
+    def bounds(self) -> Tensor:
+        """(B + 1,) 32-bit integers: the index of each text's first token, and the number of all tokens."""
+        return F.pad(self.mask_BL.sum(1).cumsum(0), (1, 0)).int()
 
     def of_heads(self, heads: int) -> fast_cpu.HeadLayout:
         """The layout by attention head, for [`fast_cpu.slice_attention`]; made once."""

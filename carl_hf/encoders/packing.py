@@ -3,13 +3,17 @@
 Shape suffixes: B texts, L tokens of the longest, T tokens of all texts, E width of the word embeddings, H width of the
 encoder, A attention heads, D width of an attention head; 1 an axis of length 1.
 
-Layers that treat every token by itself (most of an encoder's work) run once over (T, H). Attention is computed in
-slices of consecutive texts of similar length, padded to the longest of the slice: by `fast_cpu.py` where a CPU trains,
-else by torch's scaled dot-product attention. Encoders of other families, or with another attention implementation, are
-called once for every padded slice, with the same result.
+Layers that treat every token by itself (most of an encoder's work) run once over (T, H). Attention is computed
+- on CUDA, without a position bias, by torch's memory-efficient kernel for texts of variable length, in one operation
+  that needs no padding and drops attention weights as the encoder says;
+- else in slices of consecutive texts of similar length, padded to the longest of the slice: by `fast_cpu.py` where a
+  CPU trains, or by torch's scaled dot-product attention.
+Encoders that are loaded with one of transformers' flash implementations get the bounds of the texts. Encoders of other
+families, or with another attention implementation, are called once for every padded slice, with the same result.
 """
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -22,6 +26,11 @@ from transformers.masking_utils import sdpa_mask
 
 from carl_hf.encoders import fast_cpu
 from carl_hf.encoders.layout import Pooling, TokenLayout
+
+logger = logging.getLogger(__name__)
+
+VARIABLE_LENGTH_DEVICES = {"cuda"}
+"""Kinds of device whose attention takes texts of variable length, if it is as it should be there."""
 
 _PACKED = "carl_packed"
 _FROM_ZERO = ("bert", "electra", "distilbert", "modernbert")  # position of the first token: 0
@@ -62,10 +71,56 @@ def _attend(
     *, scale: float, dropout: float, bias_ALL: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """Attention (T, A, D) within every text, as [`fast_cpu.slice_attention`] defines it."""
+    if bias_ALL is None and q_TAD.device.type in VARIABLE_LENGTH_DEVICES:
+        if _variable_length_works(q_TAD.device, q_TAD.dtype, q_TAD.shape[-1]):
+            return _attend_variable_length(q_TAD, k_TAD, v_TAD, layout, scale=scale, dropout=dropout)
     if q_TAD.device.type == "cpu" and (torch.is_grad_enabled() or dropout):  # with dropout the same, graph or not
         return fast_cpu.slice_attention(
             q_TAD, k_TAD, v_TAD, layout.of_heads(q_TAD.shape[1]), scale=scale, dropout=dropout, bias_ALL=bias_ALL
         )
+    return _attend_padded(q_TAD, k_TAD, v_TAD, layout, scale=scale, dropout=dropout, bias_ALL=bias_ALL)
+
+
+def _attend_variable_length(
+    q_TAD: Tensor, k_TAD: Tensor, v_TAD: Tensor, layout: TokenLayout, *, scale: float, dropout: float
+) -> Tensor:
+    """What scaled dot-product attention on nested tensors calls; those cost more time of the CPU than padding does."""
+    bounds, longest = layout.bounds, layout.slices[0].width
+    attended_1TAD, *_ = torch.ops.aten._efficient_attention_forward(
+        q_TAD.unsqueeze(0), k_TAD.unsqueeze(0), v_TAD.unsqueeze(0), None, bounds, bounds, longest, longest, dropout,
+        0, torch.is_grad_enabled(), scale=scale,
+    )  # fmt: skip
+    return attended_1TAD[0]
+
+
+@functools.cache
+def _variable_length_works(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether attention at variable length equals that of padded slices on this device, forward and backward.
+
+    It is an operation that torch does not document, so it is tried before it is used; else the log has a warning.
+    """
+    generator, problem = torch.Generator().manual_seed(0), "its result is wrong"
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        layout = TokenLayout.of_lengths([5, 3, 2], texts_of_slice=2, device=device)
+        *inputs, of_attended = (torch.randn(10, 2, width, generator=generator).to(device, dtype) for _ in range(4))
+        inputs = [tensor.requires_grad_() for tensor in inputs]
+        found = []
+        try:
+            for attend in (_attend_variable_length, _attend_padded):
+                attended = attend(*inputs, layout, scale=width**-0.5, dropout=0.0)
+                found.append(torch.stack([attended, *torch.autograd.grad(attended, inputs, of_attended)]).float())
+            if (found[0] - found[1]).norm() <= (1e-3 if dtype.itemsize >= 4 else 3e-2) * found[1].norm():
+                return True
+        except (RuntimeError, AttributeError) as error:
+            problem = str(error).partition("\n")[0]
+    logger.warning("Attention in padded slices: that of variable length cannot be used on %s (%s).", device, problem)
+    return False
+
+
+def _attend_padded(
+    q_TAD: Tensor, k_TAD: Tensor, v_TAD: Tensor, layout: TokenLayout,
+    *, scale: float, dropout: float, bias_ALL: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     slices = [layout.pad_slices(tensor) for tensor in (q_TAD, k_TAD, v_TAD)]
     attended_slices = []
     for q, k, v, mask, (texts, width, tokens) in zip(*slices, layout.masks, layout.slices, strict=True):
@@ -85,7 +140,8 @@ AttentionMaskInterface.register(_PACKED, sdpa_mask)
 
 
 def use_packed_attention(encoder: PreTrainedModel) -> bool:
-    """Lets `encode_tokens` run an encoder on packed tokens, where its family and its attention (sdpa) allow it.
+    """Lets `encode_tokens` run an encoder on packed tokens, where its family and its attention (sdpa, or one of
+    transformers' flash implementations) allow it.
 
     Calls on padded texts work as before. The setting stays with this object (another thread may be using it) and is
     not saved.
@@ -93,16 +149,25 @@ def use_packed_attention(encoder: PreTrainedModel) -> bool:
     Returns:
         whether it runs on packed tokens.
     """
-    config = encoder.config
-    known = config.model_type in _FROM_ZERO + _AFTER_PADDING and config.model_type != "mpnet"
-    can = known and not config.to_dict().get("is_decoder")
-    if can and config._attn_implementation == "sdpa":
+    if _hands_down(encoder) and encoder.config._attn_implementation == "sdpa":
         encoder.set_attn_implementation(_PACKED)
     return _is_packed(encoder)
 
 
+def _hands_down(encoder: PreTrainedModel) -> bool:
+    """Whether its family hands keyword arguments down to attention, and its positions are known."""
+    config = encoder.config
+    known = config.model_type in _FROM_ZERO + _AFTER_PADDING and config.model_type != "mpnet"
+    return known and not config.to_dict().get("is_decoder")
+
+
 def _is_packed(encoder: PreTrainedModel) -> bool:
-    return encoder.config._attn_implementation == _PACKED or _is_mpnet(encoder)
+    return encoder.config._attn_implementation == _PACKED or _is_mpnet(encoder) or _uses_flash(encoder)
+
+
+def _uses_flash(encoder: PreTrainedModel) -> bool:
+    """Whether it was loaded with one of transformers' implementations, such as flash_attention_2."""
+    return "flash" in (encoder.config._attn_implementation or "") and _hands_down(encoder)
 
 
 def _is_mpnet(encoder: PreTrainedModel) -> bool:
@@ -120,10 +185,13 @@ def encode_tokens(encoder: PreTrainedModel, embeds_TE: Tensor, layout: TokenLayo
     if _is_mpnet(encoder):
         return _mpnet_states(encoder, embeds_TE, layout)
     if _is_packed(encoder):
-        masks = {"attention_mask": _NO_MASKS} if encoder.config.model_type == "modernbert" else {}
-        output = encoder(
-            inputs_embeds=embeds_TE.unsqueeze(0), position_ids=_positions(encoder, layout), layout=layout, **masks
-        )
+        texts: dict[str, Any] = {"layout": layout}
+        if _uses_flash(encoder):
+            texts = dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), layout.bounds)
+            texts |= dict.fromkeys(("max_length_q", "max_length_k"), layout.slices[0].width)
+        if encoder.config.model_type == "modernbert":
+            texts["attention_mask"] = _NO_MASKS
+        output = encoder(inputs_embeds=embeds_TE.unsqueeze(0), position_ids=_positions(encoder, layout), **texts)
         return output.last_hidden_state[0]
     padded = zip(layout.pad_slices(embeds_TE), layout.masks, strict=True)
     return layout.pack_slices(
@@ -140,8 +208,9 @@ def encode_first_tokens(encoder: PreTrainedModel, embeds_TE: Tensor, layout: Tok
     """
     if _is_mpnet(encoder):
         return _mpnet_states(encoder, embeds_TE, layout, first_tokens=True)
+    # a subclass may have other layers
     known = encoder.config.model_type in _BERT_LAYERS and type(encoder).__module__.startswith("transformers.")
-    if embeds_TE.device.type != "cpu" or not _is_packed(encoder) or not known:  # a subclass may have other layers
+    if embeds_TE.device.type != "cpu" or encoder.config._attn_implementation != _PACKED or not known:
         return encode_tokens(encoder, embeds_TE, layout)[layout.first_B]
     *layers, last = encoder.encoder.layer
     hidden_1TH = encoder.embeddings(inputs_embeds=embeds_TE.unsqueeze(0), position_ids=_positions(encoder, layout))

@@ -63,25 +63,19 @@ def rank_n_contrast_loss(
     Source: Zha et al., "Rank-N-Contrast", NeurIPS 2023, arXiv 2210.01189, Eq 1 and 2, without its second view of a
     text.
     """
-    known_B = ~va_B2.isnan().all(-1)
-    z_ND, va_N2 = z_BD[known_B], va_B2[known_B]
     if similarity == "cosine":
-        unit_ND = F.normalize(z_ND, dim=-1)
-        similarity_NN = unit_ND @ unit_ND.T
+        unit_BD = F.normalize(z_BD, dim=-1)
+        similarity_BB = unit_BD @ unit_BD.T
     else:
-        similarity_NN = -torch.cdist(z_ND, z_ND, compute_mode="donot_use_mm_for_euclid_dist")
-    distance_NN = label_distance(va_N2, va_N2)
-    others_NN, count = ~torch.eye(len(z_ND), dtype=torch.bool, device=z_ND.device), len(z_ND)
-    logits_NO = similarity_NN[others_NN].view(count, -1 if count else 0) / temperature
-    distance_NO = distance_NN[others_NN].view_as(logits_NO)
+        similarity_BB = -torch.cdist(z_BD, z_BD, compute_mode="donot_use_mm_for_euclid_dist")
     # from the farthest label to the nearest; a denominator ends with the last text of the same distance
-    nearness_NO = (distance_NO / -1e-5).round().nan_to_num(nan=torch.inf)  # what is not comparable: after all
-    nearness_NO, order_NO = nearness_NO.sort(dim=-1)
-    last_NO = torch.searchsorted(nearness_NO, nearness_NO, right=True) - 1
-    logits_NO = logits_NO.gather(1, order_NO)
-    cost_NO = logits_NO.logcumsumexp(-1).gather(1, last_NO) - logits_NO
-    weight_N1 = None if weight_B is None else weight_B[known_B].unsqueeze(1)
-    return weighted_mean(cost_NO, nearness_NO.isfinite(), weight_N1)
+    nearness_BB = (label_distance(va_B2, va_B2) / -1e-5).round().nan_to_num(nan=torch.inf)
+    nearness_BB.fill_diagonal_(torch.inf)  # what is not comparable, and a text with itself: after all, not counted
+    nearness_BB, order_BB = nearness_BB.sort(dim=-1)
+    last_BB = torch.searchsorted(nearness_BB, nearness_BB, right=True) - 1
+    logits_BB = (similarity_BB / temperature).gather(1, order_BB)
+    cost_BB = logits_BB.logcumsumexp(-1).gather(1, last_BB) - logits_BB
+    return weighted_mean(cost_BB, nearness_BB.isfinite(), None if weight_B is None else weight_B.unsqueeze(1))
 
 
 @in_full_precision

@@ -169,7 +169,7 @@ def class_weights(args: CarlTrainingArguments, classes: Sequence[str] | None, tr
     if not isinstance(train, datasets.Dataset) or classes is None:
         raise ValueError("class_weights='balanced' counts training texts: pass train_dataset as a datasets.Dataset.")
     counts = Counter(train["label"])
-    counts_C = torch.tensor([float(counts[name]) for name in classes])
+    counts_C = torch.tensor([float(counts[name]) for name in classes], device=args.device)
     return counts_C.sum() / (len(classes) * counts_C.clamp_min(1))
 
 
