@@ -11,6 +11,7 @@ from pathlib import Path
 from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.explain import ExplainArguments
 from carl_hf.explain import Explainer
+from carl_hf.utils.atomic_files import named_in_errors
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,7 +21,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = [explainer.explain(text, args.target, args.method) for text in args.texts]
         if args.output is not None:
             figures = "\n".join(attribution.to_html() for attribution in found)
-            Path(args.output).write_text(f'<!doctype html><meta charset="utf-8">\n{figures}\n', encoding="utf-8")
+            with named_in_errors(Path(args.output)) as path:
+                path.write_text(f'<!doctype html><meta charset="utf-8">\n{figures}\n', encoding="utf-8")
     except (ValueError, ImportError, OSError) as error:
         sys.exit(f"error: {error}")
     if args.output is None:

@@ -20,6 +20,7 @@ from datasets import DatasetDict
 from carl_hf import load_va_dataset
 from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.mteb import MtebArguments
+from carl_hf.commands.outputs import errors_in_one_line
 from carl_hf.data.corpora import CORPORA
 from carl_hf.encoders import load_sentence_transformer
 from carl_hf.evaluation.statistics import agreement
@@ -101,14 +102,12 @@ class EmoBankRegression(AbsTaskRegression):
         return {**super()._calculate_scores(y_test, y_pred), **{name: ours[name] for name in METRICS[:3]}}
 
 
+@errors_in_one_line()
 def main(argv: Sequence[str] | None = None) -> None:
-    try:
-        args = parse_script_arguments(MtebArguments, argv, description=__doc__)
-        task = EmoBankRegression(args.data_dir, args.max_texts)
-        task.load_data()
-        model = load_sentence_transformer(args.model)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    args = parse_script_arguments(MtebArguments, argv, description=__doc__)
+    task = EmoBankRegression(args.data_dir, args.max_texts)
+    task.load_data()
+    model = load_sentence_transformer(args.model)
     measured = mteb.evaluate(model, task, cache=None, show_progress_bar=False).task_results[0].scores["test"]
     result = {
         "model": args.model,

@@ -304,5 +304,7 @@ def test_the_script_prints_words_or_writes_a_page(tokenizer, tmp_path, capsys):
     main([*words, "--output", str(tmp_path / "words.html")])
     page = Tags((tmp_path / "words.html").read_text(encoding="utf-8"))
     assert page.tags.count("figure") == 2 and "arousal" in page.text
+    with pytest.raises(SystemExit, match="error: .*No space left on device: '/dev/full'"):
+        main([*words, "--output", "/dev/full"])
     with pytest.raises(SystemExit, match="error: There is no text"):
         main([])

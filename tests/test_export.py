@@ -294,6 +294,21 @@ def test_the_onnx_graph_computes_the_same(pooling, family, tmp_path, tokenizer):
     assert "onnx/model.onnx" in export_files(folder)
 
 
+def test_a_graph_that_does_not_fit_on_the_disk_is_named(tmp_path, tokenizer, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    import onnx_ir
+
+    def fill_up(program, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onnx_ir, "save", fill_up)
+    folder = export_encoder(CarlModel.from_encoder(tiny_encoder()), tokenizer, tmp_path / "encoder")
+    with pytest.raises(OSError, match="No space left on device: .*encoder/onnx/model.onnx"):
+        export_onnx(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder"] and not (folder / "onnx").exists()
+
+
 def test_an_onnx_graph_that_differs_is_not_written(tmp_path, tokenizer):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

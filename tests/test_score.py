@@ -1,5 +1,6 @@
 """examples/score.py: answers, dialects, kinds of tables, kills, refusals."""
 
+import codecs
 import csv
 import io
 import json
@@ -96,6 +97,18 @@ def test_a_csv_file_goes_out_in_its_dialect(dialect, score, frame, expected, tmp
     assert list(found) == [*table, *NEW] and found["note"].eq(note).all()
     check_answers(found, expected)
     assert list(tmp_path.glob("*.parts")) == []
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_file_in_utf_16_goes_out_in_utf_16(kind, score, tmp_path):
+    content = "text\r\ncaf\u00e9 \U0001f600\r\n" if kind == "csv" else '{"text": "caf\u00e9 \U0001f600"}\n'
+    (tmp_path / f"8.{kind}").write_bytes(content.encode())
+    (tmp_path / f"16.{kind}").write_bytes(codecs.BOM_UTF16_BE + content.encode("utf-16-be"))
+    for name in ("8", "16"):
+        score(tmp_path / f"{name}.{kind}", f"out{name}.{kind}")
+    written = (tmp_path / f"out16.{kind}").read_bytes()
+    assert written.startswith(codecs.BOM_UTF16_BE)
+    assert written.decode("utf-16") == (tmp_path / f"out8.{kind}").read_bytes().decode()
 
 
 def test_odd_rows_of_a_csv_file_stay_as_they_are(score, exports, tmp_path):

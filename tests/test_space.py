@@ -147,7 +147,7 @@ def test_semicolons_ids_and_empty_rows_of_a_file_are_kept(app, models, tmp_path)
         (b"text\n", "The column text is empty"),
         (b"text,n\n,1\n,2\n", "The column text is empty"),
         ("text\ncaf\u00e9\n".encode("latin-1"), "not UTF-8"),
-        ("text\njoy\n".encode("utf-16"), "not UTF-8"),
+        ("text\njoy\n".encode("utf-32"), "not UTF-8"),
         (b'text\n"joy\n', "The file, row 1: is not CSV"),
         (b"PK\x03\x04\x14\x00\x86\xff", "not UTF-8"),
         (b"text\n" + b"joy\n" * 2001, "The file has 2,001 rows, and this page reads 2,000: split it."),

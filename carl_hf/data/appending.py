@@ -1,7 +1,7 @@
 """Copies of CSV, TSV and JSON lines files with further cells at the end of each row.
 
-What was there stays as it was, byte for byte: delimiter, quotes, line ends, a byte order mark, a line `sep=;`, blank
-lines.
+What was there stays as it was, byte for byte: encoding, delimiter, quotes, line ends, a byte order mark, a line
+`sep=;`, blank lines.
 """
 
 import csv
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from carl_hf.data.files import SEP, next_cells, open_csv
+from carl_hf.utils.text_files import byte_order_mark, open_text
 
 APPENDABLE = (".csv", ".tsv", ".jsonl")
-_BOM = b"\xef\xbb\xbf"
 
 
 def append_cells(path: Path, rows: Iterator[Mapping[str, Any]], file: BinaryIO) -> None:
@@ -27,9 +27,9 @@ def append_cells(path: Path, rows: Iterator[Mapping[str, Any]], file: BinaryIO) 
     Raises:
         ValueError: if the file has not so many rows.
     """
-    with path.open("rb") as source:
-        file.write(_BOM if source.read(3) == _BOM else b"")
-    written = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    mark, encoding = byte_order_mark(path)
+    file.write(mark)
+    written = io.TextIOWrapper(file, encoding=encoding, newline="")
     lines = _json_lines(path, rows) if path.suffix.lower() == ".jsonl" else _csv_lines(path, rows)
     written.writelines(lines)
     written.flush()
@@ -46,7 +46,7 @@ def _next_row(rows: Iterator[Mapping[str, Any]], path: Path) -> Mapping[str, Any
 
 
 def _json_lines(path: Path, rows: Iterator[Mapping[str, Any]]) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig", newline="\n") as lines:
+    with open_text(path, newline="\n") as lines:
         for line in lines:
             body = line.strip()
             if body:

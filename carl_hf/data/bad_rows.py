@@ -22,6 +22,7 @@ MAX_CHARACTERS = 100_000
 LEAST_WEIGHT, GREATEST_WEIGHT = 1e-30, 1e30
 """Of a text: what float32 can sum and divide by."""
 REMEDY = "correct or remove the row"
+TO_UTF8 = 'save the file as UTF-8 ("CSV UTF-8" in Excel, or iconv -f cp1252 -t utf-8)'
 _FIRST = 5
 _LIST = re.compile(r"\s*\[(.*)\]\s*", re.DOTALL)
 _QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
@@ -210,6 +211,7 @@ def refuse(name: object, bad: Sequence[BadRow], remedy: str) -> None:
     """Raises a ValueError that names the first of `bad`, if there is any."""
     if bad:
         first = min(bad, key=lambda row: row.number)
+        remedy = f"{TO_UTF8}, or {remedy}" if first.reason == "not UTF-8" else remedy
         others = f" ({len(bad) - 1} more bad rows follow)" if len(bad) > 1 else ""
         raise ValueError(f"{name}, row {first.number}: {first.detail}{others}; {remedy}.")
 

@@ -17,6 +17,7 @@ from huggingface_hub.constants import HF_HOME
 from carl_hf.data.agreement import emobank_ratings, facebook_ratings
 from carl_hf.data.bad_rows import Number, Weight, check_table, class_name, corpus_text, split_name
 from carl_hf.data.files import read_table
+from carl_hf.utils.atomic_files import named_in_errors
 
 logger = logging.getLogger(__name__)
 DIMENSIONS = ("valence", "arousal", "dominance")
@@ -116,7 +117,8 @@ def _fetched_path(spec: CorpusSpec) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"partial-{os.getpid()}.csv")
     try:
-        partial.write_bytes(body)
+        with named_in_errors(partial):
+            partial.write_bytes(body)
         if not _is_published(spec, partial):
             raise MissingCorpus(
                 f"What {spec.url} gave is not the published {spec.name}: its checksum differs. Nothing was used."

@@ -23,7 +23,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from carl_hf.data.bad_rows import REMEDY, BadRow, Rows, refuse
+from carl_hf.data.bad_rows import REMEDY, TO_UTF8, BadRow, Rows, refuse
+from carl_hf.utils.text_files import open_text
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
 PIECE = 8192
@@ -119,13 +120,12 @@ def read_pieces(
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Errors of the libraries that read a file, as a ValueError that names the file."""
+    """Errors of the libraries that read a file (a damaged Parquet file may ask for any memory), as a ValueError."""
     try:
         yield
     except (OSError, ValueError, pa.ArrowException, TypeError, OverflowError, MemoryError) as error:
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise  # our own
-        # MemoryError: a damaged Parquet file states any size
         raise ValueError(f"{path} is empty or cannot be read: {first_line(error)}") from error
 
 
@@ -162,7 +162,7 @@ def open_csv(
     path: Path, comment: str | None = None, watch: Callable[[Iterator[str]], Iterator[str]] = iter
 ) -> Iterator[tuple[list[str], Any]]:
     """The names of a file's columns, and a reader of the rows behind them; lines are taken by way of `watch`."""
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with open_text(path, newline="") as file:
         lines = file if comment is None else (line for line in file if not line.startswith(comment))
         first = next(lines := iter(lines), "")
         stated = SEP.fullmatch(first)
@@ -176,8 +176,8 @@ def open_csv(
             raise ValueError(f"{path}: its header is not CSV ({error}); correct the first line.") from error
         if not any(header or ()):
             raise ValueError(f"{path} is empty or cannot be read: its first line names no column.")
-        if any(map(_SURROGATE.search, header)):
-            raise ValueError(f"{path}: its header is not UTF-8 text; convert the file.")
+        if any("\0" in name or _SURROGATE.search(name) for name in header):
+            raise ValueError(f"{path}: its header is not UTF-8 text; {TO_UTF8}.")
         yield [name or f"column {number}" for number, name in enumerate(header, 1)], reader
 
 
@@ -225,7 +225,7 @@ def _csv_rows(path: Path, reader: Any, header: list[str]) -> Iterator[_Row]:
 
 
 def _json_rows(path: Path) -> Iterator[_Row]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
+    with open_text(path, newline="\n") as lines:
         start = next((line for line in lines if line.strip()), None)
         if start is None:
             raise ValueError(f"{path} is empty or cannot be read: it holds no JSON.")

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from carl_hf.export.folder import read_record
+from carl_hf.utils.atomic_files import named_in_errors
 
 _TEXTS = (
     "Good.",
@@ -60,7 +61,8 @@ def export_onnx(folder: str | Path, *, tolerance: float = 1e-4) -> Path:
         exporter_log.setLevel(level)
     with tempfile.TemporaryDirectory(prefix=".onnx-", dir=folder.parent) as work:
         path = Path(work) / "model.onnx"
-        onnx_ir.save(program, str(path))
+        with named_in_errors(folder / "onnx" / path.name):
+            onnx_ir.save(program, str(path))
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         batch = dict(tokenizer(list(_TEXTS), padding=True, truncation=True, return_tensors="pt"))
         inputs = {value.name: batch[value.name].numpy() for value in session.get_inputs()}

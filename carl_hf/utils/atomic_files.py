@@ -10,10 +10,10 @@ from typing import Any, BinaryIO
 
 
 @contextlib.contextmanager
-def named_in_errors(path: Path) -> Iterator[None]:
+def named_in_errors(path: Path) -> Iterator[Path]:
     """Adds the path to the OSError of a full disk, which names no file."""
     try:
-        yield
+        yield path
     except OSError as error:
         if error.errno is not None and error.filename is None:
             error.filename = str(path)
