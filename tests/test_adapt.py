@@ -111,6 +111,27 @@ def test_the_simplest_way_within_one_standard_error_is_chosen():
     assert choose({"a": doubtful, "b": near}, labels) == "a"
 
 
+def test_rows_of_one_text_by_several_raters_are_in_one_fold(regressor, tokenizer):
+    """Ratings that no word explains: a model that has seen the text under test would know them."""
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice([*"abcdefgh"], 6)) for _ in range(25)]
+    valence, arousal = rng.uniform(-1, 1, size=(2, 25)).tolist()
+    ratings = {"text": texts, "valence": valence, "arousal": arousal}
+    all_three = {name: 3 * cells for name, cells in ratings.items()} | {
+        "text": [*texts, *map(str.upper, texts), *texts]
+    }
+    found = []
+    for rated in (ratings, all_three):
+        found.append(adapt_va_regressor(copy.deepcopy(regressor), tokenizer, Dataset.from_dict(rated), **QUICK))
+    for way in (ALONE, SCALED):
+        once, thrice = (f["ways"][way]["valence"] for f in found)
+        assert thrice == pytest.approx(once, abs=1e-3)
+    assert [f["texts"] for f in found] == [25, 75] and found[1]["ways"][RIDGE]["valence"]["pearson"] < 0.5
+    repeated = Dataset.from_dict({name: 30 * cells[:1] for name, cells in ratings.items()})
+    with pytest.raises(ValueError, match="at least 20 texts with valence and arousal, got 1"):
+        adapt_va_regressor(regressor, tokenizer, repeated)
+
+
 def test_a_file_is_adapted_to_and_exported(exports, tmp_path):
     rows = [f"joy {i};7;8" if i % 2 else f"woe {i};2;3" for i in range(30)]
     labels, out = tmp_path / "mine.csv", tmp_path / "out"
@@ -147,7 +168,8 @@ def test_a_file_is_adapted_to_and_exported(exports, tmp_path):
         labels, "--text_column", "comment", *new
     )  # not on a scale from 0 to 1
     assert "has no column 'text'" in adapt(labels, *new)
-    labels.write_text("text,valence,arousal\n" + "joy,0.1,0.2\n" * 10)
+    assert "is a file; name a folder" in adapt(labels, *new[:2], "--output", labels / "x")
+    labels.write_text("text,valence,arousal\n" + "".join(f"joy {i},0.1,0.2\n" for i in range(10)))
     assert "at least 20 texts with valence and arousal, got 10" in adapt(labels, *new)
     assert "has no valence-arousal regressor" in adapt(labels, *new[2:], "--model", exports[0] / "emotion")
     assert not (tmp_path / "new").exists()

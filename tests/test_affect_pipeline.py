@@ -66,6 +66,10 @@ def test_intervals_are_those_of_the_export_round_the_answers(exports, tmp_path):
     for name, width in (("valence", 0.2), ("arousal", 0.7)):
         expected = [(max(0, x - width), min(1, x + width)) for x in plain[name]]
         np.testing.assert_allclose(table[[f"{name}_low", f"{name}_high"]], expected, atol=1e-6)
+    config.intervals = {"level": 0.9, "valence": 0.2}
+    config.save_pretrained(folder)
+    with pytest.raises(ValueError, match="intervals: the model states none"):
+        AffectPipeline(va=folder, intervals=True)
     config.intervals = None
     config.save_pretrained(folder)
     with pytest.raises(ValueError, match="intervals: the model states none"):
@@ -122,6 +126,8 @@ def test_a_stream_reads_no_further_than_asked(affect):
 
     tables = affect.stream(texts(), rows=5)
     first, second = next(tables), next(tables)
+    with pytest.raises(ValueError, match="rows must be positive"):
+        next(affect.stream(["joy"], rows=0))
     assert len(taken) == 10 and second.index.tolist() == [5, 6, 7, 8, 9]
     whole = affect([f"joy {i}" for i in range(10)])
     np.testing.assert_allclose(pd.concat([first, second])["valence"], whole["valence"], atol=1e-6)

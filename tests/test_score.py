@@ -190,6 +190,14 @@ def test_tables_of_every_kind_in_one(output, score, frame, expected, tmp_path):
     check_answers(table, expected)
 
 
+def test_json_lines_have_null_for_a_number_that_is_nan(score, tmp_path):
+    pq.write_table(pa.table({"text": ["joy", None], "n": [float("nan"), 1.5]}), tmp_path / "in.parquet")
+    score(tmp_path / "in.parquet", "out.jsonl")
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [row["n"] for row in rows] == [None, 1.5] and [row["valence"] is None for row in rows] == [False, True]
+
+
 def test_a_hub_data_set(score, frame, expected, tmp_path, monkeypatch):
     parts = {"train": frame[:100], "test": frame[100:]}
     data = DatasetDict({name: Dataset.from_pandas(part, preserve_index=False) for name, part in parts.items()})

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from carl_hf.export.bias import EXCHANGES, measure_bias
-from carl_hf.export.task_heads import calibration_error, class_probabilities, fit_temperature
+from carl_hf.export.task_heads import calibration_error, class_probabilities, fit_temperature, with_development
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -65,3 +66,16 @@ def test_the_exchanged_sentences_are_complete():
         assert len({len(words) for words in groups.values()}) == 1, name  # groups of one size
         words = [word for group in groups.values() for word in group]
         assert len(set(words)) == len(words) and len(groups) >= 2, name
+
+
+def test_a_text_with_several_rows_is_in_one_part_of_a_draw():
+    texts = [f"joy {i}" for i in range(40)]
+    rows = Dataset.from_dict({"text": [*texts, *map(str.upper, texts)], "valence": [0.0] * 80, "arousal": [0.0] * 80})
+    train, dev = with_development(rows, None, seed=0)
+    parts = [{text.lower() for text in part["text"]} for part in (train, dev)]
+    assert len(train) + len(dev) == 80 and len(parts[1]) == 4 and not parts[0] & parts[1]
+    for few in (rows.select([*range(19), *range(40, 59)]), rows.select([])):
+        with pytest.raises(ValueError, match="needs at least 20 texts with labels, got (19|0)"):
+            with_development(few, None, seed=0)
+    with pytest.raises(ValueError, match="dev is empty"):
+        with_development(rows, rows.select([]), seed=0)

@@ -105,7 +105,8 @@ def test_copies_of_the_same_settings_share_one_encoder(vectors, monkeypatch):
 
 
 @pytest.mark.parametrize("given, message", [
-    ("joy", "got one string"), (["joy", None], "got NoneType as text 1"), ([], "got no texts"),
+    ("joy", "got one str: pass"), ({"text": ["joy"]}, "got one dict"),
+    (["joy", None], "got NoneType as text 1"), ([], "got no texts"),
     (pd.DataFrame({"text": ["joy"]}), r"a table of shape \(1, 1\): table\['text'\]"),
 ])  # fmt: skip
 def test_anything_but_texts_is_refused(given, message, vectors):

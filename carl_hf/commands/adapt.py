@@ -1,7 +1,7 @@
 """The command line of examples/adapt.py: its arguments, what it does and what it prints."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from carl_hf.export.head_training import HeadTraining
 from carl_hf.export.provenance import file_digest, public_corpus_name
 from carl_hf.inference.pipeline import AffectPipeline
 from carl_hf.report.tables import plain_table
+from carl_hf.utils.atomic_files import check_writable
 from carl_hf.utils.fields import setting
 
 
@@ -40,6 +41,7 @@ class AdaptArguments:
             raise ValueError("--output is missing: name a folder, in which va/ is written.")
         if len(self.scale) != 2:
             raise ValueError(f"--scale needs two numbers, the least and the greatest rating, got {self.scale}.")
+        check_writable(self.output, "--output")
         folder = Path(self.output) / "va"
         check_replaceable(folder)
         if folder.exists() and not self.overwrite:
@@ -109,7 +111,7 @@ def _provenance(record: Mapping[str, Any], name: str, labels: str, chosen: str) 
     if earlier is None:
         before = Provenance(base_model=name, method=None)
     else:
-        before = Provenance(**earlier)
+        before = Provenance(**{f.name: earlier[f.name] for f in fields(Provenance) if f.name in earlier})
     if chosen == ALONE:
         return before
     files = dict(before.files)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carl_hf.explain import Method, Target
+from carl_hf.utils.atomic_files import check_writable
 from carl_hf.utils.fields import setting
 
 
@@ -18,6 +19,8 @@ class ExplainArguments:
     def __post_init__(self):
         if not self.texts:
             raise ValueError('There is no text: carl-hf explain "What a lovely evening."')
+        if self.output is not None:
+            check_writable(Path(self.output).parent, "--output")
 
     def regressor(self) -> str:
         """The folder or Hub id of the valence-arousal regressor."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import sys
@@ -16,6 +15,7 @@ from carl_hf.export.folder import check_replaceable, read_record
 from carl_hf.training.checkpoints import foreign_files, last_checkpoint, read_completion_record
 from carl_hf.training.nonfinite import SKIPPED_STEPS
 from carl_hf.training_args import CarlTrainingArguments
+from carl_hf.utils.atomic_files import check_writable
 
 _EXPORTS = ("encoder", "va", "emotion", "hub")
 TRAINING = ("results.json", SKIPPED_STEPS, *_EXPORTS, "figures", "checkpoint-*")
@@ -85,11 +85,7 @@ def check_output_dir(folder: str | Path, *, resume: bool, overwrite: bool, kinds
         ValueError: if the folder holds a run or somebody's files, or is a file or below one, or may not be written.
     """
     folder = Path(folder)
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise ValueError(f"--output_dir {folder}: {there} is a file; name a folder.")
-    if not os.access(there, os.W_OK):
-        raise ValueError(f"--output_dir {folder}: {there} may not be written to; name another folder.")
+    check_writable(folder)
     old = results_of_a_run(folder, kinds)
     if old and not resume and not overwrite:
         raise ValueError(

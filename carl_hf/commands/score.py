@@ -220,12 +220,17 @@ def _write_text(tables: Iterator[pa.Table], own: int, kind: str, file: BinaryIO)
         answers = _rounded(table.select(names[own:]))
         found = pa.table([*table.columns[:own], *answers.columns], names=names).to_pylist()
         if kind == ".jsonl":
-            text.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in found)
+            text.writelines(map(_json_line, found))
         else:
             writer.writerows([names] if number == 0 else [])
             writer.writerows(map(_plain, found))
     text.flush()
     text.detach()
+
+
+def _json_line(row: Mapping[str, Any]) -> str:
+    cells = {name: None if cell != cell else cell for name, cell in row.items()}  # JSON has no NaN
+    return json.dumps(cells, ensure_ascii=False, default=str) + "\n"
 
 
 def _plain(row: Mapping[str, Any]) -> list[Any]:

@@ -18,6 +18,12 @@ def text_key(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def numbered(texts: Iterable[str]) -> np.ndarray:
+    """(N,) numbers from 0, in order of appearance; texts that differ only in case and white space have the same."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(text_key(text), len(numbers)) for text in texts], dtype=int)
+
+
 def without_overlap(texts: Iterable[str], split: np.ndarray) -> np.ndarray:
     """(N,) booleans: False for a training text that is also in another split, and for a validation text that is also
     in the test split."""

@@ -13,6 +13,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from carl_hf.data.splits import numbered
 from carl_hf.encoders.classifiers import Classifier
 from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.evaluation.probes import LinearProbe
@@ -48,7 +49,8 @@ def adapt_va_regressor(
 
     Args:
         model: with the problem type regression and the labels valence and arousal, outputs in [0, 1].
-        rated: columns text, valence, arousal (in [-1, 1]), and dominance if the model answers with it.
+        rated: columns text, valence, arousal (in [-1, 1]), and dominance if the model answers with it. A text may have
+            several rows, one for each rater: they are in the same fold.
         training: of the last way; batches of 16 by default. Its `seed` draws the folds too.
 
     Returns:
@@ -57,12 +59,13 @@ def adapt_va_regressor(
         from the errors of the chosen way on them.
 
     Raises:
-        ValueError: for fewer than 20 texts, or texts without dominance for a model with it.
+        ValueError: for fewer than 20 different texts, or texts without dominance for a model with it.
     """
     training = training or HeadTraining(batch_size=16)
     dimensions = tuple(model.config.id2label.values())
-    if len(rated) < FEWEST_TEXTS:
-        raise ValueError(f"Adapting needs at least {FEWEST_TEXTS} texts with valence and arousal, got {len(rated)}.")
+    number_N = numbered(rated["text"])
+    if (distinct := len(set(number_N))) < FEWEST_TEXTS:
+        raise ValueError(f"Adapting needs at least {FEWEST_TEXTS} texts with valence and arousal, got {distinct}.")
     if len(dimensions_of(rated)) < len(dimensions):
         raise ValueError("The model answers with dominance too: rate it in each text, in a column dominance.")
     layer, texts = _read(model, tokenizer, rated, max_length)
@@ -77,10 +80,11 @@ def adapt_va_regressor(
         return classifier
 
     linear = {ALONE: lambda layer, texts, rows: layer, SCALED: _scaled, RIDGE: _ridge}
-    order = np.random.default_rng(training.seed).permutation(len(rated))
+    every, order = np.arange(len(rated)), np.random.default_rng(training.seed).permutation(distinct)
     unseen = {way: np.empty_like(texts.labels_NK) for way in WAYS}
-    for held_out in np.array_split(order, FOLDS):
-        rows = np.setdiff1d(order, held_out)
+    for drawn in np.array_split(order, FOLDS):
+        held_out = np.flatnonzero(np.isin(number_N, drawn))
+        rows = np.setdiff1d(every, held_out)
         for way, fit in linear.items():
             unseen[way][held_out] = fit(layer, texts, rows)(texts.inputs_NH[held_out])
         unseen[FINETUNED][held_out] = tuned(rows).predict([texts.tokens[row] for row in held_out]).numpy()
@@ -88,9 +92,9 @@ def adapt_va_regressor(
 
     chosen = choose(unseen, texts.labels_NK)
     if chosen == FINETUNED:
-        model.load_state_dict(tuned(order).model.state_dict())
+        model.load_state_dict(tuned(every).model.state_dict())
     elif chosen != ALONE:
-        _set_last_layer(model, linear[chosen](layer, texts, order))
+        _set_last_layer(model, linear[chosen](layer, texts, every))
     model.config.intervals = conformal_intervals(unseen[chosen], texts.labels_NK, dimensions)
     return {
         "chosen": chosen, "texts": len(rated), "folds": FOLDS, "seed": training.seed,

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.data.labelled import ClassCorpus
-from carl_hf.data.splits import divide, split_rows
+from carl_hf.data.splits import divide, numbered, split_rows
 from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.encoders.loading import check_no_adapters
 from carl_hf.evaluation.probes import LinearProbe, best_threshold, fit_logistic, fit_multi_label, fit_ridge
@@ -25,7 +25,7 @@ from carl_hf.evaluation.valence_arousal import dimensions_of, labels_of
 from carl_hf.modeling_carl import CarlModel
 
 FEWEST_TEXTS = 20
-"""Texts with valence and arousal that a task head needs."""
+"""Different texts with valence and arousal that a task head needs."""
 
 _ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
@@ -71,21 +71,26 @@ def fit_va_regressor(
 
 
 def with_development(train: Dataset, dev: Dataset | None, *, seed: int) -> tuple[Dataset, Dataset]:
-    """Training and development texts; where there are none of the latter, a tenth of the former, drawn by `seed`.
+    """Training and development texts; where there are none of the latter, a tenth of the former, drawn by `seed`: of a
+    text that is repeated, all rows are in one of the two.
 
     Raises:
-        ValueError: for fewer than `FEWEST_TEXTS` training texts, or what is no `datasets.Dataset`.
+        ValueError: for fewer than `FEWEST_TEXTS` different training texts, an empty `dev`, or no `datasets.Dataset`.
     """
     for data in (train, train if dev is None else dev):
         if not isinstance(data, Dataset):
             raise ValueError(f"A head is fitted to a datasets.Dataset, got {type(data).__name__}: Dataset.from_list.")
     train, dev = (data if data is None else data.with_format(None) for data in (train, dev))
-    if len(train) < FEWEST_TEXTS:
-        raise ValueError(f"A valence-arousal head needs at least {FEWEST_TEXTS} texts with labels, got {len(train)}.")
+    number_N = numbered(train["text"])
+    if (texts := len(set(number_N))) < FEWEST_TEXTS:
+        raise ValueError(f"A valence-arousal head needs at least {FEWEST_TEXTS} texts with labels, got {texts}.")
+    if dev is not None and len(dev) == 0:
+        raise ValueError("dev is empty: give development texts, or None for a tenth of train.")
     if dev is not None:
         return train, dev
-    dev_rows, train_rows = divide(np.random.default_rng(seed).permutation(len(train)), 1)
-    return train.select(train_rows), train.select(dev_rows)
+    drawn, _ = divide(np.random.default_rng(seed).permutation(texts), 1)
+    in_dev = np.isin(number_N, drawn)
+    return train.select(np.flatnonzero(~in_dev)), train.select(np.flatnonzero(in_dev))
 
 
 def fit_emotion_classifier(

@@ -70,7 +70,7 @@ class AffectPipeline:
         self.widths: dict[str, float] = {}
         if intervals:
             known = getattr(configs.get("va"), "intervals", None)
-            if known is None:
+            if not (isinstance(known, dict) and set(self.dimensions) <= set(known)):
                 raise ValueError("intervals: the model states none. An export made with at least 9 development texts "
                                  "has them: export it anew, or leave intervals out.")  # fmt: skip
             self.widths = {name: known[name] for name in self.dimensions}
@@ -141,6 +141,8 @@ class AffectPipeline:
         if isinstance(texts, (str, bytes, dict, pd.DataFrame)):
             hint = "[text]" if isinstance(texts, (str, bytes)) else "table['text']"
             raise ValueError(f"AffectPipeline takes texts, got one {type(texts).__name__}: pass {hint}.")
+        if rows < 1:
+            raise ValueError(f"rows must be positive, got {rows}.")
         remaining, first = iter(texts), 0
         while (taken := list(itertools.islice(remaining, rows))) or not first:
             yield self._table(taken, first)

@@ -89,8 +89,8 @@ def _load(name: str, pooling: PoolingChoice, max_length: int, batch_size: int, d
 
 
 def _texts(X: Any) -> Sequence[str]:
-    if isinstance(X, (str, bytes)):
-        raise ValueError("CarlVectorizer takes a list of texts, got one string: pass [text].")
+    if isinstance(X, (str, bytes, dict, set)):
+        raise ValueError(f"CarlVectorizer takes a list of texts, got one {type(X).__name__}: pass [text].")
     found = list(X) if getattr(X, "ndim", 1) == 1 else None
     wrong = None if found is None else next((row for row, text in enumerate(found) if not isinstance(text, str)), None)
     if found is None or wrong is not None:

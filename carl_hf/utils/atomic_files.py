@@ -9,6 +9,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 
+def check_writable(folder: str | Path, flag: str = "--output_dir") -> None:
+    """Raises a ValueError for a folder that cannot be made or written to: known before anything is computed."""
+    path = Path(folder).absolute()
+    there = next(path for path in (path, *path.parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"{flag} {folder}: {there} is a file; name a folder.")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"{flag} {folder}: {there} may not be written to; name another folder.")
+
+
 @contextlib.contextmanager
 def named_in_errors(path: Path) -> Iterator[Path]:
     """Adds the path to the OSError of a full disk, which names no file."""
