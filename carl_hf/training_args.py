@@ -196,8 +196,6 @@ class CarlTrainingArguments(TrainingArguments):
             values.setdefault("per_device_eval_batch_size", values["per_device_train_batch_size"])
         # the collator needs the columns of text and labels; a step whose loss is not finite is skipped, not hidden
         values = {"remove_unused_columns": False, "logging_nan_inf_filter": False} | values
-        if values.get("dataloader_pin_memory", True):  # a batch is copied to a GPU while the one before is computed
-            values.setdefault("accelerator_config", {"non_blocking": True})
         values.update(output_dir=output_dir, preset=preset)
         for name, default in defaults.items():
             setattr(self, name, values.get(name, default))
@@ -239,10 +237,12 @@ class CarlTrainingArguments(TrainingArguments):
             self.greater_is_better = False  # transformers knows names with "loss" alone
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # transformers asks for it
+        given = self.accelerator_config
         try:
             super().__post_init__()
         except (OSError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"The Trainer cannot take these settings: {type(error).__name__}: {error}") from error
+        self.accelerator_config.non_blocking |= given is None and self.dataloader_pin_memory  # copies need not wait
         without = ("AVX2", "DEFAULT") if platform.machine().lower() in ("x86_64", "amd64") else ()
         if self.bf16 and self.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in without:
             logger.warning(
