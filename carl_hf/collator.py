@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from carl_hf.data.bad_rows import GREATEST_WEIGHT, LEAST_WEIGHT
 from carl_hf.data.corpora import DIMENSIONS
 from carl_hf.data.mixing import VA
-from carl_hf.encoders.checks import check_padding, kept_length
+from carl_hf.encoders.checks import check_padding, check_unicode, kept_length
 from carl_hf.losses import NO_CLASS
 from carl_hf.utils.setting_types import at_least
 
@@ -80,6 +80,7 @@ class CarlDataCollator:
         wrong = next((row["text"] for row in rows if not isinstance(row["text"], str)), "")
         if wrong != "":
             raise ValueError(f"A row: column 'text' holds {wrong!r}, not a text; correct or remove the row.")
+        check_unicode(row["text"] for row in rows)
         encoded = self.tokenizer(
             [row["text"] for row in rows], truncation=True, max_length=self.max_length, return_special_tokens_mask=True
         )

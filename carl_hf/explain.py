@@ -160,8 +160,7 @@ class Explainer:
             loading.check_encoder(model)
         if not tokenizer.is_fast:
             raise ValueError("Attributions need the positions of tokens in a text: load the fast tokenizer.")
-        if tokenizer.pad_token_id is None:
-            raise ValueError("The tokenizer has no padding token, with which integrated gradients begin: set one.")
+        checks.check_padding(tokenizer)
         check_pooling(pooling)
         checks.check_tokenizer(model, tokenizer)
         self.model, self.tokenizer, self.pooling = model.eval(), tokenizer, pooling
@@ -226,9 +225,7 @@ class Explainer:
         self, text: str, other: str, method: Method = "integrated_gradients", *, unit: Unit = "word", steps: int = 32
     ) -> tuple[Attribution, Attribution]:
         """What each word of two texts adds to the cosine of their embeddings: for each text, with the other as it is.
-
-        Args and errors as in [`explain`]; the model must be an encoder.
-        """
+        Args and errors as in [`explain`]; the model must be an encoder."""
         if self._is_regressor:
             raise ValueError("A regressor gives no similarity: load the export encoder/.")
 
@@ -291,6 +288,7 @@ class Explainer:
     def _tokenized(self, text: str) -> BatchEncoding:
         if not isinstance(text, str) or not text.strip():
             raise ValueError("The text is empty: give at least one word.")
+        checks.check_unicode([text])
         outputs = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
         encoded = self.tokenizer(text, truncation=True, max_length=self.max_length, **outputs)
         checks.check_positions(self.model.base_model, len(encoded["input_ids"]))

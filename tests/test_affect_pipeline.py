@@ -11,7 +11,10 @@ import torch
 from conftest import tiny_config
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from carl_hf import AffectPipeline
+from carl_hf import AffectPipeline, CarlDataCollator, CarlModel, export_encoder
+from carl_hf.encoders import load_classifier
+from carl_hf.evaluation.encoder import load_va_head
+from carl_hf.explain import Explainer
 from carl_hf.inference import pipeline as module
 from carl_hf.inference.readers import Reader
 
@@ -114,6 +117,26 @@ def test_lists_series_and_generators_and_texts_that_are_missing(affect):
     again = affect(text for text in series)
     assert again.index.tolist() == list(range(6)) and again.equals(table.reset_index(drop=True))
     assert affect([]).empty and list(affect([])) == list(table) and affect([None]).isna()["emotion"].all()
+
+
+def test_an_encoder_that_was_taken_out_of_a_regressor_is_none(exports, tokenizer, tmp_path):
+    taken = CarlModel.from_encoder(str(exports[0] / "va"))
+    folder = export_encoder(taken, tokenizer, tmp_path / "encoder", max_length=32)
+    assert AutoConfig.from_pretrained(folder).problem_type == "regression" and load_va_head(str(folder)) is None
+    with pytest.raises(ValueError, match="is an encoder, with no"):
+        AffectPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("door", ["pipeline", "embed", "explain", "collator"])
+def test_half_a_character_is_refused_where_texts_are_tokenized(door, affect, exports, carl, tokenizer):
+    whole = Explainer(load_classifier(str(exports[0] / "va")), tokenizer, max_length=32)
+    call = {
+        "pipeline": affect, "embed": lambda texts: carl.embed(texts, tokenizer),
+        "explain": lambda texts: whole.explain(texts[0], method="gradient_norm"),
+        "collator": lambda texts: CarlDataCollator(tokenizer)([{"text": text} for text in texts]),
+    }[door]  # fmt: skip
+    with pytest.raises(ValueError, match=r"The text 'joy .ud83d' holds half a character"):
+        call(["joy \ud83d"])
 
 
 def test_a_stream_reads_no_further_than_asked(affect):

@@ -74,8 +74,9 @@ def test_a_text_with_several_rows_is_in_one_part_of_a_draw():
     train, dev = with_development(rows, None, seed=0)
     parts = [{text.lower() for text in part["text"]} for part in (train, dev)]
     assert len(train) + len(dev) == 80 and len(parts[1]) == 4 and not parts[0] & parts[1]
-    for few in (rows.select([*range(19), *range(40, 59)]), rows.select([])):
-        with pytest.raises(ValueError, match="needs at least 20 texts with labels, got (19|0)"):
+    for few, message in ((rows.select(range(19)), "needs at least 20 texts with labels, got 19"),
+                         (rows.select([3, 43] * 20), "all the same")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
             with_development(few, None, seed=0)
     with pytest.raises(ValueError, match="dev is empty"):
         with_development(rows, rows.select([]), seed=0)

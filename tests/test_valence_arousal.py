@@ -114,4 +114,6 @@ def test_official_splits_transfer_and_heads():
         assert metrics["texts"] == texts and metrics["arousal"]["pearson"] > 0.9
     head, _ = measure_head(lambda texts: corpus.labels[[corpus.texts.index(t) for t in texts]], corpus, seed=1)
     assert head["valence"]["mae"] == 0 and head["texts"] == 30
-    np.testing.assert_array_equal(labels_of({"valence": [1, 2], "arousal": [3, 4]}), [[1, 3], [2, 4]])
+    np.testing.assert_array_equal(labels_of({"valence": [0, 1], "arousal": [-1, 0.5]}), [[0, -1], [1, 0.5]])
+    with pytest.raises(ValueError, match=r"outside \[-1, 1\]"):
+        labels_of({"valence": [0, 2], "arousal": [0, 1]})

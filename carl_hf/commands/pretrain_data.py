@@ -17,7 +17,7 @@ from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
 from carl_hf.data.loading import NoRatingsError, NoSplitError, find_bad_rows
 from carl_hf.data.mixing import class_names, mix_datasets, remove_overlap, rows_with_va, va_from_class_labels
-from carl_hf.data.splits import split_rows, text_key
+from carl_hf.data.splits import split_rows
 from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.evaluation.emotion import class_dataset
 from carl_hf.export.task_heads import FEWEST_TEXTS, check_classes
@@ -108,8 +108,8 @@ class PretrainData:
             train = rows_with_va(Dataset.from_list(list(self.train.take(STREAMED_TEXTS_OF_HEAD))))
         else:
             train = rows_with_va(self._mix(original_scale=True))
-        if (texts := len(set(map(text_key, train["text"])))) < FEWEST_TEXTS:
-            logging.info("%d texts with both VA labels are too few for a valence-arousal head: no va/.", texts)
+        if len(train) < FEWEST_TEXTS:
+            logging.info("%d texts with both VA labels are too few for a valence-arousal head: no va/.", len(train))
             return None, None
         validation = [(splits["validation"], 1.0) for splits in self.measured.values()]
         return train, mix_datasets(validation, seed=self._seed) if validation else None

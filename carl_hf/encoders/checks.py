@@ -1,7 +1,7 @@
 """Whether a model's weights, its tokenizer and its positions suffice for what is asked of it."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from safetensors import SafetensorError
@@ -68,6 +68,15 @@ def check_padding(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises a ValueError if the tokenizer cannot pad."""
     if tokenizer.pad_token_id is None:
         raise ValueError("The tokenizer has no padding token: tokenizer.pad_token = '[PAD]', or another that it has.")
+
+
+def check_unicode(texts: Iterable[str]) -> None:
+    """Raises a ValueError for a text with half a character (a lone surrogate), which no tokenizer takes."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"The text {ascii(text[:80])} holds half a character: correct or remove it.") from error
 
 
 def kept_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> int:

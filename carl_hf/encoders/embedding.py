@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from carl_hf.encoders.checks import check_positions, check_tokenizer, kept_length
+from carl_hf.encoders.checks import check_positions, check_tokenizer, check_unicode, kept_length
 from carl_hf.encoders.fast_cpu import limit_primitive_cache
 from carl_hf.encoders.packing import TokenLayout, embed_packed, encode_tokens, pool, pool_packed, use_packed_attention
 from carl_hf.utils.setting_types import at_least
@@ -66,6 +66,7 @@ def embed_poolings(
         raise ValueError("embed takes a list of texts, got one string: pass [text].")
     if isinstance(texts, dict) or hasattr(texts, "columns") or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"embed takes a list of texts, got other things in a {type(texts).__name__}: table['text'].")
+    check_unicode(texts)
     unknown = [pooling for pooling in poolings if pooling not in get_args(ReadPooling)]
     if unknown:
         raise ValueError(f"Unknown pooling {unknown[0]!r}: choose from {', '.join(get_args(ReadPooling))}.")
@@ -110,6 +111,7 @@ def classifier_outputs(
 ) -> Tensor:  # fmt: skip
     """Logits of a sequence-classification model, without dropout: float32 (number of texts, K) on the CPU."""
     check_tokenizer(model, tokenizer)
+    check_unicode(texts)
     at_least("batch_size", batch_size, 1)
     order, logits = [], []
     with _without_dropout(model):

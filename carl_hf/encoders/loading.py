@@ -188,12 +188,13 @@ def load_sentence_transformer(name: str, **settings: Any) -> Any:
 
 
 def is_va_regressor(config: PreTrainedConfig) -> bool:
-    """Whether a sequence-classification model's configuration says that it predicts valence and arousal, and perhaps
-    dominance after them, in [0, 1]."""
-    labels = list(config.id2label.values())
-    return config.problem_type == "regression" and labels in (
-        ["valence", "arousal"],
-        ["valence", "arousal", "dominance"],
+    """Whether a configuration is that of a sequence-classification model which predicts valence and arousal, and
+    perhaps dominance after them, in [0, 1]. An encoder that was taken out of one keeps its labels."""
+    architectures = config.architectures or ["ForSequenceClassification"]  # none of a model that was just made
+    return (
+        any(name.endswith("ForSequenceClassification") for name in architectures)
+        and config.problem_type == "regression"
+        and list(config.id2label.values()) in (["valence", "arousal"], ["valence", "arousal", "dominance"])
     )
 
 

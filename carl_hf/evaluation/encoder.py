@@ -242,9 +242,7 @@ def load_va_head(
 
     Such a model has the regression problem type, the labels valence and arousal, and outputs in [0, 1].
     """
-    config = load_config(name)
-    is_classifier = any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
-    if not is_classifier or not is_va_regressor(config):
+    if not is_va_regressor(load_config(name)):
         return None
     tokenizer, model = load_tokenizer(name), load_classifier(name).to(_device(device)).eval()
 

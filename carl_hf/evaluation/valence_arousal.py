@@ -164,7 +164,7 @@ def labels_of(
 
     Raises:
         ValueError: for labels that were standardized or normalized by the observed range, unless `any_unit`; for a
-            text that lacks one.
+            text that lacks one, or has one outside [-1, 1].
     """
     if not (any_unit or on_scale(dataset)):
         raise ValueError(
@@ -176,6 +176,8 @@ def labels_of(
     columns = [np.asarray(dataset[name], dtype=float) if name in there else np.nan for name in dimensions]
     if any(np.isnan(column).any() for column in columns):
         raise ValueError("A text lacks valence or arousal, and both are needed here: pass rows_with_va(dataset).")
+    if any((np.abs(column) > 1 + 1e-6).any() for column in columns):
+        raise ValueError("A label is outside [-1, 1]: load_va_dataset(..., scale=(least, greatest)) normalises.")
     return np.stack(columns, axis=1)
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from carl_hf.data.splits import numbered
 from carl_hf.encoders.classifiers import Classifier
 from carl_hf.encoders.embedding import classifier_outputs
+from carl_hf.encoders.loading import is_va_regressor
 from carl_hf.evaluation.probes import LinearProbe
 from carl_hf.evaluation.statistics import agreement
 from carl_hf.evaluation.valence_arousal import dimensions_of, labels_of
@@ -59,8 +60,13 @@ def adapt_va_regressor(
         from the errors of the chosen way on them.
 
     Raises:
-        ValueError: for fewer than 20 different texts, or texts without dominance for a model with it.
+        ValueError: for another model, fewer than 20 different texts, or texts without dominance for a model with it.
     """
+    if not is_va_regressor(model.config) or not isinstance(rated, Dataset):
+        raise ValueError(
+            "Adapting takes a valence-arousal regressor, the export va/, and a datasets.Dataset of rated texts; got "
+            f"{type(model).__name__} with {list(model.config.id2label.values())}, and {type(rated).__name__}."
+        )
     training = training or HeadTraining(batch_size=16)
     dimensions = tuple(model.config.id2label.values())
     number_N = numbered(rated["text"])

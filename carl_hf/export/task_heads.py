@@ -25,7 +25,7 @@ from carl_hf.evaluation.valence_arousal import dimensions_of, labels_of
 from carl_hf.modeling_carl import CarlModel
 
 FEWEST_TEXTS = 20
-"""Different texts with valence and arousal that a task head needs."""
+"""Texts with valence and arousal that a task head needs."""
 
 _ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
@@ -75,20 +75,23 @@ def with_development(train: Dataset, dev: Dataset | None, *, seed: int) -> tuple
     text that is repeated, all rows are in one of the two.
 
     Raises:
-        ValueError: for fewer than `FEWEST_TEXTS` different training texts, an empty `dev`, or no `datasets.Dataset`.
+        ValueError: for fewer than `FEWEST_TEXTS` training texts, an empty `dev`, texts that are all the same, or what
+            is no `datasets.Dataset`.
     """
     for data in (train, train if dev is None else dev):
         if not isinstance(data, Dataset):
             raise ValueError(f"A head is fitted to a datasets.Dataset, got {type(data).__name__}: Dataset.from_list.")
     train, dev = (data if data is None else data.with_format(None) for data in (train, dev))
-    number_N = numbered(train["text"])
-    if (texts := len(set(number_N))) < FEWEST_TEXTS:
-        raise ValueError(f"A valence-arousal head needs at least {FEWEST_TEXTS} texts with labels, got {texts}.")
+    if len(train) < FEWEST_TEXTS:
+        raise ValueError(f"A valence-arousal head needs at least {FEWEST_TEXTS} texts with labels, got {len(train)}.")
     if dev is not None and len(dev) == 0:
         raise ValueError("dev is empty: give development texts, or None for a tenth of train.")
     if dev is not None:
         return train, dev
-    drawn, _ = divide(np.random.default_rng(seed).permutation(texts), 1)
+    number_N = numbered(train["text"])
+    drawn, others = divide(np.random.default_rng(seed).permutation(number_N.max() + 1), 1)
+    if len(others) == 0:
+        raise ValueError("The training texts are all the same, so that none can be drawn for development: pass dev.")
     in_dev = np.isin(number_N, drawn)
     return train.select(np.flatnonzero(~in_dev)), train.select(np.flatnonzero(in_dev))
 

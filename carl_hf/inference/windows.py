@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from carl_hf.encoders.checks import check_unicode
+
 
 @dataclass
 class Windows:
@@ -35,6 +37,7 @@ def windows_of(
 ) -> Windows:
     """Cuts texts of more than `max_length` tokens, special ones included, into as few windows as hold them, whose
     lengths differ by at most one token, the longer ones first; or, if `cut`, to their first `max_length`."""
+    check_unicode(texts)
     empty, sample = tokenizer(["", "a"])["input_ids"]
     start = next((i for i, (one, other) in enumerate(zip(empty, sample, strict=False)) if one != other), len(empty))
     prefix, suffix = empty[:start], empty[start:]
