@@ -59,13 +59,14 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def multiplication_rate(bf16: bool, device: torch.device, *, tokens: int = 2048) -> float:
-    """Floating-point operations a second of the best of ten matrix products of an encoder's size."""
-    a, b = torch.randn(tokens, 384, device=device), torch.randn(384, 1536, device=device)
-    if bf16:
-        a, b = a.bfloat16(), b.bfloat16()
-    times = [seconds(lambda: [a @ b for _ in range(20)]) for _ in range(10)]
-    return 20 * 2 * tokens * 384 * 1536 / min(times)
+def multiplication_rate(bf16: bool, device: torch.device, *, tries: int = 10) -> float:
+    """Floating-point operations a second of the best of some matrix products: of MiniLM's size on a CPU, on a GPU of a
+    size that fills it."""
+    rows, inner, columns = (2048, 384, 1536) if device.type == "cpu" else (8192, 4096, 4096)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    a, b = (torch.randn(size, device=device).to(dtype) for size in ((rows, inner), (inner, columns)))
+    times = [seconds(lambda: [a @ b for _ in range(20)]) for _ in range(tries)]
+    return 20 * 2 * rows * inner * columns / min(times)
 
 
 def measure(args: StepCostArguments) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def measure(args: StepCostArguments) -> dict[str, Any]:
                 continue
             times[name].append(seconds(functools.partial(step.run, given)))
         print(f"round {number} of {args.rounds}", file=sys.stderr, flush=True)
-    rate = multiplication_rate(args.bf16, bench.device)
+    rate = multiplication_rate(args.bf16, bench.device, tries=args.rounds)
     rows = {
         name: {
             "seconds": statistics.median(found),

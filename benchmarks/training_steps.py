@@ -42,7 +42,8 @@ class BenchArguments:
     """What all steps that are compared have in common."""
 
     data_dir: str | None = field(default=None, metadata={"help": "Folder with local copies of the corpora."})
-    corpus: str = field(default="emobank", metadata={"help": "Corpus of the texts, by name."})
+    corpus: str = field(default="emobank", metadata={"help": "Corpus of the texts, by name; or a file, with --scale."})
+    scale: list[float] | None = field(default=None, metadata={"help": "Least and greatest label of the file."})
     encoder: str = field(default="minilm-l6", metadata={"help": "Hub id, folder or 'minilm-l6'."})
     batch_size: int = field(default=128, metadata={"help": "Texts of a batch."})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast."})
@@ -110,7 +111,9 @@ class Bench:
         self.args = args
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer = load_tokenizer(args.encoder)
-        self.texts = load_va_dataset(args.corpus, split="train", data_dir=args.data_dir).shuffle(seed=0)
+        self.texts = load_va_dataset(
+            args.corpus, split="train", data_dir=args.data_dir, scale=args.scale and tuple(args.scale)
+        ).shuffle(seed=0)
         if len(self.texts) < args.batch_size:
             raise ValueError(f"{args.corpus} has {len(self.texts)} training texts: lower --batch_size.")
         self.collator = CarlDataCollator(self.tokenizer)
