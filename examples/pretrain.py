@@ -81,10 +81,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         update_target(model.encoder, plain_weights.to(args.device), momentum=1 - script.toward_plain)
         trainer.provenance.settings["toward_plain"] = script.toward_plain
     data.read_test_splits()  # only now that everything is trained and chosen
-    measured = measure_before_after(
-        plain, model.encoder, tokenizer, data.measured, pooling=script.pooling, max_length=args.max_length,
-        seed=args.seed, plain_tokenizer=load_tokenizer(script.encoder),
-    )  # fmt: skip
+    with trainer.accelerator.autocast():
+        measured = measure_before_after(
+            plain, model.encoder, tokenizer, data.measured, pooling=script.pooling, max_length=args.max_length,
+            seed=args.seed, plain_tokenizer=load_tokenizer(script.encoder),
+        )  # fmt: skip
     results = measured.results(trained_on_test_rows=script.include_eval_rows)
     results["run"] = run_record(script, args, argv, texts=data.size, steps=trainer.state.global_step)
     if skipped := data.skipped_rows(args.dataloader_num_workers):

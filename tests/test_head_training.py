@@ -2,12 +2,14 @@
 
 import copy
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_config, tiny_encoder
 from datasets import Dataset
+from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoModelForSequenceClassification
 
 from carl_hf import CarlModel, export_emotion_classifier, export_va_regressor
@@ -20,7 +22,7 @@ from carl_hf.export.head_training import HeadTraining, train_va_regressor
 from carl_hf.export.task_heads import fit_temperature, fit_va_regressor
 
 pytestmark = pytest.mark.usefixtures("measuring_packages")
-FAST = HeadTraining(learning_rate=2e-3, epochs=8, patience=8, batch_size=8, fewest_texts=20)
+FAST = HeadTraining(learning_rate=5e-4, epochs=12, patience=12, batch_size=8, fewest_texts=20)
 
 
 def riddles(size, seed):
@@ -89,6 +91,21 @@ def test_the_best_epoch_on_development_texts_is_kept_and_the_same_seed_gives_the
     assert train_va_regressor(again, tokenizer, train, dev, FAST) == found and not regressor.training
     for one, other in zip(regressor.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_bfloat16_holds_for_training_and_for_choosing(regressor, tokenizer):
+    seen = set()
+
+    def look(module, inputs, output):
+        if isinstance(module, torch.nn.Linear):
+            seen.add((module.training, output.dtype))
+
+    with register_module_forward_hook(look):
+        train_va_regressor(
+            regressor, tokenizer, va_riddles(120, 0), va_riddles(40, 1), replace(FAST, bf16=True, epochs=1)
+        )
+    assert {dtype for _, dtype in seen} == {torch.bfloat16} and {training for training, _ in seen} == {True, False}
+    assert all(parameter.dtype == torch.float32 for parameter in regressor.parameters())
 
 
 @pytest.mark.parametrize("rate", [30.0, 1e30])  # far off; not finite

@@ -15,6 +15,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+from carl_hf.commands.environment import multiplies_in_bf16
 from carl_hf.training_args import REMOVED, CarlTrainingArguments
 from carl_hf.utils.progress import bars_only_in_a_terminal
 from carl_hf.utils.suggestions import did_you_mean
@@ -99,6 +100,11 @@ class _ExplicitParser(HfArgumentParser):
         elif default not in (None, argparse.SUPPRESS):
             shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
             help_text += f" (default: {shown.replace('%', '%%')})" if shown else ""
+        if name == "bf16" and default is None:
+            options |= {
+                "type": lambda word: None if word == "auto" else string_to_bool(word),
+                "metavar": "true|false|auto",
+            }
         if len(choices) > 50:
             options["metavar"], help_text = "NAME", f"{help_text} One of: {choices}."
         elif not choices and options.get("type") in _METAVARS:
@@ -131,7 +137,8 @@ def parse_arguments(
 ) -> tuple[Script, CarlTrainingArguments]:
     """Reads a script's own arguments and CarlTrainingArguments from flags and the YAML file that `--config` names.
 
-    Progress bars are off where stderr is no terminal, unless `--disable_tqdm false`.
+    In place of unset, and of `auto`, `bf16` is on where the CPU that trains multiplies in bfloat16, unless a preset
+    decides. Progress bars are off where stderr is no terminal, unless `--disable_tqdm false`.
 
     Args:
         script_class: a dataclass with the script's own arguments. argv: the command line without the program's name.
@@ -152,6 +159,11 @@ def parse_arguments(
             settings.pop(other, None)
     settings.update(flags)
     settings.setdefault("disable_tqdm", not sys.stderr.isatty())
+    if settings.get("bf16") is None:
+        settings.pop("bf16", None)
+        on_cpu = settings.get("use_cpu") or not torch.accelerator.is_available()
+        if on_cpu and not settings.get("fp16") and settings.get("preset") != "paper" and multiplies_in_bf16():
+            settings["bf16"] = True
     if not torch.accelerator.is_available():
         settings.setdefault("dataloader_pin_memory", False)  # torch warns of what it cannot do
     own = {f.name: settings.pop(f.name) for f in dataclasses.fields(script_class) if f.name in settings}

@@ -65,6 +65,11 @@ def _processor() -> str:
     return " ".join([name[1].strip() if name else platform.machine(), *wide])
 
 
+def multiplies_in_bf16() -> bool:
+    """Whether the CPU has instructions for matrix products in bfloat16 (x86: AVX-512 BF16 or AMX)."""
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_processor().split())
+
+
 def leave_at_once() -> NoReturn:
     """Ends this process with exit code 0 without tearing anything down.
 

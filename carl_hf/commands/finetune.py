@@ -106,7 +106,7 @@ def run_record(
         "objectives": None if trainer is None else args.weights, "seed": args.seed,
         "steps": 0 if trainer is None else trainer.state.global_step,
         "best_step": None if trainer is None else trainer.state.best_global_step,
-        "class_weights": args.class_weights, **environment_record(),
+        "class_weights": args.class_weights, "bf16": args.bf16, **environment_record(),
     }  # fmt: skip
     if corpus.skipped:
         record["skipped_rows"] = {script.corpus: skipped_record(corpus.skipped)}

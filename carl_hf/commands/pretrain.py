@@ -184,5 +184,6 @@ def run_record(
         "command": public_command("examples/pretrain.py", argv), "seed": args.seed, "preset": args.preset,
         **objectives, "encoder": script.encoder, **contrast, "corpora": script.corpora,
         "normalization": script.normalization, "toward_plain": script.toward_plain, "training_texts": texts,
-        "steps": steps, "batch_size": batch_size, "device": str(args.device), **environment_record(),
+        "steps": steps, "batch_size": batch_size, "bf16": args.bf16, "device": str(args.device),
+        **environment_record(),
     }  # fmt: skip

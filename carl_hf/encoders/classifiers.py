@@ -11,9 +11,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from carl_hf.encoders.checks import kept_length
 from carl_hf.encoders.embedding import embed_tokens, encode_packed
 from carl_hf.encoders.fast_cpu import limit_primitive_cache
 from carl_hf.encoders.packing import Pooling, use_packed_attention
+
+
+def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
+    """Of each text, at most `max_length` and as many as the tokenizer allows."""
+    return tokenizer(list(texts), truncation=True, max_length=kept_length(max_length, tokenizer))["input_ids"]
 
 
 class GivenStates(nn.Module):

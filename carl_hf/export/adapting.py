@@ -14,14 +14,13 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.data.splits import numbered
-from carl_hf.encoders.classifiers import Classifier
-from carl_hf.encoders.embedding import classifier_outputs
+from carl_hf.encoders.classifiers import Classifier, token_ids
 from carl_hf.encoders.loading import is_va_regressor
 from carl_hf.evaluation.probes import LinearProbe
 from carl_hf.evaluation.statistics import agreement
 from carl_hf.evaluation.valence_arousal import dimensions_of, labels_of
 from carl_hf.export.cards import Result
-from carl_hf.export.head_training import HeadTraining, token_ids, train_epochs, weighted_squared_error
+from carl_hf.export.head_training import HeadTraining, train_epochs, weighted_squared_error
 from carl_hf.export.intervals import conformal_intervals
 from carl_hf.export.provenance import public_corpus_name
 from carl_hf.export.task_heads import FEWEST_TEXTS, last_layer
@@ -140,15 +139,15 @@ def _read(
 ) -> tuple[LinearProbe, _Texts]:
     """The last layer, and the texts as the ways take them."""
     path, dimensions = last_layer(model), tuple(model.config.id2label.values())
-    layer = model.get_submodule(path)
+    layer, tokens = model.get_submodule(path), token_ids(rated["text"], tokenizer, max_length)
     model.set_submodule(path, nn.Identity())
     try:
-        inputs_NH = classifier_outputs(model, rated["text"], tokenizer, max_length=max_length).numpy().astype(float)
+        inputs_NH = Classifier(model, tokenizer).predict(tokens).numpy().astype(float)
     finally:
         model.set_submodule(path, layer)
     labels_NK = ((labels_of(rated, dimensions=dimensions) + 1) / 2).astype(np.float32)
     probe = LinearProbe(*(value.detach().double().cpu().numpy() for value in (layer.weight, layer.bias)))
-    return probe, _Texts(token_ids(rated["text"], tokenizer, max_length), inputs_NH, labels_NK)
+    return probe, _Texts(tokens, inputs_NH, labels_NK)
 
 
 def _scaled(layer: LinearProbe, texts: _Texts, rows: np.ndarray) -> LinearProbe:

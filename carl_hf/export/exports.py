@@ -145,7 +145,8 @@ def export_va_regressor(
         if train is None:
             raise ValueError("A CarlModel has no valence-arousal head: pass train=, the texts to fit one to.")
         train, dev = task_heads.with_development(train, dev, seed=seed)
-        model = task_heads.fit_va_regressor(model, tokenizer, train, dev, max_length=max_length)
+        with (training or HeadTraining()).autocast(model.device):
+            model = task_heads.fit_va_regressor(model, tokenizer, train, dev, max_length=max_length)
         if training is not None:
             development = train_va_regressor(model, tokenizer, train, dev, training, max_length=max_length)
     elif not is_va_regressor(model.config):
@@ -222,7 +223,8 @@ def export_emotion_classifier(
     max_length = kept_length(max_length, tokenizer)
     development, fit = None, {"max_length": max_length, "class_weights": class_weights}
     if fitted := isinstance(model, CarlModel):
-        model = task_heads.fit_emotion_classifier(model, tokenizer, corpus, **fit)
+        with (training or HeadTraining()).autocast(model.device):
+            model = task_heads.fit_emotion_classifier(model, tokenizer, corpus, **fit)
         if training is not None:
             development = train_emotion_classifier(model, tokenizer, corpus, training, **fit)
     else:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_sc
 
 from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import split_rows
-from carl_hf.encoders.classifiers import Classifier
+from carl_hf.encoders.classifiers import Classifier, token_ids
 from carl_hf.evaluation.probes import best_threshold
 from carl_hf.evaluation.valence_arousal import labels_of
 
@@ -40,7 +40,7 @@ class HeadTraining:
         epochs: at most. patience: epochs without a better result on development texts after which training stops.
         batch_size: texts of a step.
         fewest_texts: with fewer training texts the encoder stays frozen.
-        bf16: compute in bfloat16 (autocast). seed: of dropout and the order of the texts.
+        bf16: compute in bfloat16 (autocast), from the fit of the head on. seed: of dropout and the order of the texts.
     """
 
     learning_rate: float | None = None
@@ -57,6 +57,9 @@ class HeadTraining:
             raise ValueError(
                 f"Training a head takes a learning rate above 0 and at least 1 epoch, got {rate} and {self.epochs}."
             )
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)
 
     def rate_for(self, model: PreTrainedModel) -> float:
         return self.learning_rate or _RATE_OF_WIDTH_1 / model.config.hidden_size
@@ -149,7 +152,8 @@ def _train(
     tokens, dev_tokens = (token_ids(part, tokenizer, max_length) for part in (texts, dev_texts))
 
     def measured() -> float:
-        outputs = classifier.predict(dev_tokens).numpy().astype(float)
+        with training.autocast(model.device):
+            outputs = classifier.predict(dev_tokens).numpy().astype(float)
         return score(outputs) if np.isfinite(outputs).all() else -np.inf
 
     frozen, weights, best, best_epoch = measured(), _weights(classifier), -np.inf, 0
@@ -196,7 +200,7 @@ def train_epochs(
         for rows in tqdm(np.array_split(rng.permutation(len(tokens)), batches), desc=title, leave=False, disable=None):
             rows = sorted(rows, key=lambda row: -len(tokens[row]))
             target = torch.from_numpy(labels[rows]).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=training.bf16):
+            with training.autocast(device):
                 outputs = classifier.logits([tokens[row] for row in rows])
             loss(outputs.float(), target).backward()
             torch.nn.utils.clip_grad_norm_(classifier.parameters, _MAX_GRAD_NORM)
@@ -204,12 +208,6 @@ def train_epochs(
             schedule.step()
             optimizer.zero_grad()
         yield epoch
-
-
-def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
-    """Of each text, at most `max_length` and as many as the tokenizer allows."""
-    max_length = min(max_length, tokenizer.model_max_length)
-    return tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
 
 
 def _weights(classifier: Classifier) -> list[Tensor]:

@@ -26,9 +26,9 @@ _OTHER_FIELDS = (
 # of a training that is resumed: how long and in which parts; what a batch is, its completion record states itself
 _MAY_CHANGE = (
     "preset", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
-    "gradient_cache_parts", "eval_steps", "probe_texts", "toward_plain",
+    "gradient_cache_parts", "eval_steps", "probe_texts", "toward_plain", "bf16",
 )  # fmt: skip
-_NO_SETTINGS = ("logging_steps", "remove_unused_columns", "per_device_eval_batch_size", "bf16")  # bf16: by device
+_NO_SETTINGS = ("logging_steps", "remove_unused_columns", "per_device_eval_batch_size")
 
 
 @dataclass(frozen=True)

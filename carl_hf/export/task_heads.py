@@ -18,6 +18,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import divide, numbered, split_rows
+from carl_hf.encoders.checks import check_tokenizer
+from carl_hf.encoders.classifiers import Classifier, token_ids
 from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.encoders.loading import check_no_adapters
 from carl_hf.evaluation.probes import LinearProbe, best_threshold, fit_logistic, fit_multi_label, fit_ridge
@@ -64,8 +66,7 @@ def fit_va_regressor(
     dimensions = min(dimensions_of(train), dimensions_of(dev), key=len)
     labels = [labels_of(data, dimensions=dimensions) for data in (train, dev)]
     regressor, path = _headless(model, dimensions, "regression")
-    features = [classifier_outputs(regressor, list(data["text"]), tokenizer, max_length=max_length).numpy()
-                for data in (train, dev)]  # fmt: skip
+    features = [_inputs(regressor, tokenizer, data["text"], max_length) for data in (train, dev)]
     probe = fit_ridge(features[0], labels[0], features[1], labels[1], chosen_by="squared_error")
     return _with_probe(regressor, path, LinearProbe(probe.weight / 2, (probe.bias + 1) / 2))
 
@@ -114,8 +115,7 @@ def fit_emotion_classifier(
     check_classes(corpus)
     train, dev, _ = split_rows(corpus)
     classifier, path = _headless(model, corpus.classes, problem_type(corpus))
-    features = [classifier_outputs(classifier, corpus.part(rows)[0], tokenizer, max_length=max_length).numpy()
-                for rows in (train, dev)]  # fmt: skip
+    features = [_inputs(classifier, tokenizer, corpus.part(rows)[0], max_length) for rows in (train, dev)]
     data = features[0], corpus.labels[train], features[1], corpus.labels[dev]
     probe, _ = fit_multi_label(*data) if corpus.multi_label else fit_logistic(*data, class_weights=class_weights)
     return _with_probe(classifier, path, probe)
@@ -212,6 +212,14 @@ def _headless(model: CarlModel, labels: Sequence[str], problem: _ProblemType) ->
                     layer.bias.copy_(dense.bias)
     classifier.set_submodule(path, nn.Identity())
     return classifier.to(model.device).eval(), path
+
+
+def _inputs(
+    headless: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+) -> np.ndarray:
+    """What the last layer reads."""
+    check_tokenizer(headless, tokenizer)
+    return Classifier(headless, tokenizer).predict(token_ids(texts, tokenizer, max_length)).numpy()
 
 
 def _pooler_dense(model: CarlModel) -> nn.Linear:
