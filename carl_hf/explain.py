@@ -192,7 +192,7 @@ class Explainer:
                     "encoder with cls or mean pooling."
                 )
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls(model, tokenizer, pooling=pooling, max_length=max_length)
+        return cls(model, tokenizer, pooling=pooling, max_length=max_length)  # type: ignore[arg-type]
 
     def explain(
         self, text: str, target: Target = "valence", method: Method = "integrated_gradients", *, unit: Unit = "word",

@@ -64,7 +64,7 @@ def adapt(args: AdaptArguments) -> tuple[Path, dict[str, Any]]:
     model, tokenizer = load_classifier(name), load_tokenizer(name)
     rated = rows_with_va(
         load_va_dataset(
-            args.labels, scale=tuple(args.scale), columns=columns, skip_bad_rows=args.skip_bad_rows,
+            args.labels, scale=(args.scale[0], args.scale[1]), columns=columns, skip_bad_rows=args.skip_bad_rows,
             dominance=model.config.num_labels > 2,
         )
     )  # fmt: skip

@@ -89,7 +89,7 @@ class _ExplicitParser(HfArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        super().error(_without_tokens(message))
+        raise super().error(_without_tokens(message))
 
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:
         name = options.get("dest") or names[0].lstrip("-")
@@ -166,7 +166,7 @@ def parse_arguments(
             settings["bf16"] = True
     if not torch.accelerator.is_available():
         settings.setdefault("dataloader_pin_memory", False)  # torch warns of what it cannot do
-    own = {f.name: settings.pop(f.name) for f in dataclasses.fields(script_class) if f.name in settings}
+    own = {f.name: settings.pop(f.name) for f in dataclasses.fields(script_class) if f.name in settings}  # type: ignore[arg-type]
     return script_class(**own), CarlTrainingArguments(**settings)
 
 

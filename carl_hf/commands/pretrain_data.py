@@ -83,7 +83,7 @@ class PretrainData:
             "skip_bad_rows": script.skip_bad_rows, **self._format()
         }  # fmt: skip
         return load_va_dataset(
-            corpus, split=split, normalization=normalization, agreement_weights=agreement_weights,
+            corpus, split=split, normalization=normalization, agreement_weights=agreement_weights,  # type: ignore[arg-type]
             dominance=script.dominance, **source,
         )  # fmt: skip
 
@@ -134,7 +134,7 @@ class PretrainData:
         settings = {"agreement_weights": script.agreement_weights, "dominance": script.dominance, **self._format()}
         bad = {corpus: find_bad_rows(corpus, **settings) for corpus in loaded if corpus not in _KNOWN}
         if self.emotions is not None:
-            bad.setdefault(script.emotion_corpus, self.emotions.skipped)
+            bad.setdefault(script.emotion_corpus, self.emotions.skipped)  # type: ignore[call-overload]
         return {corpus: skipped_record(rows) for corpus, rows in bad.items() if rows}
 
     def _measured_splits(self) -> dict[str, dict[str, Dataset]]:

@@ -189,7 +189,7 @@ class Shards:
             return [shard for shard in shards if shard in wanted]
 
         for table in tables:
-            for piece in pieces_of(table, wanted_in_next, empty_texts=empty_texts):
+            for piece in pieces_of(table, wanted_in_next, empty_texts=empty_texts):  # type: ignore[arg-type]
                 for shard in wanted_in_next(len(piece.frame)):
                     cells, start = as_arrow(piece, columns, table.name), shard * self.shard_rows - first
                     parts.append(cells[max(start, 0) : start + self.rows_of(shard)])

@@ -94,7 +94,7 @@ def _all_quoted(record: str, cells: Sequence[str], delimiter: str) -> bool:
     return record.rstrip("\r\n") == delimiter.join(quoted)
 
 
-def _with_cells(record: str, cells: Sequence[Any], delimiter: str, style: int) -> str:
+def _with_cells(record: str, cells: Sequence[Any], delimiter: str, style: Any) -> str:
     body, out = record.rstrip("\r\n"), io.StringIO()
     csv.writer(out, delimiter=delimiter, quoting=style, lineterminator="").writerow(
         ["" if cell is None else cell for cell in cells]

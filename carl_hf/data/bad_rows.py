@@ -93,15 +93,12 @@ def corpus_text(column: str, cell: Any) -> str:
 def class_names(column: str, cell: Any) -> tuple[str, ...]:
     """The classes of a text: a name without white space around it, or a number as a string; or a list of them, which
     in CSV is written `['joy', 'sad']`, `["joy", "sad"]` or `[1 2]`."""
-    if isinstance(cell, str) and (inner := _LIST.fullmatch(cell)):
-        cell, inner = [], inner[1]
-        if quoted := _QUOTED.findall(inner):
-            cell = [single or double for single, double in quoted]
-        elif inner.strip():
-            cell = inner.split("," if "," in inner else None)
-    found = [
-        _filled(column, name, (str, numbers.Number), "name") for name in (cell if isinstance(cell, list) else [cell])
-    ]
+    cells = cell if isinstance(cell, list) else [cell]
+    if isinstance(cell, str) and (listed := _LIST.fullmatch(cell)):
+        inner = listed[1]
+        quoted = [single or double for single, double in _QUOTED.findall(inner)]
+        cells = quoted or inner.split("," if "," in inner else None)
+    found = [_filled(column, name, (str, numbers.Number), "name") for name in cells]
     return tuple(dict.fromkeys(str(name).strip() for name in found))
 
 

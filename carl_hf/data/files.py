@@ -151,8 +151,8 @@ def _numbered(rows: Iterator[_Row], first: int = 1) -> Iterator[tuple[int, _Row 
 def _piece(numbered: list[tuple[int, Any]], names: Sequence[str] | None, arrow: pa.Table | None = None) -> Piece:
     """A piece with the columns `names`; None takes those of any row."""
     good = {number: row for number, row in numbered if not isinstance(row, BadRow)}
-    names = dict.fromkeys(name for row in good.values() for name in row) if names is None else names
-    cells = {name: [row.get(name) for row in good.values()] for name in names}
+    columns = dict.fromkeys(name for row in good.values() for name in row) if names is None else names
+    cells = {name: [row.get(name) for row in good.values()] for name in columns}
     frame = pd.DataFrame(cells, index=list(good), dtype=object)
     return Piece(frame, [row for _, row in numbered if isinstance(row, BadRow)], arrow)
 
@@ -163,13 +163,15 @@ def open_csv(
 ) -> Iterator[tuple[list[str], Any]]:
     """The names of a file's columns, and a reader of the rows behind them; lines are taken by way of `watch`."""
     with open_text(path, newline="") as file:
-        lines = file if comment is None else (line for line in file if not line.startswith(comment))
-        first = next(lines := iter(lines), "")
+        lines: Iterator[str] = file if comment is None else (line for line in file if not line.startswith(comment))
+        first = next(lines, "")
         stated = SEP.fullmatch(first)
         delimiter = stated[1] if stated else "\t" if path.suffix.lower() == ".tsv" else _delimiter(first)
         # in tab-separated text a quotation mark is mostly one of the text: quotes hold no tab and no line end there
-        quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-        reader = csv.reader(watch(itertools.chain([first], lines)), delimiter=delimiter, quoting=quoting, strict=True)
+        reader = csv.reader(
+            watch(itertools.chain([first], lines)), delimiter=delimiter, strict=True,
+            quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL,
+        )  # fmt: skip
         try:
             header = [next_cells(reader) for _ in range(2 if stated else 1)][-1]
         except csv.Error as error:

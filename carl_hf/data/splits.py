@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -78,7 +78,7 @@ def split_rows(corpus: ClassCorpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return train, validation, test
 
 
-def _with_every_class(corpus: ClassCorpus, train: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+def _with_every_class(corpus: ClassCorpus, train: np.ndarray, *others: np.ndarray) -> Any:
     """The parts of a draw, a text moved into each that has none of a class: from the one with the most of it, while
     that keeps one. A class of ten texts or more has some in every part of a stratified draw."""
     parts = [train, *reversed(others)]  # in the order of need: train, test, validation
@@ -89,5 +89,4 @@ def _with_every_class(corpus: ClassCorpus, train: np.ndarray, *others: np.ndarra
             if len(of_class[i]) == 0 and (len(of_class[giver]) > 1 or i == 0):
                 moved = of_class[giver][-1]
                 parts[giver], parts[i] = parts[giver][parts[giver] != moved], np.append(parts[i], moved)
-    train, *others = parts
-    return train, *reversed(others)
+    return parts[0], *reversed(parts[1:])

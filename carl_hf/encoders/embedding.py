@@ -160,9 +160,9 @@ def encode_packed(
     ids_T = torch.tensor(list(itertools.chain.from_iterable(ids)), device=device)
     embeds_TE = encoder.get_input_embeddings()(ids_T)
     if len(poolings) == 1:
-        return {poolings[0]: embed_packed(encoder, embeds_TE, layout, poolings[0])}
+        return {poolings[0]: embed_packed(encoder, embeds_TE, layout, poolings[0])}  # type: ignore[arg-type]
     hidden_TH = encode_tokens(encoder, embeds_TE, layout)
-    return {pooling: pool_packed(hidden_TH, layout, pooling) for pooling in poolings}
+    return {pooling: pool_packed(hidden_TH, layout, pooling) for pooling in poolings}  # type: ignore[arg-type]
 
 
 def _encode_padded(

@@ -5,7 +5,7 @@ Shape suffixes: B texts, L tokens of the longest, T tokens of all texts, X any w
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -70,7 +70,7 @@ class TokenLayout:
         self._of_heads: dict[int, fast_cpu.HeadLayout] = {}
 
     @classmethod
-    def of(cls, batch: dict[str, Any]) -> "TokenLayout":
+    def of(cls, batch: Mapping[str, Any]) -> "TokenLayout":
         """The layout of a batch of [`carl_hf.CarlDataCollator`]."""
         return cls(batch["attention_mask"], batch["slices"], batch["slices_per_chunk"])
 

@@ -83,7 +83,7 @@ def load_classifier(name: str, **settings: Any) -> PreTrainedModel:
     return model
 
 
-def _from_pretrained(auto: type, name: str, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _from_pretrained(auto: Any, name: str, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     """From safetensors alone: other files of weights are pickles, which can run code when they are opened."""
     resolved = resolve_encoder(name)
     try:

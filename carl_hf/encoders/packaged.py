@@ -116,7 +116,7 @@ def _find_pieces() -> list[Path] | None:
         try:
             package = distribution(piece.package)
             files = (package.locate_file(file) for file in package.files or () if file.name == piece.file)
-            paths[piece] = Path(next(files, "missing"))
+            paths[piece] = Path(str(next(files, "missing")))
         except PackageNotFoundError:
             missing.append(piece.package)
     if missing and paths:

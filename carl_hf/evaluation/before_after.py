@@ -83,7 +83,7 @@ def measure_before_after(
             space, _ = nearness_report(embeddings["test"], truth, neighbours, constant=constant, seed=seed)
             probed = va_metrics(predictions[-1], truth, constant=constant, seed=seed)
             found[corpus] = {"pooling": name, **probed, **space}
-        measured.predictions[corpus] = old, new = tuple(predictions)
+        measured.predictions[corpus] = old, new = predictions[0], predictions[1]
         measured.gain[corpus] = va_gain(old, new, truth, seed=seed)
     _measure_feeling(measured, before, after, pooling=pooling, seed=seed)
     return measured

@@ -136,7 +136,7 @@ class TextEncoder:
 def split_pooling(name: str, default: PoolingChoice = "auto") -> tuple[str, PoolingChoice]:
     """The model and its pooling from "MODEL" or "MODEL@POOLING"."""
     model, _, pooling = name.rpartition("@")
-    return (model, pooling) if pooling in get_args(PoolingChoice) else (name, default)
+    return (model, pooling) if pooling in get_args(PoolingChoice) else (name, default)  # type: ignore[return-value]
 
 
 def default_cache_dir() -> Path:
@@ -176,13 +176,13 @@ def load_text_encoder(
         stated = config.pooling if isinstance(config, CarlConfig) else stated_pooling(resolved)
         if stated is None and not Path(resolved).is_dir():
             logger.warning("%s states no pooling: its first token is taken. Choose another with --pooling.", name)
-        pooling = stated or "cls"
+        pooling = stated or "cls"  # type: ignore[assignment]
     if pooling == "other":
         model, tokenizer = _sentence_transformer(name, max_length, _device(device))
         pooling, max_length = "sentence-transformers", model.max_seq_length
         width = model.encode(["a"], show_progress_bar=False).shape[1]
 
-        def embed(texts: list[str]) -> dict[str, Tensor]:
+        def embed(texts: list[str]) -> dict[Any, Tensor]:
             bar = None if show_progress else False  # None: as its logger's level says
             found = model.encode(texts, batch_size=batch_size, convert_to_tensor=True, show_progress_bar=bar)
             return {pooling: found.float().cpu()}
@@ -191,9 +191,9 @@ def load_text_encoder(
         model.to(_device(device)).eval()
         width = model.config.hidden_size
 
-        def embed(texts: list[str]) -> dict[str, Tensor]:
+        def embed(texts: list[str]) -> dict[Any, Tensor]:
             return embed_poolings(
-                model, texts, tokenizer, poolings=sorted({"cls", "mean", pooling}), batch_size=batch_size,
+                model, texts, tokenizer, poolings=sorted({"cls", "mean", pooling}), batch_size=batch_size,  # type: ignore[arg-type]
                 max_length=max_length, progress=f"{Path(name).name}: {len(texts):,} texts" if show_progress else None,
             )  # fmt: skip
 

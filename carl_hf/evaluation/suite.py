@@ -104,7 +104,7 @@ def run_tasks(
         "semantics": ((name, measure_sts(encode, pairs, seed=seed)) for name, pairs in corpora.semantics.items()),
         "space": measure_space(encode, corpora, seed=seed),
         "detector": (
-            (name, (measure_detector(*carl, corpus, seed=seed), {}))
+            (name, (measure_detector(carl[0], carl[1], corpus, seed=seed), {}))
             for name, corpus in (corpora.detector if carl is not None else {}).items()
         ),
     }
@@ -188,7 +188,7 @@ def _geometry(encode: Encode, corpora: Corpora, seed: int) -> Iterator[tuple[str
         metrics["centroid_separation"] = centroid_separation(embeddings, labels)
         metrics["circular_order"] = circular_order(embeddings, words, read_label_space("circle12").angles, seed=seed)
         yield name, (metrics, {"embeddings": embeddings, "labels": words})
-    curves = {}
+    curves: dict[str, dict[str, Any]] = {}
     for name, corpus in corpora.curve.items():
         embeddings, test = encode(corpus.texts), corpus.rows("test")
         radius = radius_against_intensity(embeddings[test], corpus.labels[test, :2])

@@ -91,7 +91,7 @@ def measure_corpus(encode: Encode, corpus: VaCorpus, *, seed: int) -> Measured:
     once, by a probe that has seen neither it nor the tenth of the other texts on which the strength is chosen)."""
     embeddings, labels, measured = encode(corpus.texts), corpus.labels, _rows(corpus, "test")
     if corpus.split is not None:
-        folds = [tuple(corpus.rows(name) for name in ("train", "validation", "test"))]
+        folds = [(corpus.rows("train"), corpus.rows("validation"), corpus.rows("test"))]
         protocol = "official splits"
     else:
         folds, protocol = seeded_folds(len(labels), seed), f"{FOLDS} folds, seed {seed}"

@@ -56,7 +56,7 @@ class Result:
     metric: str
     name: str
     value: float
-    interval: tuple[float, float] | None = None
+    interval: Sequence[float] | None = None
     baseline: float | None = None
     revision: str | None = None
 

@@ -19,6 +19,7 @@ from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import divide, split_rows
 from carl_hf.encoders.checks import kept_length
 from carl_hf.encoders.embedding import classifier_outputs
+from carl_hf.encoders.layout import Pooling
 from carl_hf.encoders.loading import check_no_adapters, is_va_regressor
 from carl_hf.evaluation.probes import fit_ridge
 from carl_hf.evaluation.statistics import classification_report, multi_label_report
@@ -221,7 +222,8 @@ def export_emotion_classifier(
             (see [`carl_hf.export.task_heads.check_classes`]), or the folder holds anything other than an export.
     """
     max_length = kept_length(max_length, tokenizer)
-    development, fit = None, {"max_length": max_length, "class_weights": class_weights}
+    development = None
+    fit: dict[str, Any] = {"max_length": max_length, "class_weights": class_weights}
     if fitted := isinstance(model, CarlModel):
         with (training or HeadTraining()).autocast(model.device):
             model = task_heads.fit_emotion_classifier(model, tokenizer, corpus, **fit)
@@ -302,7 +304,7 @@ def _ranked(labels: Sequence[str], scores: np.ndarray) -> list[dict[str, Any]]:
 def _write(
     kind: Kind, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path,
     contents: dict[str, Any], max_length: int, provenance: Provenance | None, figures: Sequence[str | Path], *,
-    pooling: str = "cls", head_corpora: Sequence[str] = (),
+    pooling: Pooling = "cls", head_corpora: Sequence[str] = (),
 ) -> Path:  # fmt: skip
     """Writes the folder; `contents` is what is special to this kind in its record."""
     check_no_adapters(model)

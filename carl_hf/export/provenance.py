@@ -158,7 +158,7 @@ def run_settings(provenance: Provenance, encoder: str) -> dict[str, Any]:
 def differing_settings(args: CarlTrainingArguments) -> dict[str, Any]:
     """The settings of a run that shape the model and differ from the defaults: no paths, no logging."""
     # from the fields: another instance of the arguments would reset the running accelerator's state
-    defaults = {f.name: f.default_factory() if f.default is MISSING else f.default for f in fields(args) if f.init}
+    defaults = {f.name: f.default_factory() if f.default is MISSING else f.default for f in fields(args) if f.init}  # type: ignore[operator]
     shaping = [*CarlTrainingArguments.__annotations__, *_OTHER_FIELDS]
     values = {name: getattr(args, name) for name in shaping if name not in _NO_SETTINGS}
     return {

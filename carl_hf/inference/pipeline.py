@@ -91,15 +91,16 @@ class AffectPipeline:
             ValueError: if there is no such model.
         """
         folder = Path(name)
-        inside = {head: folder / head for head in _HEADS if (folder / head / "config.json").is_file()}
+        inside: dict[str, Any] = {head: folder / head for head in _HEADS if (folder / head / "config.json").is_file()}
         if inside:
             return cls(**inside, **settings)
         if folder.is_dir() and not (folder / "config.json").is_file():
             raise ValueError(f"{name} holds no va/ and no emotion/, and is no export: name the output of pretrain.")
         kind = _kind(load_config(str(name)))
         if kind is not None:
-            return cls(**{kind: name}, **settings)
-        found, errors = {}, []
+            return cls(**{kind: name}, **settings)  # type: ignore[arg-type]
+        found: dict[str, Any] = {}
+        errors = []
         for head in _HEADS:
             try:
                 load_config(f"{name}-{head}")
@@ -108,8 +109,8 @@ class AffectPipeline:
                 errors.append(error)
         if not found:
             raise ValueError(f"{name} is an encoder, with no {name}-va or {name}-emotion beside it.") from errors[0]
-        for error in errors:
-            logger.warning("Answers without it: %s", error)
+        for missing in errors:
+            logger.warning("Answers without it: %s", missing)
         return cls(**found, **settings)
 
     def __getstate__(self) -> dict[str, Any]:

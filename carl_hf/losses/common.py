@@ -34,4 +34,4 @@ def in_full_precision(loss: _Loss) -> _Loss:
         with torch.autocast(device.type, enabled=False):
             return loss(*map(widen, arguments), **{name: widen(value) for name, value in named.items()})
 
-    return wrapped
+    return wrapped  # type: ignore[return-value]

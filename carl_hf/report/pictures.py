@@ -81,7 +81,7 @@ def draw_pictures(
             add(f"circle-{corpus}", plots.plot_circumplex, panels, next(iter(arrays.values()))["references"][:, :2])
     for corpus in ("goemotions-six", "emolit12", "demo"):
         if arrays := measured(f"geometry/{corpus}"):
-            panels = {name: (found["embeddings"], found["labels"].tolist()) for name, found in arrays.items()}
+            panels = {name: (found["embeddings"], found["labels"].tolist()) for name, found in arrays.items()}  # type: ignore[misc]
             add(f"pca-{corpus}", plots.plot_emotion_pca, panels)
         accuracy = _having(models, "emotion", corpus, "accuracy")
         points = {
@@ -92,7 +92,7 @@ def draw_pictures(
         if points:
             add(f"alignment-{corpus}", plots.plot_points, points, *_AXES)
         if confused := _having(models, "emotion", corpus, "confusion"):
-            panels = {name: (np.array(found["confusion"]), found["classes"]) for name, found in confused.items()}
+            panels = {name: (np.array(found["confusion"]), found["classes"]) for name, found in confused.items()}  # type: ignore[misc]
             add(f"confusion-{corpus}", plots.plot_confusion, panels)
     for what in ("va", "emotion"):
         if curves := _having(models, "geometry", "dimensions", what, "kept"):

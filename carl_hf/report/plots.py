@@ -87,7 +87,7 @@ def plot_emotion_pca(path: Path, panels: Mapping[str, tuple[np.ndarray, Sequence
     styles = _label_styles(sorted({label for _, labels in panels.values() for label in labels}))
     with new_figure(path, len(panels), 3.7, 3.9) as (figure, axes):
         for axis, (model, (embeddings_NH, labels_N)) in zip(axes, panels.items(), strict=True):
-            unit_NH, labels_N = unit_rows(embeddings_NH), np.asarray(labels_N)
+            unit_NH, labels_N = unit_rows(embeddings_NH), np.asarray(labels_N)  # type: ignore[assignment]
             variance_H, axes_HH = principal_axes(unit_NH)
             points_N2 = (unit_NH - unit_NH.mean(0)) @ axes_HH[:, :2]
             # a seeded order, in which no emotion lies on top of all others

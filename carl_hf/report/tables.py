@@ -33,8 +33,8 @@ def escape(text: object) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> str:
     """A Markdown table, its columns aligned in the source too: the first `text_columns` left, the others right."""
     rule = [":--" if c < text_columns else "--:" for c in range(len(header))]
-    head, rule, *body = _aligned([header, rule, *rows], text_columns)
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, [cell.replace(" ", "-") for cell in rule], *body])
+    head, dashes, *body = _aligned([header, rule, *rows], text_columns)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, [cell.replace(" ", "-") for cell in dashes], *body])
 
 
 def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

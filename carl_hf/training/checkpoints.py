@@ -166,7 +166,7 @@ class ResumableTrainer(Trainer):
             ValueError: if the checkpoint is incomplete, or there is none, or it was trained with other batches (its
                 position in the data and its contrast would not fit), another model, `run_settings` or a layer_decay.
         """
-        if resume_from_checkpoint in (True, "last"):
+        if resume_from_checkpoint is True or resume_from_checkpoint == "last":
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         self.start_step = 0
         if resume_from_checkpoint:

@@ -66,7 +66,7 @@ class BatchLabels:
         angle_B = batch.get("angle", torch.full_like(va_B2[:, 0], torch.nan))
         weight_B = batch.get("weight", torch.ones_like(va_B2[:, 0]))
         counted_B = batch.get("counted", torch.ones_like(class_B, dtype=torch.bool))
-        return cls(va_B2, *map(gather, (va_B2, class_B, angle_B, weight_B, counted_B)), rank * len(va_B2))
+        return cls(va_B2, *map(gather, (va_B2, class_B, angle_B, weight_B, counted_B)), rank * len(va_B2))  # type: ignore[call-arg]
 
 
 @dataclass
@@ -294,6 +294,6 @@ def _objective_losses(step: Step, pooled_BH: Tensor, view_BH: Tensor) -> dict[st
     if "simcse" in names:
         views = (pooled_GH, gather_with_gradient(view_BH))
         if "counted" in step.batch:
-            views = (view_GH[labels.counted_G] for view_GH in views)
+            views = (views[0][labels.counted_G], views[1][labels.counted_G])
         losses["simcse"] = simcse_loss(*views, temperature=args.temperature)
     return losses

@@ -1,11 +1,11 @@
 """Packages that import a module only when one of its names is used."""
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
-def lazy_names(package: str, names: dict[str, Iterable[str]]) -> tuple[Callable[[str], Any], list[str]]:
+def lazy_names(package: str, names: Mapping[str, Iterable[str]]) -> tuple[Callable[[str], Any], list[str]]:
     """The `__getattr__` and `__all__` of a package; `names` are those that each of its modules defines."""
     module_of = {name: module for module, defined in names.items() for name in defined}
 
