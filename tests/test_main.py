@@ -4,9 +4,10 @@ import configparser
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
-from importlib.metadata import packages_distributions
+import venv
 
 import pytest
 from conftest import ROOT
@@ -106,20 +107,34 @@ def test_all_packages_are_installed():
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_the_scripts_and_their_configurations(tmp_path, tiny):
-    pip = [sys.executable, "-m", "pip", "--quiet"]
-    isolation = ["--no-build-isolation"] if "setuptools" in packages_distributions() else []
-    subprocess.run([*pip, "wheel", "--no-deps", *isolation, "-w", tmp_path, ROOT], check=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel], check=True)
-    pretrain = [
-        sys.executable, "-m", "carl_hf", "pretrain", "--output_dir", "out", "--max_steps", "1", "--num_threads", "1",
-        "--encoder", tiny, "--config", tmp_path / "site" / "carl_hf" / "examples" / "configs" / "demo.yaml",
-        "--use_cpu", "true",
-    ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    done = subprocess.run(pretrain, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1200)
-    assert done.returncode == 0 and "Verdict" in done.stdout, done.stdout + done.stderr
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_what_is_built_works_in_a_fresh_environment(kind, tmp_path, tiny):
+    """The environment has its own packages first, then those of this one, which spares the download of torch."""
+    source = tmp_path / "source"  # without an earlier build's files
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info"))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*words, cwd=tmp_path):
+        done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=1200)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    venv.create(tmp_path / "venv", with_pip=True)
+    python, command = tmp_path / "venv" / "bin" / "python", tmp_path / "venv" / "bin" / "carl-hf"
+    run(python, "-m", "pip", "install", "setuptools>=77")
+    build = "import sys, setuptools.build_meta as m; getattr(m, 'build_' + sys.argv[1])(sys.argv[2])"
+    run(python, "-c", build, kind, tmp_path, cwd=source)
+    (built,) = tmp_path.glob("*.whl" if kind == "wheel" else "*.tar.gz")
+    run(python, "-m", "pip", "install", "--no-deps", "--no-build-isolation", built)
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (site / "others.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+
+    assert run(command, "--version").strip() == run(python, "-m", "carl_hf", "--version").strip() == __version__
+    where = run(python, "-c", "import carl_hf, importlib.metadata as m; print(carl_hf.__file__, *m.files('carl_hf'))")
+    assert where.startswith(str(site))
+    for name in ("carl_hf/py.typed", "carl_hf/examples/space/analysis.py", "carl_hf/examples/configs/demo.yaml"):
+        assert f" {name}" in where
+    settings = ["--encoder", tiny, "--config", site / "carl_hf" / "examples" / "configs" / "demo.yaml"]
+    settings += ["--output_dir", "out", "--max_steps", "1", "--num_threads", "1", "--use_cpu", "true"]
+    assert "Verdict" in run(command, "pretrain", *settings)
     assert (tmp_path / "out" / "results.json").exists()
-    assert (tmp_path / "site" / "bin" / "carl-hf").is_file()
-    assert (tmp_path / "site" / "carl_hf" / "examples" / "space" / "analysis.py").is_file()
