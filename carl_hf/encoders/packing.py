@@ -107,7 +107,7 @@ def _variable_length_works(device: torch.device, dtype: torch.dtype, width: int)
         found = []
         try:
             for attend in (_attend_variable_length, _attend_padded):
-                attended = attend(*inputs, layout, scale=width**-0.5, dropout=0.0)
+                attended = attend(inputs[0], inputs[1], inputs[2], layout, scale=width**-0.5, dropout=0.0)
                 found.append(torch.stack([attended, *torch.autograd.grad(attended, inputs, of_attended)]).float())
             if (found[0] - found[1]).norm() <= (1e-3 if dtype.itemsize >= 4 else 3e-2) * found[1].norm():
                 return True
