@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_shards(
             ShardJob(shards, args.texts, columns, answer_on, processes=args.processes, num_threads=args.num_threads)
         )
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     logging.info("%s: %s rows in %d shards.", args.output_dir, f"{shards.total:,}", len(shards))
 

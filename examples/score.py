@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         start_writing_script()
         args = parse_script_arguments(ScoreArguments, argv, description=__doc__, leading="texts")
         found = score(args, args.pipeline())
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     logging.info("%s: %s rows, %s of them without a text.", args.output, f"{found.rows:,}", f"{found.empty:,}")
 

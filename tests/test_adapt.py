@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 
@@ -168,6 +169,8 @@ def test_a_file_is_adapted_to_and_exported(exports, tmp_path):
         return str(end.value)
 
     new = ["--model", exports[0], "--output", tmp_path / "new"]
+    again = ["--text_column", "comment", "--scale", 1, 9, "--model", out]
+    assert re.search(r"out was trained on .*mine\.csv", adapt(labels, *again, "--output", tmp_path / "new"))
     assert "holds a va/: name another, or replace it with --overwrite true" in adapt(*words)
     assert "There are no rated texts" in adapt(*new) and "--output is missing" in adapt(labels)
     assert "row 1: valence is 2, outside the scale" in adapt(

@@ -55,12 +55,18 @@ def adapt(args: AdaptArguments) -> tuple[Path, dict[str, Any]]:
         the folder, and its record.
 
     Raises:
-        ValueError: for a model or texts that cannot be used.
+        ValueError: for a model or texts that cannot be used, and for texts that the model was trained on.
     """
     columns = {"text": args.text_column, "valence": args.valence_column, "arousal": args.arousal_column}
     name = AffectPipeline.from_pretrained(args.model).names.get("va")
     if name is None:
         raise ValueError(f"--model {args.model} has no valence-arousal regressor: name a run with va/.")
+    record = read_record(name) or {}
+    seen = (record.get("provenance") or {}).get("files", {}).values()
+    if Path(args.labels).is_file() and file_digest(args.labels) in seen:
+        raise ValueError(
+            f"{args.model} was trained on {args.labels}: its errors there say nothing of new texts, so rate others."
+        )
     model, tokenizer = load_classifier(name), load_tokenizer(name)
     rated = rows_with_va(
         load_va_dataset(
@@ -68,7 +74,6 @@ def adapt(args: AdaptArguments) -> tuple[Path, dict[str, Any]]:
             dominance=model.config.num_labels > 2,
         )
     )  # fmt: skip
-    record = read_record(name) or {}
     length = min(record.get("max_length", 128), tokenizer.model_max_length)
     training = HeadTraining(batch_size=16, seed=args.seed)
     found = adapt_va_regressor(model, tokenizer, rated, training=training, max_length=length)
