@@ -10,7 +10,8 @@ of its peak.
 
 Memory is parameters and activations. A trained parameter has, in float32, its value, the target's copy, a gradient
 and two states of AdamW. Activations are measured bytes for each token, layer and unit of width, those of a step minus
-its gradients (results/memory.json), in float32; they shrink with the number of chunks, not of processes.
+its gradients (results/memory.json), in float32; they shrink with the number of chunks, not of processes. With chunks
+come what the whole batch keeps, measured bytes for each token and unit of width, and another gradient of the layers.
 """
 
 import json
@@ -32,6 +33,7 @@ _VALUE_BYTES = 4  # float32
 ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 ENCODERS = {"roberta-base": RobertaConfig(**ROBERTA), "roberta-large": RobertaConfig(**ROBERTA, **LARGE)}
+XLM_LARGE = {"xlm-roberta-large": RobertaConfig(**{**ROBERTA, "vocab_size": 250_002}, **LARGE)}
 MEASURED = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)  # MiniLM
 MEASURED_PARAMETERS = 22_713_216
 CORPORA = {"10 k": 10_000, "1 M": 1_000_000, "100 M": 100_000_000}
@@ -74,12 +76,14 @@ class Costs:
 
     Args:
         step_over_forward: time of CARL's step over a forward pass. cpu_rate: operations a second of that pass on two
-            cores. activation_bytes: of a step, for each token, layer and unit of width.
+            cores. activation_bytes: of a step, for each token, layer and unit of width. kept_bytes: that a batch in
+            chunks keeps, for each token and unit of width.
     """
 
     step_over_forward: float
     cpu_rate: float
     activation_bytes: float
+    kept_bytes: float
 
     @classmethod
     def read(cls, folder: Path) -> "Costs":
@@ -90,13 +94,23 @@ class Costs:
         forward = step["steps"][_FORWARD]
         operations = forward["operations_of_the_first_round"]  # those of matrices: attention's are not counted on CPUs
         tokens = operations / (MEASURED.num_hidden_layers * matrix_operations(MEASURED))
-        row = next(row for row in memory["rows"] if row["step"] == OURS)  # the same texts
+        row, *_, fewer, more = (row for row in memory["rows"] if row["step"] == OURS)  # the first has the same texts
+        further_tokens = (more["texts"] - fewer["texts"]) / row["texts"] * tokens  # in chunks of one size
         activations = row["step_mib"] * 2**20 - _VALUE_BYTES * MEASURED_PARAMETERS
         return cls(
             step_over_forward=forward["ours_over_it"]["median"],
             cpu_rate=operations / forward["all_seconds"][0],
             activation_bytes=activations / (tokens * MEASURED.num_hidden_layers * MEASURED.hidden_size),
+            kept_bytes=(more["step_mib"] - fewer["step_mib"]) * 2**20 / (further_tokens * MEASURED.hidden_size),
         )
+
+    def step_bytes(self, config: PreTrainedConfig, tokens: float, chunks: int) -> float:
+        """What a step on a batch of so many tokens takes besides parameters, gradients and AdamW."""
+        activations = self.activation_bytes * config.num_hidden_layers * config.hidden_size * tokens / chunks
+        if chunks == 1:
+            return activations
+        second_gradient = _VALUE_BYTES * config.num_hidden_layers * matrix_operations(config) / 2
+        return activations + self.kept_bytes * config.hidden_size * tokens + second_gradient
 
 
 def duration(seconds: float) -> str:
@@ -122,15 +136,14 @@ def time_table(args: EstimateArguments, costs: Costs) -> str:
 
 def memory_table(args: EstimateArguments, costs: Costs) -> str:
     rows = []
-    for name, config in ENCODERS.items():
-        fixed = _PARAMETER_BYTES * parameters(config) / 2**30
-        unit = costs.activation_bytes * config.num_hidden_layers * config.hidden_size
-        for parts in (1, 8):
-            activations = unit * args.batch_size * args.tokens / parts / 2**30
-            sizes = (f"{size:.1f} GiB" for size in (fixed, activations, fixed + activations))
-            rows.append([name, f"{parameters(config) / 1e6:.0f} M", str(parts), *sizes])
-    header = ["encoder", "parameters", "`--gradient_cache_parts`", "parameters and AdamW", "activations", "together"]
-    return table(header, rows)
+    for name, config in (ENCODERS | XLM_LARGE).items():
+        fixed = _PARAMETER_BYTES * parameters(config)
+        for texts, chunks in ((args.batch_size, 1), (args.batch_size, 8), (8 * args.batch_size, 32)):
+            step = costs.step_bytes(config, texts * args.tokens, chunks)
+            sizes = (f"{size / 2**30:.1f} GiB" for size in (fixed, step, fixed + step))
+            rows.append([name, f"{parameters(config) / 1e6:.0f} M", f"{texts:,}", str(chunks), *sizes])
+    columns = ["parameters and AdamW", "the step", "together"]
+    return table(["encoder", "parameters", "texts", "`--gradient_cache_parts`", *columns], rows)
 
 
 def render(args: EstimateArguments) -> str:
@@ -142,7 +155,8 @@ def render(args: EstimateArguments) -> str:
     measured = (
         f"Measured: a step takes {costs.step_over_forward:.1f} forward passes, two CPU cores make "
         f"{costs.cpu_rate / 1e9:.0f} GFLOP/s in float32, activations take {costs.activation_bytes:.0f} bytes for each "
-        "token, layer and unit of width."
+        f"token, layer and unit of width, and what a batch in chunks keeps {costs.kept_bytes:.0f} for each token and "
+        "unit of width."
     )
     return "\n\n".join([assumed, measured, time_table(args, costs), memory_table(args, costs)])
 

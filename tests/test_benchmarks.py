@@ -74,9 +74,21 @@ def test_the_estimate_gives_what_was_measured_where_that_was(benchmarks):
     bytes_of_a_token = costs.activation_bytes * encoder.num_hidden_layers * encoder.hidden_size
     held = tokens * bytes_of_a_token + 4 * estimate.MEASURED_PARAMETERS
     assert held / 2**20 == pytest.approx(memory["rows"][1]["step_mib"], rel=1e-4)
+    for row in memory["rows"][2:]:  # in chunks
+        held = costs.step_bytes(encoder, tokens * row["texts"] / 128, row["parts"]) + 4 * estimate.MEASURED_PARAMETERS
+        assert 1 < held / 2**20 / row["step_mib"] < 1.1
     operations = tokens * encoder.num_hidden_layers * estimate.matrix_operations(encoder)
     seconds = costs.step_over_forward * operations / costs.cpu_rate
     assert seconds == pytest.approx(step["steps"]["CARL, this trainer"]["seconds"], rel=0.25)
+
+
+def test_xlm_roberta_large_trains_on_1024_texts_within_24_gb(benchmarks):
+    import estimate
+
+    config = estimate.XLM_LARGE["xlm-roberta-large"]
+    step = estimate.Costs.read(BENCHMARKS / "results").step_bytes(config, 1024 * 32, 32)
+    held = 20 * estimate.parameters(config)
+    assert held > 20 * 550e6 and held + step < 0.75 * 24e9  # the rest for the runtime and fragments
 
 
 def test_a_release_makes_what_is_missing_and_goes_on_where_it_was_stopped(benchmarks, exports, monkeypatch, tmp_path):
