@@ -12,6 +12,7 @@ from typing import Any
 import encode
 import memory
 import scaling
+import serve
 import start
 import step_cost
 
@@ -26,6 +27,7 @@ RENDERED = {
     "scaling_corpus": ("A corpus of any size", scaling.render),
     "encode": ("Embedding texts", encode.render),
     "start": ("Starting", start.render),
+    "serve": ("Answering", serve.render),
 }
 
 

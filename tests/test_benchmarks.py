@@ -58,6 +58,20 @@ def test_the_tables_and_the_estimate_in_the_guides_are_those_of_the_scripts(benc
     assert estimate.render(estimate.EstimateArguments()) in guide
 
 
+def test_the_answers_that_are_timed_are_those_of_transformers(benchmarks, exports, monkeypatch):
+    import serve
+
+    monkeypatch.setattr(serve, "in_own_process", lambda work, *given: work(*given))
+    monkeypatch.setattr(serve, "cpu_seconds", lambda words: 3.0 if "score" in words else 2.0)
+    args = serve.ServeArguments(model=str(exports[0]), corpora=["demo"], texts=12, table_rows=[50], rounds=1)
+    result = serve.measure(args)
+    answers, scored = result["answers"][0], result["score"][0]
+    assert answers["largest_difference"] < 1e-4 and answers["passes"] == 1  # both heads are frozen
+    assert answers["ratio"] > 0 < scored["rate_over_in_memory"] and scored["peak_mib"] > 50
+    shown = serve.render(result)
+    assert "demo, 12 texts" in shown and "3.00 CPU seconds, 1.50 of `import torch, transformers`" in shown
+
+
 def test_the_estimate_gives_what_was_measured_where_that_was(benchmarks):
     """Operations, and with them time and memory, of the encoder whose records it starts from."""
     import estimate
