@@ -45,10 +45,13 @@ def trace(trainer: CarlTrainer) -> dict[str, list[str]]:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        args = CarlTrainingArguments(folder, per_device_train_batch_size=16, use_cpu=True, report_to="none")
+        args = CarlTrainingArguments(
+            folder, objectives=["mccl", "ptd", "regression"], per_device_train_batch_size=16, use_cpu=True,
+            report_to="none",
+        )  # fmt: skip
         trainer = CarlTrainer(
-            model=CarlModel.from_encoder("minilm-l6"), args=args, train_dataset=load_va_dataset("demo", split="train"),
-            processing_class=load_tokenizer("minilm-l6"),
+            model=CarlModel.from_encoder("minilm-l6", contrast_layers="prediction"), args=args,
+            train_dataset=load_va_dataset("demo", split="train"), processing_class=load_tokenizer("minilm-l6"),
         )  # fmt: skip
         seen = trace(trainer)
     for number, (file, functions) in enumerate(seen.items(), 1):

@@ -117,7 +117,7 @@ class Bench:
         if len(self.texts) < args.batch_size:
             raise ValueError(f"{args.corpus} has {len(self.texts)} training texts: lower --batch_size.")
         self.collator = CarlDataCollator(self.tokenizer)
-        self.recipe = CarlTrainingArguments("unused", use_cpu=True)
+        self.recipe = CarlTrainingArguments("unused", objectives=["mccl", "ptd"], use_cpu=True)
 
     def trainer(self, **settings: Any) -> CarlTrainer:
         """With the two losses that [`Bench.plain`] computes too; `objectives` replaces them."""
@@ -126,7 +126,7 @@ class Bench:
             use_cpu=self.device.type == "cpu", save_strategy="no",
             **{"objectives": ["mccl", "ptd=0.2"], "perturb_half": False, **settings},
         )  # fmt: skip
-        model = CarlModel.from_encoder(self.args.encoder).to(self.device).train()
+        model = CarlModel.from_encoder(self.args.encoder, contrast_layers="prediction").to(self.device).train()
         trainer = CarlTrainer(model=model, args=args, train_dataset=self.texts, processing_class=self.tokenizer)
         trainer.current_gradient_accumulation_steps = 1
         return trainer
@@ -248,7 +248,7 @@ class Bench:
         """A straightforward implementation of CARL: a padded batch, and separate passes for the target, the attack,
         the clean and the perturbed texts."""
         args = self.recipe
-        model = CarlModel.from_encoder(self.args.encoder).to(self.device).train()
+        model = CarlModel.from_encoder(self.args.encoder, contrast_layers="prediction").to(self.device).train()
         update = Update(list(model.online_parameters()))
 
         def encode(embeds_BLE: Tensor, mask: Tensor) -> Tensor:

@@ -129,7 +129,7 @@ class CarlModel(CarlPreTrainedModel):
         *,
         pooling: Pooling = "cls",
         projection_dim: int = 256,
-        contrast_layers: ContrastLayers = "prediction",
+        contrast_layers: ContrastLayers = "none",
         heads: Sequence[str] = ("regressor",),
         classes: Sequence[str] = (),
         dropout: float | None = None,

@@ -29,8 +29,8 @@ class Objective:
 
 
 OBJECTIVES = {
-    "mccl": Objective("MCCL", 0.8, label="va"),
-    "ptd": Objective("PTD", 0.8),
+    "mccl": Objective("MCCL", 1.0, label="va"),
+    "ptd": Objective("PTD", 0.2),
     "proxy_anchor": Objective("Proxy-Anchor", 1.0, head="proxies", label="class"),
     "circular": Objective("the circular loss", 1.0, label="angle"),
     "cross_entropy": Objective("cross-entropy", 1.0, head="classifier", label="class"),
@@ -40,7 +40,7 @@ OBJECTIVES = {
     "rank_n_contrast_l2": Objective("Rank-N-Contrast on Euclidean distances", 1.0, label="va"),
     "simcse": Objective("SimCSE", 1.0),
 }
-"""MCCL and PTD are CARL's own, weighted as in the default recipe; docs/objectives.md describes the others."""
+"""MCCL and PTD are CARL's own; docs/objectives.md describes the others."""
 
 PAPER_WEIGHTS = {"mccl": 0.8, "ptd": 0.2}
 """The weights of the paper (Eq 11), for the preset "paper"."""
@@ -53,7 +53,8 @@ def sentence_weights(weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def describe_objectives(names: Collection[str]) -> str:
-    """Name of the method for model cards: "CARL" for MCCL with PTD, "CARL with regression" for the default."""
+    """Name of the method for model cards: "CARL" for MCCL with PTD, "CARL with regression" for the two with the
+    regression."""
     rest, titles = set(names), []
     if rest >= {"mccl", "ptd"}:
         titles = ["CARL with regression" if "regression" in rest else "CARL"]

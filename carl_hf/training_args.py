@@ -51,9 +51,9 @@ PAPER_SETTINGS: dict[str, Any] = {
 }
 """The settings of the paper, with the decisions of docs/method.md where the paper is silent."""
 
-DEFAULT_OBJECTIVES = ["mccl", "ptd", "regression"]
+DEFAULT_OBJECTIVES = ["mccl", "rank_n_contrast", "regression"]
 
-_INSTEAD = "use objectives, such as --objectives mccl=0.8 ptd=0.8 regression=20 (the default)"
+_INSTEAD = "use objectives, such as --objectives mccl=0.8 ptd=0.8 regression=20"
 REMOVED = {
     "mccl_weight": _INSTEAD,
     "ptd_weight": _INSTEAD,
@@ -84,7 +84,7 @@ class CarlTrainingArguments(TrainingArguments):
         "default", "Settings to start from: 'default' or 'paper'. Explicit ones win."
     )
     # TrainingArguments, with other defaults
-    num_train_epochs: float = setting(2.0, "Passes over the training texts.")
+    num_train_epochs: float = setting(4.0, "Passes over the training texts.")
     per_device_train_batch_size: int = setting(128, "Texts on each device; contrasted with those of all devices.")
     per_device_eval_batch_size: int = setting(
         128, "Texts of a contrastive batch in evaluation; by default as in training."
@@ -110,11 +110,11 @@ class CarlTrainingArguments(TrainingArguments):
     # What is trained
     objectives: list[str] | None = setting(
         None,
-        f"Objectives of the loss, each a name or name=weight: {', '.join(OBJECTIVES)}. Unset: mccl ptd "
-        "regression (0.8, 0.8, 20), or mccl ptd (0.8, 0.2) with the preset 'paper'.",
+        f"Objectives of the loss, each a name or name=weight: {', '.join(OBJECTIVES)}. Unset: mccl "
+        "rank_n_contrast regression (1, 1, 20), or mccl ptd (0.8, 0.2) with the preset 'paper'.",
     )
     # Sentence-level loss: momentum continuous contrastive learning (MCCL)
-    temperature: float = setting(0.05, "Temperature of embedding similarities (Eq 5).")
+    temperature: float = setting(0.2, "Temperature of embedding similarities (Eq 5).")
     label_temperature: float = setting(1.0, "Temperature of label similarities (Eq 5).")
     label_kernel: LabelKernel = setting(
         "cosine", "Similarity of labels (Eq 4): 'cosine' (Eq 4, angle only) or 'distance' (intensity too)."

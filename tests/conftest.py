@@ -116,8 +116,12 @@ def tiny(tmp_path_factory, tokenizer) -> Path:
 
 @pytest.fixture
 def carl() -> CarlModel:
-    model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8)
-    return model.eval()
+    return projected().eval()
+
+
+def projected() -> CarlModel:
+    """A tiny model with all layers of the paper's."""
+    return CarlModel.from_encoder(tiny_encoder(), projection_dim=8, contrast_layers="prediction")
 
 
 TOY_NAMES = {"joywow": "joy", "joyzzz": "relief", "woewow": "anger", "woezzz": "sadness"}
@@ -151,7 +155,9 @@ def weighted(data: datasets.Dataset) -> datasets.Dataset:
 
 def make_trainer(tmp_path, tokenizer, *, model=None, data=None, dev=None, callbacks=None, **settings):
     transformers.set_seed(0)
-    model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8) if model is None else model
+    model = projected() if model is None else model
+    if not {"objectives", "preset"} & set(settings):
+        settings["objectives"] = ["mccl=0.8", "ptd=0.8", "regression"]
     args = CarlTrainingArguments(
         str(tmp_path),
         **{
@@ -170,6 +176,7 @@ def double_model(everything=False, **architecture) -> CarlModel:
     transformers.set_seed(1)
     heads = {"heads": HEADS, "classes": sorted(TOY_NAMES.values())} if everything else {}
     encoder = tiny_encoder(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    architecture = {"contrast_layers": "prediction", **architecture}
     model = CarlModel.from_encoder(encoder, projection_dim=8, **heads, **architecture).double()
     with torch.no_grad():  # a target of its own, and biases and norms that are not at their initial values
         for p in model.parameters():

@@ -44,7 +44,8 @@ def run(folder: Path, tokenizer: Any, processes: int, name: str, case: dict[str,
     settings = copy.deepcopy(case)
     streamed, poisoned, resume = (settings.pop(key, None) for key in ("streamed", "poisoned", "resume"))
     stop_at, evaluated, partial = (settings.pop(key, None) for key in ("stop_at", "evaluated", "partial"))
-    words = settings.setdefault("objectives", ["mccl", "ptd", "regression=1"])  # gradient descent needs it smaller
+    words = ["mccl=0.8", "ptd=0.8", "regression=1"]  # gradient descent needs this weight of the regression
+    words = settings.setdefault("objectives", words)
     named = not all(word.startswith(("mccl", "ptd", "regression")) for word in words)
     set_seed(0)
     encoder = tiny_encoder(hidden_dropout_prob=0.1 if evaluated else 0.0, attention_probs_dropout_prob=0.0)
@@ -55,7 +56,8 @@ def run(folder: Path, tokenizer: Any, processes: int, name: str, case: dict[str,
         **{"max_steps": STEPS, "learning_rate": 0.05, "save_strategy": "no", **settings},
     )  # fmt: skip
     classes = sorted(TOY_NAMES.values())
-    model = CarlModel.from_encoder(encoder, projection_dim=8, heads=args.heads, classes=classes).double()
+    architecture = {"projection_dim": 8, "contrast_layers": "prediction"}
+    model = CarlModel.from_encoder(encoder, heads=args.heads, classes=classes, **architecture).double()
     data = toy_dataset(64, mixed=named)
     data = weighted(without_some_numbers(data)) if partial else data
     if poisoned is not None:

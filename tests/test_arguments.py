@@ -103,7 +103,7 @@ def test_help_is_short_and_help_all_names_the_defaults(capsys):
         assert stop.value.code == 0
         found.append(capsys.readouterr().out)
     text = " ".join(found[1].split())
-    assert "Temperature of embedding similarities (Eq 5). (default: 0.05)" in text and "100 % local." in text
+    assert "Temperature of embedding similarities (Eq 5). (default: 0.2)" in text and "100 % local." in text
     assert "--corpora" in found[0] and "--help-all" in found[0] and "--temperature" not in found[0]
     assert found[0].count("\n") < 20 < 400 < found[1].count("\n")
 

@@ -140,7 +140,7 @@ OTHER = {
 def test_another_optimizer_or_model_does_not_continue_a_run(case, tmp_path, tokenizer):
     encoder, heads, settings, message = OTHER[case]
     make_trainer(tmp_path, tokenizer, callbacks=[StopAt(2)], **SAVING).train()
-    model = CarlModel.from_encoder(tiny_encoder(**encoder), projection_dim=8, **heads)
+    model = CarlModel.from_encoder(tiny_encoder(**encoder), projection_dim=8, contrast_layers="prediction", **heads)
     trainer = make_trainer(tmp_path, tokenizer, model=model, **SAVING, **settings)
     if case == "optimizer":
         trainer = CarlTrainer(

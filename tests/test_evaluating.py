@@ -116,7 +116,7 @@ def test_losses_without_a_labelled_text_are_absent_from_an_evaluation(tmp_path, 
     with caplog.at_level(logging.WARNING, logger="carl_hf"):
         metrics = trainer.evaluate(named(9))
     assert "has a label for mccl and regression: eval_loss is without" in caplog.text
-    expected = 0.8 * metrics["eval_ptd"] + metrics["eval_cross_entropy"]
+    expected = 0.2 * metrics["eval_ptd"] + metrics["eval_cross_entropy"]
     assert metrics["eval_loss"] == pytest.approx(expected, rel=1e-5) and "eval_mccl" not in metrics
     strange = Dataset.from_dict({"text": ["joywow", "woezzz joy"], "label": ["awe", "envy"]})
     assert "eval_loss" not in trainer.evaluate(strange)  # classes that the model does not have

@@ -107,7 +107,7 @@ def test_simcse_contrasts_two_cached_views(tmp_path, tokenizer):
     views = [torch.cat([embed(words[part.tokens], part) for part in layout.chunks]) for _ in range(2)]
     expected = torch.autograd.grad(simcse_loss(*views, temperature=0.05), parameters)
 
-    args = CarlTrainingArguments(str(tmp_path), use_cpu=True, objectives=["simcse"])
+    args = CarlTrainingArguments(str(tmp_path), use_cpu=True, objectives=["simcse"], temperature=0.05)
     torch.manual_seed(3)
     labels = BatchLabels.of(batch, lambda rows: rows, 0)
     step = Step(args, args.weights, args.weights, batch, labels, gather=lambda rows: rows)

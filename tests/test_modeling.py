@@ -32,7 +32,7 @@ def assert_target_is_frozen_copy(model: CarlModel) -> None:
 def test_every_family_gives_all_parts(family):
     encoder = tiny_encoder(family).eval()
     expected = encoder(input_ids=IDS, attention_mask=MASK).last_hidden_state
-    model = CarlModel.from_encoder(encoder, projection_dim=8)
+    model = CarlModel.from_encoder(encoder, projection_dim=8, contrast_layers="prediction")
     assert model.encoder is encoder
     output = model(IDS, MASK)
     torch.testing.assert_close(output.last_hidden_state[MASK.bool()], expected[MASK.bool()], atol=1e-5, rtol=1e-5)
@@ -48,7 +48,8 @@ def test_every_family_gives_all_parts(family):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("loader", [CarlModel, AutoModel])
 def test_round_trip_keeps_the_target_and_freezes_it(family, loader, tmp_path):
-    model = CarlModel.from_encoder(tiny_encoder(family), pooling="mean", projection_dim=8).eval()
+    layers = {"projection_dim": 8, "contrast_layers": "prediction"}
+    model = CarlModel.from_encoder(tiny_encoder(family), pooling="mean", **layers).eval()
     with torch.no_grad():  # a target that has moved on its own
         for p in model.target.parameters():
             p.add_(0.1 * torch.randn_like(p))

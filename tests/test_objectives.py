@@ -166,10 +166,12 @@ def test_a_name_means_the_weight_of_its_preset(tmp_path):
     with pytest.raises(ValueError, match="ptd_weight was removed: use objectives, such as --objectives mccl=0.8"):
         CarlTrainingArguments(str(tmp_path), ptd_weight=0.1)
     args = CarlTrainingArguments(str(tmp_path), objectives=["mccl", "circular=2.5", "proxy_anchor"])
-    assert args.weights == {"mccl": 0.8, "circular": 2.5, "proxy_anchor": 1.0} and args.heads == ["proxies"]
+    assert args.weights == {"mccl": 1.0, "circular": 2.5, "proxy_anchor": 1.0} and args.heads == ["proxies"]
     default = CarlTrainingArguments(str(tmp_path))
-    assert default.weights == {"mccl": 0.8, "ptd": 0.8, "regression": 20.0} and default.heads == ["regressor"]
-    assert CarlTrainingArguments(str(tmp_path), objectives=["mccl", "ptd", "regression"]).weights == default.weights
+    assert default.weights == {"mccl": 1.0, "rank_n_contrast": 1.0, "regression": 20.0}
+    assert default.heads == ["regressor"]
+    words = ["mccl", "rank_n_contrast", "regression"]
+    assert CarlTrainingArguments(str(tmp_path), objectives=words).weights == default.weights
     for words in (None, ["mccl", "ptd"]):
         paper = CarlTrainingArguments(str(tmp_path), preset="paper", objectives=words)
         assert paper.weights == {"mccl": 0.8, "ptd": 0.2}
@@ -179,7 +181,7 @@ def test_missing_heads_labels_and_dropout_are_named(tmp_path, tokenizer):
     with pytest.raises(ValueError, match=r"model with proxies: CarlModel.from_encoder\(.*heads=args.heads"):
         make_trainer(tmp_path, tokenizer, data=toy_dataset(mixed=True), objectives=["proxy_anchor"])
     for settings, remedy in (
-        ({}, r"objectives=\['mccl', 'ptd'\]\.$"),
+        ({"objectives": None}, r"objectives=\['mccl', 'rank_n_contrast'\]\.$"),
         ({"objectives": ["regression"]}, r"carl_hf\.data\.$"),
     ):
         with pytest.raises(ValueError, match=f"model with regressor: .*{remedy}"):

@@ -354,8 +354,18 @@ TWO = {"corpora": ["emobank", "facebook"]}
 )
 def test_several_corpora_with_va_labels_are_standardized(settings, arguments, expected, tmp_path):
     script = PretrainArguments(**settings)
-    script.settle_normalization(CarlTrainingArguments(str(tmp_path), use_cpu=True, **arguments))
+    script.settle(CarlTrainingArguments(str(tmp_path), use_cpu=True, **arguments))
     assert script.normalization == expected == script.provenance("x").settings.get("normalization", "scale")
+
+
+@pytest.mark.parametrize(
+    ("settings", "preset", "expected"),
+    [({}, "default", "none"), ({}, "paper", "prediction"), ({"contrast_layers": "projection"}, "paper", "projection")],
+)
+def test_the_paper_s_preset_has_the_paper_s_layers_unless_others_are_named(settings, preset, expected, tmp_path):
+    script = PretrainArguments(**settings)
+    script.settle(CarlTrainingArguments(str(tmp_path), use_cpu=True, preset=preset))
+    assert script.contrast_layers == expected == script.provenance("x").settings["contrast_layers"]
 
 
 def test_metrics_and_task_heads_have_the_corpus_s_own_scale(csv, tmp_path):

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import make_trainer
+from conftest import make_trainer, tiny_encoder
 from transformers import TrainerCallback
 
-from carl_hf import load_va_dataset
+from carl_hf import CarlModel, CarlTrainingArguments, load_va_dataset
 from carl_hf.data.feeling import read_feeling_triplets
 from carl_hf.data.labelled import read_emotion, read_polarity
 from carl_hf.data.splits import split_rows
@@ -127,6 +127,20 @@ def test_published_tables_are_those_of_the_records(start, monkeypatch, tmp_path)
     assert (STUDIES / "objectives" / "TABLE.md").read_text().endswith(tables)
     results = json.loads((STUDIES / "attributions" / "results.json").read_text())
     assert (STUDIES / "attributions" / "TABLE.md").read_text() == start("attributions").rendered(results)
+
+
+def test_the_chosen_recipe_is_the_default(start):
+    study = start("recipe").read_study(STUDIES / "recipes.yaml")
+    chosen, default = study.recipes[study.chosen], CarlTrainingArguments("unused", use_cpu=True)
+    trained = CarlTrainingArguments("unused", use_cpu=True, **chosen.training)
+    assert trained.weights == default.weights
+    assert {k: v for k, v in trained.to_dict().items() if k != "objectives"} == {
+        k: v for k, v in default.to_dict().items() if k != "objectives"
+    }
+    config = yaml.safe_load((STUDIES.parents[1] / "examples" / "configs" / "carl-minilm.yaml").read_text())
+    assert tuple(config["corpora"]) == chosen.corpora and config["encoder"] == chosen.encoder
+    model = CarlModel.from_encoder(tiny_encoder()).config
+    assert (model.contrast_layers, model.pooling) == (chosen.contrast_layers, chosen.pooling)
 
 
 def test_gains_are_those_of_plain_loops(start):

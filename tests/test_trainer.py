@@ -9,7 +9,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import double_model, make_trainer, tiny_encoder, toy_dataset
+from conftest import double_model, make_trainer, projected, tiny_encoder, toy_dataset
 from datasets import Dataset
 from test_modeling import FAMILIES
 from transformers import TrainerCallback, TrainingArguments, set_seed
@@ -65,7 +65,7 @@ def test_every_used_parameter_learns_and_the_target_gets_no_gradient(settings, t
             assert all(p.grad is None for p in model.target.parameters())
 
     set_seed(0)
-    model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8)
+    model = projected()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     # weight decay would move a parameter that gets no gradient but zero
     trainer = make_trainer(
@@ -165,9 +165,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(settings, tmp_pa
     half.train()
     assert half.state.global_step == 4
     set_seed(99)  # nothing of the interrupted process is left but its checkpoint
-    resumed = make_trainer(
-        tmp_path / "half", tokenizer, model=CarlModel.from_encoder(tiny_encoder(), projection_dim=8), **common
-    )
+    resumed = make_trainer(tmp_path / "half", tokenizer, model=projected(), **common)
     resumed.train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoint-4"))
     assert resumed.state.global_step == 8
     for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):

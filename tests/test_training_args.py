@@ -172,7 +172,7 @@ def test_an_hf_argument_parser_reads_what_was_given_and_no_preset_is_lost(tmp_pa
     args = parsed("--per_device_train_batch_size", "16", "--momentum", "0.99", "--objectives", "mccl", "ptd=0.5")
     assert vars(parsed()).keys() == vars(args).keys()
     assert args.per_device_eval_batch_size == 16 and args.initial_momentum == 0.99
-    assert args.weights == {"mccl": 0.8, "ptd": 0.5} and not args.remove_unused_columns
+    assert args.weights == {"mccl": 1.0, "ptd": 0.5} and not args.remove_unused_columns
     expected = CarlTrainingArguments(str(tmp_path), use_cpu=True)
     assert parsed().to_dict() == expected.to_dict()
     with pytest.raises(ValueError, match="preset 'paper'.*parse_arguments"):

@@ -54,18 +54,18 @@ CLASS_OBJECTIVES: dict[str, list[str] | None] = {
 }
 VA_OBJECTIVES: dict[str, list[str] | None] = {
     "frozen encoder": None,
-    "MCCL": ["mccl"],
-    "CARL (MCCL + PTD)": ["mccl", "ptd=0.2"],
+    "MCCL": ["mccl=0.8"],
+    "CARL (MCCL + PTD)": ["mccl=0.8", "ptd=0.2"],
     "regression": ["regression"],
     "circular": ["circular"],
-    "CARL + regression": ["mccl", "ptd=0.2", "regression"],
+    "CARL + regression": ["mccl=0.8", "ptd=0.2", "regression"],
     "SimCSE": ["simcse"],
 }
 MIXED_OBJECTIVES: dict[str, list[str] | None] = {
-    "EmoBank": ["mccl", "regression"],
-    "EmoBank + GoEmotions names": ["mccl", "regression", "cross_entropy"],
-    "EmoBank + GoEmotions names, weight .2": ["mccl", "regression", "cross_entropy=0.2"],
-    "EmoBank + GoEmotions names, weight .4": ["mccl", "regression", "cross_entropy=0.4"],
+    "EmoBank": ["mccl=0.8", "regression"],
+    "EmoBank + GoEmotions names": ["mccl=0.8", "regression", "cross_entropy"],
+    "EmoBank + GoEmotions names, weight .2": ["mccl=0.8", "regression", "cross_entropy=0.2"],
+    "EmoBank + GoEmotions names, weight .4": ["mccl=0.8", "regression", "cross_entropy=0.4"],
 }
 WITH_NAMES = [name for name in MIXED_OBJECTIVES if name != "EmoBank"]
 BATCHES = {"EmoBank + GoEmotions names, weight .2": 1.5, "EmoBank + GoEmotions names, weight .4": 1.5}
@@ -120,11 +120,12 @@ class Runner:
             str(Path(self.args.output_dir) / "unused"), objectives=objectives, seed=seed, save_strategy="no",
             learning_rate=self.args.learning_rate, bf16=self.args.bf16, use_cpu=not torch.cuda.is_available(),
             report_to="none", logging_steps=50, disable_tqdm=True,
-            perturb_half=False, perturbation_radius=0.5, pgd_step_size=0.5, **settings,
+            temperature=0.05, perturb_half=False, perturbation_radius=0.5, pgd_step_size=0.5, **settings,
         )  # fmt: skip
         model = CarlModel.from_encoder(
-            self.args.encoder, pooling=pooling, heads=args.heads, classes=class_names(texts) if args.heads else ()
-        )
+            self.args.encoder, pooling=pooling, contrast_layers="prediction", heads=args.heads,
+            classes=class_names(texts) if args.heads else (),
+        )  # fmt: skip
         trainer = CarlTrainer(model=model, args=args, train_dataset=texts, processing_class=self.tokenizer)
         start = time.perf_counter()
         trainer.train()

@@ -8,6 +8,7 @@ Each run leaves one JSON file in the output folder. Existing runs are not repeat
 At the end the tables (TABLE.md) are rendered from all files. A recipe is chosen by the score of development.py alone.
 """
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -34,7 +35,7 @@ from carl_hf.commands.environment import environment_record, use_all_cores
 from carl_hf.configuration_carl import ContrastLayers
 from carl_hf.data.corpora import CORPORA
 from carl_hf.data.labelled import EMOTION, read_emotion
-from carl_hf.data.loading import Normalization
+from carl_hf.data.loading import NoRatingsError, Normalization
 from carl_hf.data.mixing import class_names, mix_datasets, remove_overlap
 from carl_hf.data.splits import split_rows
 from carl_hf.encoders import load_tokenizer
@@ -229,10 +230,11 @@ class Runner:
         return remove_overlap(mix_datasets(list(zip(texts_of, mix, strict=True)), seed=seed), self.held_out)
 
     def _va_texts(self, recipe: Recipe, corpus: str) -> datasets.Dataset:
-        return load_va_dataset(
-            corpus, split="train", data_dir=self.args.data_dir, normalization=recipe.normalization,
-            agreement_weights=recipe.agreement_weights, dominance=recipe.dominance,
-        )  # fmt: skip
+        given = {"normalization": recipe.normalization, "dominance": recipe.dominance, "data_dir": self.args.data_dir}
+        if recipe.agreement_weights:
+            with contextlib.suppress(NoRatingsError):  # its texts weigh 1
+                return load_va_dataset(corpus, split="train", agreement_weights=True, **given)
+        return load_va_dataset(corpus, split="train", **given)
 
     def tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
         return load_tokenizer(recipe.encoder, emoji=recipe.emoji)

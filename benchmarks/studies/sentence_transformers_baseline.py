@@ -88,7 +88,7 @@ def main() -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         use_all_cores(args.num_threads)
         script = PretrainArguments(corpora=args.corpora, data_dir=args.data_dir)
-        script.settle_normalization(CarlTrainingArguments("unused", use_cpu=True))
+        script.settle(CarlTrainingArguments("unused", use_cpu=True))
         texts = rows_with_va(PretrainData(script, seed=args.seed).train)
         if len(texts) < args.batch_size:
             raise ValueError(f"{len(texts)} texts do not fill one batch of {args.batch_size}: lower --batch_size.")

@@ -33,10 +33,11 @@ class PretrainArguments(HeadArguments):
     pooling: Pooling = setting("cls", "Pooling of the encoder's last hidden states.")
     dropout: float | None = setting(None, "Dropout of the encoder in training (default: the encoder's own).")
     emoji: bool = setting(True, "Give an encoder whose tokenizer reads emoji as unknown a token for each.")
-    contrast_layers: ContrastLayers = setting(
-        "prediction",
-        "Layers between embedding and contrastive loss: pooler dense layer, projection and, in the online branch, "
-        "prediction (the paper); the same without prediction; or none. Two of them: the mean of two losses.",
+    contrast_layers: ContrastLayers | None = setting(
+        None,
+        "Layers between embedding and contrastive loss: none, so that the loss orders the exported vectors "
+        "themselves; pooler dense layer and projection; these and, in the online branch, prediction (the paper). Two "
+        "of them: the mean of two losses. Unset: none, or prediction with --preset paper.",
     )
     toward_plain: float = setting(
         0.0,
@@ -132,10 +133,11 @@ class PretrainArguments(HeadArguments):
         """Whether the training corpora are streamed."""
         return self.shuffle_buffer is not None
 
-    def settle_normalization(self, args: CarlTrainingArguments) -> None:
-        """Chooses the normalization if it is not given: raters of several corpora use their scales in different ways,
-        so that these are standardized (docs/recipe.md), unless the paper's settings are asked for, or class labels
-        get coordinates on the same plane (`label_space`, `va_from_names`)."""
+    def settle(self, args: CarlTrainingArguments) -> None:
+        """Chooses the layers of the contrast and the normalization where they are not given: raters of several corpora
+        use their scales in different ways, so that these are standardized (docs/recipe.md), unless the paper's
+        settings are asked for, or class labels get coordinates on the same plane (`label_space`, `va_from_names`)."""
+        self.contrast_layers = self.contrast_layers or ("prediction" if args.preset == "paper" else "none")
         if self.normalization is not None:
             return
         weights = self.weights or [1.0] * len(self.corpora)
@@ -178,11 +180,10 @@ def run_record(
 ) -> dict[str, Any]:
     """What is needed to repeat a run, for results.json. `texts`: number trained on, None for a stream."""
     objectives = {"objectives": args.weights, "method": describe_objectives(args.weights)}
-    contrast = {} if script.contrast_layers == "prediction" else {"contrast_layers": script.contrast_layers}
     batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     return {
         "command": public_command("examples/pretrain.py", argv), "seed": args.seed, "preset": args.preset,
-        **objectives, "encoder": script.encoder, **contrast, "corpora": script.corpora,
+        **objectives, "encoder": script.encoder, "contrast_layers": script.contrast_layers, "corpora": script.corpora,
         "normalization": script.normalization, "toward_plain": script.toward_plain, "training_texts": texts,
         "steps": steps, "batch_size": batch_size, "bf16": args.bf16, "device": str(args.device),
         **environment_record(),

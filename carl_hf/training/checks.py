@@ -117,7 +117,7 @@ def classes_of(model: CarlModel, args: CarlTrainingArguments, train: Any) -> lis
         raise ValueError(
             f"The objectives need a model with {' and '.join(missing)}: CarlModel.from_encoder(..., "
             "heads=args.heads, classes=class_names(train)), with class_names from carl_hf.data."
-            + " Or train without: objectives=['mccl', 'ptd']."
+            + " Or train without: objectives=['mccl', 'rank_n_contrast']."
             * (missing == ["regressor"] and args.objectives is None)
         )
     if "simcse" in args.weights and not any(m.p > 0 for m in model.modules() if isinstance(m, nn.Dropout)):
