@@ -258,7 +258,7 @@ def test_unusual_encoders_get_heads_too(bare, tmp_path, tokenizer):
     pytest.importorskip("sklearn")
     encoder = BertModel(tiny_encoder().config, add_pooling_layer=False) if bare else tiny_encoder().to(torch.bfloat16)
     encoder.config.dtype = encoder.dtype
-    model = CarlModel.from_encoder(encoder, projection_dim=8).eval()
+    model = CarlModel.from_encoder(encoder, projection_dim=8, contrast_layers="prediction").eval()
     loaded = load_head(export_va_regressor(model, tokenizer, tmp_path, train=toy_dataset(64), max_length=32))
     assert loaded.dtype == torch.float32
     dense = model.online.dense if bare else model.encoder.pooler.dense
