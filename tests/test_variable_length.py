@@ -37,8 +37,8 @@ def kernel(monkeypatch):
     with, and an error to add to its result."""
     seen = SimpleNamespace(dropout=[], longest=[], error=0.0)
 
-    def forward(query, key, value, bias, bounds, bounds_k, longest, longest_k, dropout, mask_type, keeps, *, scale,
-                seqlen_k=None, window_size=None):  # fmt: skip
+    def forward(query, key, value, bias, bounds, bounds_k, longest, longest_k, dropout, mask_type, keeps=False, *,
+                scale, seqlen_k=None, window_size=None):  # fmt: skip
         assert bias is None and mask_type == 0 and bounds.equal(bounds_k) and bounds.dtype == torch.int32
         assert longest == longest_k == bounds.diff().max() and bounds[-1] == query.shape[1]
         seen.dropout.append(dropout)
@@ -77,6 +77,8 @@ def test_states_and_gradients_are_those_of_padded_texts(family, kernel, tokenize
     words, layout = words_of(encoder, batch)
     found = encode_tokens(encoder, words, layout)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(encode_tokens(encoder, words, layout), expected, atol=1e-12, rtol=0)
     weights, parameters = torch.randn_like(expected), list(encoder.parameters())
     gradients = [torch.autograd.grad((x * weights).sum(), parameters, allow_unused=True) for x in (found, expected)]
     for ours, other in zip(*gradients, strict=True):

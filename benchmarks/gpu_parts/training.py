@@ -99,7 +99,7 @@ def resumed_training() -> dict[str, float]:
             found[f"{name}: weights that differ by a bit"] = sum(not torch.equal(*pair) for pair in pairs)
         for dtype in ("bf16", "fp16") if torch.cuda.is_available() else ("bf16",):
             model, before = small_model(), small_model().state_dict()
-            train(f"{folder}/{dtype}", model, max_steps=6, learning_rate=1e-3, **{dtype: True})
+            train(f"{folder}/{dtype}", model, max_steps=12, learning_rate=1e-3, **{dtype: True})
             after = {name: p.cpu() for name, p in model.encoder.state_dict().items()}
             finite = all(p.isfinite().all() for p in after.values())
             moved = any((p != before[f"online.encoder.{name}"]).any() for name, p in after.items())
