@@ -16,7 +16,7 @@ SCRIPTS = {
     "score": ("score.py", "valence, arousal and emotions for every row of a table of any size"),
     "embed": ("embed.py", "vectors of a table of any size"),
     "explain": ("explain.py", "which words of a text move its valence or arousal"),
-    "export-onnx": ("export_onnx.py", "add an ONNX graph to an exported encoder"),
+    "export-onnx": ("export_onnx.py", "add ONNX graphs in float32 and int8 to exports"),
     "push": ("push_to_hub.py", "publish an export on the Hugging Face Hub"),
     "app": ("space/app.py", "a page that shows how sentences feel, on this machine"),
     "mteb": ("mteb_task.py", "run mteb tasks"),

@@ -1,6 +1,6 @@
-"""Adds an ONNX graph to an exported encoder, after comparing it with the model.
+"""Adds ONNX graphs in float32 and int8 to exports, after comparing them with the models.
 
-python examples/export_onnx.py runs/carl-demo/encoder
+python examples/export_onnx.py runs/carl-demo
 """
 
 import sys
@@ -15,22 +15,25 @@ from carl_hf.utils.fields import setting
 
 @dataclass
 class OnnxArguments:
-    exports: list[str] = setting([], "Folders encoder/, or output folders of examples/pretrain.py.")
+    exports: list[str] = setting([], "Exports, or folders with encoder/, va/ and emotion/.")
 
     def __post_init__(self):
         if not self.exports:
-            raise ValueError("Name a folder: carl-hf export-onnx runs/carl-demo/encoder")
+            raise ValueError("Name a folder: carl-hf export-onnx runs/carl-demo")
 
     def folders(self) -> list[Path]:
-        inside = ((Path(name), Path(name) / "encoder") for name in self.exports)
-        return [encoder if encoder.is_dir() else folder for folder, encoder in inside]
+        found = []
+        for folder in map(Path, self.exports):
+            inside = [folder / kind for kind in ("encoder", "va", "emotion")]
+            found += list(filter(Path.is_dir, inside)) or [folder]
+        return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     try:
         args = parse_script_arguments(OnnxArguments, argv, description=__doc__, leading="exports")
         for folder in args.folders():
-            print(export_onnx(folder))
+            print(*export_onnx(folder), sep="\n")
     except (ValueError, ImportError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -42,7 +42,7 @@ def test_answers_are_those_of_the_pipelines_of_transformers(affect, exports):
     np.testing.assert_allclose(table[[f"emotion_{name}" for name in emotion]], emotion, atol=2e-4)
     assert table["emotion"].tolist() == emotion.idxmax(axis=1).tolist()
     np.testing.assert_allclose(table["emotion_probability"], emotion.max(axis=1), atol=2e-4)
-    assert affect.columns() == list(table) and table["tokens_cut"].sum() == 0
+    assert affect.schema().names == list(table) and table["tokens_cut"].sum() == 0
 
 
 @pytest.mark.parametrize("family, settings", [

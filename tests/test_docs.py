@@ -36,6 +36,7 @@ def name_of(path: Path) -> str:
 GUIDES = [
     ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "model_cards" / "README.md", *sorted((ROOT / "benchmarks").glob("**/*.md")),
+    ROOT / "examples" / "browser" / "README.md",
     ROOT / "examples" / "space" / "README.md", *sorted((ROOT / "carl_hf" / "evaluation" / "metrics").glob("*/*.md")),
     *sorted((ROOT / "carl_hf" / "data" / "resources").glob("*.md")),
     ROOT / "carl_hf" / "data" / "label_spaces" / "SOURCES.md",
@@ -46,7 +47,10 @@ SCRIPTS = sorted(
     for path in (ROOT / folder).rglob("*.py")
     if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 )
-PACKAGES = {"examples/mteb_task.py": "mteb", "examples/space/app.py": "gradio", "examples/explain.py": "captum"}
+PACKAGES = {
+    "examples/mteb_task.py": "mteb", "examples/space/app.py": "gradio", "examples/explain.py": "captum",
+    "examples/cluster/score_ray.py": "ray", "examples/cluster/score_spark.py": "pyspark",
+}  # fmt: skip
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -218,7 +222,8 @@ def test_commands_name_scripts_flags_and_files_that_exist(line, capsys):
             if re.match(r"(examples|benchmarks|model_cards|carl_hf|tests)/", word) and "{" not in word:
                 assert (ROOT / word).exists(), word
         if script is None:
-            assert not words or words[0] in ("python3", ".", "pip", "ruff", "python", "hf", "git"), command
+            known = ("python3", ".", "pip", "ruff", "python", "hf", "git", "cd", "npm")
+            assert not words or words[0] in known, command
             continue
         check_launcher(words, script)
         try:
@@ -244,7 +249,8 @@ def test_help_says_what_each_flag_is(script, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "script", [s for s in SCRIPTS if s not in ("examples/mteb_task.py", "model_cards/collect.py")]
+    "script",
+    [s for s in SCRIPTS if s not in ("examples/mteb_task.py", "model_cards/collect.py") and "cluster" not in s],
 )
 def test_exit_codes(script, monkeypatch, capsys, tmp_path):
     """2 from argparse for an unknown flag, 1 with one clear line for a mistake."""

@@ -216,7 +216,7 @@ def test_the_onnx_graph_has_them(folder, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     tokenizer, encoder = load_tokenizer(folder, emoji=True), load_encoder(folder, emoji=True)
-    path = export_onnx(export_encoder(CarlModel.from_encoder(encoder), tokenizer, tmp_path / "encoder"))
+    path, _ = export_onnx(export_encoder(CarlModel.from_encoder(encoder), tokenizer, tmp_path / "encoder"))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     texts = [f"so{ANGRY}", f"so {LOVING}{ASTRONAUT}"]
     batch = dict(AutoTokenizer.from_pretrained(tmp_path / "encoder")(texts, padding=True, return_tensors="np"))

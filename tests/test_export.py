@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import EMOTIONS, emotions, load_script, make_trainer, tiny_encoder, toy_dataset
+from conftest import EMOTIONS, emotions, load_script, make_trainer, tiny_config, tiny_encoder, toy_dataset
 from filelock import FileLock
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertModel, pipeline
 
@@ -278,20 +278,50 @@ def test_a_class_without_training_texts_is_named(multi_label):
 
 
 @pytest.mark.parametrize("pooling, family", [("cls", "bert"), ("mean", "roberta")])
-def test_the_onnx_graph_computes_the_same(pooling, family, tmp_path, tokenizer):
+def test_the_onnx_graphs_of_an_encoder_compute_the_same(pooling, family, tmp_path, tokenizer):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     model = carl(pooling, family)
     folder = export_encoder(model, tokenizer, tmp_path / "encoder", max_length=32)
-    session = onnxruntime.InferenceSession(export_onnx(folder), providers=["CPUExecutionProvider"])
     own = AutoTokenizer.from_pretrained(folder)
-    for texts in (TEXTS, TEXTS[:1]):  # other batch sizes and lengths than it was traced with
-        batch = own(texts, padding=True, truncation=True, return_tensors="np")
-        states = session.run(["last_hidden_state"], {i.name: batch[i.name] for i in session.get_inputs()})[0]
-        weights = batch["attention_mask"][..., None]
-        found = states[:, 0] if pooling == "cls" else (states * weights).sum(1) / weights.sum(1)
-        np.testing.assert_allclose(found, model.embed(texts, tokenizer, max_length=32).numpy(), atol=1e-5)
-    assert "onnx/model.onnx" in export_files(folder)
+    for path, tolerance in zip(export_onnx(folder), (1e-5, 0.1), strict=True):
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        for texts in (TEXTS, TEXTS[:1]):  # other batch sizes and lengths than it was traced with
+            batch = own(texts, padding=True, truncation=True, return_tensors="np")
+            states = session.run(["last_hidden_state"], {i.name: batch[i.name] for i in session.get_inputs()})[0]
+            weights = batch["attention_mask"][..., None]
+            found = states[:, 0] if pooling == "cls" else (states * weights).sum(1) / weights.sum(1)
+            expected = model.embed(texts, tokenizer, max_length=32).numpy()
+            np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["va", "emotion"])
+def test_the_onnx_graphs_of_a_head_compute_the_same_and_the_card_tells_their_sizes(kind, tokenizer, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    names = ["valence", "arousal"] if kind == "va" else EMOTIONS
+    labels = {"id2label": dict(enumerate(names)), "problem_type": "regression" if kind == "va" else None}
+    torch.manual_seed(0)
+    model, folder = AutoModelForSequenceClassification.from_config(tiny_config(**labels)).eval(), tmp_path / kind
+    if kind == "va":
+        export_va_regressor(model, tokenizer, folder)
+    else:
+        export_emotion_classifier(model, tokenizer, folder, corpus=emotions(), corpus_name="letters")
+    paths, texts = export_onnx(folder), ["joywow", "woezzz joy", "calm"]
+    batch = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    expected = AutoModelForSequenceClassification.from_pretrained(folder)(**batch).logits.detach().numpy()
+    for path, tolerance in zip(paths, (1e-3, 0.1), strict=True):
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        found = session.run(["logits"], {i.name: batch[i.name].numpy() for i in session.get_inputs()})[0]
+        np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
+    assert {"onnx/model.onnx", "onnx/model_quantized.onnx"} < set(export_files(folder))
+    sizes, card = [path.stat().st_size for path in paths], (folder / "README.md").read_text()
+    assert sizes[0] > sizes[1] and all(f"{size / 1e6:.1f} MB" in card for size in sizes)
+    record = read_record(folder)
+    assert record["onnx"]["bytes"] == sizes and record["onnx"]["agreement"] >= 0
+    (folder / "README.md").write_text("edited by hand")
+    export_onnx(folder)
+    assert (folder / "README.md").read_text() == "edited by hand"
 
 
 def test_a_graph_that_does_not_fit_on_the_disk_is_named(tmp_path, tokenizer, monkeypatch):
@@ -316,7 +346,7 @@ def test_an_onnx_graph_that_differs_is_not_written(tmp_path, tokenizer):
     with pytest.raises(ValueError, match="differs from the model"):
         export_onnx(folder, tolerance=-1.0)
     assert set(export_files(folder)) == FILES | LAYOUT
-    with pytest.raises(ValueError, match="holds no exported encoder"):
+    with pytest.raises(ValueError, match="holds no export"):
         export_onnx(tmp_path)
 
 
@@ -436,10 +466,11 @@ def test_exports_and_checkpoints_are_readable_as_the_user_s_umask_says(mask, tmp
         assert modes == dict.fromkeys(modes, 0o666 & ~mask) and "model.safetensors" in modes
 
 
-def test_the_script_adds_a_graph_to_each_encoder(exports, monkeypatch, capsys):
+def test_the_script_adds_graphs_to_each_export(exports, monkeypatch, capsys):
     script, asked = load_script("examples/export_onnx.py"), []
-    monkeypatch.setattr(script, "export_onnx", lambda folder: asked.append(folder) or folder / "onnx")
-    script.main([str(exports[0]), str(exports[0] / "encoder")])
-    assert asked == [exports[0] / "encoder"] * 2 and capsys.readouterr().out.count("encoder/onnx\n") == 2
+    monkeypatch.setattr(script, "export_onnx", lambda folder: asked.append(folder) or [folder / "onnx"])
+    script.main([str(exports[0]), str(exports[0] / "va")])
+    assert asked == [exports[0] / kind for kind in ("encoder", "va", "emotion", "va")]
+    assert capsys.readouterr().out.count("/onnx\n") == 4
     with pytest.raises(SystemExit, match="error: Name a folder"):
         script.main([])

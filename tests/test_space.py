@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import socket
 import sys
 from pathlib import Path
@@ -28,11 +27,6 @@ SPACE = Path(__file__).parents[1] / "examples" / "space"
 JOYFUL = "Yes! We are engaged, I'm so happy and excited!"
 CALM = "A peaceful morning in the garden, listening to the birds."
 FURIOUS = "I'm so angry, they lied to us and I hate them for it!"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
 
 
 @pytest.fixture
@@ -219,17 +213,6 @@ def fitted(tmp_path_factory):
     for head in ("encoder", "va", "emotion"):
         tokenizer.save_pretrained(folder / head)
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: carl_hf[browser]")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium on this machine: install the system's package of that name")
-    with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 def centre(page, selector):

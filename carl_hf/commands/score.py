@@ -76,7 +76,7 @@ def score(args: ScoreArguments, affect: AffectPipeline, *, show_progress: bool =
         ValueError: for a table that cannot be read or has such columns already, an output that exists, and what goes
             wrong when it is written.
     """
-    output, names = Path(args.output), [f"{args.prefix}{name}" for name in affect.columns()]
+    output, names = Path(args.output), [f"{args.prefix}{name}" for name in affect.schema().names]
     files = list(itertools.chain.from_iterable(map(files_of, args.texts)))
     if output.exists() and any(output.samefile(file) for file in files):
         raise ValueError(f"--output {output} is one of the tables to read: name another.")
@@ -115,12 +115,11 @@ def _answer_on(affect: AffectPipeline, text_column: str, prefix: str, device: to
         affect.device = device
 
     def answer(rows: pa.Table) -> pa.Table:
-        found = affect(rows[text_column].cast(pa.string()).to_pylist()).add_prefix(prefix)
-        return pa.Table.from_pandas(found, schema=schema, preserve_index=False)
+        found = affect(rows[text_column].cast(pa.string()).to_pylist())
+        return pa.Table.from_pandas(found, schema=schema, preserve_index=False).rename_columns(names)
 
-    types = {"float32": pa.float32(), "int64": pa.int32(), "object": pa.string()}
-    none = affect([]).add_prefix(prefix)
-    schema = pa.schema([(name, types[str(dtype)]) for name, dtype in none.dtypes.items()])
+    schema = affect.schema()
+    names = [f"{prefix}{name}" for name in schema.names]
     return answer
 
 

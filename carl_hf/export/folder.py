@@ -30,7 +30,7 @@ _PUBLISHED = re.compile(
     r"|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
     r"|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)"
     r"|merges\.txt|bpe\.codes|chat_template\.jinja|(spiece|spm|tokenizer|sentencepiece(\.bpe)?)\.model"
-    r"|figures/[A-Za-z0-9_.-]+\.png|onnx/model\.onnx"
+    r"|figures/[A-Za-z0-9_.-]+\.png|onnx/model(_quantized)?\.onnx"
 )
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -268,17 +268,33 @@ def write_record(folder: Path, record: dict[str, Any], figures: Sequence[str | P
     for source, target in zip(figures, published, strict=True):
         (folder / "figures").mkdir(exist_ok=True)
         shutil.copy(source, folder / target)
-    record = {**record, "figures": published}
+    _write_card(folder, {**record, "figures": published}, name)
+
+
+def update_record(folder: Path, record: dict[str, Any]) -> None:
+    """Writes the record anew, and the card too unless that was edited by hand."""
+    if _edited(folder, record):
+        write_json(folder / EXPORT_RECORD, record)
+    else:
+        _write_card(folder, record, folder.resolve().name)
+
+
+def _write_card(folder: Path, record: dict[str, Any], name: str) -> None:
     card = render_card(record, name)
     (folder / "README.md").write_text(card, encoding="utf-8")
     write_json(folder / EXPORT_RECORD, {**record, "card_sha256": _sha256(card)})
 
 
+def _edited(folder: Path, record: dict[str, Any]) -> bool:
+    return _sha256((folder / "README.md").read_text(encoding="utf-8")) != record["card_sha256"]
+
+
 def card_for(folder: Path, repo_id: str) -> bytes:
     """The export's card, rendered for a repository; unchanged if it was edited by hand."""
-    written, record = (folder / "README.md").read_text(encoding="utf-8"), read_record(folder)
-    edited = _sha256(written) != record["card_sha256"]
-    return (written if edited else render_card(record, repo_id)).encode("utf-8")
+    record = read_record(folder)
+    if _edited(folder, record):
+        return (folder / "README.md").read_bytes()
+    return render_card(record, repo_id).encode("utf-8")
 
 
 def _files(folder: Path) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from transformers import PreTrainedConfig
 
@@ -151,9 +152,10 @@ class AffectPipeline:
             if not taken:
                 return
 
-    def columns(self) -> list[str]:
-        """The names of the table's columns."""
-        return list(self._table([], 0))
+    def schema(self) -> pa.Schema:
+        """Names and types of the table's columns for Arrow, Parquet and the engines that divide tables."""
+        types = {"float32": pa.float32(), "int64": pa.int32(), "object": pa.string()}
+        return pa.schema([(name, types[str(dtype)]) for name, dtype in self._table([], 0).dtypes.items()])
 
     def fingerprint(self) -> str:
         """A checksum that changes with everything the answers depend on but for the texts."""

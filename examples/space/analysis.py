@@ -93,7 +93,7 @@ class Models:
         """
         try:
             names = _check_file(path)
-            prefix = "predicted_" if {*names} & {*self.affect.columns()} else ""
+            prefix = "predicted_" if {*names} & {*self.affect.schema().names} else ""
             args = ScoreArguments(
                 [str(path)], output=str(finished), overwrite=True, prefix=prefix, num_threads=torch.get_num_threads()
             )
