@@ -54,7 +54,8 @@ def encoder(family: str, vocabulary: int = 1000, sizes: dict[str, int] = TINY, *
     if family == "modernbert":
         settings |= {"cls_token_id": 0, "sep_token_id": 2, "bos_token_id": 0, "eos_token_id": 2, "local_attention": 8}
     torch.manual_seed(0)
-    return AutoModel.from_config(AutoConfig.for_model(family, **settings)).eval()
+    config = AutoConfig.for_model(family, **settings)
+    return AutoModel.from_config(config, trust_remote_code=False).eval()
 
 
 def tokenizer(vocabulary: int = 1000) -> PreTrainedTokenizerFast:
