@@ -214,3 +214,9 @@ def test_mistakes_are_named(exports, affect, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+def test_a_torch_built_for_a_gpu_that_is_not_there_runs_on_the_cpu(exports, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert len(AffectPipeline.from_pretrained(exports[0])(["joywow"])) == 1

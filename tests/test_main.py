@@ -106,6 +106,16 @@ def test_all_packages_are_installed():
     )  # fmt: skip
 
 
+def test_the_oldest_constraints_are_the_least_versions():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    needed, extras = config["options"]["install_requires"], config["options.extras_require"]["test"]
+    least = dict(re.findall(r"^([\w-]+)>=([\d.]+)", f"{needed}\n{extras}", re.M))
+    pinned = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "constraints-oldest.txt").read_text(), re.M))
+    assert {name: least.get(name) for name in pinned} == pinned
+    assert {*re.findall(r"^[\w-]+", needed, re.M)} <= set(pinned)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
 def test_what_is_built_works_in_a_fresh_environment(kind, tmp_path, tiny):

@@ -214,7 +214,8 @@ class AffectPipeline:
 
     def _loaded(self) -> list[tuple[Reader, list[str]]]:
         if self._readers is None:
-            device = torch.device(self.device or torch.accelerator.current_accelerator() or "cpu")
+            found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+            device = torch.device(self.device or found or "cpu")
             readers: list[tuple[Reader, list[str]]] = []
             for head, name in self.names.items():
                 reader = Reader(name, device=device, max_length=self.max_length)
