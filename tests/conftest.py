@@ -216,7 +216,8 @@ def exports(tmp_path_factory, tokenizer):
     """(a folder with encoder/, va/ and emotion/ of one tiny model, the model's embeddings of two texts)."""
     pytest.importorskip("sklearn")
     folder = tmp_path_factory.mktemp("exports")
-    model = CarlModel.from_encoder(tiny_encoder(), projection_dim=8).eval()
+    # of weights large enough for a head to read them without magnifying rounding
+    model = CarlModel.from_encoder(tiny_encoder(initializer_range=0.2), projection_dim=8).eval()
     settings = {"max_length": 32}
     export_encoder(model, tokenizer, folder / "encoder", **settings)
     export_va_regressor(model, tokenizer, folder / "va", train=toy_dataset(64), **settings)
