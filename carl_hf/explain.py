@@ -150,7 +150,7 @@ class Explainer:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, pooling: Pooling = "cls",
         max_length: int = 128,
     ):  # fmt: skip
-        self._is_regressor = loading.is_va_regressor(model.config)
+        self._is_regressor = loading.is_va_regressor(model.config, type(model).__name__)
         if not self._is_regressor:
             if type(model).__name__.endswith("ForSequenceClassification"):
                 raise ValueError(

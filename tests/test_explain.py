@@ -59,7 +59,7 @@ def test_integrated_gradients_sum_to_the_difference_from_padding(model_type, uni
     assert all(TEXT[start:end] == token for (start, end), token in zip(found.spans, found.tokens, strict=True))
 
 
-class LinearRegressor(transformers.BertPreTrainedModel):
+class LinearRegressorForSequenceClassification(transformers.BertPreTrainedModel):
     """Valence is the sum of a weight over all tokens' embeddings; arousal is 3 times that."""
 
     def __init__(self, config):
@@ -78,7 +78,7 @@ class LinearRegressor(transformers.BertPreTrainedModel):
 def test_a_linear_model_has_the_scores_of_the_closed_form(tokenizer):
     pytest.importorskip("captum")
     torch.manual_seed(0)
-    model = LinearRegressor(tiny_config(**LABELS))
+    model = LinearRegressorForSequenceClassification(tiny_config(**LABELS))
     table, pad = model.embeddings.weight.detach(), tokenizer.pad_token_id
     ids = tokenizer(TEXT)["input_ids"][1:-1]
     worth = [2 * ((table[i] - table[pad]) @ model.weight).item() for i in ids]  # outputs in [0, 1] are scaled by 2

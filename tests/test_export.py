@@ -143,7 +143,8 @@ def test_an_emotion_classifier_answers_in_a_pipeline_with_calibrated_probabiliti
 
 
 def test_widgets_hold_the_outputs_of_the_exported_models(exports, tokenizer):
-    folder, model = exports[0], carl()  # from the same encoder
+    folder = exports[0]
+    model = CarlModel.from_encoder(tiny_encoder(initializer_range=0.2), projection_dim=8).eval()  # the same
     (widget,) = read_record(folder / "encoder")["widget"]
     vectors = model.embed([widget["source_sentence"], *widget["sentences"]], tokenizer, max_length=32, normalize=True)
     cosines = dict(zip(widget["sentences"], (vectors[1:] @ vectors[0]).tolist(), strict=True))

@@ -21,7 +21,8 @@ def test_a_checkpoint_resumes_to_the_same_end(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "checkpoint-4")
     args = CarlTrainingArguments(
         str(tmp_path), per_device_train_batch_size=8, max_steps=8, save_steps=4, logging_steps=1, seed=5, use_cpu=True,
-        report_to="none", disable_tqdm=True, max_length=32,
+        report_to="none", disable_tqdm=True, max_length=32, objectives=["mccl=0.8", "ptd=0.8", "regression"],
+        temperature=0.05,
     )  # fmt: skip
     set_seed(5)
     model = CarlModel.from_pretrained(tmp_path / "checkpoint-4")

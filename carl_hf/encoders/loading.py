@@ -187,10 +187,14 @@ def load_sentence_transformer(name: str, **settings: Any) -> Any:
     )
 
 
-def is_va_regressor(config: PreTrainedConfig) -> bool:
+def is_va_regressor(config: PreTrainedConfig, model_class: str | None = None) -> bool:
     """Whether a configuration is that of a sequence-classification model which predicts valence and arousal, and
-    perhaps dominance after them, in [0, 1]. An encoder that was taken out of one keeps its labels."""
-    architectures = config.architectures or ["ForSequenceClassification"]  # none of a model that was just made
+    perhaps dominance after them, in [0, 1]. An encoder that was taken out of one keeps its labels.
+
+    Args:
+        model_class: of a loaded model, whose configuration may still name the class that it was made from.
+    """
+    architectures = [model_class] if model_class else config.architectures or []
     return (
         any(name.endswith("ForSequenceClassification") for name in architectures)
         and config.problem_type == "regression"

@@ -61,7 +61,7 @@ def adapt_va_regressor(
     Raises:
         ValueError: for another model, fewer than 20 different texts, or texts without dominance for a model with it.
     """
-    if not is_va_regressor(model.config) or not isinstance(rated, Dataset):
+    if not is_va_regressor(model.config, type(model).__name__) or not isinstance(rated, Dataset):
         raise ValueError(
             "Adapting takes a valence-arousal regressor, the export va/, and a datasets.Dataset of rated texts; got "
             f"{type(model).__name__} with {list(model.config.id2label.values())}, and {type(rated).__name__}."

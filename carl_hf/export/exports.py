@@ -150,7 +150,7 @@ def export_va_regressor(
             model = task_heads.fit_va_regressor(model, tokenizer, train, dev, max_length=max_length)
         if training is not None:
             development = train_va_regressor(model, tokenizer, train, dev, training, max_length=max_length)
-    elif not is_va_regressor(model.config):
+    elif not is_va_regressor(model.config, type(model).__name__):
         raise ValueError(
             "The model is no valence-arousal regressor: it needs problem_type 'regression' and the labels valence "
             f"and arousal, and has {model.config.problem_type!r}, {list(model.config.id2label.values())}."
