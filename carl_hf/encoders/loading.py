@@ -194,7 +194,7 @@ def is_va_regressor(config: PreTrainedConfig, model_class: str | None = None) ->
     Args:
         model_class: of a loaded model, whose configuration may still name the class that it was made from.
     """
-    architectures = [model_class] if model_class else config.architectures or []
+    architectures = [model_class] if model_class else config.architectures or ["ForSequenceClassification"]
     return (
         any(name.endswith("ForSequenceClassification") for name in architectures)
         and config.problem_type == "regression"
