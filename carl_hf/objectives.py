@@ -40,7 +40,7 @@ OBJECTIVES = {
     "rank_n_contrast_l2": Objective("Rank-N-Contrast on Euclidean distances", 1.0, label="va"),
     "simcse": Objective("SimCSE", 1.0),
 }
-"""MCCL and PTD are CARL's own; docs/objectives.md describes the others."""
+"""MCCL and PTD are CARL's own; docs/recipe.md describes the others."""
 
 PAPER_WEIGHTS = {"mccl": 0.8, "ptd": 0.2}
 """The weights of the paper (Eq 11), for the preset "paper"."""

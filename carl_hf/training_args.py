@@ -49,7 +49,7 @@ PAPER_SETTINGS: dict[str, Any] = {
     "focal_gamma": 2.0,
     "bf16": False,
 }
-"""The settings of the paper, with the decisions of docs/method.md where the paper is silent."""
+"""The settings of the paper, with the decisions of docs/paper.md where the paper is silent."""
 
 DEFAULT_OBJECTIVES = ["mccl", "rank_n_contrast", "regression"]
 

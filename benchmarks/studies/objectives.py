@@ -359,7 +359,7 @@ def main() -> None:
     print(tables)
     (folder / "TABLE.md").write_text(
         "# Every objective on the same encoder and texts\n\nRendered by benchmarks/studies/objectives.py from the "
-        "runs beside it; docs/objectives.md explains it. Mean ± standard deviation over seeds.\n\n" + tables,
+        "runs beside it; docs/recipe.md explains it. Mean ± standard deviation over seeds.\n\n" + tables,
         encoding="utf-8",
     )  # fmt: skip
 
