@@ -319,7 +319,7 @@ def test_metrics_of_the_model_cards_in_the_guides_are_those_of_their_records():
             by_probe = row["name"] in ("valence, Pearson r", "arousal, Pearson r")
             for value in (row["value"], row["baseline"]):
                 shown = f"{value:.3f}".removeprefix("0")
-                for guide in ["docs/reproduction.md"] + ["README.md"] * by_probe:
+                for guide in ["docs/paper.md"] + ["README.md"] * by_probe:
                     assert shown in text_of(guide), (guide, model, row["name"], shown)
 
 
