@@ -62,7 +62,7 @@ def text_of(name: str) -> str:
 
 
 NEEDED = {"sentence_transformers": "sentence_transformers", "carl_hf.explain": "captum", "load_metric": "evaluate",
-          "onnx": "onnxscript", "CarlVectorizer": "sklearn"}  # fmt: skip
+          "CarlVectorizer": "sklearn"}  # fmt: skip
 SNIPPETS = [
     pytest.param(code, id=f"{name_of(path)}-{number}")
     for path in GUIDES
