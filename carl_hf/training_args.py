@@ -145,8 +145,7 @@ class CarlTrainingArguments(TrainingArguments):
     proxy_margin: float = setting(0.1, "Margin delta of Proxy-Anchor, in cosine.")
     proxy_learning_rate: float = setting(1e-2, "Peak learning rate of the proxies.")
     head_warmup_epochs: float | None = setting(
-        None,
-        "Epochs in which all but the encoder learns. Unset: 1 with proxy_anchor, as its authors train, else 0.",
+        None, "Epochs in which all but the encoder learns. Unset: 1 with proxy_anchor, as its authors train, else 0."
     )
     same_label_margin: float = setting(
         0.0, "Circular loss: texts with one angle cost nothing above cosine 1 - margin."

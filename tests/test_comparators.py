@@ -40,10 +40,7 @@ def test_entries_become_comparators(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "A: {model: x/y, poling: cls}",
-            r"own.yaml, entry 'A': unknown key 'poling'; the keys are model, pooling",
-        ),
+        ("A: {model: x/y, poling: cls}", r"own.yaml, entry 'A': unknown key 'poling'; the keys are model, pooling"),
         ("A: {model: x/y, pooling: max}", r"entry 'A': unknown pooling 'max'; choose cls, mean, pooler"),
         ("A: {pooling: cls}", r"entry 'A': the key 'model' is missing; give a Hub id or a folder, or null"),
         ("A: {model: 7}", r"entry 'A': model is 7; give a Hub id or a folder in quotes"),

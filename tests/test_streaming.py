@@ -105,11 +105,7 @@ def test_what_cannot_be_streamed_is_refused_at_once(change, message, tmp_path, m
         (HEADER + "Hello, world,5,3\na,1,1\n", "row 1: has 4 cells, the header 3", ["a"]),
         ("valence,arousal,text\n1,1,a\n5,3,Hello, world\n", "row 2: has 4 cells", ["a"]),
         (HEADER + "a,1,1,1\nb,1,1,1\n", "row 1: has 4 cells.*(no row is good|1 more)", None),
-        (
-            HEADER + "a,9,1\nb,9,1\n",
-            r"row 1: valence is 9.* \(1 more.*(correct|no row is good)",
-            None,
-        ),
+        (HEADER + "a,9,1\nb,9,1\n", r"row 1: valence is 9.* \(1 more.*(correct|no row is good)", None),
         (HEADER + "a,1,1\n\n\nb,9,1\nc,1,1\n", r"row 2: is empty \(2 more", ["a", "c"]),
         (HEADER + 'a,1,1\n"abc"x,1,1\nb,1,1\n', "row 2: is not CSV", ["a", "b"]),
         (HEADER + 'a,1,1\n"b,1,1\nc,1,1\n', r"row 2 \(line 3\): a quoted cell goes over several lines", None),

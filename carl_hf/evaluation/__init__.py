@@ -7,8 +7,5 @@ from carl_hf.utils.lazy import lazy_names
 
 __getattr__, __all__ = lazy_names(
     __name__,
-    {
-        "suite": ["Evaluation", "evaluate_encoder", "run_tasks"],
-        "encoder": ["TextEncoder", "load_text_encoder"],
-    },
+    {"suite": ["Evaluation", "evaluate_encoder", "run_tasks"], "encoder": ["TextEncoder", "load_text_encoder"]},
 )

@@ -6,12 +6,7 @@ from typing import Any
 import numpy as np
 
 from carl_hf.evaluation.space import space_gain
-from carl_hf.evaluation.statistics import (
-    class_metrics,
-    interval,
-    one_hot,
-    resampled_class_metrics,
-)
+from carl_hf.evaluation.statistics import class_metrics, interval, one_hot, resampled_class_metrics
 from carl_hf.evaluation.suite import Evaluation
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, va_gain
 

@@ -17,13 +17,7 @@ from carl_hf.data.splits import split_rows
 from carl_hf.evaluation.geometry import unit_rows
 from carl_hf.evaluation.neighbours import knn_predictions, mean_metrics, measure_retrieval, retrieval
 from carl_hf.evaluation.semantics import measure_sts
-from carl_hf.evaluation.statistics import (
-    correlation_gain,
-    defined,
-    interval,
-    pearson,
-    spearman,
-)
+from carl_hf.evaluation.statistics import correlation_gain, defined, interval, pearson, spearman
 from carl_hf.evaluation.tasks import Corpora, Encode, Measured
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, ridge_predictions, seeded_folds, va_gain, va_metrics
 

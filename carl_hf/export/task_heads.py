@@ -46,12 +46,7 @@ class Calibration:
 
 
 def fit_va_regressor(
-    model: CarlModel,
-    tokenizer: PreTrainedTokenizerBase,
-    train: Dataset,
-    dev: Dataset,
-    *,
-    max_length: int = 128,
+    model: CarlModel, tokenizer: PreTrainedTokenizerBase, train: Dataset, dev: Dataset, *, max_length: int = 128
 ) -> PreTrainedModel:
     """A sequence-classification model with problem type regression, labels valence and arousal, and outputs
     (v + 1) / 2, (a + 1) / 2, so that [-1, 1] becomes [0, 1]. Where all texts have dominance, it is a third output.

@@ -6,10 +6,5 @@ Reads what `evaluation` measured; computes no metric of its own.
 from carl_hf.utils.lazy import lazy_names
 
 __getattr__, __all__ = lazy_names(
-    __name__,
-    {
-        "page": ["print_summary", "write_report"],
-        "pictures": ["draw_pictures"],
-        "plots": ["plot_circumplex"],
-    },
+    __name__, {"page": ["print_summary", "write_report"], "pictures": ["draw_pictures"], "plots": ["plot_circumplex"]}
 )
