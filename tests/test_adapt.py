@@ -108,8 +108,12 @@ def test_the_simplest_way_within_one_standard_error_is_chosen():
     labels = np.random.default_rng(0).normal(size=(100, 2))
     near, far = labels + 0.1, labels + 2.0
     doubtful = near + 0.2 * (np.arange(100) == 7)[:, None]  # worse on one text
-    assert choose({"a": far, "b": near, "c": near}, labels) == "b"
-    assert choose({"a": doubtful, "b": near}, labels) == "a"
+    alone = np.arange(100)
+    assert choose({"a": far, "b": near, "c": near}, labels, alone) == "b"
+    assert choose({"a": doubtful, "b": near}, labels, alone) == "a"
+    # nine raters of each text are no nine texts
+    nine = [np.tile(values, (9, 1)) for values in (doubtful, near, labels)]
+    assert choose({"a": nine[0], "b": nine[1]}, nine[2], np.tile(alone, 9)) == "a"
 
 
 def test_rows_of_one_text_by_several_raters_are_in_one_fold(regressor, tokenizer):

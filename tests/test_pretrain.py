@@ -395,6 +395,16 @@ def test_a_corpus_of_valence_alone_trains_beside_another_and_is_not_measured(csv
         PretrainData(PretrainArguments(**settings, measure=[str(stars)]), seed=1)
 
 
+def test_rows_left_out_of_a_corpus_that_is_measured_alone_are_recorded(csv, tmp_path):
+    bad, frame = tmp_path / "bad.csv", pd.read_csv(csv)
+    pd.concat([frame, frame[:1].assign(text=" ")]).to_csv(bad, index=False)
+    script = PretrainArguments(
+        corpora=["demo"], measure=[str(bad)], scale=[1, 9], skip_bad_rows=True, normalization="scale"
+    )
+    reasons = {"text is empty": {"rows": 1, "first": [len(frame) + 1]}}
+    assert PretrainData(script, seed=1).skipped_rows(0) == {str(bad): {"rows": 1, "reasons": reasons}}
+
+
 @pytest.mark.parametrize("stream", (None, 20))
 def test_texts_on_which_the_emotion_classifier_is_measured_are_not_trained_on(stream, csv, tmp_path):
     path = tmp_path / "one-file.csv"  # without splits: all of it is trained on, and a tenth is the classifier's test

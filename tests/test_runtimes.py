@@ -71,7 +71,9 @@ def check_engine(script, cloudpickle, reviews, exports, tmp_path, monkeypatch) -
     words = [str(reviews), str(tmp_path / "scored"), "--model", str(exports[0]), "--text_column", "review"]
     monkeypatch.setattr(sys, "argv", [script, *words, *(["--workers", "2"] if "ray" in script else [])])
     module.main()
-    settings = ScoreArguments([str(reviews)], "review", str(exports[0]), str(tmp_path / "own.parquet"), num_threads=1)
+    settings = ScoreArguments(
+        [str(reviews)], "review", model=str(exports[0]), output=str(tmp_path / "own.parquet"), num_threads=1
+    )
     score(settings, settings.pipeline(), show_progress=False)
     found, expected = pq.read_table(tmp_path / "scored"), pq.read_table(tmp_path / "own.parquet")
     assert found.schema.remove_metadata() == expected.schema.remove_metadata()

@@ -251,6 +251,39 @@ def test_what_goes_wrong_in_a_process_ends_the_others_and_is_said(tmp_path):
     assert multiprocessing.active_children() == [] and len(shards.missing()) == 4
 
 
+def test_a_process_that_fails_as_it_is_looked_at_is_not_missed(tmp_path, monkeypatch):
+    """Between the look at its exit code and the next, no process was left, and the job counted as done."""
+
+    class Worker:
+        pid, sentinel = None, 0
+        exitcode = property(lambda self: next(self.codes))
+
+        def __init__(self, *arguments, **named):
+            self.codes, self.start = iter([None, None, 1, 1, 1]), lambda: None
+
+    context = multiprocessing.get_context("spawn")
+    monkeypatch.setattr(context, "Process", Worker, raising=False)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: context)
+    monkeypatch.setattr("carl_hf.commands.sharded.connection.wait", lambda *arguments, **named: None)
+    shards = Shards(tmp_path, {}, total=2, shard_rows=1)
+    with pytest.raises(ValueError, match="was ended from outside"):
+        write_shards(ShardJob(shards, [], [], answer_on=int, processes=2))
+
+
+@pytest.mark.parametrize("rows, message", [(["joy"], "rows were lost"), (["joy"] * 5, "has got rows")])
+def test_a_table_that_changes_while_it_is_scored_is_refused(rows, message, score, tmp_path, monkeypatch):
+    table = tmp_path / "in.csv"
+    table.write_text("text\njoy\nwoe\njoy\n")
+    write = write_shards
+
+    def write_and_change(*arguments, **named):
+        write(*arguments, **named)
+        table.write_text("\n".join(["text", *rows, ""]))
+
+    monkeypatch.setattr("carl_hf.commands.score.write_shards", write_and_change)
+    assert message in score(table, "out.jsonl") and not (tmp_path / "out.jsonl").exists()
+
+
 def test_what_an_unfinished_run_left_is_of_other_settings(score, frame, tmp_path, monkeypatch):
     frame.to_csv(tmp_path / "in.csv", index=False)
 

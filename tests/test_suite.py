@@ -11,7 +11,7 @@ from conftest import EMOTIONS
 from carl_hf import evaluate_encoder
 from carl_hf.evaluation.comparison import compare, spread
 from carl_hf.evaluation.suite import run_tasks
-from carl_hf.evaluation.tasks import Settings
+from carl_hf.evaluation.tasks import Corpora, Settings
 from carl_hf.report.page import write_report
 
 pytest.importorskip("sklearn")
@@ -157,3 +157,5 @@ def test_without_a_folder_the_demo_corpus_is_measured():
     assert set(metrics["va"]) == {"demo"} and metrics["va"]["demo"]["texts"] == 569
     assert metrics["geometry"]["dimensions"]["va"]["corpus"] == "demo" and metrics["emotion"]["demo"]["texts"] == 569
     assert abs(metrics["va"]["demo"]["valence"]["pearson"]) < 0.2
+    named = Corpora(Settings(tasks=("emotion", "space"), emotion=("demo",)))  # also where it is asked for by name
+    assert [*named.emotion] == [*named.space_emotion] == ["demo"]

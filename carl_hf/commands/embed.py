@@ -7,23 +7,21 @@ from typing import Any, Literal
 import pyarrow as pa
 import torch
 
-from carl_hf.commands.sharded import Answer
+from carl_hf.commands.sharded import Answer, ShardArguments
 from carl_hf.evaluation.encoder import TextEncoder, load_text_encoder, split_pooling
-from carl_hf.utils.fields import check_positive, setting
+from carl_hf.utils.fields import setting
 
 _RESERVED = ("row", "text", "embedding")  # the columns that a shard always has
 _SETTINGS = ("max_length", "bf16", "dtype", "shard_rows", "text_column", "keep_columns")
 
 
 @dataclass
-class EmbedArguments:
+class EmbedArguments(ShardArguments):
     model: str = setting(
         "minilm-l6",
         "Hub id, folder (encoder, CARL checkpoint, sentence-transformers model), 'minilm-l6', 'mpnet-base'. NAME@cls, "
         "NAME@mean and NAME@pooler choose a pooling (without: the one that the model's folder states, else cls).",
     )
-    texts: list[str] = setting([], "Files (.csv, .tsv, .jsonl, .parquet), folders, patterns, or Hub data sets.")
-    text_column: str = setting("text", "Name of the column with the texts.")
     keep_columns: list[str] = setting([], "Columns to copy into the shards.")
     output_dir: str = setting("runs/embedded", "Folder for the shards.")
     overwrite_output_dir: bool = setting(False, "Replace the shards in the folder.")
@@ -31,14 +29,9 @@ class EmbedArguments:
     dtype: Literal["float32", "float16"] = setting("float32", "Number format of the stored embeddings.")
     bf16: bool = setting(False, "Compute in bfloat16 (autocast).")
     max_length: int = setting(128, "Tokens to keep of a text.")
-    batch_size: int = setting(64, "Texts of 32 tokens in a batch; of shorter ones there are more.")
-    processes: int | None = setting(None, "Processes of this machine (default: one for each CUDA device, or one).")
-    num_threads: int | None = setting(None, "CPU threads of all processes together (default: all cores).")
 
     def __post_init__(self):
-        if not self.texts:
-            raise ValueError("There are no texts: name a file, a folder, a pattern or a Hub data set.")
-        check_positive(self, "shard_rows", "batch_size", "max_length", "processes", "num_threads")
+        super().__post_init__()
         if len({*self.keep_columns}) < len(self.keep_columns):
             raise ValueError("--keep_columns names a column twice.")
         taken = [column for column in self.keep_columns if column in (*_RESERVED, self.text_column)]

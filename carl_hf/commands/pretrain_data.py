@@ -130,7 +130,7 @@ class PretrainData:
         script = self._script
         if not script.skip_bad_rows:
             return {}
-        loaded = script.measure or [] if script.streams else script.corpora
+        loaded = dict.fromkeys([*([] if script.streams else script.corpora), *(script.measure or [])])
         settings = {"agreement_weights": script.agreement_weights, "dominance": script.dominance, **self._format()}
         bad = {corpus: find_bad_rows(corpus, **settings) for corpus in loaded if corpus not in _KNOWN}
         if self.emotions is not None:

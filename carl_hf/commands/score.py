@@ -17,23 +17,28 @@ import pyarrow.parquet as pq
 import torch
 
 from carl_hf.commands.environment import environment_record
-from carl_hf.commands.sharded import Answer, ShardJob, checked_rows, remedy_for_a_full_disk, write_shards
+from carl_hf.commands.sharded import (
+    Answer,
+    ShardArguments,
+    ShardJob,
+    checked_rows,
+    remedy_for_a_full_disk,
+    write_shards,
+)
 from carl_hf.commands.shards import Shards, Survey, as_arrow, pieces_of, unified
 from carl_hf.data.appending import APPENDABLE, append_cells
 from carl_hf.data.files import Piece
 from carl_hf.data.streaming import PIECEWISE, PiecewiseTable, files_of, open_tables
 from carl_hf.inference.pipeline import AffectPipeline
 from carl_hf.utils.atomic_files import write_atomically
-from carl_hf.utils.fields import check_positive, setting
+from carl_hf.utils.fields import setting
 
 _DIGITS = 4  # of answers in text files
 _ROW_GROUP = 65_536  # rows
 
 
 @dataclass
-class ScoreArguments:
-    texts: list[str] = setting([], "Files (.csv, .tsv, .jsonl, .parquet), folders, patterns, or Hub data sets.")
-    text_column: str = setting("text", "Name of the column with the texts.")
+class ScoreArguments(ShardArguments):
     model: str = setting(
         "runs/carl-demo",
         "Folder with va/ and emotion/, one such export, or a Hub id (NAME, beside NAME-va and NAME-emotion).",
@@ -46,16 +51,11 @@ class ScoreArguments:
     windows: bool = setting(True, "Read long texts in windows whose answers are averaged; false: their beginning.")
     max_length: int | None = setting(None, "Tokens of a window at most (default: the model's).")
     shard_rows: int = setting(8192, "Rows that a killed process loses at most.")
-    batch_size: int = setting(64, "Texts of 32 tokens in a batch; of shorter ones there are more.")
-    processes: int | None = setting(None, "Processes of this machine (default: one for each CUDA device, or one).")
-    num_threads: int | None = setting(None, "CPU threads of all processes together (default: all cores).")
 
     def __post_init__(self):
-        if not self.texts:
-            raise ValueError("There are no texts: name a file, a folder, a pattern or a Hub data set.")
+        super().__post_init__()
         if self.output is None or Path(self.output).suffix.lower() not in PIECEWISE:
             raise ValueError(f"--output {self.output or 'is missing'}: name a {', '.join(PIECEWISE)} file.")
-        check_positive(self, "shard_rows", "batch_size", "max_length", "processes", "num_threads")
 
     def pipeline(self) -> AffectPipeline:
         return AffectPipeline.from_pretrained(
@@ -168,6 +168,8 @@ def _table_writer(args: ScoreArguments, kind: str) -> Callable[[Shards, BinaryIO
                 for name, column in zip(new.column_names, new.columns, strict=True):
                     whole = whole.append_column(name, column)
                 yield whole
+        if len(answers) or next(unread, None) is not None:
+            raise ValueError(f"{', '.join(args.texts)}: rows were lost while they were read: start anew.")
 
     def write(shards: Shards, file: BinaryIO) -> None:
         if kind == ".parquet":

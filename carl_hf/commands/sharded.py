@@ -18,12 +18,29 @@ from tqdm import tqdm
 from carl_hf.commands.environment import use_all_cores
 from carl_hf.commands.shards import Shards, Survey, survey
 from carl_hf.data.streaming import PiecewiseTable, open_tables
+from carl_hf.utils.fields import check_positive, setting
 from carl_hf.utils.progress import RowProgress
 
 _WINDOW = 2048  # rows that the model sees together; within them, texts of similar length share a batch
 
 Answer = Callable[[pa.Table], pa.Table]
 """Rows of the columns that a job reads -> as many rows of what is stored."""
+
+
+@dataclass
+class ShardArguments:
+    """What the scripts that write shards have in common."""
+
+    texts: list[str] = setting([], "Files (.csv, .tsv, .jsonl, .parquet), folders, patterns, or Hub data sets.")
+    text_column: str = setting("text", "Name of the column with the texts.")
+    batch_size: int = setting(64, "Texts of 32 tokens in a batch; of shorter ones there are more.")
+    processes: int | None = setting(None, "Processes of this machine (default: one for each CUDA device, or one).")
+    num_threads: int | None = setting(None, "CPU threads of all processes together (default: all cores).")
+
+    def __post_init__(self):
+        if not self.texts:
+            raise ValueError("There are no texts: name a file, a folder, a pattern or a Hub data set.")
+        check_positive(self, "shard_rows", "batch_size", "max_length", "processes", "num_threads")
 
 
 @dataclass(frozen=True)
@@ -33,8 +50,7 @@ class ShardJob:
     Args:
         sources: as [`carl_hf.data.streaming.open_tables`] takes them. columns: those that are read.
         answer_on: device -> [`Answer`]; each process calls it once, so that it must pickle where there are several.
-        empty_texts: whether empty rows count as rows. processes: of this machine; None: one for each CUDA device, or
-            one. num_threads: of all processes together; None: all cores.
+        empty_texts: whether empty rows count as rows. processes, num_threads: as in [`ShardArguments`].
     """
 
     shards: Shards
@@ -114,13 +130,15 @@ def _run(job: ShardJob, parts: Sequence[Sequence[int]], progress: RowProgress) -
     try:
         for worker in workers:
             worker.start()
-        logged = 0
-        while running := [worker.sentinel for worker in workers if worker.exitcode is None]:
-            connection.wait(running, timeout=1)
+        logged, running = 0, workers
+        while running:
+            connection.wait([worker.sentinel for worker in running], timeout=1)
             progress.update(seen.value - progress.n)
             if progress.n // job.shards.shard_rows > logged:
                 logged = progress.n // job.shards.shard_rows
                 progress.line(f"{len(running)} processes")
+            # first who still runs: a process that ends after that is waited for, and judged, once more
+            running = [worker for worker in running if worker.exitcode is None]
             for rank, worker in enumerate(workers):
                 if worker.exitcode:
                     how = f"process {rank} was ended from outside ({worker.exitcode}), for want of memory perhaps"

@@ -97,15 +97,16 @@ class Corpora:
         va, demo = ("demo",) if only_demo else ("emobank",), ("demo",) if only_demo else ()
         self.va = read("va", demo or settings.va, data.read_va)
         self.polarity = read("polarity", settings.polarity, data.read_polarity)
-        self.emotion = read("emotion", (*demo, *settings.emotion), data.read_emotion)
+        emotion = tuple(dict.fromkeys((*demo, *settings.emotion)))
+        self.emotion = read("emotion", emotion, data.read_emotion)
         self.geometry = read("geometry", demo or ("goemotions-six", "emolit12"), data.read_emotion)
         self.curve = read("geometry", va, data.read_va)
         self.detector = read("detector", va, data.read_va)
         self.semantics = read("semantics", ("stsb",), data.read_sts)
         self.triplets = read_feeling_triplets("test") if "space" in settings.tasks else None
         self.space_va = read("space", demo or settings.va, data.read_va)
-        single = [name for name in settings.emotion if name not in ("goemotions-ekman", "goemotions-28")]
-        self.space_emotion = read("space", (*demo, *single), data.read_emotion)
+        single = [name for name in emotion if name not in ("goemotions-ekman", "goemotions-28")]
+        self.space_emotion = read("space", single, data.read_emotion)
         self.space_polarity = read("space", settings.polarity, data.read_polarity)
         self.space_probe = read("space", va, data.read_va)
 

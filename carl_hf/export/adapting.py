@@ -95,7 +95,7 @@ def adapt_va_regressor(
         unseen[FINETUNED][held_out] = tuned(rows).predict([texts.tokens[row] for row in held_out]).numpy()
     unseen = {way: answers_NK.clip(0, 1) for way, answers_NK in unseen.items()}
 
-    chosen = choose(unseen, texts.labels_NK)
+    chosen = choose(unseen, texts.labels_NK, number_N)
     if chosen == FINETUNED:
         model.load_state_dict(tuned(every).model.state_dict())
     elif chosen != ALONE:
@@ -107,19 +107,21 @@ def adapt_va_regressor(
     }  # fmt: skip
 
 
-def choose(unseen: Mapping[str, np.ndarray], labels_NK: np.ndarray) -> str:
+def choose(unseen: Mapping[str, np.ndarray], labels_NK: np.ndarray, number_N: np.ndarray) -> str:
     """The first of some ways, ordered by freedom, whose loss is within one standard error, over the texts, of the
     least: a way that only seems better by chance is not chosen. The loss is the squared error over the variance of
     each dimension.
 
     Args:
-        unseen: way -> answers (N, K) for texts that it had not seen.
+        unseen: way -> answers (N, K) for texts that it had not seen. number_N: from 0, the same for rows of one text:
+            what its raters say is not independent.
     """
-    spread_K = np.maximum(labels_NK.var(0), 1e-6)
-    loss = {way: (np.square(answers_NK - labels_NK) / spread_K).mean(1) for way, answers_NK in unseen.items()}
-    least_N = min(loss.values(), key=np.mean)
-    margin = {way: loss_N - least_N for way, loss_N in loss.items()}
-    return next(way for way, d_N in margin.items() if d_N.mean() <= d_N.std(ddof=1) / np.sqrt(len(d_N)))
+    spread_K, rows_of_text = np.maximum(labels_NK.var(0), 1e-6), np.bincount(number_N)
+    losses_N = {way: (np.square(answers_NK - labels_NK) / spread_K).mean(1) for way, answers_NK in unseen.items()}
+    loss = {way: np.bincount(number_N, loss_N) / rows_of_text for way, loss_N in losses_N.items()}  # of each text
+    least = min(loss.values(), key=np.mean)
+    margin = {way: own - least for way, own in loss.items()}
+    return next(way for way, d in margin.items() if d.mean() <= d.std(ddof=1) / np.sqrt(len(d)))
 
 
 def adaptation_results(corpus: str, adaptation: Mapping[str, Any]) -> list[Result]:
