@@ -81,7 +81,7 @@ class Recipe:
     Args:
         training: settings of [`CarlTrainingArguments`]; None for the encoder as it is.
         encoder, pooling, contrast_layers, dropout, emoji: of [`CarlModel.from_encoder`].
-        corpora: training corpora. mix: passes over each in an epoch. normalization: of [`load_va_dataset`].
+        corpora: training corpora by name, or CSV files of rated texts (teacher.py writes such). mix: passes over each in an epoch. normalization: of [`load_va_dataset`].
         agreement_weights: whether EmoBank's texts weigh more on which its raters agree. dominance: whether the labels
             have it as a third dimension where the corpus has it.
         averaged: (count, points) of [`averaging.AverageLast`]: the mean of the encoder's weights late in training.
@@ -117,9 +117,10 @@ class Recipe:
                 raise ValueError(f"{name} must be {' or '.join(known)}, got {getattr(self, name)!r}.")
         if not isinstance(self.corpora, tuple):
             raise ValueError(f"corpora must be a list of names, got {self.corpora!r}.")
-        unknown = [name for name in self.corpora if name not in (*CORPORA, *EMOTION)]
+        unknown = [name for name in self.corpora if name not in (*CORPORA, *EMOTION) and not name.endswith(".csv")]
         if unknown:
-            raise ValueError(f"There is no corpus {unknown[0]!r}: choose from {', '.join((*CORPORA, *EMOTION))}.")
+            known = ", ".join((*CORPORA, *EMOTION))
+            raise ValueError(f"There is no corpus {unknown[0]!r}: choose from {known}, or name a CSV file.")
         if self.mix is not None and len(self.mix) != len(self.corpora):
             raise ValueError(f"mix needs {len(self.corpora)} numbers, one for each corpus, got {self.mix}.")
         if not 0 <= self.toward_plain <= 1:
@@ -221,7 +222,7 @@ class Runner:
     def texts(self, recipe: Recipe, seed: int) -> datasets.Dataset:
         texts_of = []
         for corpus in recipe.corpora:
-            if corpus in CORPORA:
+            if corpus not in EMOTION:
                 texts_of.append(self._va_texts(recipe, corpus))
             else:
                 emotions = read_emotion(corpus, self.args.data_dir)
