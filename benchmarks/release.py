@@ -31,7 +31,6 @@ class ReleaseArguments:
     data_dir: str | None = field(default=None, metadata={"help": "Folder with local copies of the corpora."})
     runs_dir: str = field(default="runs", metadata={"help": "Folder of the runs."})
     only: list[str] | None = field(default=None, metadata={"help": f"Of {', '.join(MODELS)}; default: all."})
-    bf16: bool = field(default=False, metadata={"help": "Train in bfloat16 (for CPUs with AVX-512 bf16, and GPUs)."})
     push: str | None = field(default=None, metadata={"help": "Organisation to publish the models under."})
 
 
@@ -40,7 +39,7 @@ def command(name: str, args: ReleaseArguments) -> list[str] | None:
     output = Path(args.runs_dir) / name
     if all(read_record(output / kind) for kind in ("encoder", "va", "emotion")):  # in the order of writing
         return None
-    flags = [*MODELS[name], "--output_dir", str(output), "--bf16", str(args.bf16).lower()]
+    flags = [*MODELS[name], "--output_dir", str(output)]
     flags += ["--data_dir", args.data_dir] if args.data_dir else []
     try:
         last_checkpoint(output)

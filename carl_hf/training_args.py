@@ -84,7 +84,7 @@ class CarlTrainingArguments(TrainingArguments):
         "default", "Settings to start from: 'default' or 'paper'. Explicit ones win."
     )
     # TrainingArguments, with other defaults
-    num_train_epochs: float = setting(4.0, "Passes over the training texts.")
+    num_train_epochs: float = setting(3.0, "Passes over the training texts.")
     per_device_train_batch_size: int = setting(128, "Texts on each device; contrasted with those of all devices.")
     per_device_eval_batch_size: int = setting(
         128, "Texts of a contrastive batch in evaluation; by default as in training."

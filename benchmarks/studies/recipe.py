@@ -81,7 +81,8 @@ class Recipe:
     Args:
         training: settings of [`CarlTrainingArguments`]; None for the encoder as it is.
         encoder, pooling, contrast_layers, dropout, emoji: of [`CarlModel.from_encoder`].
-        corpora: training corpora by name, or CSV files of rated texts (teacher.py writes such). mix: passes over each in an epoch. normalization: of [`load_va_dataset`].
+        corpora: training corpora by name, or CSV files of texts rated from 0 to 1 (teacher.py writes such).
+        mix: passes over each in an epoch. normalization: of [`load_va_dataset`].
         agreement_weights: whether EmoBank's texts weigh more on which its raters agree. dominance: whether the labels
             have it as a third dimension where the corpus has it.
         averaged: (count, points) of [`averaging.AverageLast`]: the mean of the encoder's weights late in training.
@@ -231,7 +232,10 @@ class Runner:
         return remove_overlap(mix_datasets(list(zip(texts_of, mix, strict=True)), seed=seed), self.held_out)
 
     def _va_texts(self, recipe: Recipe, corpus: str) -> datasets.Dataset:
-        given = {"normalization": recipe.normalization, "dominance": recipe.dominance, "data_dir": self.args.data_dir}
+        given: dict[str, Any] = {"normalization": recipe.normalization, "dominance": recipe.dominance,
+                                 "data_dir": self.args.data_dir}  # fmt: skip
+        if corpus not in CORPORA:
+            given["scale"] = (0, 1)
         if recipe.agreement_weights:
             with contextlib.suppress(NoRatingsError):  # its texts weigh 1
                 return load_va_dataset(corpus, split="train", agreement_weights=True, **given)

@@ -19,6 +19,7 @@ from typing import Literal
 
 import datasets
 import numpy as np
+import torch
 from transformers import set_seed
 
 from carl_hf import CarlTrainingArguments
@@ -102,6 +103,7 @@ def main() -> None:
     training = SentenceTransformerTrainingArguments(
         args.output_dir, num_train_epochs=1, per_device_train_batch_size=args.batch_size // 2, seed=args.seed,
         learning_rate=args.learning_rate, lr_scheduler_type="cosine", warmup_steps=0.1, bf16=args.bf16,
+        use_cpu=not torch.cuda.is_available(),
         save_strategy="no", report_to="none", logging_steps=10, dataloader_drop_last=True,
         dataloader_pin_memory=False, disable_tqdm=not sys.stderr.isatty(),
     )  # fmt: skip
