@@ -49,16 +49,9 @@ def select_salient_tokens(saliency_BL: Tensor, eligible_BL: Tensor, *, fraction:
 
 
 def pgd_perturbation(
-    score_fn: Callable[[Tensor], Tensor],
-    embeds_BLH: Tensor,
-    token_mask_BL: Tensor,
-    *,
-    radius: float,
-    relative: bool,
-    step_size: float,
-    steps: int,
-    first_gradient: Tensor | None = None,
-) -> Tensor:
+    score_fn: Callable[[Tensor], Tensor], embeds_BLH: Tensor, token_mask_BL: Tensor, *, radius: float, relative: bool,
+    step_size: float, steps: int, first_gradient: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Projected gradient ascent on the masked tokens (Eq 8): e <- Proj_ball(e, radius)(e + step * sign(grad)).
 
     The ball is the L2 ball round each token's own embedding. In absolute mode (the paper's) `radius` is its L2 radius

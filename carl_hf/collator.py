@@ -46,16 +46,9 @@ class CarlDataCollator:
     """
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        max_length: int = 128,
-        slices: int = 8,
-        chunks: int = 1,
-        classes: Sequence[str] | None = None,
-        angles: Mapping[str, float] | None = None,
-        dominance: bool = False,
-    ):
+        self, tokenizer: PreTrainedTokenizerBase, *, max_length: int = 128, slices: int = 8, chunks: int = 1,
+        classes: Sequence[str] | None = None, angles: Mapping[str, float] | None = None, dominance: bool = False,
+    ):  # fmt: skip
         check_padding(tokenizer)
         for name, count in (("slices", slices), ("chunks", chunks)):
             at_least(name, count, 1)

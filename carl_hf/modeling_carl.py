@@ -124,18 +124,10 @@ class CarlModel(CarlPreTrainedModel):
 
     @classmethod
     def from_encoder(
-        cls,
-        encoder: str | PreTrainedModel,
-        *,
-        pooling: Pooling = "cls",
-        projection_dim: int = 256,
-        contrast_layers: ContrastLayers = "none",
-        heads: Sequence[str] = ("regressor",),
-        classes: Sequence[str] = (),
-        dropout: float | None = None,
-        emoji: bool = False,
-        dominance: bool = False,
-    ) -> "CarlModel":
+        cls, encoder: str | PreTrainedModel, *, pooling: Pooling = "cls", projection_dim: int = 256,
+        contrast_layers: ContrastLayers = "none", heads: Sequence[str] = ("regressor",), classes: Sequence[str] = (),
+        dropout: float | None = None, emoji: bool = False, dominance: bool = False,
+    ) -> "CarlModel":  # fmt: skip
         """A model around a pretrained encoder; its other layers are initialised at random by torch's generator.
 
         Args:
@@ -161,15 +153,10 @@ class CarlModel(CarlPreTrainedModel):
         encoder.float()  # training in bf16 or fp16 is autocast's; the weights, and the target, stay float32
         pooler = getattr(encoder, "pooler", None)  # no config field says whether a pooler exists
         config = CarlConfig(
-            encoder=encoder.config,
-            pooling=pooling,
-            projection_dim=projection_dim,
-            contrast_layers=contrast_layers,
-            encoder_has_pooler=isinstance(getattr(pooler, "dense", None), nn.Linear),
-            heads=heads,
-            classes=classes,
+            encoder=encoder.config, pooling=pooling, projection_dim=projection_dim, contrast_layers=contrast_layers,
+            encoder_has_pooler=isinstance(getattr(pooler, "dense", None), nn.Linear), heads=heads, classes=classes,
             dominance=dominance,
-        )
+        )  # fmt: skip
         model = cls(config)
         model.online.encoder = encoder
         if dropout is not None:

@@ -93,16 +93,10 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
     loss_is_scaled_for_ga = False  # compute_loss returns a mean over the batch; the Trainer averages accumulated ones
 
     def __init__(
-        self,
-        model: CarlModel | None = None,
-        args: CarlTrainingArguments | None = None,
-        data_collator: Any = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: Any = None,
-        provenance: Provenance | None = None,
-        **kwargs: Any,
-    ):
+        self, model: CarlModel | None = None, args: CarlTrainingArguments | None = None, data_collator: Any = None,
+        train_dataset: Any = None, eval_dataset: Any = None, processing_class: Any = None,
+        provenance: Provenance | None = None, **kwargs: Any,
+    ):  # fmt: skip
         check_model_and_arguments(model, args, **kwargs)
         train_dataset = rows_of(train_dataset, "train_dataset", any_rows=data_collator is not None)
         held_out = {
@@ -110,10 +104,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
             for name, dataset in evaluation_sets(eval_dataset).items()
         }
         eval_dataset = held_out if isinstance(eval_dataset, Mapping) else held_out.get("")
-        for name, dataset in [
-            ("train_dataset", train_dataset),
-            *(("eval_dataset", part) for part in held_out.values()),
-        ]:
+        for name, dataset in [("train_dataset", train_dataset), *(("eval_dataset", p) for p in held_out.values())]:
             if isinstance(dataset, datasets.Dataset):
                 # an evaluation leaves out the losses for which its texts have no labels
                 needs = args.label_kinds if name == "train_dataset" or args.label_kinds == {"va"} else ()
@@ -241,15 +232,13 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
         share = means.get("changed_coordinates", 1.0)
         if share < 0.5 and self.args.perturbation_radius > 0 and not self._warned_of_lost_perturbation:
             self._warned_of_lost_perturbation = True
+            kind = "relative" if self.args.perturbation_relative else "absolute"
             logger.warning(
                 "The perturbation does not survive the dtype: only %.1f %% of the perturbed coordinates differ "
                 "from the clean ones (perturbation_radius=%g, %s). The detector can learn where salient tokens are, "
                 "but cannot see a perturbation. A relative radius of 1 or 2 is visible: --perturbation_relative true "
-                "--perturbation_radius 2 --pgd_step_size 2.",
-                100 * share,
-                self.args.perturbation_radius,
-                "relative" if self.args.perturbation_relative else "absolute",
-            )
+                "--perturbation_radius 2 --pgd_step_size 2.", 100 * share, self.args.perturbation_radius, kind,
+            )  # fmt: skip
 
     # ---- optimizer and data
 

@@ -128,13 +128,9 @@ class _FileParser(_ExplicitParser):
 
 
 def parse_arguments(
-    script_class: type[Script],
-    argv: Sequence[str] | None = None,
-    *,
-    description: str | None = None,
-    default_config: Path | None = None,
-    default_config_unless: Sequence[str] = (),
-) -> tuple[Script, CarlTrainingArguments]:
+    script_class: type[Script], argv: Sequence[str] | None = None, *, description: str | None = None,
+    default_config: Path | None = None, default_config_unless: Sequence[str] = (),
+) -> tuple[Script, CarlTrainingArguments]:  # fmt: skip
     """Reads a script's own arguments and CarlTrainingArguments from flags and the YAML file that `--config` names.
 
     In place of unset, and of `auto`, `bf16` is on where the CPU that trains multiplies in bfloat16, unless a preset

@@ -171,13 +171,9 @@ class PretrainArguments(HeadArguments):
 
 
 def run_record(
-    script: PretrainArguments,
-    args: CarlTrainingArguments,
-    argv: Sequence[str] | None,
-    *,
-    texts: int | None,
+    script: PretrainArguments, args: CarlTrainingArguments, argv: Sequence[str] | None, *, texts: int | None,
     steps: int,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """What is needed to repeat a run, for results.json. `texts`: number trained on, None for a stream."""
     objectives = {"objectives": args.weights, "method": describe_objectives(args.weights)}
     batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps

@@ -51,17 +51,11 @@ Split = Literal["train", "validation", "test", "all"]
 
 
 def load_va_dataset(
-    source: str | Path,
-    *,
-    split: Split = "all",
-    data_dir: str | Path | None = None,
-    scale: tuple[float, float] | None = None,
-    columns: Mapping[str, str] | None = None,
-    normalization: Normalization = "scale",
-    skip_bad_rows: bool = False,
-    agreement_weights: bool = False,
+    source: str | Path, *, split: Split = "all", data_dir: str | Path | None = None,
+    scale: tuple[float, float] | None = None, columns: Mapping[str, str] | None = None,
+    normalization: Normalization = "scale", skip_bad_rows: bool = False, agreement_weights: bool = False,
     dominance: bool = False,
-) -> Dataset:
+) -> Dataset:  # fmt: skip
     """Loads texts with valence, arousal or both, normalised to [-1, 1] by Eq 12: x = 2 (x - min) / (max - min) - 1.
 
     Args:

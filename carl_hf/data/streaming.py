@@ -117,17 +117,10 @@ def _open_split(
 
 
 def stream_va_dataset(
-    sources: Sequence[str],
-    *,
-    scale: tuple[float, float] | None,
-    columns: Mapping[str, str] | None = None,
-    held_out: Iterable[str] = (),
-    skip_bad_rows: bool = False,
-    shuffle_buffer: int = 10_000,
-    seed: int = 42,
-    skipped: dict[str, Skipped] | None = None,
-    dominance: bool = False,
-) -> datasets.IterableDataset:
+    sources: Sequence[str], *, scale: tuple[float, float] | None, columns: Mapping[str, str] | None = None,
+    held_out: Iterable[str] = (), skip_bad_rows: bool = False, shuffle_buffer: int = 10_000, seed: int = 42,
+    skipped: dict[str, Skipped] | None = None, dominance: bool = False,
+) -> datasets.IterableDataset:  # fmt: skip
     """Streams files of texts with valence, arousal or both, normalised to [-1, 1] by Eq 12 from their scale.
 
     Each pass takes the files in another order and draws from a buffer of so many texts: files that are sorted (by

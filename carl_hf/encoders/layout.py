@@ -47,12 +47,8 @@ class TokenLayout:
         self, attention_mask_BL: Tensor, slices: Sequence[tuple[int, int, int]],
         slices_per_chunk: Sequence[int] | None = None, texts: slice = slice(None), tokens: slice = slice(None),
     ):  # fmt: skip
-        self.mask_BL, self.slices, self.texts, self.tokens = (
-            attention_mask_BL,
-            tuple(Slice(*s) for s in slices),
-            texts,
-            tokens,
-        )
+        self.mask_BL, self.texts, self.tokens = attention_mask_BL, texts, tokens
+        self.slices = tuple(Slice(*s) for s in slices)
         self._slices_per_chunk = (len(self.slices),) if slices_per_chunk is None else tuple(slices_per_chunk)
         counts, widths, tokens_of_slices = zip(*self.slices, strict=True)
         device, (texts_of_batch, width) = attention_mask_BL.device, attention_mask_BL.shape

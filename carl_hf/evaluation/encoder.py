@@ -144,15 +144,9 @@ def default_cache_dir() -> Path:
 
 
 def load_text_encoder(
-    name: str,
-    *,
-    pooling: PoolingChoice = "auto",
-    max_length: int = 128,
-    batch_size: int = 64,
-    cache_dir: str | Path | None = None,
-    device: str | torch.device | None = None,
-    show_progress: bool = True,
-) -> TextEncoder:
+    name: str, *, pooling: PoolingChoice = "auto", max_length: int = 128, batch_size: int = 64,
+    cache_dir: str | Path | None = None, device: str | torch.device | None = None, show_progress: bool = True,
+) -> TextEncoder:  # fmt: skip
     """An encoder from a Hub id, a folder (of a plain encoder, a CARL checkpoint or a sentence-transformers model) or
     `"minilm-l6"`.
 

@@ -71,15 +71,11 @@ def evaluate_encoder(
 
 
 def run_tasks(
-    encode: Encode,
-    settings: Settings,
-    corpora: Corpora | None = None,
-    *,
+    encode: Encode, settings: Settings, corpora: Corpora | None = None, *,
     predict_va: Callable[[Sequence[str]], np.ndarray] | None = None,
-    carl: tuple[CarlModel, PreTrainedTokenizerBase] | None = None,
-    trained_on: Sequence[str] = (),
+    carl: tuple[CarlModel, PreTrainedTokenizerBase] | None = None, trained_on: Sequence[str] = (),
     head_trained_on: Sequence[str] = (),
-) -> Evaluation:
+) -> Evaluation:  # fmt: skip
     """As [`evaluate_encoder`], with everything that can be set.
 
     Args:

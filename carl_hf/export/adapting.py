@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from datasets import Dataset
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.data.splits import numbered
-from carl_hf.encoders.classifiers import Classifier, token_ids
+from carl_hf.encoders.classifiers import Classifier
 from carl_hf.encoders.loading import is_va_regressor
 from carl_hf.evaluation.probes import LinearProbe
 from carl_hf.evaluation.statistics import agreement
@@ -23,7 +21,7 @@ from carl_hf.export.cards import Result
 from carl_hf.export.head_training import HeadTraining, train_epochs, weighted_squared_error
 from carl_hf.export.intervals import conformal_intervals
 from carl_hf.export.provenance import public_corpus_name
-from carl_hf.export.task_heads import FEWEST_TEXTS, last_layer
+from carl_hf.export.task_heads import FEWEST_TEXTS, last_layer, last_layer_inputs, set_last_layer
 
 FOLDS = 5
 ALONE, SCALED, RIDGE, FINETUNED = WAYS = ("left alone", "scale and offset", "ridge", "fine-tuning")
@@ -73,11 +71,14 @@ def adapt_va_regressor(
         raise ValueError(f"Adapting needs at least {FEWEST_TEXTS} texts with valence and arousal, got {distinct}.")
     if len(dimensions_of(rated)) < len(dimensions):
         raise ValueError("The model answers with dominance too: rate it in each text, in a column dominance.")
-    layer, texts = _read(model, tokenizer, rated, max_length)
+    inputs_NH, tokens = last_layer_inputs(model, tokenizer, rated["text"], max_length)
+    labels_NK = ((labels_of(rated, dimensions=dimensions) + 1) / 2).astype(np.float32)
+    texts, last = _Texts(tokens, inputs_NH.astype(float), labels_NK), model.get_submodule(last_layer(model))
+    layer = LinearProbe(*(value.detach().double().cpu().numpy() for value in (last.weight, last.bias)))
 
     def tuned(rows: np.ndarray) -> Classifier:
         own = copy.deepcopy(model)
-        _set_last_layer(own, _scaled(layer, texts, rows))
+        set_last_layer(own, _scaled(layer, texts, rows))
         classifier, labels_NK = Classifier(own, tokenizer), texts.labels_NK[rows]
         loss = weighted_squared_error(labels_NK, own.device)
         for _ in train_epochs(classifier, [texts.tokens[row] for row in rows], labels_NK, loss, training):
@@ -99,7 +100,7 @@ def adapt_va_regressor(
     if chosen == FINETUNED:
         model.load_state_dict(tuned(every).model.state_dict())
     elif chosen != ALONE:
-        _set_last_layer(model, linear[chosen](layer, texts, every))
+        set_last_layer(model, linear[chosen](layer, texts, every))
     model.config.intervals = conformal_intervals(unseen[chosen], texts.labels_NK, dimensions)
     return {
         "chosen": chosen, "texts": len(rated), "folds": FOLDS, "seed": training.seed,
@@ -136,22 +137,6 @@ def adaptation_results(corpus: str, adaptation: Mapping[str, Any]) -> list[Resul
     ]  # fmt: skip
 
 
-def _read(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rated: Dataset, max_length: int
-) -> tuple[LinearProbe, _Texts]:
-    """The last layer, and the texts as the ways take them."""
-    path, dimensions = last_layer(model), tuple(model.config.id2label.values())
-    layer, tokens = model.get_submodule(path), token_ids(rated["text"], tokenizer, max_length)
-    model.set_submodule(path, nn.Identity())
-    try:
-        inputs_NH = Classifier(model, tokenizer).predict(tokens).numpy().astype(float)
-    finally:
-        model.set_submodule(path, layer)
-    labels_NK = ((labels_of(rated, dimensions=dimensions) + 1) / 2).astype(np.float32)
-    probe = LinearProbe(*(value.detach().double().cpu().numpy() for value in (layer.weight, layer.bias)))
-    return probe, _Texts(tokens, inputs_NH, labels_NK)
-
-
 def _scaled(layer: LinearProbe, texts: _Texts, rows: np.ndarray) -> LinearProbe:
     """Each dimension times a number plus another, by least squares."""
     outputs_NK, labels_NK = layer(texts.inputs_NH[rows]), texts.labels_NK[rows].astype(float)
@@ -171,10 +156,3 @@ def _ridge(layer: LinearProbe, texts: _Texts, rows: np.ndarray) -> LinearProbe:
     ridge = RidgeCV(_RIDGE_STRENGTHS, alpha_per_target=True)
     ridge.fit(inputs_NH / size, texts.labels_NK[rows] - layer(inputs_NH))
     return LinearProbe(layer.weight + ridge.coef_ / size, layer.bias + ridge.intercept_)
-
-
-def _set_last_layer(model: PreTrainedModel, probe: LinearProbe) -> None:
-    layer = model.get_submodule(last_layer(model))
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(probe.weight))
-        layer.bias.copy_(torch.from_numpy(probe.bias))

@@ -61,6 +61,16 @@ class Result:
     revision: str | None = None
 
 
+def measured_row(
+    corpus: str, metric: str, name: str, value: float, interval: Sequence[float] | None = None,
+    baseline: float | None = None,
+) -> Result:  # fmt: skip
+    """What was measured on the test part of a corpus, under its public name."""
+    facts = corpus_facts(corpus)
+    revision = facts.revision if facts else None
+    return Result(public_corpus_name(corpus), "test", metric, name, value, interval, baseline, revision)
+
+
 def va_results(dataset: str, metrics: Mapping[str, Any], *, baseline: Mapping[str, Any] | None = None) -> list[Result]:
     """Rows for a card from what [`carl_hf.evaluation.valence_arousal.va_metrics`] returns for a test split; undefined
     metrics are left out.
@@ -68,18 +78,14 @@ def va_results(dataset: str, metrics: Mapping[str, Any], *, baseline: Mapping[st
     Args:
         baseline: the same metrics of what is compared with; by default those of the constant predictor; `{}` for none.
     """
-    facts, rows = corpus_facts(dataset), []
+    rows = []
     for dimension in (name for name in ("valence", "arousal", "dominance") if name in metrics):
         own = metrics[dimension]
         other = own["constant"] if baseline is None else baseline.get(dimension, {})
         for metric, name in (("pearson", "Pearson r"), ("ccc", "CCC"), ("mae", "mean absolute error")):
             if own[metric] is not None:
-                rows.append(
-                    Result(
-                        public_corpus_name(dataset), "test", metric, f"{dimension}, {name}", own[metric],
-                        own.get(f"{metric}_interval"), other.get(metric), facts.revision if facts else None,
-                    )
-                )  # fmt: skip
+                found = own[metric], own.get(f"{metric}_interval"), other.get(metric)
+                rows.append(measured_row(dataset, metric, f"{dimension}, {name}", *found))
     return rows
 
 
@@ -94,18 +100,14 @@ _SPACE = {
 def space_results(dataset: str, metrics: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[Result]:
     """Rows for a card from what the task `space` gives for a dataset (see [`carl_hf.evaluation.space`]); what it does
     not measure there, or what is undefined, is left out."""
-    facts, rows = corpus_facts(dataset), []
+    rows = []
     for name, (*path, metric) in _SPACE.items():
         own, other = metrics, baseline
         for key in path:
             own, other = own.get(key, {}), other.get(key, {})
         if own.get(metric) is not None:
-            rows.append(
-                Result(
-                    public_corpus_name(dataset), "test", "spearman" if metric == "both" else metric, name, own[metric],
-                    own[f"{metric}_interval"], other.get(metric), facts.revision if facts else None,
-                )
-            )  # fmt: skip
+            found = own[metric], own[f"{metric}_interval"], other.get(metric)
+            rows.append(measured_row(dataset, "spearman" if metric == "both" else metric, name, *found))
     return rows
 
 

@@ -27,7 +27,7 @@ from carl_hf.evaluation.valence_arousal import DIMENSIONS, dimensions_of, labels
 from carl_hf.export import task_heads
 from carl_hf.export.adapting import adaptation_results
 from carl_hf.export.bias import measure_bias
-from carl_hf.export.cards import Kind, Result, va_results
+from carl_hf.export.cards import Kind, Result, measured_row, va_results
 from carl_hf.export.folder import (
     replacing_export,
     save_model,
@@ -37,7 +37,7 @@ from carl_hf.export.folder import (
 )
 from carl_hf.export.head_training import HeadTraining, train_emotion_classifier, train_va_regressor
 from carl_hf.export.intervals import conformal_intervals, coverage_results
-from carl_hf.export.provenance import Provenance, corpus_facts, public_corpus_name
+from carl_hf.export.provenance import Provenance, public_corpus_name
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.version import __version__
 
@@ -243,7 +243,7 @@ def export_emotion_classifier(
 
     name = public_corpus_name(corpus_name)
     texts, labels = corpus.part(split_rows(corpus)[2])
-    results, smallest = _emotion_results(name, probabilities(texts), labels, corpus.classes, calibration, seed)
+    results, smallest = _emotion_results(corpus_name, probabilities(texts), labels, corpus.classes, calibration, seed)
     contents = {
         "head": {
             "labels": list(corpus.classes), "frozen": _is_frozen(fitted, development), "corpora": [name],
@@ -277,14 +277,12 @@ def _emotion_results(
         chosen = probabilities >= np.array(list(calibration.thresholds.values()))
         metrics = multi_label_report(chosen, labels, classes, seed=seed)
         accuracy = "texts with exactly the right labels"
-    facts = corpus_facts(corpus)
-    rows = [
-        ("f1", "macro F1", metrics["f1"], metrics["f1_interval"], None),
+    rows: list[tuple[Any, ...]] = [
+        ("f1", "macro F1", metrics["f1"], metrics["f1_interval"]),
         ("accuracy", accuracy, metrics["accuracy"], metrics["accuracy_interval"], metrics.get("majority")),
-        ("ece", "expected calibration error", task_heads.calibration_error(probabilities, labels), None, None),
+        ("ece", "expected calibration error", task_heads.calibration_error(probabilities, labels)),
     ]
-    found = [Result(corpus, "test", *row, facts.revision if facts else None) for row in rows]
-    return found, metrics["smallest_class"]
+    return [measured_row(corpus, *row) for row in rows], metrics["smallest_class"]
 
 
 def _text_widgets(predict: Callable[[Sequence[str]], np.ndarray], labels: Sequence[str]) -> list[dict[str, Any]]:

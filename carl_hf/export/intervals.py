@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from carl_hf.evaluation.statistics import interval, resample_rows
-from carl_hf.export.cards import Result
-from carl_hf.export.provenance import corpus_facts, public_corpus_name
+from carl_hf.export.cards import Result, measured_row
 
 LEVEL = 0.9
 
@@ -43,15 +42,9 @@ def coverage_results(
     """Rows for a card: the share of a corpus's test texts whose label lies within the interval, for each dimension."""
     if intervals is None:
         return []
-    facts, rows = corpus_facts(corpus), resample_rows(len(labels_NK), seed)
-    what = f"within the {100 * intervals['level']:.0f} % interval"
-    results = []
-    for name, answers, labels in zip(dimensions, answers_NK.T, labels_NK.T, strict=False):
-        held = np.abs(answers - labels) <= intervals[name]
-        results.append(
-            Result(
-                public_corpus_name(corpus), "test", "coverage", f"{name}, {what}", float(held.mean()),
-                interval(held[rows].mean(1)), None, facts.revision if facts else None,
-            )
-        )  # fmt: skip
+    what, results = f"within the {100 * intervals['level']:.0f} % interval", []
+    for name, answers_N, labels_N in zip(dimensions, answers_NK.T, labels_NK.T, strict=False):
+        held_N = np.abs(answers_N - labels_N) <= intervals[name]
+        bounds = interval(held_N[resample_rows(len(held_N), seed)].mean(1))
+        results.append(measured_row(corpus, "coverage", f"{name}, {what}", float(held_N.mean()), bounds))
     return results

@@ -60,10 +60,11 @@ def fit_va_regressor(
     """
     dimensions = min(dimensions_of(train), dimensions_of(dev), key=len)
     labels = [labels_of(data, dimensions=dimensions) for data in (train, dev)]
-    regressor, path = _headless(model, dimensions, "regression")
-    features = [_inputs(regressor, tokenizer, data["text"], max_length) for data in (train, dev)]
+    regressor = _around_encoder(model, tokenizer, dimensions, "regression")
+    features = [last_layer_inputs(regressor, tokenizer, data["text"], max_length)[0] for data in (train, dev)]
     probe = fit_ridge(features[0], labels[0], features[1], labels[1], chosen_by="squared_error")
-    return _with_probe(regressor, path, LinearProbe(probe.weight / 2, (probe.bias + 1) / 2))
+    set_last_layer(regressor, LinearProbe(probe.weight / 2, (probe.bias + 1) / 2))
+    return regressor
 
 
 def with_development(train: Dataset, dev: Dataset | None, *, seed: int) -> tuple[Dataset, Dataset]:
@@ -93,13 +94,9 @@ def with_development(train: Dataset, dev: Dataset | None, *, seed: int) -> tuple
 
 
 def fit_emotion_classifier(
-    model: CarlModel,
-    tokenizer: PreTrainedTokenizerBase,
-    corpus: ClassCorpus,
-    *,
-    max_length: int = 128,
+    model: CarlModel, tokenizer: PreTrainedTokenizerBase, corpus: ClassCorpus, *, max_length: int = 128,
     class_weights: Literal["equal", "balanced"] = "equal",
-) -> PreTrainedModel:
+) -> PreTrainedModel:  # fmt: skip
     """A sequence-classification model over the corpus's classes: logistic regression on its train split, the strength
     chosen on its validation split (see [`carl_hf.data.splits.split_rows`]). `class_weights` says whether every text
     weighs the same, or every class; for multi-label corpora it is not used.
@@ -109,11 +106,14 @@ def fit_emotion_classifier(
     """
     check_classes(corpus)
     train, dev, _ = split_rows(corpus)
-    classifier, path = _headless(model, corpus.classes, problem_type(corpus))
-    features = [_inputs(classifier, tokenizer, corpus.part(rows)[0], max_length) for rows in (train, dev)]
+    classifier, texts = _around_encoder(model, tokenizer, corpus.classes, problem_type(corpus)), corpus.texts
+    features = [
+        last_layer_inputs(classifier, tokenizer, [texts[i] for i in rows], max_length)[0] for rows in (train, dev)
+    ]
     data = features[0], corpus.labels[train], features[1], corpus.labels[dev]
     probe, _ = fit_multi_label(*data) if corpus.multi_label else fit_logistic(*data, class_weights=class_weights)
-    return _with_probe(classifier, path, probe)
+    set_last_layer(classifier, probe)
+    return classifier
 
 
 def calibrate_classifier(
@@ -184,37 +184,29 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: in
     return float(distances.sum() / len(confidence))
 
 
-def _headless(model: CarlModel, labels: Sequence[str], problem: _ProblemType) -> tuple[PreTrainedModel, str]:
-    """The architecture's classification model around the online encoder, its last layer replaced by an identity; and
-    that layer's path."""
+def _around_encoder(
+    model: CarlModel, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], problem: _ProblemType
+) -> PreTrainedModel:
+    """The architecture's classification model around the online encoder, its last layer at random."""
     check_no_adapters(model)
+    check_tokenizer(model, tokenizer)
     config: Any = copy.deepcopy(model.encoder.config)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in config.id2label.items()}
     config.problem_type, config.dtype = problem, torch.float32  # whatever the encoder was once loaded in
     classifier = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
-    path = last_layer(classifier)
     dense = _pooler_dense(model)
     pooler = {f"pooler.dense.{name}": value for name, value in dense.state_dict().items()}  # if the encoder has none
     missing = classifier.base_model.load_state_dict(pooler | model.encoder.state_dict(), strict=False).missing_keys
     assert not missing, f"not in the encoder: {missing}"
-    own, last = set(classifier.base_model.modules()), classifier.get_submodule(path)
+    own, last = set(classifier.base_model.modules()), classifier.get_submodule(last_layer(classifier))
     with torch.no_grad():
         for layer in classifier.modules():
             if isinstance(layer, nn.Linear) and layer not in own and layer is not last:
                 layer.weight.copy_(dense.weight)
                 if layer.bias is not None:
                     layer.bias.copy_(dense.bias)
-    classifier.set_submodule(path, nn.Identity())
-    return classifier.to(model.device).eval(), path
-
-
-def _inputs(
-    headless: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
-) -> np.ndarray:
-    """What the last layer reads."""
-    check_tokenizer(headless, tokenizer)
-    return Classifier(headless, tokenizer).predict(token_ids(texts, tokenizer, max_length)).numpy()
+    return classifier.to(model.device).eval()
 
 
 def _pooler_dense(model: CarlModel) -> nn.Linear:
@@ -237,10 +229,22 @@ def last_layer(classifier: PreTrainedModel) -> str:
     return [path for path, layer in linear.items() if layer.out_features == classifier.config.num_labels][-1]
 
 
-def _with_probe(classifier: PreTrainedModel, path: str, probe: LinearProbe) -> PreTrainedModel:
-    layer = nn.Linear(probe.weight.shape[1], probe.weight.shape[0], device=classifier.device)
+def last_layer_inputs(
+    classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+) -> tuple[np.ndarray, list[list[int]]]:
+    """What the last layer reads of each text, (N, H), and the ids of its tokens."""
+    path, tokens = last_layer(classifier), token_ids(texts, tokenizer, max_length)
+    layer = classifier.get_submodule(path)
+    classifier.set_submodule(path, nn.Identity())
+    try:
+        return Classifier(classifier, tokenizer).predict(tokens).numpy(), tokens
+    finally:
+        classifier.set_submodule(path, layer)
+
+
+def set_last_layer(classifier: PreTrainedModel, probe: LinearProbe) -> None:
+    """Puts a probe in the place of the last layer's weights."""
+    layer = classifier.get_submodule(last_layer(classifier))
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(probe.weight))
         layer.bias.copy_(torch.from_numpy(probe.bias))
-    classifier.set_submodule(path, layer)
-    return classifier

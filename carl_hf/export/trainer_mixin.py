@@ -64,13 +64,9 @@ class PublishingTrainer(Trainer):
         )  # fmt: skip
 
     def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-    ) -> Push | Future | None:
+        self, commit_message: str | None = "End of training", blocking: bool = True, token: str | None = None,
+        revision: str | None = None, private: bool | None = None,
+    ) -> Push | Future | None:  # fmt: skip
         """Exports the encoder and makes the repository `hub_model_id` hold exactly that export.
 
         The arguments are those of `Trainer.push_to_hub`, without the ones for its card: here the card follows from

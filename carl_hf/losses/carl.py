@@ -100,18 +100,10 @@ def symmetric_cross_entropy(log_p: Tensor, log_q: Tensor, weight_B: Tensor | Non
 
 @in_full_precision
 def mccl_loss(
-    online_BD: Tensor,
-    target_GD: Tensor,
-    va_B2: Tensor,
-    va_G2: Tensor,
-    *,
-    temperature: float,
-    label_temperature: float,
-    kernel: LabelKernel = "cosine",
-    row_offset: int = 0,
-    widths: Sequence[int] | None = None,
+    online_BD: Tensor, target_GD: Tensor, va_B2: Tensor, va_G2: Tensor, *, temperature: float,
+    label_temperature: float, kernel: LabelKernel = "cosine", row_offset: int = 0, widths: Sequence[int] | None = None,
     weight_G: Tensor | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Momentum continuous contrastive loss (Eq 3 to 6): similarities of embeddings follow those of the labels.
 
     Args:

@@ -243,9 +243,7 @@ class _Report:
         for pattern, entry in (self.results.get("spread") or {}).items():
             for path, leaf in _nodes(entry.get("figures") or {}):
                 if "mean" in leaf:
-                    ends = [format_metric(path[-1], leaf[k]) for k in ("mean", "std") if leaf.get(k) is not None]
-                    reason = leaf.get("mean_reason") or "undefined in one of the runs"
-                    cell = " ± ".join(ends) if len(ends) == 2 else self.missing(reason)
+                    cell = " ± ".join(format_metric(path[-1], leaf[k]) for k in ("mean", "std"))
                     rows.append([escape(pattern), escape(", ".join(path)), str(len(entry.get("runs") or ())), cell])
         if rows:
             header = ["runs", "metric", "how many", "mean ± standard deviation"]

@@ -54,13 +54,8 @@ def mark_complete(folder: str | Path, record: CompletionRecord) -> None:
     for path in files:
         fsync_path(path)
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
-    batches = {
-        "joint_batch": record.global_batch,
-        "batches": record.batches,
-        "resumable": record.resumable,
-        "run": record.run,
-    }
-    write_json(folder / RECORD, {**batches, "bytes": sizes})
+    stated = {"joint_batch": record.global_batch, "batches": record.batches, "resumable": record.resumable}
+    write_json(folder / RECORD, {**stated, "run": record.run, "bytes": sizes})
     fsync_path(folder)
 
 

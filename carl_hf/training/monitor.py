@@ -53,12 +53,8 @@ def step_metrics(step: Step) -> dict[str, tuple[Tensor, Tensor]]:
         auc = detection_auc(*(
             _of_all_processes(step, rows_BL) for rows_BL in (step.logits_BL, step.perturbed_BL, step.judged_BL)
         ))  # fmt: skip
-        for name, value in (
-            ("ptd", step.losses["ptd"]),
-            ("detector_auc", auc),
-            ("changed_coordinates", changed / perturbed),
-        ):
-            metrics[name] = (value, step.judged_count)
+        found = {"ptd": step.losses["ptd"], "detector_auc": auc, "changed_coordinates": changed / perturbed}
+        metrics |= {name: (value, step.judged_count) for name, value in found.items()}
     return metrics
 
 

@@ -135,14 +135,8 @@ class SkipNonFiniteSteps(TrainerCallback):
         shown = "; ".join(repr(text[:_SHOWN_CHARACTERS]) for text in texts[:_SHOWN_TEXTS])
         if len(texts) > _SHOWN_TEXTS:
             shown += f" and {len(texts) - _SHOWN_TEXTS} more, see {folder / SKIPPED_STEPS}"
-        logger.warning(
-            "Step %d was skipped: its %s not finite (skipped so far: %d). %s: %s.",
-            step,
-            what,
-            self.total,
-            whose,
-            shown,
-        )
+        told = f"its {what} not finite (skipped so far: {self.total}). {whose}: {shown}."
+        logger.warning("Step %d was skipped: %s", step, told)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / SKIPPED_STEPS).open("a", encoding="utf-8") as file:
             entry = {"step": step, "losses": [str(x) for x in losses], "blamed": bool(suspects), "texts": texts}
