@@ -12,9 +12,12 @@ import torch
 from conftest import emotions, load_script, tiny_encoder, toy_dataset
 from huggingface_hub import HfApi, constants
 from test_export import FILES, LAYOUT
+from transformers import AutoModelForSequenceClassification
 
-from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, Provenance, export_encoder
-from carl_hf.export.folder import card_for, export_files
+from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, Provenance, export_encoder, export_va_regressor
+from carl_hf.commands.adapt import AdaptArguments, adapt
+from carl_hf.commands.evaluate import trained_on
+from carl_hf.export.folder import card_for, export_files, record_of, with_earlier_training
 from carl_hf.export.hub import push_export
 
 LOAD = Path(__file__).with_name("load_exports.py")
@@ -106,6 +109,23 @@ def test_refusals_name_the_remedy_and_change_nothing(hub, exports, monkeypatch, 
     with pytest.raises(ValueError, match="org/model changed during the push: run it again"):
         push_export(folder, "org/model")
     assert repository.files() == {}
+
+
+def test_a_model_on_the_hub_has_its_record(hub, tmp_path, tokenizer, exports, monkeypatch):
+    """By which its licence is handed on, what it has seen is marked, and adapt knows the texts of its training."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    origin = Provenance(base_model="google-bert/bert", corpora=["facebook"], method="CARL")
+    made = CarlModel.from_encoder(tiny_encoder(), projection_dim=8)
+    push_export(export_encoder(made, tokenizer, tmp_path / "encoder", provenance=origin), "org/carl")
+    later = with_earlier_training(Provenance(base_model="org/carl", corpora=["demo"], method="X"), "org/carl").record()
+    assert later["licence"] == "gpl-3.0" and later["base_model"] == "google-bert/bert"
+    assert later["corpora"] == ["facebook", "demo"] and later["method"] == "CARL, then X"
+    assert trained_on("org/carl") == ["facebook"] and record_of("org/nothing") is record_of(str(tmp_path)) is None
+    regressor = AutoModelForSequenceClassification.from_pretrained(exports[0] / "va")
+    va = export_va_regressor(regressor, tokenizer, tmp_path / "va", provenance=Provenance(corpora=["org/texts"]))
+    push_export(va, "org/carl-va")
+    with pytest.raises(ValueError, match="org/carl-va was trained on org/texts"):
+        adapt(AdaptArguments("org/texts", "org/carl-va", str(tmp_path / "new")))
 
 
 @pytest.mark.parametrize("cut", ["/_lfs/", "/commit/"], ids=["in the weights", "in the commit"])

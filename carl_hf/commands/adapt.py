@@ -9,7 +9,7 @@ from carl_hf import Provenance, export_va_regressor, load_va_dataset
 from carl_hf.data.mixing import rows_with_va
 from carl_hf.encoders import load_classifier, load_tokenizer
 from carl_hf.export.adapting import ALONE, FINETUNED, adapt_va_regressor
-from carl_hf.export.folder import check_replaceable, read_record
+from carl_hf.export.folder import check_replaceable, read_record, record_of
 from carl_hf.export.head_training import HeadTraining
 from carl_hf.export.provenance import file_digest, public_corpus_name
 from carl_hf.inference.pipeline import AffectPipeline
@@ -61,9 +61,13 @@ def adapt(args: AdaptArguments) -> tuple[Path, dict[str, Any]]:
     name = AffectPipeline.from_pretrained(args.model).names.get("va")
     if name is None:
         raise ValueError(f"--model {args.model} has no valence-arousal regressor: name a run with va/.")
-    record = read_record(name) or {}
-    seen = (record.get("provenance") or {}).get("files", {}).values()
-    if Path(args.labels).is_file() and file_digest(args.labels) in seen:
+    record = record_of(name) or {}
+    origin = record.get("provenance") or {}
+    if Path(args.labels).is_file():
+        seen = file_digest(args.labels) in origin.get("files", {}).values()
+    else:  # a data set of the Hub
+        seen = args.labels in origin.get("corpora", ())
+    if seen:
         raise ValueError(
             f"{args.model} was trained on {args.labels}: its errors there say nothing of new texts, so rate others."
         )

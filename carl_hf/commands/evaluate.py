@@ -9,11 +9,11 @@ from typing import Literal
 
 from carl_hf.commands.outputs import EVALUATION, check_output_dir
 from carl_hf.data.labelled import EMOTION, ClassCorpus
-from carl_hf.encoders import PoolingChoice, load_config, load_tokenizer, resolve_encoder
+from carl_hf.encoders import PoolingChoice, load_config, load_tokenizer
 from carl_hf.evaluation.comparators import read_comparators
 from carl_hf.evaluation.encoder import split_pooling
 from carl_hf.evaluation.tasks import TASKS
-from carl_hf.export.folder import read_record
+from carl_hf.export.folder import read_record, record_of
 from carl_hf.export.provenance import file_digest
 from carl_hf.utils.fields import setting
 
@@ -120,9 +120,10 @@ def trained_on(model: str, emotion: Mapping[str, ClassCorpus] | None = None) -> 
     Args:
         emotion: file -> what is measured of it: a file of training is recognised by its content.
     """
-    folder = Path(resolve_encoder(model))
-    records = filter(None, map(read_record, (folder, folder.parent / "encoder")))  # the export beside a checkpoint
-    origin = next(records, {"provenance": None})["provenance"]
+    record = record_of(model)
+    if record is None and Path(model).is_dir():
+        record = read_record(Path(model).parent / "encoder")  # the export beside a checkpoint
+    origin = (record or {}).get("provenance")
     if origin is None:
         return []
     test_rows, digests = origin["trained_on_test_rows"], set(origin.get("files", {}).values())
@@ -133,7 +134,7 @@ def trained_on(model: str, emotion: Mapping[str, ClassCorpus] | None = None) -> 
 
 def head_trained_on(model: str) -> list[str]:
     """The same for the head of an exported regressor."""
-    record = read_record(resolve_encoder(model)) or {}
+    record = record_of(model) or {}
     test_rows = (record.get("provenance") or {}).get("trained_on_test_rows", False)
     return _seen((record.get("head") or {}).get("corpora", []), test_rows=test_rows)
 

@@ -176,7 +176,9 @@ def load_sentence_transformer(name: str, **settings: Any) -> Any:
         parts = (_optional_json(resolved, f"{within}router_config.json") or {}).get("types", {})
         modules += [(part, f"{within}{key}") for key, part in parts.items()]
         check_weights_file(_optional_json(resolved, f"{within}config.json") or {})
-        weights, pickled = (_find(resolved, f"{within}{file}") for file in ("model.safetensors", "pytorch_model.bin"))
+        weights, pickled = (
+            find_file(resolved, f"{within}{file}") for file in ("model.safetensors", "pytorch_model.bin")
+        )
         if pickled and not weights and not kind.endswith(".Transformer"):  # its shards may have other names
             raise ValueError(
                 f"{name}: {within}pytorch_model.bin is not opened, because a pickle can run code: save it anew."
@@ -224,12 +226,12 @@ def stated_pooling(resolved: str) -> StatedPooling | None:
 
 def _optional_json(resolved: str, file: str) -> Any:
     """Content of a model's JSON file; None if it has no such file or cannot be reached."""
-    path = _find(resolved, file)
+    path = find_file(resolved, file)
     return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def _find(resolved: str, file: str) -> str | None:
-    """Where a model's file lies; None if it has no such file or cannot be reached."""
+def find_file(resolved: str, file: str) -> str | None:
+    """Where a file of a folder or of a model on the Hub lies; None if there is none, or the Hub cannot be reached."""
     return cached_file(
         resolved, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
         _raise_exceptions_for_gated_repo=False,

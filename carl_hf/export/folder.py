@@ -17,6 +17,8 @@ from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.encoders.checks import check_padding
+from carl_hf.encoders.loading import find_file
+from carl_hf.encoders.packaged import resolve_encoder
 from carl_hf.export.cards import render_card
 from carl_hf.export.contents import check_content
 from carl_hf.export.provenance import Provenance
@@ -67,10 +69,18 @@ def read_record(folder: str | Path) -> dict[str, Any] | None:
     raise ValueError(f"{path} is no valid record of an export: it was cut short or changed. Export again.")
 
 
+def record_of(model: str) -> dict[str, Any] | None:
+    """The same of a model by the name that loads it, of the Hub too; None for one that is no export, or not there."""
+    with contextlib.suppress(OSError):
+        if path := find_file(resolve_encoder(model), EXPORT_RECORD):
+            return read_record(Path(path).parent)
+    return None
+
+
 def with_earlier_training(provenance: Provenance, encoder: str) -> Provenance:
     """The provenance of a model that was made from `encoder`: if that is an export, its base model, corpora and method
     of training come first."""
-    earlier = (read_record(encoder) or {}).get("provenance")
+    earlier = (record_of(encoder) or {}).get("provenance")
     if earlier is None:
         return provenance
     methods = [method for method in (earlier["method"], provenance.method) if method is not None]
