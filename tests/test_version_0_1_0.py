@@ -16,7 +16,7 @@ MADE = Path(__file__).parent / "made_by_0_1_0"
 EXPECTED = json.loads((MADE / "expected.json").read_text())
 
 
-def test_a_checkpoint_resumes_to_the_same_end(tmp_path):
+def test_a_checkpoint_resumes_to_the_same_end(tmp_path, caplog):
     shutil.copytree(MADE / "checkpoint-4", tmp_path / "checkpoint-4")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "checkpoint-4")
     args = CarlTrainingArguments(
@@ -28,6 +28,7 @@ def test_a_checkpoint_resumes_to_the_same_end(tmp_path):
     model = CarlModel.from_pretrained(tmp_path / "checkpoint-4")
     trainer = CarlTrainer(model=model, args=args, train_dataset=toy_dataset(48), processing_class=tokenizer)
     trainer.train(resume_from_checkpoint="last")
+    assert "does not state its settings" in caplog.text and "objectives" in caplog.text
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses == pytest.approx(EXPECTED["losses"], rel=1e-4)
     embeddings = trainer.model.embed(EXPECTED["texts"], tokenizer, max_length=32)

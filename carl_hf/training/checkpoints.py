@@ -189,7 +189,12 @@ class ResumableTrainer(Trainer):
                 "have: start anew from the checkpoint's model."
             )
         changed = []
-        if trained.run is not None and now.run is not None:
+        if trained.run is None and now.run is not None:
+            logger.warning(
+                "%s is of version 0.1.0 and does not state its settings. It continues with today's: %s.",
+                checkpoint, ", ".join(f"{name} {_said(value)}" for name, value in now.run.items()),
+            )  # fmt: skip
+        elif trained.run is not None and now.run is not None:
             defaults = {field.name: field.default for field in fields(self.args)}
             pairs = {name: (trained.run.get(name), now.run.get(name)) for name in {**trained.run, **now.run}}
             pairs = {n: pair for n, pair in pairs.items() if n != "encoder" or None not in pair}  # None: no name
