@@ -130,7 +130,8 @@ def test_a_model_that_fails_costs_the_others_nothing(models, small_corpora, tmp_
 
 def test_what_a_model_was_trained_on_is_read_from_its_record(models, tmp_path):
     assert trained_on("minilm-l6") == trained_on(str(models / "run-0" / "encoder")) == []
-    (tmp_path / "encoder").mkdir()
+    for name in ("encoder", "checkpoint-3"):
+        (tmp_path / name).mkdir()
     for on_test, seen in ((False, ["facebook"]), (True, ["emobank", "facebook"])):
         provenance = Provenance(corpora=["emobank", "facebook"], trained_on_test_rows=on_test)
         (tmp_path / "encoder" / "carl_export.json").write_text(json.dumps({"provenance": provenance.record()}))
