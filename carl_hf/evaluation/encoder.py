@@ -1,5 +1,6 @@
 """Any encoder as a function from texts to vectors, with its vectors kept on disk."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -17,17 +18,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.configuration_carl import CarlConfig
+from carl_hf.encoders import loading
 from carl_hf.encoders.checks import check_positions, check_tokenizer, kept_length
 from carl_hf.encoders.embedding import PoolingChoice, classifier_outputs, embed_poolings
-from carl_hf.encoders.loading import (
-    is_va_regressor,
-    load_classifier,
-    load_config,
-    load_measured_encoder,
-    load_sentence_transformer,
-    load_tokenizer,
-    stated_pooling,
-)
 from carl_hf.encoders.packaged import resolve_encoder
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.utils.atomic_files import write_atomically
@@ -165,9 +158,9 @@ def load_text_encoder(
     """
     if pooling not in get_args(PoolingChoice):
         raise ValueError(f"Unknown pooling {pooling!r}: choose from {', '.join(get_args(PoolingChoice))}.")
-    resolved, config = resolve_encoder(name), load_config(name)
+    resolved, config = resolve_encoder(name), loading.load_config(name)
     if pooling == "auto":
-        stated = config.pooling if isinstance(config, CarlConfig) else stated_pooling(resolved)
+        stated = config.pooling if isinstance(config, CarlConfig) else loading.stated_pooling(resolved)
         if stated is None and not Path(resolved).is_dir():
             logger.warning("%s states no pooling: its first token is taken. Choose another with --pooling.", name)
         pooling = stated or "cls"  # type: ignore[assignment]
@@ -195,6 +188,16 @@ def load_text_encoder(
     return TextEncoder(name, embed, width=width, pooling=pooling, fingerprint=fingerprint, cache_dir=cache_dir)
 
 
+@functools.lru_cache(maxsize=2)
+def shared_encoder(
+    name: str, pooling: PoolingChoice, max_length: int, batch_size: int, device: str | torch.device | None
+) -> TextEncoder:
+    """[`load_text_encoder`] without a bar, once in a process for the same settings."""
+    return load_text_encoder(
+        name, pooling=pooling, max_length=max_length, batch_size=batch_size, device=device, show_progress=False
+    )
+
+
 def _device(device: str | torch.device | None) -> torch.device:
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -206,8 +209,8 @@ def _plain_encoder(
     if isinstance(config, CarlConfig):
         encoder = CarlModel.from_pretrained(resolved).encoder
     else:
-        encoder = load_measured_encoder(name)
-    tokenizer = load_tokenizer(name)
+        encoder = loading.load_measured_encoder(name)
+    tokenizer = loading.load_tokenizer(name)
     if pooling == "pooler" and getattr(encoder, "pooler", None) is None:
         raise ValueError(f"{name} has no pooler: choose --pooling cls or mean.")
     max_length = kept_length(max_length, tokenizer)
@@ -219,7 +222,7 @@ def _plain_encoder(
 def _sentence_transformer(name: str, max_length: int, device: torch.device) -> tuple[Any, PreTrainedTokenizerBase]:
     """The model, which reads so many tokens of a text, and its tokenizer."""
     try:
-        model = load_sentence_transformer(name, device=str(device))
+        model = loading.load_sentence_transformer(name, device=str(device))
     except ImportError as error:
         raise ValueError(
             f"{name} is a sentence-transformers model with modules of its own: pip install sentence-transformers, or "
@@ -236,9 +239,9 @@ def load_va_head(
 
     Such a model has the regression problem type, the labels valence and arousal, and outputs in [0, 1].
     """
-    if not is_va_regressor(load_config(name)):
+    if not loading.is_va_regressor(loading.load_config(name)):
         return None
-    tokenizer, model = load_tokenizer(name), load_classifier(name).to(_device(device)).eval()
+    tokenizer, model = loading.load_tokenizer(name), loading.load_classifier(name).to(_device(device)).eval()
 
     def predict(texts: Sequence[str]) -> np.ndarray:
         outputs = classifier_outputs(model, texts, tokenizer, batch_size=batch_size, max_length=max_length)

@@ -98,11 +98,11 @@ def mean_metrics(items: dict[str, np.ndarray], *, seed: int) -> dict[str, Any]:
     return result
 
 
-def measure_retrieval(encode: Encode, corpus: ClassCorpus, *, seed: int, split: str = "test") -> Measured:
-    """[`retrieval`] of a split's texts among the training texts, and [`cluster_agreement`] of the split's texts. Of a
+def measure_retrieval(encode: Encode, corpus: ClassCorpus, *, seed: int) -> Measured:
+    """[`retrieval`] of the test texts among the training texts, and [`cluster_agreement`] of the test texts. Of a
     corpus whose texts may have several classes, the texts that have one."""
-    parts = dict(zip(("train", "validation", "test"), split_rows(corpus), strict=True))
-    (train, known), (rows, classes) = (_single_class(corpus, parts[name]) for name in ("train", split))
+    parts = split_rows(corpus)
+    (train, known), (rows, classes) = (_single_class(corpus, part) for part in (parts[0], parts[2]))
     vectors = encode([corpus.texts[i] for i in np.concatenate([train, rows])])
     items = retrieval(vectors[len(train) :], classes, vectors[: len(train)], known)
     shares = (np.bincount(values, minlength=len(corpus.classes)) / len(values) for values in (known, classes))

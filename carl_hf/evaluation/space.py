@@ -130,8 +130,8 @@ def _nearness_deviations(unit_NH: np.ndarray, labels_ND: np.ndarray, seed: int) 
     return (values_R3 - values_R3.mean(0)) * np.sqrt(size / len(unit_NH))
 
 
-def measure_nearness(encode: Encode, corpus: VaCorpus, *, seed: int, split: str = "test") -> Measured:
-    """[`label_nearness`] of a split's texts, and their valence and arousal as the mean of the ten nearest training
+def measure_nearness(encode: Encode, corpus: VaCorpus, *, seed: int) -> Measured:
+    """[`label_nearness`] of the test texts, and their valence and arousal as the mean of the ten nearest training
     texts. A corpus without splits is measured whole, its neighbours from the training part of each fold of
     [`carl_hf.evaluation.valence_arousal.measure_corpus`].
 
@@ -142,7 +142,7 @@ def measure_nearness(encode: Encode, corpus: VaCorpus, *, seed: int, split: str 
     if corpus.split is None:
         rows, folds = np.arange(len(labels)), [fold[::2] for fold in seeded_folds(len(labels), seed)]
     else:
-        rows = corpus.rows(split)
+        rows = corpus.rows("test")
         folds = [(corpus.rows("train"), rows)]
     embeddings = encode(corpus.texts)
     predictions = np.empty_like(labels)

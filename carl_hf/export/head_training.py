@@ -79,10 +79,9 @@ def train_va_regressor(
     """
     dimensions = tuple(model.config.id2label.values())
     labels, truth = ((labels_of(data, dimensions=dimensions) + 1) / 2 for data in (train, dev))
-    spread_K = np.maximum(truth.var(0), 1e-6)
 
     def score(outputs_NK: np.ndarray) -> float:
-        return float(1 - (np.square(outputs_NK.clip(0, 1) - truth).mean(0) / spread_K).mean())
+        return float(1 - (np.square(outputs_NK.clip(0, 1) - truth).mean(0) / np.maximum(truth.var(0), 1e-6)).mean())
 
     return _train(
         model, tokenizer, train["text"], labels.astype(np.float32), dev["text"], training,

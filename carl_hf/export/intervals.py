@@ -16,23 +16,23 @@ LEVEL = 0.9
 
 
 def conformal_intervals(
-    answers_NK: np.ndarray, labels_NK: np.ndarray, dimensions: Sequence[str], *, level: float = LEVEL
+    answers_NK: np.ndarray, labels_NK: np.ndarray, dimensions: Sequence[str]
 ) -> dict[str, float] | None:
-    """Half-widths of intervals around the answers: the ceil((N + 1) level)-th least of the absolute errors on texts
+    """Half-widths of intervals around the answers: the ceil((N + 1) LEVEL)-th least of the absolute errors on texts
     that the model was not fitted to. The label of another text like them lies within with a probability of at least
-    `level`.
+    `LEVEL`.
 
     Args:
         answers_NK, labels_NK: in the units of the answers, [0, 1].
 
     Returns:
-        {"level": level, dimension: half-width for each}; None for too few texts: 8 or fewer at a level of .9.
+        {"level": LEVEL, dimension: half-width for each}; None for 8 texts or fewer.
     """
-    rank = math.ceil((len(labels_NK) + 1) * level)
+    rank = math.ceil((len(labels_NK) + 1) * LEVEL)
     if rank > len(labels_NK):
         return None
     errors_NK = np.sort(np.abs(answers_NK - labels_NK), axis=0)
-    return {"level": level, **dict(zip(dimensions, errors_NK[rank - 1].tolist(), strict=True))}
+    return {"level": LEVEL, **dict(zip(dimensions, errors_NK[rank - 1].tolist(), strict=True))}
 
 
 def coverage_results(

@@ -78,13 +78,13 @@ def with_development(train: Dataset, dev: Dataset | None, *, seed: int) -> tuple
     for data in (train, train if dev is None else dev):
         if not isinstance(data, Dataset):
             raise ValueError(f"A head is fitted to a datasets.Dataset, got {type(data).__name__}: Dataset.from_list.")
-    train, dev = (data if data is None else data.with_format(None) for data in (train, dev))
+    train = train.with_format(None)
     if len(train) < FEWEST_TEXTS:
         raise ValueError(f"A valence-arousal head needs at least {FEWEST_TEXTS} texts with labels, got {len(train)}.")
-    if dev is not None and len(dev) == 0:
-        raise ValueError("dev is empty: give development texts, or None for a tenth of train.")
     if dev is not None:
-        return train, dev
+        if len(dev) == 0:
+            raise ValueError("dev is empty: give development texts, or None for a tenth of train.")
+        return train, dev.with_format(None)
     number_N = numbered(train["text"])
     drawn, others = divide(np.random.default_rng(seed).permutation(number_N.max() + 1), 1)
     if len(others) == 0:
@@ -152,10 +152,8 @@ def problem_type(corpus: ClassCorpus) -> _ProblemType:
 
 def class_probabilities(logits_NC: np.ndarray, *, multi_label: bool) -> np.ndarray:
     """(N, C): the sigmoid of each logit for multi-label corpora, else the softmax."""
-    if multi_label:
-        return 1 / (1 + np.exp(-logits_NC))
-    shifted = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    logits = torch.from_numpy(logits_NC)
+    return (logits.sigmoid() if multi_label else logits.softmax(1)).numpy()
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -216,8 +214,7 @@ def _pooler_dense(model: CarlModel) -> nn.Linear:
         return model.online.dense
     if model.config.encoder_has_pooler:
         return model.encoder.pooler.dense
-    width = model.config.encoder.hidden_size
-    identity = nn.Linear(width, width)
+    identity = nn.Linear(width := model.config.encoder.hidden_size, width)
     nn.init.eye_(identity.weight)
     nn.init.zeros_(identity.bias)
     return identity

@@ -100,8 +100,7 @@ class AffectPipeline:
         kind = _kind(load_config(str(name)))
         if kind is not None:
             return cls(**{kind: name}, **settings)  # type: ignore[arg-type]
-        found: dict[str, Any] = {}
-        errors = []
+        found, errors = {}, []
         for head in _HEADS:
             try:
                 load_config(f"{name}-{head}")
@@ -112,7 +111,7 @@ class AffectPipeline:
             raise ValueError(f"{name} is an encoder, with no {name}-va or {name}-emotion beside it.") from errors[0]
         for missing in errors:
             logger.warning("Answers without it: %s", missing)
-        return cls(**found, **settings)
+        return cls(**found, **settings)  # type: ignore[arg-type]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_readers": None}

@@ -1,6 +1,5 @@
 """An encoder as a transformer of scikit-learn: texts to vectors."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ except ImportError as error:
     raise ImportError("CarlVectorizer needs scikit-learn: pip install 'carl_hf[eval]'") from error
 
 from carl_hf.encoders.embedding import PoolingChoice
-from carl_hf.evaluation.encoder import TextEncoder, load_text_encoder
+from carl_hf.evaluation.encoder import TextEncoder, shared_encoder
 
 
 class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -65,7 +64,7 @@ class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return vectors
 
     def _encoder(self) -> TextEncoder:
-        return _load(str(self.model), self.pooling, self.max_length, self.batch_size, self.device)
+        return shared_encoder(str(self.model), self.pooling, self.max_length, self.batch_size, self.device)
 
     @property
     def _n_features_out(self) -> int:
@@ -79,13 +78,6 @@ class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         tags.input_tags.string, tags.input_tags.two_d_array = True, False
         tags.requires_fit, tags.transformer_tags.preserves_dtype = False, []
         return tags
-
-
-@functools.lru_cache(maxsize=2)
-def _load(name: str, pooling: PoolingChoice, max_length: int, batch_size: int, device: str | None) -> TextEncoder:
-    return load_text_encoder(
-        name, pooling=pooling, max_length=max_length, batch_size=batch_size, device=device, show_progress=False
-    )
 
 
 def _texts(X: Any) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""For messages about a name that does not exist."""
+"""For messages: names that do not exist, and errors of libraries."""
 
 import difflib
 from collections.abc import Iterable
@@ -14,3 +14,8 @@ def listed(names: Iterable[object]) -> str:
     """Names for a message, at most 500 characters of them."""
     text = ", ".join(map(str, names))
     return text if len(text) <= 500 else f"{text[:500]} ..."
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error's message; its class where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
