@@ -284,6 +284,28 @@ def test_labels_of_another_corpus_are_adapted_to(start, exports, tmp_path):
     assert lines == study.render(records).splitlines() and len(lines) == 5 and "left alone 2" in lines[2]
 
 
+def test_coverage_of_random_divisions(start, exports, capsys):
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(size=(600, 2))
+    answers = truth + rng.normal(size=(600, 2)) * [0.1, 0.2]
+    study = start("coverage", "--model", exports[0], "--corpus", "demo", "--divisions", 2)
+    assert "| demo" in capsys.readouterr().out
+    found = study.divided(answers, truth, divisions=20, seed=1)
+    for name, sigma in (("valence", 0.1), ("arousal", 0.2)):
+        held, width = found[name].mean(0)
+        assert held == pytest.approx(0.9, abs=0.02) and width == pytest.approx(1.645 * sigma, rel=0.1)
+
+
+def test_a_teacher_rates_texts_that_nothing_is_measured_on(start, exports, corpora, tmp_path):
+    output = tmp_path / "rated.csv"
+    start("teacher", "--model", exports[0] / "va", "--data_dir", corpora, "--texts", 5, "--output", output)
+    rated = pd.read_csv(output)
+    assert list(rated) == ["text", "valence", "arousal", "weight"] and 0 < len(rated) <= 5
+    assert rated["valence"].between(0, 1).all() and (rated["weight"] == 0.5).all()
+    data = load_va_dataset(str(output), scale=(0, 1))
+    assert data["weight"] == [0.5] * len(rated)
+
+
 def test_the_last_weights_are_averaged(start, tmp_path, tokenizer):
     kept = {}
 

@@ -16,6 +16,7 @@ from development import held_out_texts
 
 from carl_hf import AffectPipeline
 from carl_hf.commands.arguments import parse_script_arguments
+from carl_hf.commands.environment import use_all_cores
 from carl_hf.data.labelled import read_emotion
 from carl_hf.data.mixing import remove_overlap
 from carl_hf.data.splits import split_rows
@@ -31,20 +32,23 @@ class TeacherArguments:
     weight: float = field(default=0.5, metadata={"help": "Weight of these texts in training."})
     seed: int = field(default=0, metadata={"help": "Random seed."})
     output: str = field(default="runs/teacher.csv", metadata={"help": "The table: text, valence, arousal, weight."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads (default: all cores)."})
 
 
 def main() -> None:
     try:
         args = parse_script_arguments(TeacherArguments)
+        use_all_cores(args.num_threads)
         corpus = read_emotion("goemotions-28", args.data_dir)
         texts = datasets.Dataset.from_dict({"text": corpus.part(split_rows(corpus)[0])[0]})
         texts = list(dict.fromkeys(remove_overlap(texts, held_out_texts(args.data_dir))["text"]))
         long_enough = [text for text in texts if len(text.split()) >= FEWEST_WORDS]
         chosen = np.random.default_rng(args.seed).permutation(len(long_enough))[: args.texts]
-        answers = AffectPipeline.from_pretrained(args.model)([long_enough[row] for row in chosen])
+        rated = [long_enough[row] for row in chosen]
+        answers = AffectPipeline.from_pretrained(args.model)(rated)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    table = pd.DataFrame(answers)[["text", "valence", "arousal"]].assign(weight=args.weight)
+    table = pd.DataFrame({"text": rated, **answers[["valence", "arousal"]], "weight": args.weight})
     table.to_csv(args.output, index=False)
     print(f"{len(table)} texts: {args.output}")
 
