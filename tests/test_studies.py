@@ -296,7 +296,8 @@ def test_coverage_of_random_divisions(start, exports, capsys):
         assert held == pytest.approx(0.9, abs=0.02) and width == pytest.approx(1.645 * sigma, rel=0.1)
 
 
-def test_a_teacher_rates_texts_that_nothing_is_measured_on(start, exports, corpora, tmp_path):
+def test_a_teacher_rates_texts_that_nothing_is_measured_on(start, exports, corpora, monkeypatch, tmp_path):
+    monkeypatch.setattr(start("teacher"), "FEWEST_WORDS", 1)
     output = tmp_path / "rated.csv"
     start("teacher", "--model", exports[0] / "va", "--data_dir", corpora, "--texts", 5, "--output", output)
     rated = pd.read_csv(output)
