@@ -14,6 +14,7 @@ from conftest import ROOT
 from transformers import BertConfig
 
 from carl_hf import CarlConfig, __version__
+from carl_hf.commands.outputs import errors_in_one_line
 from carl_hf_cli import SCRIPTS, main
 
 
@@ -148,3 +149,9 @@ def test_what_is_built_works_in_a_fresh_environment(kind, tmp_path, tiny):
     settings += ["--output_dir", "out", "--max_steps", "1", "--num_threads", "1", "--use_cpu", "true"]
     assert "Verdict" in run(command, "pretrain", *settings)
     assert (tmp_path / "out" / "results.json").exists()
+
+
+def test_a_stopped_command_says_what_is_kept(capsys):
+    with pytest.raises(SystemExit) as stop, errors_in_one_line():
+        raise KeyboardInterrupt
+    assert stop.value.code == 130 and "--resume_from_checkpoint auto" in capsys.readouterr().err

@@ -155,9 +155,12 @@ def prepare_output(args: CarlTrainingArguments, *, overwrite: bool) -> str | Non
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """Ends the program with one line where a user can remedy the error: a wrong argument, an unusable text, a full or
-    read-only disk, a diverged loss."""
+    read-only disk, a diverged loss; or where the user stops it."""
     try:
         yield
+    except KeyboardInterrupt:
+        print("Stopped. What is finished is kept; --resume_from_checkpoint auto continues training.", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError, FloatingPointError, SafetensorError) as error:
         message = str(error).strip()
         if message.startswith("Caught "):  # in a worker: torch adds its traceback
