@@ -111,7 +111,7 @@ def main() -> None:
                 f"--labels {args.labels}: at least 20, and fewer than the {len(data)} texts of the corpus."
             )
         name = AffectPipeline.from_pretrained(args.model).names["va"]
-        device = torch.accelerator.current_accelerator() or torch.device("cpu")
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
         records = curve(load_classifier(name).to(device), load_tokenizer(name), data, args)
         output = Path(args.output_dir)
         output.mkdir(parents=True, exist_ok=True)
