@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,17 @@ def test_help_is_short_and_help_all_names_the_defaults(capsys):
     assert "Temperature of embedding similarities (Eq 5). (default: 0.2)" in text and "100 % local." in text
     assert "--corpora" in found[0] and "--help-all" in found[0] and "--temperature" not in found[0]
     assert found[0].count("\n") < 20 < 400 < found[1].count("\n")
+
+
+def test_help_names_what_is_shared_with_other_scripts_last(capsys):
+    @dataclasses.dataclass
+    class Own(Script):
+        texts: str = dataclasses.field(default="", metadata={"help": "Texts."})
+
+    with pytest.raises(SystemExit):
+        parse_script_arguments(Own, ["--help"], leading="data_dir")
+    shown = capsys.readouterr().out.split("this script:")[1]
+    assert re.findall(r"^  --(\w+)", shown, re.MULTILINE) == ["data_dir", "texts", "corpora"]
 
 
 def test_leading_words_are_values_of_one_setting():

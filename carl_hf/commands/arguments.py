@@ -81,6 +81,8 @@ class _ExplicitParser(HfArgumentParser):
             for field in dataclasses.fields(dataclass):
                 self._group_of[field.name] = groups[_group(dataclass, field.name)]
             self._add_dataclass_arguments(dataclass)
+        own = {*classes[0].__annotations__}  # before what a script shares with others; a dataclass lists that first
+        groups[0]._group_actions.sort(key=lambda action: (action.dest != leading, action.dest not in own))
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else args

@@ -21,9 +21,9 @@ class EmbedArguments(ShardArguments):
         "Hub id, folder (encoder, CARL checkpoint, sentence-transformers model), 'minilm-l6', 'mpnet-base'. NAME@cls, "
         "NAME@mean and NAME@pooler choose a pooling (without: the one that the model's folder states, else cls).",
     )
-    keep_columns: list[str] = setting([], "Columns to copy into the shards.")
     output_dir: str = setting("runs/embedded", "Folder for the shards.")
     overwrite_output_dir: bool = setting(False, "Replace the shards in the folder.")
+    keep_columns: list[str] = setting([], "Columns to copy into the shards.")
     shard_rows: int = setting(50_000, "Rows of a shard; a killed process loses at most one shard.")
     dtype: Literal["float32", "float16"] = setting("float32", "Number format of the stored embeddings.")
     bf16: bool = setting(False, "Compute in bfloat16 (autocast).")
