@@ -9,7 +9,6 @@ _manifest.json. The same command again embeds what is missing, in any number of 
 """
 
 import logging
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.embed import EmbedArguments
 from carl_hf.commands.environment import environment_record
+from carl_hf.commands.outputs import errors_in_one_line
 from carl_hf.commands.sharded import (
     ShardJob,
     checked_rows,
@@ -30,30 +30,28 @@ from carl_hf.commands.shards import Shards
 from carl_hf.data.streaming import open_tables
 
 
+@errors_in_one_line("the same command goes on")
 def main(argv: Sequence[str] | None = None) -> None:
-    try:
-        start_writing_script()
-        args = parse_script_arguments(EmbedArguments, argv, description=__doc__, leading="texts")
-        columns = [args.text_column, *args.keep_columns]
-        tables = open_tables(args.texts, columns)
-        encoder = args.load(torch.device("cpu"))  # here for its settings; each process loads it where it runs
-        found = checked_rows(tables, args.text_column, args.keep_columns)
-        settings = {
-            "pooling": encoder.pooling,
-            **args.shard_settings(),
-            "checksum_of_model": encoder.fingerprint,
-            "checksum_of_texts": found.sha256,
-        }
-        shards = Shards(Path(args.output_dir), settings, found.rows, args.shard_rows)
-        with remedy_for_a_full_disk(shards):
-            about = {"model": args.model, "texts": args.texts, "versions": environment_record()["versions"]}
-            shards.prepare(about, overwrite=args.overwrite_output_dir)
-        answer_on = partial(args.answer_on, schema=found.schema)
-        write_shards(
-            ShardJob(shards, args.texts, columns, answer_on, processes=args.processes, num_threads=args.num_threads)
-        )
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    start_writing_script()
+    args = parse_script_arguments(EmbedArguments, argv, description=__doc__, leading="texts")
+    columns = [args.text_column, *args.keep_columns]
+    tables = open_tables(args.texts, columns)
+    encoder = args.load(torch.device("cpu"))  # here for its settings; each process loads it where it runs
+    found = checked_rows(tables, args.text_column, args.keep_columns)
+    settings = {
+        "pooling": encoder.pooling,
+        **args.shard_settings(),
+        "checksum_of_model": encoder.fingerprint,
+        "checksum_of_texts": found.sha256,
+    }
+    shards = Shards(Path(args.output_dir), settings, found.rows, args.shard_rows)
+    with remedy_for_a_full_disk(shards):
+        about = {"model": args.model, "texts": args.texts, "versions": environment_record()["versions"]}
+        shards.prepare(about, overwrite=args.overwrite_output_dir)
+    answer_on = partial(args.answer_on, schema=found.schema)
+    write_shards(
+        ShardJob(shards, args.texts, columns, answer_on, processes=args.processes, num_threads=args.num_threads)
+    )
     logging.info("%s: %s rows in %d shards.", args.output_dir, f"{shards.total:,}", len(shards))
 
 

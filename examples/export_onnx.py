@@ -3,12 +3,12 @@
 python examples/export_onnx.py runs/carl-demo
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from carl_hf.commands.arguments import parse_script_arguments
+from carl_hf.commands.outputs import errors_in_one_line
 from carl_hf.export.onnx import export_onnx
 from carl_hf.utils.fields import setting
 
@@ -29,13 +29,11 @@ class OnnxArguments:
         return found
 
 
+@errors_in_one_line()
 def main(argv: Sequence[str] | None = None) -> None:
-    try:
-        args = parse_script_arguments(OnnxArguments, argv, description=__doc__, leading="exports")
-        for folder in args.folders():
-            print(*export_onnx(folder), sep="\n")
-    except (ValueError, ImportError, OSError) as error:
-        sys.exit(f"error: {error}")
+    args = parse_script_arguments(OnnxArguments, argv, description=__doc__, leading="exports")
+    for folder in args.folders():
+        print(*export_onnx(folder), sep="\n")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from carl_hf.utils.atomic_files import write_json
 from carl_hf.utils.progress import show_progress
 
 
-@errors_in_one_line()
+@errors_in_one_line("--resume_from_checkpoint auto continues training")
 def main(argv: Sequence[str] | None = None) -> None:
     script, args = parse_arguments(
         FinetuneArguments, argv, description=__doc__,

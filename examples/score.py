@@ -11,21 +11,19 @@ which it came in. The same command again goes on where a killed one was stopped.
 """
 
 import logging
-import sys
 from collections.abc import Sequence
 
 from carl_hf.commands.arguments import parse_script_arguments
+from carl_hf.commands.outputs import errors_in_one_line
 from carl_hf.commands.score import ScoreArguments, score
 from carl_hf.commands.sharded import start_writing_script
 
 
+@errors_in_one_line("the same command goes on")
 def main(argv: Sequence[str] | None = None) -> None:
-    try:
-        start_writing_script()
-        args = parse_script_arguments(ScoreArguments, argv, description=__doc__, leading="texts")
-        found = score(args, args.pipeline())
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    start_writing_script()
+    args = parse_script_arguments(ScoreArguments, argv, description=__doc__, leading="texts")
+    found = score(args, args.pipeline())
     logging.info("%s: %s rows, %s of them without a text.", args.output, f"{found.rows:,}", f"{found.empty:,}")
 
 

@@ -8,13 +8,13 @@ import shutil
 import subprocess
 import sys
 import venv
+from unittest.mock import Mock
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_script
 from transformers import BertConfig
 
 from carl_hf import CarlConfig, __version__
-from carl_hf.commands.outputs import errors_in_one_line
 from carl_hf_cli import SCRIPTS, main
 
 
@@ -151,7 +151,15 @@ def test_what_is_built_works_in_a_fresh_environment(kind, tmp_path, tiny):
     assert (tmp_path / "out" / "results.json").exists()
 
 
-def test_a_stopped_command_says_what_is_kept(capsys):
-    with pytest.raises(SystemExit) as stop, errors_in_one_line():
-        raise KeyboardInterrupt
-    assert stop.value.code == 130 and "--resume_from_checkpoint auto" in capsys.readouterr().err
+@pytest.mark.parametrize("name", sorted(set(SCRIPTS) - {"app", "mteb"}))
+def test_a_stopped_command_ends_in_one_line(name, monkeypatch, capsys):
+    script = load_script(f"examples/{SCRIPTS[name][0]}")
+    parse = "parse_arguments" if name in ("pretrain", "finetune") else "parse_script_arguments"
+    monkeypatch.setattr(script, parse, Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(SystemExit) as stop:
+        script.main([])
+    kept = {"pretrain": "--resume_from_checkpoint auto", "finetune": "--resume_from_checkpoint auto",
+            "score": "the same command goes on", "embed": "the same command goes on"}  # fmt: skip
+    said = capsys.readouterr().err
+    assert stop.value.code == 130 and said.startswith("Stopped.") and len(said.splitlines()) == 1
+    assert kept.get(name, "") in said

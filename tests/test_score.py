@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import multiprocessing
+import os
 import random
 import signal
 import subprocess
@@ -209,22 +210,25 @@ def test_a_hub_data_set(score, frame, expected, tmp_path, monkeypatch):
     check_answers(table, expected)
 
 
-def kill_after_a_shard(command, parts):
-    """Starts the command and kills it when it has finished one more shard, in the middle of what follows."""
+def end_after_a_shard(command, parts, number) -> str:
+    """Starts the command and ends it by a signal, which its processes get too unless it is a kill, when it has
+    finished one more shard, in the middle of what follows. Returns what it said."""
     finished = len(list(parts.glob("part-*")))
-    job = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT)
+    job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
     while job.poll() is None and len(list(parts.glob("part-*"))) == finished:
         time.sleep(0.001)
     time.sleep(random.random() * 0.02)
-    job.kill()
-    assert job.wait() == -signal.SIGKILL
+    (os.kill if number == signal.SIGKILL else os.killpg)(job.pid, number)
+    said = job.communicate()[1]
+    assert job.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130), said
     time.sleep(1)  # workers end with their parent
     count = len(list(parts.glob("part-*")))
     time.sleep(0.3)
     assert len(list(parts.glob("part-*"))) == count > finished
+    return said
 
 
-def test_killed_twice_the_table_is_that_of_a_run_that_was_not(score, frame, exports, tmp_path):
+def test_killed_and_stopped_the_table_is_that_of_a_run_that_was_not(score, frame, exports, tmp_path):
     """Nor does the number of processes matter."""
     pd.concat([frame] * 20).to_csv(tmp_path / "in.csv", index=False, sep=";")
     more = ["--batch_size", "1", "--shard_rows", "100"]
@@ -233,9 +237,10 @@ def test_killed_twice_the_table_is_that_of_a_run_that_was_not(score, frame, expo
         sys.executable, SCRIPT, str(tmp_path / "in.csv"), "--model", str(exports[0]), "--num_threads", "1", *more,
         "--output", str(tmp_path / "out.csv"), "--processes", "2",
     ]  # fmt: skip
-    for _ in range(2):
-        kill_after_a_shard(command, tmp_path / "out.csv.parts")
-        assert not (tmp_path / "out.csv").exists()
+    end_after_a_shard(command, tmp_path / "out.csv.parts", signal.SIGKILL)
+    said = end_after_a_shard(command, tmp_path / "out.csv.parts", signal.SIGINT)  # as a terminal sends Ctrl-C
+    assert said.endswith("\nStopped. What is finished is kept; the same command goes on.\n") and "Trace" not in said
+    assert not (tmp_path / "out.csv").exists()
     assert " of 30 shards are finished" in score(tmp_path / "in.csv", "out.csv", *more)
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv", "whole.csv"]

@@ -16,14 +16,19 @@ import transformers
 from carl_hf.version import __version__
 
 
+def start_logging(*, main_process: bool = True) -> None:
+    """Plain lines on stderr: all that is said in the main process, errors in the others."""
+    logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
 def start_measuring_script(*, main_process: bool = True) -> None:
     """Sets up logging, and checks that the packages for measuring and drawing are installed.
 
     Raises:
         ValueError: if one of them is missing; the message says what to install.
     """
-    logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    start_logging(main_process=main_process)
     for module, package in (("sklearn", "scikit-learn"), ("scipy", "scipy"), ("matplotlib", "matplotlib")):
         if importlib.util.find_spec(module) is None:
             raise ValueError(f"This script measures and draws with {package}: pip install 'carl_hf[eval]'.")

@@ -153,15 +153,20 @@ def prepare_output(args: CarlTrainingArguments, *, overwrite: bool) -> str | Non
 
 
 @contextlib.contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """Ends the program with one line where a user can remedy the error: a wrong argument, an unusable text, a full or
-    read-only disk, a diverged loss; or where the user stops it."""
+def errors_in_one_line(to_continue: str = "") -> Iterator[None]:
+    """Ends the program with one line where a user can remedy the error: a wrong argument, an unusable text, a package
+    that is not installed, a full or read-only disk, a diverged loss; or where the user stops it.
+
+    Args:
+        to_continue: how a stopped program is continued, if it can be.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        print("Stopped. What is finished is kept; --resume_from_checkpoint auto continues training.", file=sys.stderr)
+        kept = f" What is finished is kept; {to_continue}." if to_continue else ""
+        print(f"Stopped.{kept}", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError, FloatingPointError, SafetensorError) as error:
+    except (ValueError, ImportError, OSError, FloatingPointError, SafetensorError) as error:
         message = str(error).strip()
         if message.startswith("Caught "):  # in a worker: torch adds its traceback
             message = message.splitlines()[-1].split(": ", 1)[-1]

@@ -5,6 +5,7 @@ import errno
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pyarrow as pa
 import torch
 from tqdm import tqdm
 
-from carl_hf.commands.environment import use_all_cores
+from carl_hf.commands.environment import start_logging, use_all_cores
 from carl_hf.commands.shards import Shards, Survey, survey
 from carl_hf.data.streaming import PiecewiseTable, open_tables
 from carl_hf.utils.fields import check_positive, setting
@@ -68,8 +69,7 @@ def start_writing_script() -> None:
     Raises:
         ValueError: under a launcher that has started several processes, which would all write the same.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    start_logging()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("This command starts its processes itself: run it with python, and --processes N.")
 
@@ -128,8 +128,9 @@ def _run(job: ShardJob, parts: Sequence[Sequence[int]], progress: RowProgress) -
         for rank, part in enumerate(parts)
     ]
     try:
-        for worker in workers:
-            worker.start()
+        with _interrupts_blocked():
+            for worker in workers:
+                worker.start()
         logged, running = 0, workers
         while running:
             connection.wait([worker.sentinel for worker in running], timeout=1)
@@ -150,9 +151,23 @@ def _run(job: ShardJob, parts: Sequence[Sequence[int]], progress: RowProgress) -
                 worker.join()
 
 
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Keeps Ctrl-C, which a terminal sends to all processes, from those that start here: the parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(job: ShardJob, wanted: Sequence[int], rank: int, world: int, seen: Any, errors: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    tqdm.set_lock(threading.RLock())  # in place of a semaphore, which a process that is ended would leak
+    start_logging(main_process=False)
     os.environ["LOCAL_WORLD_SIZE"] = str(world)
     use_all_cores(None if job.num_threads is None else max(1, job.num_threads // world))
     try:
