@@ -27,6 +27,7 @@ from carl_hf.adversary import token_saliency
 from carl_hf.encoders import checks, loading
 from carl_hf.encoders.packaged import resolve_encoder
 from carl_hf.encoders.packing import Pooling, check_pooling, pool
+from carl_hf.utils.devices import default_device
 from carl_hf.utils.setting_types import at_least
 from carl_hf.utils.suggestions import did_you_mean
 
@@ -174,7 +175,7 @@ class Explainer:
         pooled as its folder states, else by its first token.
 
         Args:
-            max_length: tokens read of a text. device: CUDA where there is one, by default.
+            max_length: tokens read of a text. device: an accelerator where there is one, by default.
 
         Raises:
             ValueError: if there is no such model, it is of another kind, or has no tokenizer.
@@ -191,7 +192,7 @@ class Explainer:
                     f"{name} has modules beyond pooling, through which similarities are not explained: name an "
                     "encoder with cls or mean pooling."
                 )
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model.to(default_device(device))
         return cls(model, tokenizer, pooling=pooling, max_length=max_length)  # type: ignore[arg-type]
 
     def explain(

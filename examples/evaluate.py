@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 
 from carl_hf import CarlConfig, CarlModel
@@ -35,6 +34,7 @@ from carl_hf.evaluation.tasks import Corpora, Settings
 from carl_hf.report.page import print_summary, write_report
 from carl_hf.report.pictures import draw_pictures
 from carl_hf.utils.atomic_files import write_json
+from carl_hf.utils.devices import default_device
 
 
 def measure(candidate: Candidate, args: EvaluateArguments, settings: Settings, corpora: Corpora) -> Evaluation:
@@ -46,7 +46,7 @@ def measure(candidate: Candidate, args: EvaluateArguments, settings: Settings, c
     carl = None
     if "detector" in settings.tasks and isinstance(load_config(candidate.model), CarlConfig):
         model = CarlModel.from_pretrained(resolve_encoder(candidate.model))
-        carl = model.to("cuda" if torch.cuda.is_available() else "cpu"), load_tokenizer(candidate.model)
+        carl = model.to(default_device()), load_tokenizer(candidate.model)
     result = run_tasks(
         encoder, settings, corpora, predict_va=load_va_head(candidate.model, max_length=args.max_length), carl=carl,
         trained_on=trained_on(candidate.model, corpora.emotion_files(args.emotion)),

@@ -3,20 +3,22 @@
 import itertools
 import pickle
 import shutil
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import tiny_config
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, pipeline
 
 from carl_hf import AffectPipeline, CarlDataCollator, CarlModel, export_encoder
 from carl_hf.encoders import load_classifier
-from carl_hf.evaluation.encoder import load_va_head
+from carl_hf.evaluation.encoder import load_text_encoder, load_va_head
 from carl_hf.explain import Explainer
 from carl_hf.inference import pipeline as module
 from carl_hf.inference.readers import Reader
+from carl_hf.utils.devices import default_device
 
 TEXTS = ["joywow joywow", "woezzz", "a calm sea", "joy" * 9, "wow!", "x" * 30]  # at most 32 tokens
 
@@ -220,3 +222,16 @@ def test_a_torch_built_for_a_gpu_that_is_not_there_runs_on_the_cpu(exports, monk
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     assert len(AffectPipeline.from_pretrained(exports[0])(["joywow"])) == 1
+    assert default_device().type == Explainer.from_pretrained(f"{exports[0]}/va").model.device.type == "cpu"
+
+
+def test_everything_runs_on_the_accelerator_that_is_there_unless_another_is_wanted(exports, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_: torch.device("meta"))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert default_device().type == Explainer.from_pretrained(f"{exports[0]}/va").model.device.type == "meta"
+    assert default_device("cpu").type == "cpu"
+    monkeypatch.setattr(PreTrainedModel, "to", moved := Mock(side_effect=InterruptedError))
+    for load in (load_text_encoder, load_va_head, lambda name: AffectPipeline(name)(["joy"])):
+        with pytest.raises(InterruptedError):
+            load(f"{exports[0]}/va")
+        assert moved.call_args.args[0].type == "meta"

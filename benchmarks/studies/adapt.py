@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -32,6 +31,7 @@ from carl_hf.export.head_training import HeadTraining
 from carl_hf.inference import AffectPipeline
 from carl_hf.report.tables import fraction, table
 from carl_hf.utils.atomic_files import write_json
+from carl_hf.utils.devices import default_device
 from carl_hf.utils.fields import setting
 
 _METRICS = {"pearson": "r", "ccc": "CCC", "mae": "mean error", "coverage": "within the interval"}
@@ -111,8 +111,7 @@ def main() -> None:
                 f"--labels {args.labels}: at least 20, and fewer than the {len(data)} texts of the corpus."
             )
         name = AffectPipeline.from_pretrained(args.model).names["va"]
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-        records = curve(load_classifier(name).to(device), load_tokenizer(name), data, args)
+        records = curve(load_classifier(name).to(default_device()), load_tokenizer(name), data, args)
         output = Path(args.output_dir)
         output.mkdir(parents=True, exist_ok=True)
         about = {"model": args.model, "corpus": args.corpus, "seed": args.seed, **environment_record()}

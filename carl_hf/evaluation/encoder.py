@@ -24,6 +24,7 @@ from carl_hf.encoders.embedding import PoolingChoice, classifier_outputs, embed_
 from carl_hf.encoders.packaged import resolve_encoder
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.utils.atomic_files import write_atomically
+from carl_hf.utils.devices import default_device
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ def load_text_encoder(
             modules beyond cls or mean pooling and normalisation runs, under `"auto"`, through that library.
             Vectors are not normalised.
         max_length: tokens kept of a text, at most those of the tokenizer.
-        device: where it runs; CUDA where there is one, by default.
+        device: where it runs; an accelerator where there is one, by default.
         show_progress: a bar for every call, where stderr is a terminal.
 
     Raises:
@@ -165,7 +166,7 @@ def load_text_encoder(
             logger.warning("%s states no pooling: its first token is taken. Choose another with --pooling.", name)
         pooling = stated or "cls"  # type: ignore[assignment]
     if pooling == "other":
-        model, tokenizer = _sentence_transformer(name, max_length, _device(device))
+        model, tokenizer = _sentence_transformer(name, max_length, default_device(device))
         pooling, max_length = "sentence-transformers", model.max_seq_length
         width = model.encode(["a"], show_progress_bar=False).shape[1]
 
@@ -175,7 +176,7 @@ def load_text_encoder(
             return {pooling: found.float().cpu()}
     else:
         model, tokenizer, max_length = _plain_encoder(name, resolved, config, pooling, max_length)
-        model.to(_device(device)).eval()
+        model.to(default_device(device)).eval()
         width = model.config.hidden_size
 
         def embed(texts: list[str]) -> dict[Any, Tensor]:
@@ -196,10 +197,6 @@ def shared_encoder(
     return load_text_encoder(
         name, pooling=pooling, max_length=max_length, batch_size=batch_size, device=device, show_progress=False
     )
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _plain_encoder(
@@ -241,7 +238,7 @@ def load_va_head(
     """
     if not loading.is_va_regressor(loading.load_config(name)):
         return None
-    tokenizer, model = loading.load_tokenizer(name), loading.load_classifier(name).to(_device(device)).eval()
+    tokenizer, model = loading.load_tokenizer(name), loading.load_classifier(name).to(default_device(device)).eval()
 
     def predict(texts: Sequence[str]) -> np.ndarray:
         outputs = classifier_outputs(model, texts, tokenizer, batch_size=batch_size, max_length=max_length)

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import split_rows
 from carl_hf.evaluation.senteval import PROTOCOLS, SEED, nested_kfold, split_probe
 from carl_hf.evaluation.statistics import interval, one_hot, resampled_class_metrics
+from carl_hf.utils.devices import default_device
 
 
 def measure_polarity(
@@ -17,7 +17,7 @@ def measure_polarity(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Accuracy (percent) by nested k-fold where the corpus has no splits (MR, CR), else on its test split (SST5, IMDB;
     for the validation split of IMDB see [`carl_hf.data.splits.split_rows`])."""
-    device, classes = "cuda" if torch.cuda.is_available() else "cpu", len(corpus.classes)
+    device, classes = default_device(), len(corpus.classes)
     embeddings, truth = encode(corpus.texts), corpus.labels
     if corpus.split is None:
         result = nested_kfold(embeddings, truth, PROTOCOLS[protocol], device=device)

@@ -20,6 +20,7 @@ from carl_hf.evaluation.encoder import fingerprint_of, tokenizer_state
 from carl_hf.export.task_heads import class_probabilities
 from carl_hf.inference.readers import Reader
 from carl_hf.inference.windows import windows_of
+from carl_hf.utils.devices import default_device
 
 logger = logging.getLogger(__name__)
 
@@ -213,8 +214,7 @@ class AffectPipeline:
 
     def _loaded(self) -> list[tuple[Reader, list[str]]]:
         if self._readers is None:
-            found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-            device = torch.device(self.device or found or "cpu")
+            device = default_device(self.device)
             readers: list[tuple[Reader, list[str]]] = []
             for head, name in self.names.items():
                 reader = Reader(name, device=device, max_length=self.max_length)

@@ -25,7 +25,7 @@ class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             [`carl_hf.evaluation.encoder.load_text_encoder`].
         pooling: `"auto"` takes what the folder states, else `"cls"`; `"mean"` or `"pooler"`.
         max_length: tokens kept of a text. batch_size: texts of 32 tokens that are encoded together.
-        normalize: scale every vector to length 1. device: CUDA where there is one, by default.
+        normalize: scale every vector to length 1. device: an accelerator where there is one, by default.
     """
 
     def __init__(
