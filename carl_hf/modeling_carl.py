@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput
 from carl_hf.configuration_carl import CarlConfig, ContrastLayers
 from carl_hf.encoders.checks import check_loaded, check_weights_file, damaged_weights_named
 from carl_hf.encoders.embedding import embed_texts
-from carl_hf.encoders.loading import check_encoder, check_no_adapters, load_encoder
+from carl_hf.encoders.loading import check_encoder, check_no_adapters, load_encoder, without_weights_bar
 from carl_hf.encoders.packing import Pooling, TokenLayout, embed_packed, encode_tokens, pool, use_packed_attention
 
 
@@ -173,7 +173,7 @@ class CarlModel(CarlPreTrainedModel):
         """As `PreTrainedModel.from_pretrained`, from safetensors; the target comes back as it was saved, frozen."""
         with_info = kwargs.pop("output_loading_info", False)
         settings = {"use_safetensors": True, **kwargs, "output_loading_info": True}
-        with damaged_weights_named(*args[:1]):
+        with damaged_weights_named(*args[:1]), without_weights_bar():
             model, info = super().from_pretrained(*args, **settings)
         check_loaded(model.name_or_path, info)
         model.target.requires_grad_(False)

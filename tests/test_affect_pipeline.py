@@ -3,6 +3,7 @@
 import itertools
 import pickle
 import shutil
+import threading
 from unittest.mock import Mock
 
 import numpy as np
@@ -11,11 +12,14 @@ import pytest
 import torch
 from conftest import tiny_config
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, pipeline
+from transformers.utils import logging
 
 from carl_hf import AffectPipeline, CarlDataCollator, CarlModel, export_encoder
 from carl_hf.encoders import load_classifier
+from carl_hf.encoders.loading import without_weights_bar
 from carl_hf.evaluation.encoder import load_text_encoder, load_va_head
 from carl_hf.explain import Explainer
+from carl_hf.inference import CarlVectorizer
 from carl_hf.inference import pipeline as module
 from carl_hf.inference.readers import Reader
 from carl_hf.utils.devices import default_device
@@ -235,3 +239,26 @@ def test_everything_runs_on_the_accelerator_that_is_there_unless_another_is_want
         with pytest.raises(InterruptedError):
             load(f"{exports[0]}/va")
         assert moved.call_args.args[0].type == "meta"
+
+
+def test_no_bar_is_shown_for_weights_but_where_the_user_loads_them(exports, monkeypatch, capsys):
+    monkeypatch.setattr(logging, "_tqdm_active", True)
+    va = f"{exports[0]}/va"
+
+    def bars() -> int:
+        return capsys.readouterr().err.count("Loading weights")
+
+    AutoModelForSequenceClassification.from_pretrained(va)
+    assert bars()
+    AffectPipeline.from_pretrained(exports[0])(["joy"])
+    CarlVectorizer(str(exports[0] / "encoder")).fit_transform(["joy"])
+    with pytest.raises(ValueError, match="Cannot load"):
+        load_classifier("nobody/nothing")
+    assert not bars()
+    with without_weights_bar():  # another thread's are shown
+        thread = threading.Thread(target=AutoModelForSequenceClassification.from_pretrained, args=[va])
+        thread.start()
+        thread.join()
+    assert bars()
+    AutoModelForSequenceClassification.from_pretrained(va)
+    assert bars()

@@ -1,8 +1,11 @@
 """Loading a pretrained encoder and its tokenizer, from a Hub id, a folder, or a name of `packaged.py`."""
 
+import contextlib
 import json
 import os
 import re
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import cached_file
+from transformers.utils.logging import EmptyTqdm, set_tqdm_hook
 
 from carl_hf.encoders.checks import check_loaded, check_weights_file
 from carl_hf.encoders.embedding import StatedPooling
@@ -28,6 +32,26 @@ from carl_hf.utils.suggestions import first_line
 
 # or transformers asks a service of the Hub to convert a model without safetensors, and loads what it proposes
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
+_loading = threading.RLock()
+
+
+@contextlib.contextmanager
+def without_weights_bar() -> Iterator[None]:
+    """Keeps transformers, in this thread, from showing a bar for the weights that it reads, which takes a moment; a
+    download, another thread and the user's setting keep theirs. One thread at a time loads."""
+    thread = threading.get_ident()
+
+    def make(factory: Any, args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() == thread:
+            return EmptyTqdm(*args, **kwargs)
+        return factory(*args, **kwargs) if before is None else before(factory, args, kwargs)
+
+    with _loading:
+        before = set_tqdm_hook(make)
+        try:
+            yield
+        finally:
+            set_tqdm_hook(before)
 
 
 def load_config(name: str) -> PreTrainedConfig:
@@ -89,10 +113,11 @@ def _from_pretrained(auto: Any, name: str, **settings: Any) -> tuple[PreTrainedM
     resolved = resolve_encoder(name)
     try:
         check_weights_file(_optional_json(resolved, "config.json") or {})
-        return auto.from_pretrained(
-            resolved, dtype="float32", use_safetensors=True, output_loading_info=True, trust_remote_code=False,
-            **settings,
-        )  # fmt: skip
+        with without_weights_bar():
+            return auto.from_pretrained(
+                resolved, dtype="float32", use_safetensors=True, output_loading_info=True, trust_remote_code=False,
+                **settings,
+            )  # fmt: skip
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = _why_not(resolved, error)
         if isinstance(error, SafetensorError):
@@ -185,9 +210,10 @@ def load_sentence_transformer(name: str, **settings: Any) -> Any:
                 f"{name}: {within}pytorch_model.bin is not opened, because a pickle can run code: save it anew."
             )
     model_kwargs = {"use_safetensors": True, "trust_remote_code": False}
-    return sentence_transformers.SentenceTransformer(
-        resolved, trust_remote_code=False, model_kwargs=model_kwargs, **settings
-    )
+    with without_weights_bar():
+        return sentence_transformers.SentenceTransformer(
+            resolved, trust_remote_code=False, model_kwargs=model_kwargs, **settings
+        )
 
 
 def is_va_regressor(config: PreTrainedConfig, model_class: str | None = None) -> bool:

@@ -11,15 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    AutoModel,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.data.loading import load_va_dataset
+from carl_hf.encoders.loading import load_classifier, load_encoder, load_tokenizer
 from carl_hf.export.folder import read_record, update_record
 from carl_hf.utils.atomic_files import named_in_errors
 
@@ -56,9 +51,8 @@ def export_onnx(folder: str | Path, *, tolerance: float = 1e-4) -> list[Path]:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise ValueError(f"The ONNX export needs {package}: pip install 'carl_hf[onnx]'.")
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    loader = AutoModel if record["kind"] == "encoder" else AutoModelForSequenceClassification
-    model = loader.from_pretrained(folder, use_safetensors=True, trust_remote_code=False).eval()
+    tokenizer = load_tokenizer(str(folder))
+    model = (load_encoder if record["kind"] == "encoder" else load_classifier)(str(folder))
     with tempfile.TemporaryDirectory(prefix=".onnx-", dir=folder.parent) as work:
         exact, small = Path(work) / "model.onnx", Path(work) / "model_quantized.onnx"
         with named_in_errors(folder / "onnx" / exact.name):
