@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cluster_worker import CountedPipeline
 from conftest import ROOT, load_script
-from test_docs import blocks
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from carl_hf import CarlModel, export_emotion_classifier, export_encoder, export_va_regressor
@@ -63,6 +63,11 @@ def loads(tmp_path, monkeypatch) -> Path:
     return tmp_path / "loads"
 
 
+def types(column: pa.Field) -> tuple[str, str]:
+    """Name and type, whatever the width of a string's offsets: of it a Parquet file says nothing."""
+    return column.name, str(column.type).removeprefix("large_")
+
+
 def check_engine(script, cloudpickle, reviews, exports, tmp_path, monkeypatch) -> None:
     """Its table is that of `score`."""
     module = load_script(script)
@@ -76,7 +81,7 @@ def check_engine(script, cloudpickle, reviews, exports, tmp_path, monkeypatch) -
     )
     score(settings, settings.pipeline(), show_progress=False)
     found, expected = pq.read_table(tmp_path / "scored"), pq.read_table(tmp_path / "own.parquet")
-    assert found.schema.remove_metadata() == expected.schema.remove_metadata()
+    assert [types(column) for column in found.schema] == [types(column) for column in expected.schema]
     if "spark" in script:  # divides the files in an order of its own
         found = found.sort_by("id")
     pd.testing.assert_frame_equal(found.to_pandas(), expected.to_pandas(), atol=1e-5, rtol=0)
@@ -107,9 +112,7 @@ def test_spark_gives_the_table_of_score(reviews, loads, exports, tmp_path, monke
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     session = sql.SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
     session.config("spark.sql.files.openCostInBytes", "128m").getOrCreate()  # a task for each file
-    loads = check_engine(
-        "examples/cluster/score_spark.py", pyspark.cloudpickle, reviews, exports, tmp_path, monkeypatch
-    )
+    check_engine("examples/cluster/score_spark.py", pyspark.cloudpickle, reviews, exports, tmp_path, monkeypatch)
     check_loads(loads, most=2)  # of six tasks
 
 
@@ -209,18 +212,6 @@ def test_transformers_js_in_node_gives_the_answers_of_the_models(real, site):
             np.testing.assert_allclose(exact, expected, atol=1e-4)
             graph = real / kind / "onnx" / "model_quantized.onnx"
             np.testing.assert_allclose(small, graph_answers(graph, [text])[0], atol=0.01)
-
-
-def test_the_guide_s_snippet_runs_in_node(real, site):
-    (snippet,) = blocks(ROOT / "docs" / "deployment.md", "js")
-    (site / "snippet.mjs").write_text(f"{snippet}\nconsole.log(valence, arousal);\n")
-    (site / "runs").mkdir()
-    (site / "runs" / "carl-demo").symlink_to(real)
-    done = subprocess.run(["node", "snippet.mjs"], cwd=site, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = [float(word) for word in done.stdout.split()]
-    graph = real / "va" / "onnx" / "model_quantized.onnx"
-    np.testing.assert_allclose(found, graph_answers(graph, ["What a wonderful day!"])[0], atol=0.01)
 
 
 @pytest.fixture

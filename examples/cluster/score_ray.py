@@ -9,6 +9,7 @@ and the columns that carl-hf score adds.
 """
 
 import argparse
+import math
 
 import pyarrow as pa
 import ray
@@ -41,10 +42,13 @@ def main() -> None:
         affect = AffectPipeline.from_pretrained(args.model)
     except ValueError as error:
         parser.error(str(error))
+    ray.init()
+    # one CPU stays free: workers that hold all would wait for ever for the tasks that list, read and write files
+    free = ray.cluster_resources().get("CPU", 1) - 1
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     table = ray.data.read_parquet(args.texts).map_batches(
         Scorer, fn_constructor_args=(affect, args.text_column), concurrency=args.workers, num_gpus=args.gpus,
-        batch_size=2048, batch_format="pyarrow",
+        num_cpus=min(1, math.floor(100 * free / args.workers) / 100), batch_size=2048, batch_format="pyarrow",
     )  # fmt: skip
     table.write_parquet(args.output)
 
