@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 
 import pytest
 from test_trainer import make_trainer
@@ -16,20 +17,35 @@ class Nothing:
     """A script without arguments of its own."""
 
 
-def shown(tmp_path, tokenizer, **settings):
-    trainer = make_trainer(tmp_path, tokenizer, max_steps=4, logging_steps=2, **settings)
+def shown(tmp_path, tokenizer, logging_steps=2, **settings):
+    trainer = make_trainer(tmp_path, tokenizer, max_steps=4, logging_steps=logging_steps, **settings)
     show_progress(trainer)
     return trainer
+
+
+def lines_of(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "carl_hf.utils.progress"]
 
 
 def test_a_log_file_gets_one_line_an_entry(tokenizer, tmp_path, caplog, capsys):
     with caplog.at_level(logging.INFO, "carl_hf.utils.progress"):
         shown(tmp_path, tokenizer, disable_tqdm=True).train()
-    lines = [record.getMessage() for record in caplog.records if record.name == "carl_hf.utils.progress"]
+    first, *lines = lines_of(caplog)
+    assert first == "step 1/4"  # step 3 is no line of its own, because step 2 had one
     assert [line.split(":")[0].split(",")[0] for line in lines] == ["step 2/4", "step 4/4", "step 4/4"]
     assert " left: loss " in lines[0] and "  mccl " in lines[0] and "per_second" not in "".join(lines)
     assert "left" not in lines[1] and "train_runtime" in lines[2]
     assert capsys.readouterr().out == ""  # what is printed there is the result
+
+
+@pytest.mark.parametrize(
+    "settings, before", [({}, ["step 1/4", r"step 3/4, \d\d:\d\d left"]), ({"logging_steps": 1}, [])]
+)
+def test_a_long_wait_for_the_first_entry_is_bridged(settings, before, tokenizer, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "carl_hf.utils.progress"):
+        shown(tmp_path, tokenizer, disable_tqdm=True, **{"logging_steps": 100} | settings).train()
+    lines = [line for line in lines_of(caplog) if "loss" not in line]
+    assert len(lines) == len(before) and all(map(re.fullmatch, before, lines))
 
 
 def test_a_terminal_gets_a_bar(tokenizer, tmp_path, capsys):

@@ -28,26 +28,36 @@ def format_metrics(logs: dict[str, Any]) -> str:
 
 
 class ProgressLines(TrainerCallback):
-    """A line for every log entry: the step, the time left, the values."""
+    """A line for every log entry: the step, the time left, the values. Before the first of them, a line after the
+    first step and one after the third, with the time left."""
 
     def __init__(self):
         self._start: tuple[float, int] | None = None  # of the present training: when, and from which step on
+        self._logged = False
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._start = time.monotonic(), state.global_step
+        self._start, self._logged = (time.monotonic(), state.global_step), False
 
     def on_train_end(self, args, state, control, **kwargs):
         self._start = None
 
+    def on_step_end(self, args, state, control, **kwargs):
+        done = state.global_step - self._start[1]
+        if done in (1, 3) and state.is_world_process_zero and not self._logged and not control.should_log:
+            logger.info("%s", self._step(state, with_time=done > 1))
+
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero:
-            return
+        self._logged = True
+        if state.is_world_process_zero:
+            logger.info("%s: %s", self._step(state), format_metrics(logs or {}))
+
+    def _step(self, state, *, with_time: bool = True) -> str:
         step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
-        if self._start is not None and self._start[1] < state.global_step < state.max_steps:
-            seconds, first = time.monotonic() - self._start[0], self._start[1]
-            left = seconds / (state.global_step - first) * (state.max_steps - state.global_step)
-            step += f", {tqdm.format_interval(left)} left"
-        logger.info("%s: %s", step, format_metrics(logs or {}))
+        if self._start is None or not with_time or not self._start[1] < state.global_step < state.max_steps:
+            return step
+        seconds, first = time.monotonic() - self._start[0], self._start[1]
+        left = seconds / (state.global_step - first) * (state.max_steps - state.global_step)
+        return f"{step}, {tqdm.format_interval(left)} left"
 
 
 class ProgressBar(ProgressCallback):
