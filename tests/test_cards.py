@@ -13,6 +13,7 @@ from carl_hf.export.provenance import differing_settings, licence_of, public_cor
 
 CARDS = Path(__file__).parent.parent / "model_cards"
 NAMES = [f"{model}{head}" for model in ("carl-demo", "carl-minilm") for head in ("", "-va", "-emotion")]
+NAMES += ["carl-mpnet", "carl-mpnet-va"]
 HOSTILE = [
     'say "hi"', "it's", "a: b", "- a\n- b", "!!python/object/apply:os.system ['true']", "&anchor *anchor", "---",
     "a\n---\nlicense: mit\n---\n", "# not a comment", "{{ 7 * 7 }}", "{% raw %}", "null", "3.14", "yes",
@@ -99,6 +100,16 @@ def test_hostile_strings_leave_the_front_matter_valid_and_unchanged(hostile):
 def test_the_card_says_where_labels_come_from(corpora, rated, written):
     card = render_card(record("encoder", provenance=Provenance(corpora=corpora).record()), "name")
     assert card.count("a few raters") == rated and card.count("written by a language model") == written
+
+
+@pytest.mark.parametrize(
+    "kind, reads, trained, said", [("va", "cls", "mean", 1), ("emotion", "cls", "mean", 1), ("va", "cls", "cls", 0),
+                                   ("va", "mean", "mean", 0), ("encoder", "mean", "mean", 0)]
+)  # fmt: skip
+def test_the_card_says_where_a_head_reads_what_training_did_not(kind, reads, trained, said):
+    settings = {} if trained == "cls" else {"pooling": trained}
+    card = render_card(record(kind, pooling=reads, provenance=Provenance(settings=settings).record()), "name")
+    assert card.count("The head reads the first token") == said
 
 
 def test_a_name_that_is_no_text_is_refused():

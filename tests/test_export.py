@@ -97,6 +97,15 @@ def test_a_valence_arousal_head_is_fitted_on_every_family(family, contrast, tmp_
     np.testing.assert_allclose(predicted, np.clip(2 * outputs - 1, -1, 1), atol=1e-5)
 
 
+def test_the_record_of_a_head_says_what_it_reads(tmp_path, tokenizer):
+    pytest.importorskip("sklearn")
+    model = carl(pooling="mean", family="modernbert", contrast_layers="none")
+    for reads in ("cls", "mean"):
+        model.encoder.config.classifier_pooling = reads
+        folder = export_va_regressor(model, tokenizer, tmp_path / reads, train=toy_dataset(24), max_length=32)
+        assert read_record(folder)["pooling"] == reads
+
+
 def test_the_head_is_the_ridge_probe_of_the_features_it_sees(tmp_path, tokenizer):
     """Against scikit-learn on tanh of the trained pooler's dense layer, at whichever strength was chosen."""
     linear_model = pytest.importorskip("sklearn.linear_model")

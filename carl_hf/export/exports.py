@@ -302,14 +302,14 @@ def _ranked(labels: Sequence[str], scores: np.ndarray) -> list[dict[str, Any]]:
 def _write(
     kind: Kind, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path,
     contents: dict[str, Any], max_length: int, provenance: Provenance | None, figures: Sequence[str | Path], *,
-    pooling: Pooling = "cls", head_corpora: Sequence[str] = (),
+    pooling: Pooling | None = None, head_corpora: Sequence[str] = (),
 ) -> Path:  # fmt: skip
-    """Writes the folder; `contents` is what is special to this kind in its record."""
+    """Writes the folder; `contents` is what is special to this kind in its record. `pooling`: of an encoder."""
     check_no_adapters(model)
     versions = {"carl_hf": __version__, "transformers": transformers.__version__, "torch": torch.__version__}
     record = {
         "kind": kind,
-        "pooling": pooling,
+        "pooling": pooling or getattr(model.config, "classifier_pooling", "cls"),  # what a head reads
         "width": model.config.hidden_size,
         "max_length": max_length,
         "provenance": None if provenance is None else provenance.record(head_corpora),
@@ -319,7 +319,7 @@ def _write(
     with replacing_export(folder) as new:
         save_model(model, new)
         save_tokenizer(tokenizer, new, max_length)
-        if kind == "encoder":
+        if pooling is not None:
             write_sentence_transformers_layout(new, pooling, model.config.hidden_size, max_length)
         write_record(new, record, figures, Path(folder).resolve().name)
     return Path(folder)
