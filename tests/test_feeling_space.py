@@ -7,13 +7,11 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from carl_hf.data.feeling import read_feeling_triplets
 from carl_hf.data.labelled import ClassCorpus, VaCorpus, read_va
 from carl_hf.evaluation import space
 from carl_hf.evaluation.before_after import nearest_texts
 from carl_hf.evaluation.comparison import compare
 from carl_hf.evaluation.space import (
-    development_space,
     label_nearness,
     measure_emoji_pairs,
     measure_feeling,
@@ -201,28 +199,6 @@ def test_a_constant_embedding_has_no_nearness_and_puts_no_triplet_in_order(small
     assert measured["emobank"]["nearness"]["both_reason"] == "undefined: the cosines or distances are constant"
     assert measured["feeling-over-topic"]["accuracy"] == measured["emoji-pairs"]["accuracy"] == 0
     json.dumps(run.metrics, allow_nan=False)
-
-
-def test_development_space_sees_no_test_text(small_corpora):
-    asked = []
-
-    def encode(texts):
-        asked.extend(texts)
-        return words_of(0.1)(texts)
-
-    found = development_space(encode, small_corpora, seed=0)
-    assert found["precision_at_10"] > 0.95 and found["knn"] > 0.9 and found["label_nearness"] > 0.3
-    assert 0 <= found["feeling_over_topic"] <= 1 and len(found["feeling_over_topic_interval"]) == 2
-    numbers = [int(text.split()[-1]) for text in asked if text.split()[0] in "eg" and text.split()[-1].isdigit()]
-    assert len(numbers) == len(set(asked) - {*triplet_texts("validation")}) == 300 and max(numbers) < 150
-    assert {*triplet_texts("validation")} <= {*asked} and not {*triplet_texts("test")} & {*asked}
-    full, _ = measure_feeling(words_of(0.1), read_feeling_triplets("validation"), seed=0)
-    assert found["feeling_over_topic"] == full["accuracy"] / 100
-
-
-def triplet_texts(split):
-    frame = read_feeling_triplets(split)
-    return frame[["anchor", "same_feeling", "opposite_feeling"]].to_numpy().ravel().tolist()
 
 
 def test_the_example_shows_texts_of_the_encoder_s_own_order_and_no_emoji():

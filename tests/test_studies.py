@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from conftest import make_trainer, tiny_encoder
+from test_feeling_space import words_of
 from transformers import TrainerCallback
 
 from carl_hf import CarlModel, CarlTrainingArguments, load_va_dataset
@@ -22,6 +23,7 @@ from carl_hf.data.feeling import read_feeling_triplets
 from carl_hf.data.labelled import read_emotion, read_polarity
 from carl_hf.data.splits import split_rows
 from carl_hf.evaluation.encoder import load_text_encoder
+from carl_hf.evaluation.space import measure_feeling
 from carl_hf.evaluation.statistics import resample_rows
 
 pytestmark = pytest.mark.usefixtures("measuring_packages")
@@ -107,6 +109,11 @@ def test_the_development_score_reads_no_test_text(start, corpora):
     score(encode)
     test = {text for part in _test_texts(corpora) for text in part}
     assert len(seen) == len(set(seen)) > 100 and not test & set(seen)
+    encode = words_of(0.1)  # by the emotion that a text names
+    found = score(encode)
+    assert found["same emotion"] > 0.95 and found["neighbours"] > 0.9 and found["label nearness"] > 0.3
+    feeling = measure_feeling(encode, read_feeling_triplets("validation"), seed=0)[0]["accuracy"]
+    assert found["feeling over topic"] == pytest.approx(feeling / 100)
 
 
 def _test_texts(folder):

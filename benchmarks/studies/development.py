@@ -17,11 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from carl_hf import load_va_dataset
-from carl_hf.data.labelled import ClassCorpus, read_emotion, read_polarity
+from carl_hf.data.feeling import read_feeling_triplets
+from carl_hf.data.labelled import ClassCorpus, read_emotion, read_polarity, read_va
 from carl_hf.data.splits import split_rows
 from carl_hf.evaluation.emotion import class_dataset
+from carl_hf.evaluation.neighbours import knn_predictions, retrieval
 from carl_hf.evaluation.polarity import measure_polarity
-from carl_hf.evaluation.space import development_space
+from carl_hf.evaluation.space import label_nearness, measure_feeling
+from carl_hf.evaluation.statistics import pearson
 from carl_hf.evaluation.suite import EncodeOnce
 from carl_hf.training.dev_probe import DevProbe
 
@@ -38,7 +41,7 @@ class DevelopmentScore:
     """
 
     def __init__(self, data_dir: str | Path | None):
-        self._data_dir = data_dir
+        self._va, self._six = read_va("emobank", data_dir), read_emotion("goemotions-six", data_dir)
         self._emobank = [load_va_dataset("emobank", split=s, data_dir=data_dir) for s in ("train", "validation")]
         sst5 = read_polarity("sst5", data_dir)
         self._sst5 = [class_dataset(sst5, rows) for rows in split_rows(sst5)[:2]]
@@ -47,9 +50,7 @@ class DevelopmentScore:
     def __call__(self, encode: Callable[[Sequence[str]], np.ndarray]) -> dict[str, float]:
         """Every number of the score, what some of them are the mean of, and `score`, in percent."""
         encode_once = EncodeOnce(encode)
-        space = development_space(encode_once, self._data_dir)
-        names = ("feeling_over_topic", "label_nearness", "knn", "precision_at_10")
-        found = {one: space[name] for one, name in zip((*SCORED[:3], "same emotion"), names, strict=True)}
+        found = self._space(encode_once)
         probe = DevProbe(self._emobank[0], texts=len(self._emobank[0]), seed=42)(encode_once, self._emobank[1])
         found |= {
             "V probe": probe["valence_pearson"],
@@ -62,6 +63,22 @@ class DevelopmentScore:
             found[name] = measure_polarity(encode_once, corpus, protocol="fast")[0]["accuracy"] / 100
         found["sentiment"] = float(np.mean([found[name] for name in ("sst5", "cr", "mr")]))
         return found | {"score": 100 * float(np.mean([found[name] for name in SCORED]))}
+
+    def _space(self, encode: EncodeOnce) -> dict[str, float]:
+        """What is read off the vectors by cosine, with nothing fitted."""
+        texts, labels = self._va.texts, self._va.labels[:, :2]
+        train, dev = self._va.rows("train"), self._va.rows("validation")
+        known, asked = (encode([texts[i] for i in rows]) for rows in (train, dev))
+        predictions = knn_predictions(known, labels[train], asked)
+        (base, base_labels), (queries, query_labels) = (self._six.part(rows) for rows in split_rows(self._six)[:2])
+        same = retrieval(encode(queries), query_labels, encode(base), base_labels)
+        feeling = measure_feeling(encode, read_feeling_triplets("validation"), seed=42)[0]
+        return {
+            "feeling over topic": feeling["accuracy"] / 100,
+            "label nearness": label_nearness(asked, labels[dev])["both"],
+            "neighbours": float(pearson(predictions.T, labels[dev].T).mean()),
+            "same emotion": float(same["precision_at_10"].mean()),
+        }
 
 
 def held_out_texts(data_dir: str | Path | None) -> list[list[str]]:

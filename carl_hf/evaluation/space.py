@@ -5,19 +5,18 @@ Shape suffixes: N texts, triplets or pairs, H embedding width, D valence and aro
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from carl_hf.data.feeling import read_emoji_pairs, read_feeling_triplets
-from carl_hf.data.labelled import ClassCorpus, VaCorpus, read_emotion, read_va
+from carl_hf.data.feeling import read_emoji_pairs
+from carl_hf.data.labelled import ClassCorpus, VaCorpus
 from carl_hf.data.splits import split_rows
 from carl_hf.evaluation.geometry import unit_rows
-from carl_hf.evaluation.neighbours import knn_predictions, mean_metrics, measure_retrieval, retrieval
+from carl_hf.evaluation.neighbours import knn_predictions, mean_metrics, measure_retrieval
 from carl_hf.evaluation.semantics import measure_sts
-from carl_hf.evaluation.statistics import correlation_gain, defined, interval, pearson, spearman
+from carl_hf.evaluation.statistics import correlation_gain, defined, interval, spearman
 from carl_hf.evaluation.tasks import Corpora, Encode, Measured
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, ridge_predictions, seeded_folds, va_gain, va_metrics
 
@@ -226,36 +225,6 @@ def space_gain(one: dict[str, np.ndarray], two: dict[str, np.ndarray], *, seed: 
         elif name != "labels":
             gain |= mean_metrics({name: two[name] - one[name]}, seed=seed)
     return gain
-
-
-def development_space(encode: Encode, data_dir: str | Path | None = None, seed: int = 42) -> dict[str, Any]:
-    """The space on development texts alone, to choose a recipe by: validation triplets; EmoBank's and GoEmotions' dev
-    texts among their training texts (those of the demo corpus, without `data_dir`). Each text is embedded once.
-
-    Returns:
-        numbers between 0 and 1 (a correlation may be negative): {"feeling_over_topic": share of triplets, with its
-        interval (`seed`); "label_nearness": by valence and arousal; "knn": mean r of valence and arousal;
-        "precision_at_10": of the six emotions}.
-
-    Raises:
-        MissingCorpus: if a corpus is not there.
-    """
-    items = measure_feeling(encode, read_feeling_triplets("validation"), seed=seed)[1]
-    share = mean_metrics({"feeling_over_topic": items["accuracy"] / 100}, seed=seed)
-    corpus = read_va("demo" if data_dir is None else "emobank", data_dir)
-    train, dev = corpus.rows("train"), corpus.rows("validation")
-    known, asked = _encoded(encode, [[corpus.texts[i] for i in rows] for rows in (train, dev)])
-    labels = corpus.labels[:, :2]
-    predictions = knn_predictions(known, labels[train], asked)
-    six = read_emotion("demo" if data_dir is None else "goemotions-six", data_dir)
-    parts = [six.part(rows) for rows in split_rows(six)[:2]]
-    vectors = _encoded(encode, [texts for texts, _ in parts])
-    found = retrieval(vectors[1], parts[1][1], vectors[0], parts[0][1])
-    return share | {
-        "label_nearness": label_nearness(asked, labels[dev])["both"],
-        "knn": float(pearson(predictions.T, labels[dev].T).mean()),
-        "precision_at_10": float(found["precision_at_10"].mean()),
-    }
 
 
 def _encoded(encode: Encode, parts: list[list[str]]) -> list[np.ndarray]:
