@@ -234,3 +234,5 @@ def test_threads(environment, flag, expected, monkeypatch):
         monkeypatch.setenv(name, value)
     use_all_cores(flag)
     assert chosen == ([] if expected is None else [expected])
+    with pytest.raises(ValueError, match="--num_threads must be positive, got 0"):
+        use_all_cores(0)

@@ -39,7 +39,12 @@ def use_all_cores(num_threads: int | None) -> None:
 
     `accelerate launch` sets OMP_NUM_THREADS=1 if the user has not set it, and all cores but one would be idle; so 1
     counts as unset.
+
+    Raises:
+        ValueError: for a number below 1.
     """
+    if num_threads is not None and num_threads < 1:
+        raise ValueError(f"--num_threads must be positive, got {num_threads}.")
     if num_threads is None and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         num_threads = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
