@@ -17,15 +17,8 @@ import torch
 
 from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.embed import EmbedArguments
-from carl_hf.commands.environment import environment_record
 from carl_hf.commands.outputs import errors_in_one_line
-from carl_hf.commands.sharded import (
-    ShardJob,
-    checked_rows,
-    remedy_for_a_full_disk,
-    start_writing_script,
-    write_shards,
-)
+from carl_hf.commands.sharded import checked_rows, start_writing_script
 from carl_hf.commands.shards import Shards
 from carl_hf.data.streaming import open_tables
 
@@ -45,13 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "checksum_of_texts": found.sha256,
     }
     shards = Shards(Path(args.output_dir), settings, found.rows, args.shard_rows)
-    with remedy_for_a_full_disk(shards):
-        about = {"model": args.model, "texts": args.texts, "versions": environment_record()["versions"]}
-        shards.prepare(about, overwrite=args.overwrite_output_dir)
     answer_on = partial(args.answer_on, schema=found.schema)
-    write_shards(
-        ShardJob(shards, args.texts, columns, answer_on, processes=args.processes, num_threads=args.num_threads)
-    )
+    args.write(shards, columns, answer_on, overwrite=args.overwrite_output_dir)
     logging.info("%s: %s rows in %d shards.", args.output_dir, f"{shards.total:,}", len(shards))
 
 

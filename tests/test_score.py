@@ -285,7 +285,7 @@ def test_a_table_that_changes_while_it_is_scored_is_refused(rows, message, score
         write(*arguments, **named)
         table.write_text("\n".join(["text", *rows, ""]))
 
-    monkeypatch.setattr("carl_hf.commands.score.write_shards", write_and_change)
+    monkeypatch.setattr("carl_hf.commands.sharded.write_shards", write_and_change)
     assert message in score(table, "out.jsonl") and not (tmp_path / "out.jsonl").exists()
 
 

@@ -16,15 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from carl_hf.commands.environment import environment_record
-from carl_hf.commands.sharded import (
-    Answer,
-    ShardArguments,
-    ShardJob,
-    checked_rows,
-    remedy_for_a_full_disk,
-    write_shards,
-)
+from carl_hf.commands.sharded import Answer, ShardArguments, checked_rows, remedy_for_a_full_disk
 from carl_hf.commands.shards import Shards, Survey, as_arrow, pieces_of, unified
 from carl_hf.data.appending import APPENDABLE, append_cells
 from carl_hf.data.files import Piece
@@ -95,15 +87,10 @@ def score(args: ScoreArguments, affect: AffectPipeline, *, show_progress: bool =
         if _same_kind(files, args.texts, output)
         else _table_writer(args, output.suffix.lower())
     )
-    with remedy_for_a_full_disk(shards):
-        about = {"model": args.model, "texts": args.texts, "versions": environment_record()["versions"]}
-        shards.prepare(about, overwrite=args.overwrite)
     answer_on = partial(_answer_on, affect, args.text_column, args.prefix)
-    job = ShardJob(
-        shards, args.texts, [args.text_column], answer_on, empty_texts=True, processes=args.processes,
-        num_threads=args.num_threads,
-    )  # fmt: skip
-    write_shards(job, show_progress=show_progress)
+    args.write(
+        shards, [args.text_column], answer_on, overwrite=args.overwrite, empty_texts=True, show_progress=show_progress
+    )
     with remedy_for_a_full_disk(shards):
         write_atomically(output, partial(write, shards))
         shutil.rmtree(folder)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from tqdm import tqdm
 
-from carl_hf.commands.environment import start_logging, use_all_cores
+from carl_hf.commands.environment import environment_record, start_logging, use_all_cores
 from carl_hf.commands.shards import Shards, Survey, survey
 from carl_hf.data.streaming import PiecewiseTable, open_tables
 from carl_hf.utils.fields import check_positive, setting
@@ -33,6 +33,7 @@ class ShardArguments:
     """What the scripts that write shards have in common."""
 
     texts: list[str] = setting([], "Files (.csv, .tsv, .jsonl, .parquet), folders, patterns, or Hub data sets.")
+    model: str = setting("", "What answers.")
     text_column: str = setting("text", "Name of the column with the texts.")
     batch_size: int = setting(64, "Texts of 32 tokens in a batch; of shorter ones there are more.")
     processes: int | None = setting(None, "Processes of this machine (default: one for each CUDA device, or one).")
@@ -42,6 +43,17 @@ class ShardArguments:
         if not self.texts:
             raise ValueError("There are no texts: name a file, a folder, a pattern or a Hub data set.")
         check_positive(self, "shard_rows", "batch_size", "max_length", "processes", "num_threads")
+
+    def write(
+        self, shards: Shards, columns: Sequence[str], answer_on: Callable[[torch.device], Answer], *,
+        overwrite: bool, empty_texts: bool = False, show_progress: bool = True,
+    ) -> None:  # fmt: skip
+        """Writes what is missing of the shards: see [`ShardJob`], [`Shards.prepare`] and [`write_shards`]."""
+        with remedy_for_a_full_disk(shards):
+            about = {"model": self.model, "texts": self.texts, "versions": environment_record()["versions"]}
+            shards.prepare(about, overwrite=overwrite)
+        job = ShardJob(shards, self.texts, columns, answer_on, empty_texts, self.processes, self.num_threads)
+        write_shards(job, show_progress=show_progress)
 
 
 @dataclass(frozen=True)
