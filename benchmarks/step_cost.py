@@ -7,11 +7,13 @@ All steps run in turn in one process, on the same texts, encoder, dtype and thre
 and, for CARL, the target's update. Every round takes a new batch; ratios are taken within a round, and their medians
 reported. "Sliced" encodes a batch in padded slices of similar length, "packed" without padding, as this trainer does.
 The share of the machine's rate is from the first round, whose matrix products are counted; those of attention only if
-`carl_hf.encoders.fast_cpu` computes them (torch's own operation on a CPU is not counted). Other work on the machine
-can distort the results: the spread shows it.
+`carl_hf.encoders.fast_cpu` computes them (torch's own operation on a CPU is not counted). On a CPU one more step of
+CARL and of packed SimCSE is profiled: seconds by kind of operation. Other work on the machine can distort the
+results: the spread shows it.
 """
 
 import functools
+import re
 import statistics
 import sys
 import time
@@ -21,9 +23,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-from training_steps import OURS, Bench, BenchArguments, run_benchmark
+from training_steps import OURS, PEER, Bench, BenchArguments, Step, run_benchmark
 
 from carl_hf.commands.environment import environment_record
 from carl_hf.report.tables import table
@@ -59,6 +62,29 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+KINDS = {
+    "matrix products, fused attention": r"(aten::(mm|addmm|bmm|baddbmm|linear|_scaled_dot_product)|mkldnn).*",
+    "softmax, GELU, layer norm": r"aten::.*(softmax|gelu|layer_norm|tanh).*",
+    "tokens moved (packing, embeddings)": r"aten::(_?index.*|cat|embedding.*|gather|scatter.*|slice_backward)",
+    "clipping, AdamW, moving average": r"aten::_f(oreach|used)_.*",
+    "elementwise (dropout, residuals, casts, sums)": r"aten::.*",
+}
+OUTSIDE = "outside of torch (Python, NumPy's dropout masks)"
+
+
+def time_by_kind(step: Step, given: Any) -> dict[str, float]:
+    """Seconds of a step's operations by kind, each in the first of [`KINDS`] that its name matches, on a CPU; what is
+    left of the whole is [`OUTSIDE`]."""
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        whole = seconds(functools.partial(step.run, given))
+    spent = dict.fromkeys(KINDS, 0.0)
+    for event in found.key_averages():
+        kind = next((kind for kind, names in KINDS.items() if re.fullmatch(names, event.key)), None)
+        if kind is not None:
+            spent[kind] += event.self_cpu_time_total / 1e6
+    return {**spent, OUTSIDE: whole - sum(spent.values())}
+
+
 def multiplication_rate(bf16: bool, device: torch.device, *, tries: int = 10) -> float:
     """Floating-point operations a second of the best of some matrix products: of MiniLM's size on a CPU, on a GPU of a
     size that fills it."""
@@ -86,6 +112,8 @@ def measure(args: StepCostArguments) -> dict[str, Any]:
                 continue
             times[name].append(seconds(functools.partial(step.run, given)))
         print(f"round {number} of {args.rounds}", file=sys.stderr, flush=True)
+    profiled = [name for name in (PEER, OURS) if name in steps and bench.device.type == "cpu"]
+    by_kind = {name: time_by_kind(steps[name], steps[name].prepare(batch)) for name in profiled}
     rate = multiplication_rate(args.bf16, bench.device, tries=args.rounds)
     rows = {
         name: {
@@ -98,7 +126,7 @@ def measure(args: StepCostArguments) -> dict[str, Any]:
     }
     return {
         "settings": {"corpus": args.corpus, "encoder": args.encoder, "batch_size": args.batch_size, "bf16": args.bf16},
-        "matrix_products_per_second": rate, "steps": rows, **environment_record(),
+        "matrix_products_per_second": rate, "steps": rows, "seconds_by_kind": by_kind, **environment_record(),
     }  # fmt: skip
 
 
@@ -119,7 +147,12 @@ def render(result: dict[str, Any]) -> str:
         rate = row["operations_of_the_first_round"] / row["all_seconds"][0]
         share = rate / result["matrix_products_per_second"]
         rows.append([name, f"{row['seconds']:.3f}", quartiles(row.get("ours_over_it")), f"{share:.0%}"])
-    return table(["step", "seconds", "CARL's step over it (quartiles)", "share of the machine's rate"], rows)
+    steps = table(["step", "seconds", "CARL's step over it (quartiles)", "share of the machine's rate"], rows)
+    by_kind = result.get("seconds_by_kind")  # records before 2026-11-29 lack it
+    if not by_kind:
+        return steps
+    kinds = [[kind, *(f"{spent[kind]:.3f}" for spent in by_kind.values())] for kind in (*KINDS, OUTSIDE)]
+    return f"{steps}\n\n{table(['seconds of one profiled step', *by_kind], kinds)}"
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 OURS = "CARL, this trainer"
 PLAIN = "CARL, plain, padded"
+PEER = "SimCSE, packed"
 
 
 @dataclass
@@ -152,7 +153,7 @@ class Bench:
             "one forward, no gradient, packed": functools.partial(self.forward, _packed),
             "SimCSE, padded": functools.partial(self.simcse, _padded),
             "SimCSE, sliced": functools.partial(self.simcse, _sliced),
-            "SimCSE, packed": functools.partial(self.simcse, _packed),
+            PEER: functools.partial(self.simcse, _packed),
             "SimCSE, sentence-transformers' trainer": self.sentence_transformers,
             PLAIN: self.plain,
             OURS: self.ours,

@@ -44,7 +44,9 @@ def test_all_steps_compute_in_the_dtype_that_is_asked_for(bf16, benchmarks, tiny
     if not bf16:
         result = step_cost.measure(args)
         assert set(result["steps"]) == set(seen) and all(row["seconds"] > 0 for row in result["steps"].values())
-        assert all(name in step_cost.render(result) for name in seen)
+        for spent in result["seconds_by_kind"].values():
+            assert min(spent[kind] for kind in step_cost.KINDS) > 0
+        assert all(name in step_cost.render(result) for name in (*seen, *step_cost.KINDS))
     with pytest.raises(ValueError, match="There is no step 'fast'"):
         bench.steps(["fast"])
 
