@@ -9,6 +9,7 @@ from pathlib import Path
 
 from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.explain import ExplainArguments
+from carl_hf.commands.heads import va_regressor
 from carl_hf.commands.outputs import errors_in_one_line
 from carl_hf.explain import Explainer
 from carl_hf.utils.atomic_files import named_in_errors
@@ -17,7 +18,7 @@ from carl_hf.utils.atomic_files import named_in_errors
 @errors_in_one_line()
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_script_arguments(ExplainArguments, argv, description=__doc__, leading="texts")
-    explainer = Explainer.from_pretrained(args.regressor())
+    explainer = Explainer.from_pretrained(va_regressor(args.model))
     found = [explainer.explain(text, args.target, args.method) for text in args.texts]
     if args.output is not None:
         figures = "\n".join(attribution.to_html() for attribution in found)

@@ -308,3 +308,10 @@ def test_the_script_prints_words_or_writes_a_page(tokenizer, tmp_path, capsys):
         main([*words, "--output", "/dev/full"])
     with pytest.raises(SystemExit, match="error: There is no text"):
         main([])
+    tiny_regressor().base_model.save_pretrained(tmp_path / "carl")  # as on the Hub: the regressor beside the encoder
+    (tmp_path / "va").rename(tmp_path / "carl-va")
+    main([TEXT, "--model", str(tmp_path / "carl"), "--method", "gradient_norm"])
+    assert "gradient norm" in capsys.readouterr().out
+    transformers.AutoModelForSequenceClassification.from_config(tiny_config()).save_pretrained(tmp_path / "emotion")
+    with pytest.raises(SystemExit, match="error: --model .* has no valence-arousal regressor: name a run with va/"):
+        main([TEXT, "--model", str(tmp_path)])

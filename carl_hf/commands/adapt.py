@@ -7,13 +7,13 @@ from typing import Any
 
 from carl_hf import Provenance, export_va_regressor, load_va_dataset
 from carl_hf.commands.environment import multiplies_in_bf16
+from carl_hf.commands.heads import va_regressor
 from carl_hf.data.mixing import rows_with_va
 from carl_hf.encoders import load_classifier, load_tokenizer
 from carl_hf.export.adapting import ALONE, FINETUNED, adapt_va_regressor
 from carl_hf.export.folder import check_replaceable, read_record, record_of
 from carl_hf.export.head_training import HeadTraining
 from carl_hf.export.provenance import file_digest, public_corpus_name
-from carl_hf.inference.pipeline import AffectPipeline
 from carl_hf.report.tables import plain_table
 from carl_hf.utils.atomic_files import check_writable
 from carl_hf.utils.fields import setting
@@ -59,9 +59,7 @@ def adapt(args: AdaptArguments) -> tuple[Path, dict[str, Any]]:
         ValueError: for a model or texts that cannot be used, and for texts that the model was trained on.
     """
     columns = {"text": args.text_column, "valence": args.valence_column, "arousal": args.arousal_column}
-    name = AffectPipeline.from_pretrained(args.model).names.get("va")
-    if name is None:
-        raise ValueError(f"--model {args.model} has no valence-arousal regressor: name a run with va/.")
+    name = va_regressor(args.model)
     record = record_of(name) or {}
     origin = record.get("provenance") or {}
     if Path(args.labels).is_file():

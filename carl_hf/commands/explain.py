@@ -11,7 +11,7 @@ from carl_hf.utils.fields import setting
 @dataclass
 class ExplainArguments:
     texts: list[str] = setting([], "Texts.")
-    model: str = setting("runs/carl-demo", "Folder with va/, the folder va/ itself, or its Hub id.")
+    model: str = setting("runs/carl-demo", "Folder with va/, or va/ itself, or a Hub id (NAME, beside NAME-va).")
     target: Target = setting("valence", "What the words move.")
     method: Method = setting("integrated_gradients", "How their share is found (docs/explain.md).")
     output: str | None = setting(None, "HTML file, in place of the terminal.")
@@ -21,8 +21,3 @@ class ExplainArguments:
             raise ValueError('There is no text: carl-hf explain "What a lovely evening."')
         if self.output is not None:
             check_writable(Path(self.output).parent, "--output")
-
-    def regressor(self) -> str:
-        """The folder or Hub id of the valence-arousal regressor."""
-        inside = Path(self.model) / "va"
-        return str(inside) if inside.is_dir() else self.model

@@ -1,4 +1,4 @@
-"""The arguments of scripts that export `va/` or `emotion/`: how their heads are trained, and what is printed of it."""
+"""`va/` and `emotion/` in scripts: how they are trained, what is printed of it, and where a model has them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Literal
 from carl_hf import CarlTrainingArguments
 from carl_hf.export.folder import read_record
 from carl_hf.export.head_training import HeadTraining
+from carl_hf.inference.pipeline import AffectPipeline
 from carl_hf.utils.fields import setting
 
 
@@ -27,6 +28,15 @@ class HeadArguments:
         if self.heads == "frozen":
             return None
         return HeadTraining(self.heads_learning_rate, self.heads_epochs, bf16=args.bf16, seed=args.seed)
+
+
+def va_regressor(model: str) -> str:
+    """The folder or Hub id of the valence-arousal regressor of a model, named as [`AffectPipeline.from_pretrained`]
+    takes it; a ValueError if it has none."""
+    name = AffectPipeline.from_pretrained(model).names.get("va")
+    if name is None:
+        raise ValueError(f"--model {model} has no valence-arousal regressor: name a run with va/.")
+    return name
 
 
 def print_heads(output: Path) -> None:

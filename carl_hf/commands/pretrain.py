@@ -22,7 +22,8 @@ from carl_hf.export.provenance import file_digest
 from carl_hf.objectives import describe_objectives
 from carl_hf.utils.fields import setting
 
-_KNOWN = (*EMOTION, *CORPORA)
+KNOWN = (*EMOTION, *CORPORA)
+"""The corpora that have a name here; others are files and Hub data sets."""
 
 
 @dataclass
@@ -164,7 +165,7 @@ class PretrainArguments(HeadArguments):
 
     def _files_seen_whole(self) -> dict[str, str]:
         """Name -> digest of the training files but the emotion corpus, whose test part is held out."""
-        files = [file for corpus in self.corpora if corpus not in _KNOWN for file in files_of(corpus)]
+        files = [file for corpus in self.corpora if corpus not in KNOWN for file in files_of(corpus)]
         held_out = [self.emotion_corpus] if self.emotion_corpus and not self.include_eval_rows else []
         known = {file_digest(path) for path in held_out if Path(path).is_file()}
         return {file.name: digest for file in files if (digest := file_digest(file)) not in known}

@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from carl_hf import load_va_dataset
-from carl_hf.commands.pretrain import PretrainArguments
+from carl_hf.commands.pretrain import KNOWN, PretrainArguments
 from carl_hf.data.bad_rows import Skipped
 from carl_hf.data.corpora import CORPORA
 from carl_hf.data.label_spaces import read_label_space
@@ -24,7 +24,6 @@ from carl_hf.export.task_heads import FEWEST_TEXTS, check_classes
 
 STREAMED_TEXTS_OF_HEAD = 10_000
 """Texts of a stream to which the valence-arousal head is fitted if no corpus is measured."""
-_KNOWN = (*EMOTION, *CORPORA)
 
 
 class PretrainData:
@@ -132,7 +131,7 @@ class PretrainData:
             return {}
         loaded = dict.fromkeys([*([] if script.streams else script.corpora), *(script.measure or [])])
         settings = {"agreement_weights": script.agreement_weights, "dominance": script.dominance, **self._format()}
-        bad = {corpus: find_bad_rows(corpus, **settings) for corpus in loaded if corpus not in _KNOWN}
+        bad = {corpus: find_bad_rows(corpus, **settings) for corpus in loaded if corpus not in KNOWN}
         if self.emotions is not None:
             bad.setdefault(script.emotion_corpus, self.emotions.skipped)  # type: ignore[call-overload]
         return {corpus: Skipped.of(rows).record() for corpus, rows in bad.items() if rows}
@@ -200,7 +199,7 @@ class PretrainData:
     def _stream(self) -> datasets.IterableDataset:
         script = self._script
         for corpus in script.corpora:
-            if corpus in _KNOWN:
+            if corpus in KNOWN:
                 raise ValueError(f"--shuffle_buffer streams files; {corpus} is a corpus that fits into memory.")
         return stream_va_dataset(
             script.corpora, held_out=self._held_out, skip_bad_rows=script.skip_bad_rows,
