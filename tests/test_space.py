@@ -5,6 +5,7 @@ import re
 import socket
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -179,6 +180,14 @@ def test_mistakes_on_the_command_line_end_in_one_clear_line(arguments, message, 
     with pytest.raises(SystemExit) as stop:
         app.main()
     assert str(stop.value.code).startswith("error: ") and message in stop.value.code
+
+
+def test_a_page_that_is_stopped_as_it_loads_ends_in_one_line(app, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["app.py", "--num_threads", "1"])
+    monkeypatch.setattr(app, "load_models", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(SystemExit, match="130"):
+        app.main()
+    assert capsys.readouterr().err == "Stopped.\n"
 
 
 def test_variables_name_the_models_of_a_space(app, monkeypatch):

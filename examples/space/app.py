@@ -7,7 +7,6 @@
 """
 
 import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from rendering import circle_html, message_html, readings_html
 
 from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.environment import use_all_cores
+from carl_hf.commands.outputs import errors_in_one_line
 
 EXAMPLES = [
     "We won the cup and danced through the streets until sunrise!\n"
@@ -155,15 +155,13 @@ def build_page(models: Models) -> gr.Blocks:
     return page
 
 
+@errors_in_one_line()
 def main() -> None:
-    try:
-        args = parse_script_arguments(PageArguments)
-        use_all_cores(args.num_threads)
-        page = build_page(load_models(args))
-        os.umask(0o077)  # uploads and answers are the page's alone
-        page.launch(server_port=args.port, share=args.share, **LAUNCH)
-    except (ValueError, ImportError, OSError) as error:  # OSError: the port is taken
-        sys.exit(f"error: {error}")
+    args = parse_script_arguments(PageArguments)
+    use_all_cores(args.num_threads)
+    page = build_page(load_models(args))
+    os.umask(0o077)  # uploads and answers are the page's alone
+    page.launch(server_port=args.port, share=args.share, **LAUNCH)
 
 
 if __name__ == "__main__":
