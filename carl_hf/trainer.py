@@ -111,7 +111,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
         if args.ddp_find_unused_parameters is None and checks.leaves_parameters_unused(model, args):
             args.ddp_find_unused_parameters = True
         args.ignore_data_skip |= is_stream(train_dataset)  # a stream starts at the checkpoint's position itself
-        with checks.errors_in_one_line():
+        with checks.as_value_error():
             super().__init__(
                 model, args, data_collator, train_dataset, eval_dataset, processing_class=processing_class, **kwargs
             )
@@ -234,7 +234,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         given = self.optimizer is not None
-        with checks.errors_in_one_line():
+        with checks.as_value_error():
             optimizer = super().create_optimizer(model)
         if self.model.proxies is not None and not given:
             proxies_PH = self.model.proxies.weight_PH

@@ -41,7 +41,7 @@ def check_model_and_arguments(model: Any, args: Any, **others: Any) -> None:
 
 
 @contextlib.contextmanager
-def errors_in_one_line() -> Iterator[None]:
+def as_value_error() -> Iterator[None]:
     """Makes a ValueError of what the Trainer raises where a package is missing, or the Hub cannot be reached."""
     try:
         yield
