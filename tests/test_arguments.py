@@ -109,6 +109,14 @@ def test_help_is_short_and_help_all_names_the_defaults(capsys):
     assert found[0].count("\n") < 20 < 400 < found[1].count("\n")
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_generator_takes_is_named(seed, tmp_path):
+    with pytest.raises(ValueError, match=f"--seed must lie between 0 and 4294967295, got {seed}"):
+        parse_arguments(Script, ["--seed", str(seed)])
+    with pytest.raises(ValueError, match="--seed must lie"):
+        parse_arguments(Script, ["--config", write(tmp_path / "c.yaml", f"seed: {seed}")])
+
+
 def test_help_names_what_is_shared_with_other_scripts_last(capsys):
     @dataclasses.dataclass
     class Own(Script):

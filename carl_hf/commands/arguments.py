@@ -202,10 +202,11 @@ def _flags_and_file(
     config = flags.pop("config", None)
     if config is None and not any(name in flags for name in default_config_unless):
         config = default_config
-    if config is None:
-        return flags, {}
     known = {f.name for c in classes for f in dataclasses.fields(c) if f.init}
-    return flags, _read_settings(Path(config), known, removed, _FileParser(classes))
+    settings = {} if config is None else _read_settings(Path(config), known, removed, _FileParser(classes))
+    if not 0 <= (seed := {**settings, **flags}.get("seed") or 0) < 2**32:
+        raise ValueError(f"--seed must lie between 0 and {2**32 - 1}, got {seed}.")
+    return flags, settings
 
 
 def _read_settings(path: Path, known: set[str], removed: dict[str, str], parser: _FileParser) -> dict[str, Any]:
