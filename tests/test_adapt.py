@@ -65,6 +65,20 @@ def test_a_scale_and_an_offset_are_found_again(size, regressor, rated, tokenizer
     assert regressor.base_model.state_dict().keys() == model.base_model.state_dict().keys()
 
 
+def test_a_dimension_that_the_raters_agree_with_is_not_scaled(regressor, rated, tokenizer):
+    def change(answers):  # of arousal alone
+        return [1, 0.5] * answers + [0, 0.5]
+
+    kept = []
+    for seed in range(2, 7):
+        model = copy.deepcopy(regressor)
+        found = adapt_va_regressor(model, tokenizer, rated(30, change, seed=seed), **QUICK)
+        old, new = regressor.classifier, model.classifier
+        kept.append(found["chosen"] == SCALED and new.weight[0].equal(old.weight[0]) and new.bias[0] == old.bias[0])
+        assert new.weight[1].detach() == pytest.approx(0.5 * old.weight[1].detach(), abs=0.3)
+    assert kept.count(True) >= 3
+
+
 def test_raters_who_agree_with_the_model_change_nothing(regressor, rated, tokenizer):
     chosen = []
     for seed in range(2, 7):

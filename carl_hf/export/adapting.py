@@ -30,11 +30,13 @@ _RIDGE_STRENGTHS = 10.0 ** np.arange(-3, 4)  # for inputs whose variances add up
 
 
 class _Texts(NamedTuple):
-    """What a way learns from: tokens, inputs of the last layer, and labels in [0, 1]."""
+    """What a way learns from: tokens, inputs of the last layer, labels in [0, 1], and a number for each text, the same
+    for rows of one text."""
 
     tokens: list[list[int]]
     inputs_NH: np.ndarray
     labels_NK: np.ndarray
+    number_N: np.ndarray
 
 
 def adapt_va_regressor(
@@ -42,8 +44,8 @@ def adapt_va_regressor(
     training: HeadTraining | None = None, max_length: int = 128,
 ) -> dict[str, Any]:  # fmt: skip
     """Adapts a valence-arousal regressor in place, in the way that five-fold cross-validation chooses: it is left
-    alone; each dimension gets a scale and an offset; a ridge regression, drawn towards the last layer as it is,
-    changes that layer; or all weights are trained for a few epochs, after scale and offset. See [`choose`].
+    alone; each dimension that gains by it gets a scale and an offset; a ridge regression, drawn towards the last layer
+    as it is, changes that layer; or all weights are trained for a few epochs, after scale and offset. See [`choose`].
 
     Args:
         model: with the problem type regression and the labels valence and arousal, outputs in [0, 1].
@@ -73,7 +75,7 @@ def adapt_va_regressor(
         raise ValueError("The model answers with dominance too: rate it in each text, in a column dominance.")
     inputs_NH, tokens = last_layer_inputs(model, tokenizer, rated["text"], max_length)
     labels_NK = ((labels_of(rated, dimensions=dimensions) + 1) / 2).astype(np.float32)
-    texts, last = _Texts(tokens, inputs_NH.astype(float), labels_NK), model.get_submodule(last_layer(model))
+    texts, last = _Texts(tokens, inputs_NH.astype(float), labels_NK, number_N), model.get_submodule(last_layer(model))
     layer = LinearProbe(*(value.detach().double().cpu().numpy() for value in (last.weight, last.bias)))
 
     def tuned(rows: np.ndarray) -> Classifier:
@@ -138,13 +140,29 @@ def adaptation_results(corpus: str, adaptation: Mapping[str, Any]) -> list[Resul
 
 
 def _scaled(layer: LinearProbe, texts: _Texts, rows: np.ndarray) -> LinearProbe:
-    """Each dimension times a number plus another, by least squares."""
+    """Each dimension times a number plus another, by least squares; a dimension that [`choose`] would leave alone,
+    by the answers for each text of a fit to the others, stays as it is."""
     outputs_NK, labels_NK = layer(texts.inputs_NH[rows]), texts.labels_NK[rows].astype(float)
+    _, number_N = np.unique(texts.number_N[rows], return_inverse=True)
+    unseen_NK = np.empty_like(outputs_NK)
+    for number in range(number_N.max() + 1):
+        own_N = number_N == number
+        scale_K, offset_K = _line(outputs_NK[~own_N], labels_NK[~own_N])
+        unseen_NK[own_N] = scale_K * outputs_NK[own_N] + offset_K
+    scale_K, offset_K = _line(outputs_NK, labels_NK)
+    for k in range(len(scale_K)):
+        answers = {ALONE: outputs_NK[:, k : k + 1], SCALED: unseen_NK[:, k : k + 1]}
+        if choose(answers, labels_NK[:, k : k + 1], number_N) == ALONE:
+            scale_K[k], offset_K[k] = 1, 0
+    return LinearProbe(scale_K[:, None] * layer.weight, scale_K * layer.bias + offset_K)
+
+
+def _line(outputs_NK: np.ndarray, labels_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and offset of each dimension, with the least squared error."""
     mean_K, spread_K = outputs_NK.mean(0), outputs_NK.var(0)
     together_K = ((outputs_NK - mean_K) * (labels_NK - labels_NK.mean(0))).mean(0)
     scale_K = np.divide(together_K, spread_K, out=np.ones_like(spread_K), where=spread_K > 1e-12)
-    offset_K = labels_NK.mean(0) - scale_K * mean_K
-    return LinearProbe(scale_K[:, None] * layer.weight, scale_K * layer.bias + offset_K)
+    return scale_K, labels_NK.mean(0) - scale_K * mean_K
 
 
 def _ridge(layer: LinearProbe, texts: _Texts, rows: np.ndarray) -> LinearProbe:
