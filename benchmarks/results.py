@@ -21,6 +21,8 @@ from carl_hf.commands.arguments import parse_script_arguments
 RENDERED = {
     "step_cost": ("A training step, float32", step_cost.render),
     "step_cost_bf16": ("A training step, bfloat16", step_cost.render),
+    "step_cost_pair": ("A training step beside SimCSE's alone, float32", step_cost.render),
+    "step_cost_pair_bf16": ("A training step beside SimCSE's alone, bfloat16", step_cost.render),
     "memory": ("Memory of a training step", memory.render),
     "scaling": ("How cost grows", scaling.render),
     "scaling_processes": ("Processes, lengths, bookkeeping", scaling.render),

@@ -152,10 +152,11 @@ class CarlModel(CarlPreTrainedModel):
         check_encoder(encoder)
         encoder.float()  # training in bf16 or fp16 is autocast's; the weights, and the target, stay float32
         pooler = getattr(encoder, "pooler", None)  # no config field says whether a pooler exists
+        tokens = ("pad_token_id", "bos_token_id", "eos_token_id")  # the Trainer compares them with the tokenizer's
         config = CarlConfig(
             encoder=encoder.config, pooling=pooling, projection_dim=projection_dim, contrast_layers=contrast_layers,
             encoder_has_pooler=isinstance(getattr(pooler, "dense", None), nn.Linear), heads=heads, classes=classes,
-            dominance=dominance,
+            dominance=dominance, **{name: getattr(encoder.config, name, None) for name in tokens},
         )  # fmt: skip
         model = cls(config)
         model.online.encoder = encoder

@@ -1,9 +1,10 @@
 import copy
+from unittest.mock import Mock
 
 import pytest
 import torch
 from conftest import tiny_config, tiny_encoder
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, trainer_utils
 
 from carl_hf import CarlConfig, CarlModel
 from carl_hf.encoders import PACKAGED_ENCODER, load_encoder, load_tokenizer
@@ -188,6 +189,15 @@ def test_what_is_no_text_encoder_is_refused(tokenizer):
 def test_a_half_precision_encoder_is_trained_in_float32():
     model = CarlModel.from_encoder(tiny_encoder().bfloat16())
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_trainer_does_not_warn_of_the_tokens_of_the_encoder_s_own_tokenizer(family, tokenizer, monkeypatch):
+    monkeypatch.setattr(trainer_utils.logger, "warning", warned := Mock())
+    trainer_utils.align_special_tokens(CarlModel.from_encoder(tiny_encoder(family)), tokenizer)
+    assert not warned.called
+    trainer_utils.align_special_tokens(CarlModel.from_encoder(tiny_encoder(family, pad_token_id=3)), tokenizer)
+    assert "'pad_token_id': 1" in str(warned.call_args)
 
 
 def test_packaged_encoder_is_the_published_one():
