@@ -301,6 +301,16 @@ def test_what_cannot_be_trained_is_refused(settings, message, tmp_path, tokenize
         make_trainer(tmp_path, tokenizer, **settings)
 
 
+def test_a_training_of_a_few_steps_is_warned_of_unless_it_was_asked_for(tmp_path, tokenizer, caplog):
+    settings = {"data": toy_dataset(24), "per_device_train_batch_size": 8}
+    with caplog.at_level(logging.WARNING, logger="carl_hf"):
+        make_trainer(tmp_path, tokenizer, **settings, max_steps=5)
+        make_trainer(tmp_path, tokenizer, **settings, max_steps=-1, num_train_epochs=17)
+        assert "steps" not in caplog.text
+        make_trainer(tmp_path, tokenizer, **settings, max_steps=-1, num_train_epochs=16)
+    assert "24 training texts make 48 steps" in caplog.text and "--num_train_epochs 10" in caplog.text
+
+
 def test_other_arguments_or_no_tokenizer_are_refused(carl, tmp_path, toys, tokenizer):
     with pytest.raises(ValueError, match="trains a CarlModel, got BertModel"):
         make_trainer(tmp_path, tokenizer, model=carl.encoder)

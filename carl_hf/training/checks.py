@@ -1,6 +1,7 @@
 """Before the first step: classes, angles and weights of labels, and checks that the training can work."""
 
 import contextlib
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,11 @@ from carl_hf.objectives import OBJECTIVES
 from carl_hf.training.dev_probe import DevProbe
 from carl_hf.training.streams import is_stream
 from carl_hf.training_args import CarlTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+FEWEST_STEPS = 50
+"""Of a training without `max_steps`: with fewer, 200 texts left the space as it was."""
 
 
 def check_model_and_arguments(model: Any, args: Any, **others: Any) -> None:
@@ -174,7 +180,8 @@ def class_weights(args: CarlTrainingArguments, classes: Sequence[str] | None, tr
 
 
 def check_batches(args: CarlTrainingArguments, train: Any) -> None:
-    """Raises a ValueError unless the texts fill a contrastive batch and the encoder trains for at least one step."""
+    """Raises a ValueError unless the texts fill a contrastive batch and the encoder trains for at least one step.
+    Warns of a training that ends before it has learnt much."""
     global_batch = args.train_batch_size * args.world_size
     if global_batch < 2:
         raise ValueError("A contrastive batch needs at least 2 texts: raise per_device_train_batch_size.")
@@ -197,6 +204,12 @@ def check_batches(args: CarlTrainingArguments, train: Any) -> None:
             f"The encoder would learn nothing: {span}, and in the first {args.warmup_epochs_of_heads:g} only heads "
             f"learn. Train longer, or pass --head_warmup_epochs {0.1 if is_stream(train) else 0}."
         )
+    steps = math.ceil(epochs * steps_per_epoch(args, train))
+    if args.max_steps <= 0 and steps < FEWEST_STEPS:
+        logger.warning(
+            "%d training texts make %d steps, in which an encoder learns little: take smaller batches and more epochs "
+            "(--per_device_train_batch_size 16 --num_train_epochs 10).", len(train), steps,
+        )  # fmt: skip
 
 
 def steps_per_epoch(args: CarlTrainingArguments, train: Any) -> int:
