@@ -92,7 +92,7 @@ class CarlTrainingArguments(TrainingArguments):
     learning_rate: float = setting(1e-4, "Peak learning rate of AdamW.")
     lr_scheduler_type: str = setting("cosine", "Learning rate schedule.")
     warmup_steps: float = setting(0.1, "Warm-up: a share of all steps below 1, else steps.")
-    bf16: bool | None = setting(None, "bfloat16 autocast. Unset: if CUDA supports it or, in scripts, the CPU does.")
+    bf16: bool | None = setting(None, "bfloat16 autocast. Unset: if CUDA supports it or, in scripts, a CPU gains.")
     logging_steps: float = setting(10, "Optimizer steps between two log entries.")
     eval_steps: float | None = setting(100, "Optimizer steps between two evaluations, with --eval_strategy steps.")
     probe_texts: int = setting(

@@ -69,14 +69,16 @@ def test_values_of_a_file_have_the_types_of_the_flags(tmp_path):
     assert args.output_dir == "2024" and args.max_steps == 7
 
 
-@pytest.mark.parametrize("words, instructions, expected", [
-    ("", "avx512f avx512_bf16", True), ("", "avx2 amx_bf16", True), ("", "avx2 avx512f", False),
-    ("--bf16 auto", "avx512_bf16", True), ("--bf16 auto", "avx2", False), ("--bf16 false", "avx512_bf16", False),
-    ("--bf16 true --use_cpu", "avx2 avx512f", True), ("--preset paper", "avx512_bf16", False),
+@pytest.mark.parametrize("words, processor, expected", [
+    ("", "AMD EPYC avx512f avx512_bf16", True), ("", "Intel(R) Xeon(R) avx512f avx512_bf16", False),
+    ("", "Intel(R) Xeon(R) avx512_bf16 amx_bf16", True), ("", "AMD EPYC avx2 avx512f", False),
+    ("--bf16 auto", "AMD EPYC avx512_bf16", True), ("--bf16 auto", "arm64", False),
+    ("--bf16 false", "AMD EPYC avx512_bf16", False), ("--bf16 true --use_cpu", "AMD EPYC avx2", True),
+    ("--preset paper", "AMD EPYC avx512_bf16", False),
 ])  # fmt: skip
-def test_bfloat16_follows_the_cpu_where_nothing_else_decides(words, instructions, expected, tmp_path, monkeypatch):
+def test_bfloat16_follows_the_cpu_where_nothing_else_decides(words, processor, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    monkeypatch.setattr("carl_hf.commands.environment._processor", lambda: f"A processor {instructions}")
+    monkeypatch.setattr("carl_hf.commands.environment._processor", lambda: processor)
     assert parse_arguments(Script, words.split())[1].bf16 is expected
     config = write(tmp_path / "c.yaml", "bf16: auto")
     if "--bf16" not in words:

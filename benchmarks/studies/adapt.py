@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf import load_va_dataset
 from carl_hf.commands.arguments import parse_script_arguments
-from carl_hf.commands.environment import environment_record, multiplies_in_bf16, use_all_cores
+from carl_hf.commands.environment import environment_record, is_faster_in_bf16, use_all_cores
 from carl_hf.data.mixing import rows_with_va
 from carl_hf.encoders import classifier_outputs, load_classifier, load_tokenizer
 from carl_hf.evaluation.statistics import agreement
@@ -75,7 +75,7 @@ def curve(
         records.append({"labels": 0, "seed": seed, "chosen": ALONE} | measured(model, before[test], truth[test]))
         for count in args.labels:
             own = copy.deepcopy(model)
-            training = HeadTraining(batch_size=16, seed=seed, bf16=multiplies_in_bf16())
+            training = HeadTraining(batch_size=16, seed=seed, bf16=is_faster_in_bf16())
             found = adapt_va_regressor(own, tokenizer, data.select(order[:count]), training=training)
             answers = before[test] if found["chosen"] == ALONE else answer(own, test)
             result = {"labels": count, "seed": seed, "chosen": found["chosen"], **measured(own, answers, truth[test])}

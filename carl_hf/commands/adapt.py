@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from carl_hf import Provenance, export_va_regressor, load_va_dataset
-from carl_hf.commands.environment import multiplies_in_bf16
+from carl_hf.commands.environment import is_faster_in_bf16
 from carl_hf.commands.heads import va_regressor
 from carl_hf.data.mixing import rows_with_va
 from carl_hf.encoders import load_classifier, load_tokenizer
@@ -78,7 +78,7 @@ def adapt(args: AdaptArguments) -> tuple[Path, dict[str, Any]]:
         )
     )  # fmt: skip
     length = min(record.get("max_length", 128), tokenizer.model_max_length)
-    training = HeadTraining(batch_size=16, seed=args.seed, bf16=multiplies_in_bf16())
+    training = HeadTraining(batch_size=16, seed=args.seed, bf16=is_faster_in_bf16())
     found = adapt_va_regressor(model, tokenizer, rated, training=training, max_length=length)
     folder = export_va_regressor(
         model, tokenizer, Path(args.output) / "va", max_length=length, adaptation=found,

@@ -15,7 +15,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
-from carl_hf.commands.environment import multiplies_in_bf16
+from carl_hf.commands.environment import is_faster_in_bf16
 from carl_hf.training_args import REMOVED, CarlTrainingArguments
 from carl_hf.utils.progress import bars_only_in_a_terminal
 from carl_hf.utils.suggestions import did_you_mean
@@ -135,7 +135,7 @@ def parse_arguments(
 ) -> tuple[Script, CarlTrainingArguments]:  # fmt: skip
     """Reads a script's own arguments and CarlTrainingArguments from flags and the YAML file that `--config` names.
 
-    In place of unset, and of `auto`, `bf16` is on where the CPU that trains multiplies in bfloat16, unless a preset
+    In place of unset, and of `auto`, `bf16` is on where the CPU that trains is faster in bfloat16, unless a preset
     decides. Progress bars are off where stderr is no terminal, unless `--disable_tqdm false`.
 
     Args:
@@ -160,7 +160,7 @@ def parse_arguments(
     if settings.get("bf16") is None:
         settings.pop("bf16", None)
         on_cpu = settings.get("use_cpu") or not torch.accelerator.is_available()
-        if on_cpu and not settings.get("fp16") and settings.get("preset") != "paper" and multiplies_in_bf16():
+        if on_cpu and not settings.get("fp16") and settings.get("preset") != "paper" and is_faster_in_bf16():
             settings["bf16"] = True
     if not torch.accelerator.is_available():
         settings.setdefault("dataloader_pin_memory", False)  # torch warns of what it cannot do
