@@ -22,6 +22,9 @@ SCRIPTS = {
     "mteb": ("mteb_task.py", "run mteb tasks"),
 }
 
+running: list[str] = []
+"""The command that runs, for its help."""
+
 
 def main() -> None:
     package = Path(importlib.util.find_spec("carl_hf").origin).parent
@@ -45,7 +48,11 @@ def main() -> None:
     sys.argv[0] = str(script)
     if script.parent.name == "space":
         sys.path.insert(0, str(script.parent))  # the page's modules lie beside it
-    runpy.run_path(str(script), run_name="__main__")
+    running[:] = [name]
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    finally:
+        running.clear()
 
 
 if __name__ == "__main__":

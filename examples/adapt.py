@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     use_all_cores(args.num_threads)
     folder, record = adapt(args)
     print_adaptation(record, args.scale)
-    logging.info("%s", folder)
+    logging.info("%s. Next: carl-hf score my.csv --model %s --output scored.csv", folder, args.output)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from conftest import ROOT, load_script, tiny_encoder, toy_dataset
 from datasets import Dataset
 
 from carl_hf import AffectPipeline, CarlModel
+from carl_hf.commands.adapt import print_adaptation
 from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.export.adapting import ALONE, FINETUNED, RIDGE, SCALED, WAYS, adapt_va_regressor, choose
 from carl_hf.export.folder import export_files, read_record
@@ -157,6 +158,16 @@ def test_rows_of_one_text_by_several_raters_are_in_one_fold(regressor, tokenizer
         adapt_va_regressor(regressor, tokenizer, repeated)
 
 
+def test_what_the_answers_do_not_follow_is_said(capsys):
+    metrics = {name: {"mae": 0.1, "pearson": r} for name, r in (("valence", 0.5), ("arousal", 0.1))}
+    adaptation = {"chosen": ALONE, "texts": 100, "folds": 5, "ways": {ALONE: metrics}}
+    head = {"adaptation": adaptation, "labels": ["valence", "arousal"], "corpora": ["mine.csv"]}
+    print_adaptation({"head": head, "intervals": {"valence": 0.2, "arousal": 0.2}}, (0, 1))
+    printed = capsys.readouterr().out
+    assert "do not follow your ratings of arousal beyond chance" in printed and "ratings of valence" not in printed
+    assert "No way was better beyond chance" in printed
+
+
 def test_a_file_is_adapted_to_and_exported(exports, tmp_path):
     rows = [f"joy {i};7;8" if i % 2 else f"woe {i};2;3" for i in range(30)]
     labels, out = tmp_path / "mine.csv", tmp_path / "out"
@@ -167,7 +178,9 @@ def test_a_file_is_adapted_to_and_exported(exports, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     record = read_record(out / "va")
     found, card = record["head"]["adaptation"], (out / "va" / "README.md").read_text()
-    assert f"Chosen: {found['chosen']}." in done.stdout and found["chosen"] != ALONE
+    assert f"Chosen: {found['chosen']}, the simplest way within" in done.stdout and "do not follow" not in done.stdout
+    assert "part 5 of 5" in done.stderr and f"carl-hf score my.csv --model {out} --output" in done.stderr
+    assert found["chosen"] != ALONE
     assert "mine.csv: 30 texts, 5-fold cross-validation; errors on the scale from 1 to 9" in done.stdout
     mae = found["ways"][found["chosen"]]["valence"]["mae"]
     assert f"valence {8 * mae:.2g} (nine in ten at most {8 * record['intervals']['valence']:.2g})" in done.stdout
@@ -191,10 +204,11 @@ def test_a_file_is_adapted_to_and_exported(exports, tmp_path):
     assert re.search(r"out was trained on .*mine\.csv", adapt(labels, *again, "--output", tmp_path / "new"))
     assert "holds a va/: name another, or replace it with --overwrite true" in adapt(*words)
     assert "There are no rated texts" in adapt(*new) and "--output is missing" in adapt(labels)
-    assert "row 1: valence is 2, outside the scale" in adapt(
-        labels, "--text_column", "comment", *new
-    )  # not on a scale from 0 to 1
-    assert "has no column 'text'" in adapt(labels, *new)
+    off = adapt(labels, "--text_column", "comment", *new)  # not on a scale from 0 to 1
+    assert "row 1: valence is 2, outside the scale" in off and "state the scale of its labels (--scale), or" in off
+    missing = adapt(labels, "--arousal_column", "energy", *new)
+    assert "has no column 'text', 'energy'; it has comment, valence, arousal." in missing
+    assert "Name yours by --text_column, --arousal_column" in missing
     assert "is a file; name a folder" in adapt(labels, *new[:2], "--output", labels / "x")
     labels.write_text("text,valence,arousal\n" + "".join(f"joy {i},0.1,0.2\n" for i in range(10)))
     assert "at least 20 texts with valence and arousal, got 10" in adapt(labels, *new)

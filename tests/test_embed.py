@@ -97,7 +97,7 @@ def test_the_shards_hold_rows_texts_vectors_and_kept_columns(embed, parquet, fra
     assert [pq.read_metadata(out / name).num_rows for name in shard_names(12)] == [20] * 11 + [10]
     manifest = json.loads((out / "_manifest.json").read_text())
     assert (manifest["rows"], manifest["shards"], manifest["settings"]["pooling"]) == (ROWS, 12, "mean")
-    assert "part-00003.parquet: 80/230 rows, " in shown and " left" in shown
+    assert "written: 80/230 rows, " in shown and " left" in shown
 
 
 def test_files_of_every_kind_in_the_order_of_their_names(embed, frame, expected, tmp_path, out):

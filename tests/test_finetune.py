@@ -127,7 +127,7 @@ def test_a_frozen_encoder_keeps_its_weights(finetune, tiny, tmp_path, tokenizer,
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--text_column", "words"], "has no column 'words' for 'text'; it has sentence, emotion"),
+        (["--text_column", "words"], "has no column 'words'; it has sentence, emotion"),
         (["--objectives", "proxy"], "did you mean 'proxy_anchor'"),
         (["--objectives", "circular", "--label_space", "russell1980"], "russell1980 has no angle for 'anger'"),
         (["--patience", "-1"], "--patience must be zero or positive"),

@@ -109,7 +109,7 @@ def test_a_file_of_your_own(tmp_path):
     for name, columns, message in (
         (one, None, "at least two"), ("nowhere.csv", None, "There is no file"),
         ("emolit", None, "Unknown emotion corpus 'emolit': choose demo, .*emolit12, a file"),
-        (named, {"text": "sentence"}, "no column 'sentence' for 'text'; it has words, feels, label"),
+        (named, {"text": "sentence"}, "no column 'sentence'; it has words, feels, label"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             read_emotion(name, None, columns)

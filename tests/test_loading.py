@@ -156,6 +156,7 @@ def test_what_is_wrong_with_more_than_single_rows_is_always_refused(tmp_path):
         "te\udce9xt,valence,arousal\n": "header is not UTF-8 text; save the file as UTF-8",
         "text,V\na,1\n": "no column 'valence' or 'arousal'; it has text, V.*--valence_column",
         "txt,valence,arousal\na,1,1\n": "no column 'text'; it has txt, valence, arousal",
+        "txt,V,A\na,1,1\n": "no column 'text', 'valence' or 'arousal'; it has txt, V, A. Name yours by --text_c",
     }.items():  # fmt: skip
         path.write_text(content, encoding="utf-8", errors="surrogateescape")
         for skip in (False, True):
@@ -171,7 +172,7 @@ def test_what_is_wrong_with_more_than_single_rows_is_always_refused(tmp_path):
     "settings, message",
     [
         ({"scale": None}, "state the scale"), ({"scale": (5, 1)}, "scale must be"),
-        ({"columns": {"text": "words"}}, "no column 'words' for 'text'"),
+        ({"columns": {"text": "words"}}, "no column 'words'; it has text, valence, arousal"),
         ({"normalization": "observed"}, "observed range is empty"),
         ({"normalization": "standardized"}, "valence does not vary"),
         ({"normalization": "other"}, "Unknown normalization 'other': choose"),
@@ -194,7 +195,9 @@ def test_each_fault_alone_is_refused_with_its_row_and_all_are_skipped_and_counte
     for name, (line, message, reason) in faults.items():
         path = write(tmp_path / f"one.{kind}", [line])
         remedy = "correct or remove the row, or leave bad rows out with --skip_bad_rows true"
-        remedy = f"; {'save the file as UTF-8 .* iconv .*, or ' if reason == 'not UTF-8' else ''}{remedy}"
+        first = {"not UTF-8": "save the file as UTF-8 .* iconv .*, or "}
+        first["valence is outside the scale"] = r"state the scale of its labels \(--scale\), or "
+        remedy = f"; {first.get(reason, '')}{remedy}"
         with pytest.raises(ValueError, match=rf"one\.{kind}, row 2: .*{message}.*{remedy}"):
             load(path)
         assert [row.reason for row in find_bad_rows(path, scale=(1, 5))] == [reason], name

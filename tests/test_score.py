@@ -86,7 +86,7 @@ def test_a_csv_file_goes_out_in_its_dialect(dialect, score, frame, expected, tmp
     table = frame.assign(note=note)
     table.to_csv(tmp_path / f"in{suffix}", index=False, **how)
     log = score(tmp_path / f"in{suffix}", f"out{suffix}")
-    assert "part-00003.parquet: 150/150 rows, " in log and "150 rows, 0 of them without a text" in log
+    assert "written: 150/150 rows, " in log and "150 rows, 0 of them without a text" in log
     before, after = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("in", "out"))
     end = how["lineterminator"].encode()
     for old, new in zip(before.split(end), after.split(end), strict=True):

@@ -1,5 +1,6 @@
 """The command line of examples/adapt.py: its arguments, what it does and what it prints."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ class AdaptArguments:
     valence_column: str = setting("valence", "Its name.")
     arousal_column: str = setting("arousal", "Its name.")
     skip_bad_rows: bool = setting(False, "Leave out rows that cannot be read, instead of refusing the file.")
+    licence: str | None = setting(None, "Licence of the export, as the Hub writes it (default: follows the texts).")
     overwrite: bool = setting(False, "Replace the export in the output folder.")
     num_threads: int | None = setting(None, "CPU threads (default: all cores).")
     seed: int = setting(42, "Seed of the folds and of fine-tuning.")
@@ -80,9 +82,10 @@ def adapt(args: AdaptArguments) -> tuple[Path, dict[str, Any]]:
     length = min(record.get("max_length", 128), tokenizer.model_max_length)
     training = HeadTraining(batch_size=16, seed=args.seed, bf16=is_faster_in_bf16())
     found = adapt_va_regressor(model, tokenizer, rated, training=training, max_length=length)
+    licence = {} if args.licence is None else {"licence": args.licence}
     folder = export_va_regressor(
         model, tokenizer, Path(args.output) / "va", max_length=length, adaptation=found,
-        provenance=_provenance(record, name, args.labels, found["chosen"]),
+        provenance=replace(_provenance(record, name, args.labels, found["chosen"]), **licence),
         corpora=[*(record.get("head") or {}).get("corpora", []), args.labels],
     )  # fmt: skip
     return folder, read_record(folder)
@@ -104,9 +107,13 @@ def print_adaptation(record: Mapping[str, Any], scale: Sequence[float]) -> None:
     expected = ", ".join(
         f"{name} {size * own[name]['mae']:.2g} (nine in ten at most {size * widths[name]:.2g})" for name in names
     )
-    print(f"\nChosen: {found['chosen']}. Expected mean error on texts like these: {expected}.")
+    print(f"\nChosen: {found['chosen']}, the simplest way within one standard error of the best.")
+    print(f"Expected mean error on texts like these: {expected}.")
     if found["chosen"] == ALONE:
         print("No way was better beyond chance: the answers are those of before, the intervals are new.")
+    for name in names:
+        if (own[name]["pearson"] or 0) < 1.96 / math.sqrt(found["texts"]):
+            print(f"The answers do not follow your ratings of {name} beyond chance: rate more, or do not use them.")
 
 
 def _cells(metrics: Mapping[str, Any], size: float) -> list[str]:

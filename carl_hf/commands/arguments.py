@@ -75,6 +75,12 @@ class _ExplicitParser(HfArgumentParser):
         self._leading = leading  # the setting that words before the first flag belong to
         words = f"[{leading.upper()} ...] " if leading else ""
         usage = f"%(prog)s {words}[--config FILE] [--NAME VALUE ...]"
+        if running := getattr(sys.modules.get("carl_hf_cli"), "running", None):  # not as a script
+            options["prog"] = f"carl-hf {running[0]}"
+            shown = re.sub(
+                r"(accelerate launch -q|python) examples/[\w/]+\.py", options["prog"], options["description"]
+            )
+            options["description"] = shown
         super().__init__([], usage=usage, add_help=False, **options)
         groups = [self.add_argument_group(title) for title in _GROUPS]
         for dataclass in classes:

@@ -19,7 +19,8 @@ from carl_hf.version import __version__
 def start_logging(*, main_process: bool = True) -> None:
     """Plain lines on stderr: all that is said in the main process, errors in the others."""
     logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for package in ("httpx", "matplotlib"):
+        logging.getLogger(package).setLevel(logging.WARNING)
 
 
 def start_measuring_script(*, main_process: bool = True) -> None:

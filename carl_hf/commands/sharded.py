@@ -114,7 +114,7 @@ def write_shards(job: ShardJob, *, show_progress: bool = True) -> None:
             for shard, rows in _write(job, missing, 0):
                 progress.update(rows)
                 if shard is not None:
-                    progress.line(shards.path(shard).name)
+                    progress.line("written")
 
 
 def _write(job: ShardJob, wanted: Sequence[int], rank: int) -> Iterator[tuple[int | None, int]]:

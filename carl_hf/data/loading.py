@@ -119,21 +119,11 @@ def _checked_rows(
     source: str | Path, scale: tuple[float, float] | None, columns: Mapping[str, str] | None, ratings: bool,
     dominance: bool,
 ) -> bad_rows.Rows:  # fmt: skip
-    frame, bad = read_source(source, columns or {}, ("text",))
-    check_some_va(frame, str(source))
+    frame, bad = read_source(source, columns or {}, ("text",), some_of=VA)
     rules = va_rules(scale, str(source), dominance=dominance)
     if ratings:
         rules |= {"raters": bad_rows.Number(1), **{f"{name}_sd": bad_rows.Number(0, optional=True) for name in VA}}
     return parse_va_rows(frame, rules, bad)
-
-
-def check_some_va(there: Sequence[str], name: str, names: Sequence[str] = VA) -> None:
-    """Raises a ValueError if none of the columns `names`, those of valence and arousal, is there."""
-    if not any(column in there for column in names):
-        raise ValueError(
-            f"{name} has no column {' or '.join(map(repr, names))}; it has {listed(there) or 'none'}. Name one that "
-            "has numbers: columns={'valence': ...} (--valence_column)."
-        )
 
 
 def parse_va_rows(
@@ -168,12 +158,17 @@ def good_rows(rows: bad_rows.Rows, name: str, skip_bad_rows: bool) -> pd.DataFra
     there is no good one."""
     frame, bad = rows
     if not skip_bad_rows or not len(frame):
-        bad_rows.refuse(name, bad, NO_GOOD_ROW if skip_bad_rows else SKIP_REMEDY)
+        remedy = NO_GOOD_ROW if skip_bad_rows else SKIP_REMEDY
+        if any(row.reason.endswith("outside the scale") for row in bad[:1]):
+            remedy = f"state the scale of its labels (--scale), or {remedy}"
+        bad_rows.refuse(name, bad, remedy)
     bad_rows.report_skipped(name, bad_rows.Skipped.of(bad))
     return frame.reset_index(drop=True)
 
 
-def read_source(source: str | Path, columns: Mapping[str, str], needed: Sequence[str]) -> bad_rows.Rows:
+def read_source(
+    source: str | Path, columns: Mapping[str, str], needed: Sequence[str], *, some_of: Sequence[str] = ()
+) -> bad_rows.Rows:
     """The rows of a file or of a Hub data set, the latter with a column `split`, with columns as by [`renamed`]. A
     ValueError for what is neither, cannot be read, has no rows, or lacks a column."""
     known = (*COLUMNS, "split", "raters", *(f"{name}_sd" for name in VA))
@@ -192,7 +187,7 @@ def read_source(source: str | Path, columns: Mapping[str, str], needed: Sequence
     if len(frame) == 0:
         bad_rows.refuse(name, bad, bad_rows.REMEDY)
         raise ValueError(f"{name} has no rows.")
-    return renamed(frame, columns, name, needed), bad
+    return renamed(frame, columns, name, needed, some_of=some_of), bad
 
 
 def _read_hub_dataset(name: str) -> bad_rows.Rows:
@@ -205,21 +200,33 @@ def _read_hub_dataset(name: str) -> bad_rows.Rows:
     return pd.concat(rows), bad
 
 
-def renamed(frame: pd.DataFrame, columns: Mapping[str, str], name: str, needed: Sequence[str] = ()) -> pd.DataFrame:
-    """A frame whose columns have our names, given as {ours: theirs}; a ValueError if one of them or of `needed`
-    is not there."""
-    for ours, theirs in columns.items():
-        if theirs not in frame:
-            raise ValueError(f"{name} has no column {theirs!r} for {ours!r}; it has {listed(frame)}.")
+def renamed(
+    frame: pd.DataFrame, columns: Mapping[str, str], name: str, needed: Sequence[str] = (), *,
+    some_of: Sequence[str] = (),
+) -> pd.DataFrame:  # fmt: skip
+    """A frame whose columns have our names, given as {ours: theirs}; a ValueError as by [`check_columns`]."""
+    check_columns(list(frame), columns, name, needed, some_of)
     shadowed = [ours for ours, theirs in columns.items() if ours != theirs and ours in frame]
-    frame = frame.drop(columns=shadowed).rename(columns={theirs: ours for ours, theirs in columns.items()})
-    for column in needed:
-        if column not in frame:
-            raise ValueError(
-                f"{name} has no column {column!r}; it has {listed(frame)}. Name the right one: "
-                f"columns={{{column!r}: ...}} (--{column}_column)."
-            )
-    return frame
+    return frame.drop(columns=shadowed).rename(columns={theirs: ours for ours, theirs in columns.items()})
+
+
+def check_columns(
+    there: Sequence[str], columns: Mapping[str, str], name: str, needed: Sequence[str], some_of: Sequence[str]
+) -> None:
+    """Raises a ValueError that names every missing column: of those given as {ours: theirs}, of `needed`, and
+    `some_of`, if none of these is there."""
+    theirs = {ours: columns.get(ours, ours) for ours in dict.fromkeys([*columns, *needed])}
+    missing = [ours for ours, column in theirs.items() if column not in there]
+    names = [repr(theirs[ours]) for ours in missing]
+    if some_of and not {*some_of} & {*missing} and not any(columns.get(ours, ours) in there for ours in some_of):
+        missing += some_of
+        names.append(" or ".join(map(repr, some_of)))
+    if missing:
+        flags = ", ".join(f"--{ours}_column" for ours in missing)
+        raise ValueError(
+            f"{name} has no column {', '.join(names)}; it has {listed(there) or 'none'}. Name yours by {flags} (in "
+            f"Python columns={{{missing[0]!r}: ...}})."
+        )
 
 
 def normalized(

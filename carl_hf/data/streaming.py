@@ -16,7 +16,7 @@ from carl_hf.data.bad_rows import BadRow, Rule, Skipped, log_missing, refuse, re
 from carl_hf.data.corpora import DIMENSIONS
 from carl_hf.data.files import PIECE, SUFFIXES, Piece, Wanted, arrow_piece, column_names, read_pieces
 from carl_hf.data.hub_sets import load_hub_dataset
-from carl_hf.data.loading import NO_GOOD_ROW, SKIP_REMEDY, check_some_va, normalized, parse_va_rows, renamed, va_rules
+from carl_hf.data.loading import NO_GOOD_ROW, SKIP_REMEDY, check_columns, normalized, parse_va_rows, renamed, va_rules
 from carl_hf.data.mixing import VA
 from carl_hf.data.splits import text_key
 from carl_hf.utils.suggestions import listed
@@ -87,7 +87,7 @@ def _open_file(
         there = [*next((piece.frame for piece in read_pieces(path, rows=100)), ())] or [*columns, *va]
     read = _chosen(str(path), there, columns, None if optional is None else (*optional, *va))
     if va:
-        check_some_va(there, str(path), va)
+        check_columns(there, {}, str(path), (), va)
     return PiecewiseTable(str(path), lambda wanted: read_pieces(path, columns=read, wanted=wanted))
 
 
@@ -95,7 +95,8 @@ def _chosen(name: str, there: Sequence[str], columns: Sequence[str], optional: C
     """The columns to read; a ValueError if one that is needed is not there."""
     for column in columns:
         if column not in there:
-            raise ValueError(f"{name} has no column {column!r}; it has {listed(there) or 'none'}.")
+            hint = "--text_column names the column of the texts"
+            raise ValueError(f"{name} has no column {column!r}; it has {listed(there) or 'none'}. {hint}.")
     return [column for column in there if optional is None or column in columns or column in optional]
 
 

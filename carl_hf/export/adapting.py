@@ -4,6 +4,7 @@ Shape suffixes: N texts, K dimensions, H width of what the last layer reads.
 """
 
 import copy
+import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from carl_hf.export.head_training import HeadTraining, train_epochs, weighted_sq
 from carl_hf.export.intervals import conformal_intervals
 from carl_hf.export.provenance import public_corpus_name
 from carl_hf.export.task_heads import FEWEST_TEXTS, last_layer, last_layer_inputs, set_last_layer
+
+logger = logging.getLogger(__name__)
 
 FOLDS = 5
 ALONE, SCALED, RIDGE, FINETUNED = WAYS = ("left alone", "scale and offset", "ridge", "fine-tuning")
@@ -90,7 +93,8 @@ def adapt_va_regressor(
     linear = {ALONE: lambda layer, texts, rows: layer, SCALED: _scaled, RIDGE: _ridge}
     every, order = np.arange(len(rated)), np.random.default_rng(training.seed).permutation(distinct)
     unseen = {way: np.empty_like(texts.labels_NK) for way in WAYS}
-    for drawn in np.array_split(order, FOLDS):
+    for fold, drawn in enumerate(np.array_split(order, FOLDS), 1):
+        logger.info("cross-validation, part %d of %d ...", fold, FOLDS)
         held_out = np.flatnonzero(np.isin(number_N, drawn))
         rows = np.setdiff1d(every, held_out)
         for way, fit in linear.items():

@@ -144,9 +144,11 @@ def _train(
         which of the two is kept, "epoch": the best one, "learning_rate", "epochs", "batch_size"}; None if there are
         fewer texts than `fewest_texts`.
     """
+    what = "valence-arousal head" if model.config.problem_type == "regression" else "emotion head"
     if len(texts) < training.fewest_texts:
-        logger.info("%d texts: the encoder stays frozen below %d.", len(texts), training.fewest_texts)
+        logger.info("%s: a linear one; it is fine-tuned from %d texts on.", what, training.fewest_texts)
         return None
+    logger.info("%s: fine-tuning it with a copy of the encoder, %d epochs at most ...", what, training.epochs)
     classifier = Classifier(model, tokenizer)
     tokens, dev_tokens = (token_ids(part, tokenizer, max_length) for part in (texts, dev_texts))
 
@@ -156,10 +158,13 @@ def _train(
         return score(outputs) if np.isfinite(outputs).all() else -np.inf
 
     frozen, weights, best, best_epoch = measured(), _weights(classifier), -np.inf, 0
-    what = "valence-arousal head" if model.config.problem_type == "regression" else "emotion head"
     for epoch in train_epochs(classifier, tokens, labels, loss, training):
         value = measured()
-        logger.info("%s, epoch %d: %s %.4g on development texts (frozen %.4g)", what, epoch, metric, value, frozen)
+        unit = " %" if metric == "accuracy" else ""
+        logger.info(
+            "%s, epoch %d: %s %.3g%s on development texts (before: %.3g%s)",
+            what, epoch, metric, value, unit, frozen, unit,
+        )  # fmt: skip
         if value > best:
             best, best_epoch = value, epoch
             if value > frozen:
