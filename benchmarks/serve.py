@@ -55,7 +55,7 @@ def texts_of(args: ServeArguments, corpus: str) -> list[str]:
     else:
         texts = load_va_dataset(corpus, split="train", data_dir=args.data_dir)["text"]
     rows = np.random.default_rng(0).permutation(len(texts))[: args.texts]
-    return [texts[row] for row in rows]
+    return [texts[int(row)] for row in rows]
 
 
 def answering(args: ServeArguments, corpus: str) -> dict[str, Any]:

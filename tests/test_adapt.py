@@ -159,12 +159,13 @@ def test_rows_of_one_text_by_several_raters_are_in_one_fold(regressor, tokenizer
 
 
 def test_what_the_answers_do_not_follow_is_said(capsys):
-    metrics = {name: {"mae": 0.1, "pearson": r} for name, r in (("valence", 0.5), ("arousal", 0.1))}
-    adaptation = {"chosen": ALONE, "texts": 100, "folds": 5, "ways": {ALONE: metrics}}
-    head = {"adaptation": adaptation, "labels": ["valence", "arousal"], "corpora": ["mine.csv"]}
-    print_adaptation({"head": head, "intervals": {"valence": 0.2, "arousal": 0.2}}, (0, 1))
+    found = (("valence", 0.5), ("arousal", 0.15), ("dominance", None))  # 5 raters do not make 500 texts of 100
+    metrics = {name: {"mae": 0.1, "pearson": r} for name, r in found}
+    adaptation = {"chosen": ALONE, "texts": 500, "different_texts": 100, "folds": 5, "ways": {ALONE: metrics}}
+    head = {"adaptation": adaptation, "labels": [*metrics], "corpora": ["mine.csv"]}
+    print_adaptation({"head": head, "intervals": dict.fromkeys(metrics, 0.2)}, (0, 1))
     printed = capsys.readouterr().out
-    assert "do not follow your ratings of arousal beyond chance" in printed and "ratings of valence" not in printed
+    assert [f"follow your ratings of {name} beyond" in printed for name in metrics] == [False, True, True]
     assert "No way was better beyond chance" in printed
 
 
@@ -172,7 +173,20 @@ def test_a_file_is_adapted_to_and_exported(exports, tmp_path):
     rows = [f"joy {i};7;8" if i % 2 else f"woe {i};2;3" for i in range(30)]
     labels, out = tmp_path / "mine.csv", tmp_path / "out"
     labels.write_text("\n".join(["comment;valence;arousal", *rows]))
-    words = [labels, "--text_column", "comment", "--scale", 1, 9, "--model", exports[0], "--output", out]
+    words = [
+        labels,
+        "--text_column",
+        "comment",
+        "--scale",
+        1,
+        9,
+        "--model",
+        exports[0],
+        "--output",
+        out,
+        "--licence",
+        "mit",
+    ]
     command = [sys.executable, "-m", "carl_hf", "adapt", *words, "--num_threads", 1]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -189,7 +203,7 @@ def test_a_file_is_adapted_to_and_exported(exports, tmp_path):
     assert (row["dataset"], row["value"]) == ("mine.csv", mae)
     assert row["baseline"] == found["ways"][ALONE]["valence"]["mae"] > mae
     assert "adapted to 30 texts of mine.csv" in card and str(tmp_path) not in json.dumps(record)
-    assert list(record["provenance"]["files"]) == ["mine.csv"] and record["provenance"]["licence"] == "unknown"
+    assert list(record["provenance"]["files"]) == ["mine.csv"] and record["provenance"]["licence"] == "mit"
     assert export_files(out / "va") and record["head"]["corpora"][-1] == "mine.csv"
     answers = AffectPipeline.from_pretrained(out)(["joy 31", "woe 32"])["valence"]
     assert answers[0] > 0.6 > 0.4 > answers[1]
@@ -212,5 +226,6 @@ def test_a_file_is_adapted_to_and_exported(exports, tmp_path):
     assert "is a file; name a folder" in adapt(labels, *new[:2], "--output", labels / "x")
     labels.write_text("text,valence,arousal\n" + "".join(f"joy {i},0.1,0.2\n" for i in range(10)))
     assert "at least 20 texts with valence and arousal, got 10" in adapt(labels, *new)
+    assert "licence" in adapt(labels, *new, "--licence", "My Licence")
     assert "has no valence-arousal regressor" in adapt(labels, *new[2:], "--model", exports[0] / "emotion")
     assert not (tmp_path / "new").exists()

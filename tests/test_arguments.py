@@ -72,7 +72,7 @@ def test_values_of_a_file_have_the_types_of_the_flags(tmp_path):
 @pytest.mark.parametrize("words, processor, expected", [
     ("", "AMD EPYC avx512f avx512_bf16", True), ("", "Intel(R) Xeon(R) avx512f avx512_bf16", False),
     ("", "Intel(R) Xeon(R) avx512_bf16 amx_bf16", True), ("", "AMD EPYC avx2 avx512f", False),
-    ("--bf16 auto", "AMD EPYC avx512_bf16", True), ("--bf16 auto", "arm64", False),
+    ("--bf16 auto", "AMD EPYC avx512_bf16", True), ("--bf16 auto", "arm64", False), ("", "", False),
     ("--bf16 false", "AMD EPYC avx512_bf16", False), ("--bf16 true --use_cpu", "AMD EPYC avx2", True),
     ("--preset paper", "AMD EPYC avx512_bf16", False),
 ])  # fmt: skip

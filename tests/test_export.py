@@ -334,7 +334,7 @@ def test_the_onnx_graphs_of_a_head_compute_the_same_and_the_card_tells_their_siz
     assert (folder / "README.md").read_text() == "edited by hand"
 
 
-def test_a_graph_that_does_not_fit_on_the_disk_is_named(tmp_path, tokenizer, monkeypatch):
+def test_an_onnx_graph_that_does_not_fit_on_the_disk_is_named(tmp_path, tokenizer, monkeypatch):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     import onnx_ir

@@ -110,6 +110,7 @@ def test_a_file_of_your_own(tmp_path):
         (one, None, "at least two"), ("nowhere.csv", None, "There is no file"),
         ("emolit", None, "Unknown emotion corpus 'emolit': choose demo, .*emolit12, a file"),
         (named, {"text": "sentence"}, "no column 'sentence'; it has words, feels, label"),
+        (one, {"label": "text"}, "column 'text' cannot be both label and text"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             read_emotion(name, None, columns)

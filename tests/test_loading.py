@@ -156,7 +156,7 @@ def test_what_is_wrong_with_more_than_single_rows_is_always_refused(tmp_path):
         "te\udce9xt,valence,arousal\n": "header is not UTF-8 text; save the file as UTF-8",
         "text,V\na,1\n": "no column 'valence' or 'arousal'; it has text, V.*--valence_column",
         "txt,valence,arousal\na,1,1\n": "no column 'text'; it has txt, valence, arousal",
-        "txt,V,A\na,1,1\n": "no column 'text', 'valence' or 'arousal'; it has txt, V, A. Name yours by --text_c",
+        "txt,V,A\na,1,1\n": "no column 'text', and none of 'valence' or 'arousal'; it has txt, V, A. Name yours",
     }.items():  # fmt: skip
         path.write_text(content, encoding="utf-8", errors="surrogateescape")
         for skip in (False, True):
@@ -172,6 +172,8 @@ def test_what_is_wrong_with_more_than_single_rows_is_always_refused(tmp_path):
     "settings, message",
     [
         ({"scale": None}, "state the scale"), ({"scale": (5, 1)}, "scale must be"),
+        ({"columns": {"valence": "arousal", "arousal": "arousal"}}, "'arousal' cannot be both valence and arousal"),
+        ({"scale": (5, 9), "skip_bad_rows": True}, r"no row is good, .*: state the scale of its labels \(--scale\)\."),
         ({"columns": {"text": "words"}}, "no column 'words'; it has text, valence, arousal"),
         ({"normalization": "observed"}, "observed range is empty"),
         ({"normalization": "standardized"}, "valence does not vary"),

@@ -34,7 +34,7 @@ def test_it_lists_its_commands_and_suggests_one(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", sorted(set(SCRIPTS) - {"mteb"}))
-def test_each_command_runs_the_script_in_examples(name, monkeypatch, capsys):
+def test_each_command_runs_the_script_in_examples(name, monkeypatch, capsys, tmp_path):
     if name == "app":
         pytest.importorskip("gradio")
         pytest.importorskip("captum")
@@ -45,6 +45,10 @@ def test_each_command_runs_the_script_in_examples(name, monkeypatch, capsys):
     printed, text = capsys.readouterr().out, script.read_text()
     assert end.value.code == 0 and f"usage: carl-hf {name} " in printed
     assert "examples/" + script.name not in printed  # which a wheel's user does not see
+    (tmp_path / "c.yaml").write_text("no_such: 1")
+    with pytest.raises(SystemExit) as end:
+        run_main(monkeypatch, name, "--config", str(tmp_path / "c.yaml"))
+    assert "no_such" in str(end.value) or "no_such" in capsys.readouterr().err
     assert text.splitlines()[0].strip('"') in printed  # the script's own docstring
 
 

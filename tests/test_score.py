@@ -206,7 +206,7 @@ def test_a_hub_data_set(score, frame, expected, tmp_path, monkeypatch):
     score("owner/name", "out.csv")
     table = pd.read_csv(tmp_path / "out.csv")
     assert table["split"].tolist() == ["train"] * 100 + ["test"] * 50
-    assert np.array_equal(table["price"], frame["price"])  # not rounded: only answers are
+    np.testing.assert_allclose(table["price"], frame["price"], rtol=1e-15)  # not rounded: only answers are
     check_answers(table, expected)
 
 

@@ -159,6 +159,7 @@ def test_transformers_flash_attention_gets_the_bounds_of_the_texts(family, monke
     assert {options["max_seqlen_q"] for options in calls} == {mask.shape[1]}
 
 
+@pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6 lets nothing stand for its kernel twice")
 @pytest.mark.parametrize("settings", [{"preset": "paper"}, {"objectives": [*OBJECTIVES], "pgd_steps": 2}], ids=str)
 def test_a_step_reads_nothing_from_its_device(settings, monkeypatch, tmp_path, tokenizer):
     """On tensors without values each read fails that would let a GPU and its host wait for each other."""

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import toy_dataset
@@ -16,6 +17,7 @@ MADE = Path(__file__).parent / "made_by_0_1_0"
 EXPECTED = json.loads((MADE / "expected.json").read_text())
 
 
+@pytest.mark.skipif(np.__version__ < "2", reason="NumPy 1 does not read the random state that NumPy 2 wrote")
 def test_a_checkpoint_resumes_to_the_same_end(tmp_path, caplog):
     shutil.copytree(MADE / "checkpoint-4", tmp_path / "checkpoint-4")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "checkpoint-4")

@@ -44,6 +44,7 @@ class AdaptArguments:
             raise ValueError("--output is missing: name a folder, in which va/ is written.")
         if len(self.scale) != 2:
             raise ValueError(f"--scale needs two numbers, the least and the greatest rating, got {self.scale}.")
+        Provenance(licence=self.licence)  # a ValueError for what is no licence's name
         check_writable(self.output, "--output")
         folder = Path(self.output) / "va"
         check_replaceable(folder)
@@ -82,10 +83,10 @@ def adapt(args: AdaptArguments) -> tuple[Path, dict[str, Any]]:
     length = min(record.get("max_length", 128), tokenizer.model_max_length)
     training = HeadTraining(batch_size=16, seed=args.seed, bf16=is_faster_in_bf16())
     found = adapt_va_regressor(model, tokenizer, rated, training=training, max_length=length)
-    licence = {} if args.licence is None else {"licence": args.licence}
+    provenance = _provenance(record, name, args.labels, found["chosen"])
     folder = export_va_regressor(
         model, tokenizer, Path(args.output) / "va", max_length=length, adaptation=found,
-        provenance=replace(_provenance(record, name, args.labels, found["chosen"]), **licence),
+        provenance=provenance if args.licence is None else replace(provenance, licence=args.licence),
         corpora=[*(record.get("head") or {}).get("corpora", []), args.labels],
     )  # fmt: skip
     return folder, read_record(folder)
@@ -112,7 +113,7 @@ def print_adaptation(record: Mapping[str, Any], scale: Sequence[float]) -> None:
     if found["chosen"] == ALONE:
         print("No way was better beyond chance: the answers are those of before, the intervals are new.")
     for name in names:
-        if (own[name]["pearson"] or 0) < 1.96 / math.sqrt(found["texts"]):
+        if (own[name]["pearson"] or 0) < 1.96 / math.sqrt(found["different_texts"]):
             print(f"The answers do not follow your ratings of {name} beyond chance: rate more, or do not use them.")
 
 

@@ -76,11 +76,9 @@ class _ExplicitParser(HfArgumentParser):
         words = f"[{leading.upper()} ...] " if leading else ""
         usage = f"%(prog)s {words}[--config FILE] [--NAME VALUE ...]"
         if running := getattr(sys.modules.get("carl_hf_cli"), "running", None):  # not as a script
-            options["prog"] = f"carl-hf {running[0]}"
-            shown = re.sub(
-                r"(accelerate launch -q|python) examples/[\w/]+\.py", options["prog"], options["description"]
-            )
-            options["description"] = shown
+            command = options["prog"] = f"carl-hf {running[0]}"
+            if about := options.get("description"):
+                options["description"] = re.sub(r"(accelerate launch -q|python) examples/[\w/]+\.py", command, about)
         super().__init__([], usage=usage, add_help=False, **options)
         groups = [self.add_argument_group(title) for title in _GROUPS]
         for dataclass in classes:

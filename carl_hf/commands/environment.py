@@ -80,7 +80,7 @@ def is_faster_in_bf16() -> bool:
     """Whether the CPU computes matrix products in bfloat16 faster than in float32: one with AMX, or AMD's with AVX-512
     BF16. On an Intel Xeon with AVX-512 BF16 alone a training step took 1.5 times as long as in float32."""
     words = _processor().split()
-    return "amx_bf16" in words or (words[0] == "AMD" and "avx512_bf16" in words)
+    return "amx_bf16" in words or (words[:1] == ["AMD"] and "avx512_bf16" in words)
 
 
 def leave_at_once() -> NoReturn:

@@ -28,6 +28,7 @@ class NoRatingsError(ValueError):
 
 
 SKIP_REMEDY = f"{bad_rows.REMEDY}, or leave bad rows out with --skip_bad_rows true (skip_bad_rows=True)"
+_FLAGS = ("text", "valence", "arousal", "label")  # of which scripts have --NAME_column
 NO_GOOD_ROW = "no row is good, so that there is nothing to skip to"
 Normalization = Literal["scale", "observed", "standardized"]
 Split = Literal["train", "validation", "test", "all"]
@@ -159,8 +160,9 @@ def good_rows(rows: bad_rows.Rows, name: str, skip_bad_rows: bool) -> pd.DataFra
     frame, bad = rows
     if not skip_bad_rows or not len(frame):
         remedy = NO_GOOD_ROW if skip_bad_rows else SKIP_REMEDY
-        if any(row.reason.endswith("outside the scale") for row in bad[:1]):
-            remedy = f"state the scale of its labels (--scale), or {remedy}"
+        if any(row.reason in {f"{label} is outside the scale" for label in DIMENSIONS} for row in bad[:1]):
+            hint = "state the scale of its labels (--scale)"
+            remedy = f"{remedy}: {hint}" if skip_bad_rows else f"{hint}, or {remedy}"
         bad_rows.refuse(name, bad, remedy)
     bad_rows.report_skipped(name, bad_rows.Skipped.of(bad))
     return frame.reset_index(drop=True)
@@ -214,18 +216,22 @@ def check_columns(
     there: Sequence[str], columns: Mapping[str, str], name: str, needed: Sequence[str], some_of: Sequence[str]
 ) -> None:
     """Raises a ValueError that names every missing column: of those given as {ours: theirs}, of `needed`, and
-    `some_of`, if none of these is there."""
+    `some_of`, if none of these is there; and for one column that is to have two names."""
     theirs = {ours: columns.get(ours, ours) for ours in dict.fromkeys([*columns, *needed])}
+    for column in theirs.values():
+        if len(names := [ours for ours, own in theirs.items() if own == column]) > 1:
+            raise ValueError(f"{name}: column {column!r} cannot be both {' and '.join(names)}; name one for each.")
     missing = [ours for ours, column in theirs.items() if column not in there]
     names = [repr(theirs[ours]) for ours in missing]
     if some_of and not {*some_of} & {*missing} and not any(columns.get(ours, ours) in there for ours in some_of):
         missing += some_of
-        names.append(" or ".join(map(repr, some_of)))
+        names.append(f"{'and none of ' if names else ''}{' or '.join(map(repr, some_of))}")
     if missing:
-        flags = ", ".join(f"--{ours}_column" for ours in missing)
+        flags = ", ".join(f"--{ours}_column" for ours in missing if ours in _FLAGS)
+        python = f"columns={{{missing[0]!r}: ...}}"
         raise ValueError(
-            f"{name} has no column {', '.join(names)}; it has {listed(there) or 'none'}. Name yours by {flags} (in "
-            f"Python columns={{{missing[0]!r}: ...}})."
+            f"{name} has no column {', '.join(names)}; it has {listed(there) or 'none'}. Name yours by "
+            f"{f'{flags} (in Python {python})' if flags else python}."
         )
 
 

@@ -93,10 +93,10 @@ def _open_file(
 
 def _chosen(name: str, there: Sequence[str], columns: Sequence[str], optional: Collection[str] | None) -> list[str]:
     """The columns to read; a ValueError if one that is needed is not there."""
-    for column in columns:
-        if column not in there:
-            hint = "--text_column names the column of the texts"
-            raise ValueError(f"{name} has no column {column!r}; it has {listed(there) or 'none'}. {hint}.")
+    if missing := [column for column in dict.fromkeys(columns) if column not in there]:
+        hint = " --text_column names the column of the texts." if columns[0] in missing else ""
+        names = ", ".join(map(repr, missing))
+        raise ValueError(f"{name} has no column {names}; it has {listed(there) or 'none'}.{hint}")
     return [column for column in there if optional is None or column in columns or column in optional]
 
 

@@ -57,9 +57,9 @@ def adapt_va_regressor(
         training: of the last way; batches of 16 by default. Its `seed` draws the folds too.
 
     Returns:
-        {"chosen", "texts", "folds", "seed", "ways": {way: {dimension: {"pearson", "spearman", "ccc", "mae"}}}}, the
-        metrics of answers in [0, 1] for texts that the way had not seen. The model's configuration gets `intervals`,
-        from the errors of the chosen way on them.
+        {"chosen", "texts", "different_texts", "folds", "seed", "ways": {way: {dimension: {"pearson", "spearman",
+        "ccc", "mae"}}}}, the metrics of answers in [0, 1] for texts that the way had not seen. The model's
+        configuration gets `intervals`, from the errors of the chosen way on them.
 
     Raises:
         ValueError: for another model, fewer than 20 different texts, or texts without dominance for a model with it.
@@ -109,7 +109,7 @@ def adapt_va_regressor(
         set_last_layer(model, linear[chosen](layer, texts, every))
     model.config.intervals = conformal_intervals(unseen[chosen], texts.labels_NK, dimensions)
     return {
-        "chosen": chosen, "texts": len(rated), "folds": FOLDS, "seed": training.seed,
+        "chosen": chosen, "texts": len(rated), "different_texts": distinct, "folds": FOLDS, "seed": training.seed,
         "ways": {way: agreement(answers_NK, texts.labels_NK, dimensions) for way, answers_NK in unseen.items()},
     }  # fmt: skip
 

@@ -34,6 +34,8 @@ def at_least(name: str, value: Any, least: int) -> None:
 
 def _fits(value: Any, hint: Any) -> bool:
     kind, options = get_origin(hint) or hint, get_args(hint)
+    if kind is Any:  # a type for isinstance from Python 3.11 on, which refuses it
+        return True
     if kind in _UNIONS:
         return any(_fits(value, option) for option in options)
     if kind is Literal:
