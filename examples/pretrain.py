@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                            commit_message="End of training", token=args.hub_token)  # fmt: skip
         print(f"Published: {push.url}")
     print(f"Encoder: {encoder_folder}   results: {output / 'results.json'}   figures: {output / 'figures'}")
-    print(f"To publish: python examples/push_to_hub.py --export {output} --repo_id NAME/MODEL --dry_run")
+    print(f"To publish: carl-hf push --export {output} --repo_id NAME/MODEL --dry_run")
 
 
 if __name__ == "__main__":

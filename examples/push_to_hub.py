@@ -1,4 +1,4 @@
-"""Publishes an export of examples/pretrain.py on the Hugging Face Hub.
+"""Publishes an export on the Hugging Face Hub.
 
     python examples/push_to_hub.py --export out --repo_id org/carl-roberta --dry_run
     python examples/push_to_hub.py --export out --repo_id org/carl-roberta --private

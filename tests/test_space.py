@@ -167,7 +167,7 @@ def test_mistakes_in_a_file_are_said_on_the_page(content, message, app, models, 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--model", "nowhere"], "error: --model nowhere is no folder: train one with examples/pretrain.py"),
+        (["--model", "nowhere"], "error: --model nowhere is no folder: train one with carl-hf pretrain"),
         (["--model", "{empty}"], "holds no encoder/: name its model by --encoder"),
         (["--model", "{exports}", "--va", "{exports}/emotion"], "emotion is no valence-arousal regressor"),
         (["--model", "{exports}", "--emotion", "{exports}/va"], "va is no emotion classifier"),

@@ -75,10 +75,12 @@ class _ExplicitParser(HfArgumentParser):
         self._leading = leading  # the setting that words before the first flag belong to
         words = f"[{leading.upper()} ...] " if leading else ""
         usage = f"%(prog)s {words}[--config FILE] [--NAME VALUE ...]"
-        if running := getattr(sys.modules.get("carl_hf_cli"), "running", None):  # not as a script
-            command = options["prog"] = f"carl-hf {running[0]}"
-            if about := options.get("description"):
-                options["description"] = re.sub(r"(accelerate launch -q|python) examples/[\w/]+\.py", command, about)
+        cli = sys.modules.get("carl_hf_cli")
+        if cli and cli.running:  # not as a script
+            options["prog"] = f"carl-hf {cli.running[0]}"
+            for name, (script, _) in cli.SCRIPTS.items():
+                called = rf"((accelerate launch -q|python) )?examples/{re.escape(script)}"
+                options["description"] = re.sub(called, f"carl-hf {name}", options.get("description") or "")
         super().__init__([], usage=usage, add_help=False, **options)
         groups = [self.add_argument_group(title) for title in _GROUPS]
         for dataclass in classes:

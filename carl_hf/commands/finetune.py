@@ -63,7 +63,7 @@ class FinetuneArguments(HeadArguments):
     def check_training(self, args: CarlTrainingArguments) -> None:
         """Refuses training arguments that do not go with this script. A ValueError says what to do."""
         if args.push_to_hub:
-            raise ValueError("Publish what is finished: examples/push_to_hub.py --export DIR --head emotion.")
+            raise ValueError("Publish what is finished: carl-hf push --export DIR --head emotion.")
         if self.frozen and args.resume_from_checkpoint:
             raise ValueError("With --frozen nothing is trained, and nothing resumed.")
 

@@ -145,7 +145,7 @@ class PretrainData:
             if corpus in EMOTION:
                 if script.measure is not None:
                     raise ValueError(f"--measure takes corpora with VA labels; {corpus} has class labels.")
-                logging.info("%s has class labels. Not measured here: examples/evaluate.py measures it.", corpus)
+                logging.info("%s has class labels. Not measured here: carl-hf evaluate measures it.", corpus)
                 continue
             try:
                 splits = {split: self._load_measured(corpus, split) for split in ("train", "validation", "test")}

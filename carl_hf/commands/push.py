@@ -11,7 +11,7 @@ from carl_hf.utils.fields import setting
 
 @dataclass
 class PushArguments:
-    export: str | None = setting(None, "Output folder of examples/pretrain.py, or an exported folder.")
+    export: str | None = setting(None, "Output folder of a training, or an exported folder.")
     repo_id: str | None = setting(None, "Repository on the Hub: org/name.")
     head: Literal["va", "emotion"] | None = setting(None, "Publish the folder va/ or emotion/ instead of encoder/.")
     private: bool = setting(False, "Make a new repository private.")

@@ -50,7 +50,7 @@ def _named(variable: str, help: str, default: str | None = None) -> Any:
 @dataclass
 class PageArguments:
     model: str = _named(
-        "CARL_MODEL", "Output folder of examples/pretrain.py, with encoder/, va/ and emotion/.", "runs/carl-demo"
+        "CARL_MODEL", "Output folder of a training, with encoder/, va/ and emotion/.", "runs/carl-demo"
     )
     encoder: str | None = _named("CARL_ENCODER", "Folder or Hub id of the encoder, in place of encoder/.")
     va: str | None = _named("CARL_VA", "Folder or Hub id of the valence-arousal regressor, in place of va/.")
@@ -70,7 +70,7 @@ def load_models(args: PageArguments) -> Models:
     folder = Path(args.model)
     if None in named.values() and not folder.is_dir():
         raise ValueError(
-            f"--model {folder} is no folder: train one with examples/pretrain.py --output_dir {folder}, or name Hub "
+            f"--model {folder} is no folder: train one with carl-hf pretrain --output_dir {folder}, or name Hub "
             "ids by --encoder, --va and --emotion."
         )
     for head, name in named.items():
