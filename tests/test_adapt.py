@@ -173,20 +173,8 @@ def test_a_file_is_adapted_to_and_exported(exports, tmp_path):
     rows = [f"joy {i};7;8" if i % 2 else f"woe {i};2;3" for i in range(30)]
     labels, out = tmp_path / "mine.csv", tmp_path / "out"
     labels.write_text("\n".join(["comment;valence;arousal", *rows]))
-    words = [
-        labels,
-        "--text_column",
-        "comment",
-        "--scale",
-        1,
-        9,
-        "--model",
-        exports[0],
-        "--output",
-        out,
-        "--licence",
-        "mit",
-    ]
+    words = [labels, "--text_column", "comment", "--scale", 1, 9, "--model", exports[0], "--output", out]
+    words += ["--licence", "mit"]
     command = [sys.executable, "-m", "carl_hf", "adapt", *words, "--num_threads", 1]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

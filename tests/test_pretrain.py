@@ -228,8 +228,9 @@ def test_nothing_of_the_test_split_reaches_training(pretrain, csv, tmp_path):
         logs = [{k: v for k, v in h.items() if "second" not in k and "runtime" not in k} for h in state["log_history"]]
         outcomes.append((logs, Path(state["best_model_checkpoint"]).name, results["before"][str(file)]["valence"]))
     (logs, best, before), (other_logs, other_best, other_before) = outcomes
-    assert any("eval_va_pearson" in h for h in logs) and best == other_best
-    assert [pytest.approx(h, rel=1e-12) for h in logs] == other_logs  # probes are solved to rounding
+    if torch.__version__ < "2.7":  # which solves the probes to rounding
+        logs = [pytest.approx(h, rel=1e-12) for h in logs]
+    assert any("eval_va_pearson" in h for h in other_logs) and logs == other_logs and best == other_best
     for file in ("encoder/model.safetensors", f"{best}/model.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert before != other_before  # the final report alone has read them
