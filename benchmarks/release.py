@@ -3,15 +3,18 @@
     python benchmarks/release.py --data_dir DIR
     python benchmarks/release.py --data_dir DIR --only carl-demo carl-minilm --push ORG
 
-A finished model is skipped; one that was interrupted goes on from its last checkpoint. Weights stay in the folder of
-runs; cards and pictures go to model_cards/. --push publishes what is finished as ORG/NAME, ORG/NAME-va and so on.
+A finished model of this version is skipped; one that was interrupted goes on from its last checkpoint. A folder that
+holds another run is refused. Weights stay in the folder of runs; cards and pictures go to model_cards/. --push
+publishes what is finished as ORG/NAME, ORG/NAME-va and ORG/NAME-emotion.
 """
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from carl_hf import __version__
 from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.export.folder import read_record
 from carl_hf.training.checkpoints import last_checkpoint
@@ -23,7 +26,9 @@ MODELS = {
     "carl-minilm": ["--config", "examples/configs/carl-minilm.yaml", "--emotion_corpus", "goemotions-ekman"],
     "carl-mpnet": ["--config", "examples/configs/carl-mpnet.yaml", "--emotion_corpus", "goemotions-ekman"],
 }
-"""Name -> the flags of examples/pretrain.py that make it."""
+"""Name -> the flags of examples/pretrain.py that make it; without any, it takes the first one's."""
+KINDS = ("encoder", "va", "emotion")  # in the order of writing
+WHERE = {"--output_dir", "--data_dir", "--resume_from_checkpoint", "--overwrite_output_dir", "--num_threads"}
 
 
 @dataclass
@@ -34,19 +39,40 @@ class ReleaseArguments:
     push: str | None = field(default=None, metadata={"help": "Organisation to publish the models under."})
 
 
-def command(name: str, args: ReleaseArguments) -> list[str] | None:
-    """The command that makes a model, or goes on with it; None if it stands."""
-    output = Path(args.runs_dir) / name
-    if all(read_record(output / kind) for kind in ("encoder", "va", "emotion")):  # in the order of writing
+def made_by(output: Path) -> dict[str, str] | None:
+    """The flags of the run that is finished in a folder, but those that say where; None if none is."""
+    if not all(read_record(output / kind) for kind in KINDS):
         return None
-    flags = [*MODELS[name], "--output_dir", str(output)]
-    flags += ["--data_dir", args.data_dir] if args.data_dir else []
+    words = json.loads((output / "results.json").read_text(encoding="utf-8"))["run"]["command"].split()[1:]
+    flags = "".join(f"\n{word}" if word.startswith("--") else f" {word}" for word in words).strip().splitlines()
+    return {name: value for name, _, value in (flag.partition(" ") for flag in flags) if name not in WHERE}
+
+
+def command(name: str, args: ReleaseArguments) -> list[str] | None:
+    """The command that makes a model, or goes on with it; None if it stands.
+
+    Raises:
+        ValueError: if another run is finished in its folder, or one of another version.
+    """
+    output = Path(args.runs_dir) / name
+    flags = made_by(output)
+    if flags is not None:
+        wanted = dict(zip(MODELS[name][::2], MODELS[name][1::2], strict=True))
+        version = (read_record(output / "encoder") or {})["versions"]["carl_hf"]
+        if version == __version__ and wanted == (flags or {"--config": "examples/configs/demo.yaml"}):
+            return None
+        raise ValueError(
+            f"{output} holds a run of carl_hf {version} with the flags {flags}, not {name}: move it away, or name "
+            "another --runs_dir."
+        )
+    words = [*MODELS[name], "--output_dir", str(output)]
+    words += ["--data_dir", args.data_dir] if args.data_dir else []
     try:
         last_checkpoint(output)
-        flags += ["--resume_from_checkpoint", "last"]
+        words += ["--resume_from_checkpoint", "last"]
     except ValueError:  # nothing to go on with
-        flags += ["--overwrite_output_dir", "true"]
-    return [sys.executable, str(ROOT / "examples" / "pretrain.py"), *flags]
+        words += ["--overwrite_output_dir", "true"]
+    return [sys.executable, str(ROOT / "examples" / "pretrain.py"), *words]
 
 
 def run(words: list[str]) -> None:
@@ -63,13 +89,21 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"error: {error}")
     for name in args.only or MODELS:
-        words, output = command(name, args), Path(args.runs_dir) / name
+        try:
+            words, output = command(name, args), Path(args.runs_dir) / name
+        except ValueError as error:
+            sys.exit(f"error: {error}")
         print(f"{name}: {'stands' if words is None else ' '.join(words[1:])}", flush=True)
         if words is not None:
             run(words)
         run([sys.executable, str(ROOT / "model_cards" / "collect.py"), str(output), name])
-        if args.push:
-            push = ["--export", str(output), "--repo_id", f"{args.push}/{name}"]
+        for kind in KINDS if args.push else ():
+            push = [
+                "--export",
+                str(output / kind),
+                "--repo_id",
+                f"{args.push}/{name if kind == KINDS[0] else f'{name}-{kind}'}",
+            ]
             run([sys.executable, str(ROOT / "examples" / "push_to_hub.py"), *push])
 
 

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer, plain_tokenizer = load_tokenizer(script.encoder, emoji=emoji), load_tokenizer(script.encoder)
     plain = load_encoder(script.encoder).to(args.device)
     if script.frozen:
-        trainer, provenance = None, script.provenance(None)
+        trainer, provenance = None, script.provenance(None, corpus)
         model = CarlModel.from_encoder(plain, pooling=script.pooling).to(args.device)
     else:
         train, dev = training_splits(corpus)
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         stops_early = args.load_best_model_at_end and script.patience
         trainer = CarlTrainer(
             model=model, args=args, train_dataset=train, eval_dataset=dev, processing_class=tokenizer,
-            provenance=script.provenance(describe_objectives(args.weights)),
+            provenance=script.provenance(describe_objectives(args.weights), corpus),
             callbacks=[EarlyStoppingCallback(script.patience)] if stops_early else None,
         )  # fmt: skip
         provenance = trainer.provenance
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         results["gain"] = class_gain(measured[better][1], trained[1], args.seed)
         results["verdict"] = verdict(results["gain"], better)
     results["models"] = {name: report for name, (report, _) in measured.items()}
-    results["run"] = run_record(script, args, argv, corpus, trainer)
+    results["run"] = run_record(script, args, argv, corpus, trainer, provenance)
     write_json(output / "results.json", results)  # kept whatever comes
 
     plots = []

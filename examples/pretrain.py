@@ -28,7 +28,7 @@ from carl_hf.commands.arguments import parse_arguments
 from carl_hf.commands.before_after import draw_before_after, print_before_after, rows_for_card
 from carl_hf.commands.environment import leave_at_once, start_measuring_script, use_all_cores
 from carl_hf.commands.heads import print_heads
-from carl_hf.commands.outputs import claim_output, errors_in_one_line, figures_in, prepare_output
+from carl_hf.commands.outputs import claim_output, errors_in_one_line, figures_in, prepare_output, remove_heads
 from carl_hf.commands.pretrain import PretrainArguments, run_record
 from carl_hf.commands.pretrain_data import PretrainData
 from carl_hf.encoders import load_encoder, load_tokenizer
@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not main_process:
         leave_at_once()
 
+    remove_heads(output)  # of a run that was resumed
     trainer.export(output / "encoder", measure_bias=False)  # measured below, and kept whatever comes
     plain = load_encoder(script.encoder).to(args.device)
     if plain_weights is not None:
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             plain, model.encoder, tokenizer, data.measured, pooling=script.pooling, max_length=args.max_length,
             seed=args.seed, plain_tokenizer=load_tokenizer(script.encoder),
         )  # fmt: skip
-    results = measured.results(trained_on_test_rows=script.include_eval_rows)
+    results = measured.results(trained_on_test_rows=trainer.provenance.trained_on_test_rows)
     results["run"] = run_record(script, args, argv, texts=data.size, steps=trainer.state.global_step)
     if skipped := data.skipped_rows(args.dataloader_num_workers):
         results["run"]["skipped_rows"] = skipped

@@ -220,7 +220,8 @@ def exports(tmp_path_factory, tokenizer):
     model = CarlModel.from_encoder(tiny_encoder(initializer_range=0.2), projection_dim=8).eval()
     settings = {"max_length": 32}
     export_encoder(model, tokenizer, folder / "encoder", **settings)
-    export_va_regressor(model, tokenizer, folder / "va", train=toy_dataset(64), **settings)
+    parts = {"train": toy_dataset(64), "dev": toy_dataset(24, seed=1)}
+    export_va_regressor(model, tokenizer, folder / "va", **parts, **settings)
     export_emotion_classifier(
         model, tokenizer, folder / "emotion", corpus=emotions(), corpus_name="letters", **settings
     )

@@ -129,7 +129,15 @@ def test_a_release_makes_what_is_missing_and_goes_on_where_it_was_stopped(benchm
     assert {"--resume_from_checkpoint", "--data_dir"} <= set(started[0])
     for kind in ("encoder", "va", "emotion"):
         shutil.copytree(exports[0] / kind, tmp_path / "carl-demo" / kind)
-    assert commands("--push", "org") == ["collect.py", "push_to_hub.py"] and started[1][-1] == "carl-demo"
+    for flags in ("", "--config examples/configs/demo.yaml --data_dir DIR --output_dir runs/carl-demo"):
+        run = {"command": f"examples/pretrain.py {flags}".rstrip()}
+        (tmp_path / "carl-demo" / "results.json").write_text(json.dumps({"run": run}), encoding="utf-8")
+        assert commands("--push", "org") == ["collect.py", *3 * ["push_to_hub.py"]]
+        assert [words[-1] for words in started[1:]] == ["carl-demo", "carl-demo-va", "carl-demo-emotion"]
+    run["command"] = "examples/pretrain.py --max_steps 20"
+    (tmp_path / "carl-demo" / "results.json").write_text(json.dumps({"run": run}), encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"carl-demo holds a run .*'--max_steps': '20'.*, not carl-demo: move it"):
+        commands()
     with pytest.raises(SystemExit, match="There is no model 'carl'"):
         commands("--only", "carl")
 

@@ -1,5 +1,6 @@
 """examples/pretrain.py and its data: on small models and files, in this process but for two real starts."""
 
+import dataclasses
 import errno
 import functools
 import itertools
@@ -381,7 +382,21 @@ def test_metrics_and_task_heads_have_the_corpus_s_own_scale(csv, tmp_path):
     pd.read_csv(csv).drop(columns="split").to_csv(path, index=False)
     data = PretrainData(PretrainArguments(corpora=[str(path)], scale=[1, 9], normalization="standardized"), seed=1)
     own = load_va_dataset(path, scale=(1, 9))
-    assert sorted(data.for_va_head()[0]["arousal"]) == sorted(own["arousal"]) != sorted(data.train["arousal"])
+    train, dev = data.for_va_head()
+    assert sorted([*train["arousal"], *dev["arousal"]]) == sorted(own["arousal"])
+    assert sorted(train["arousal"]) != sorted(data.train["arousal"])
+
+
+def test_where_nothing_is_measured_a_tenth_of_the_texts_is_kept_for_the_head(csv, tmp_path):
+    path = tmp_path / "no-splits.csv"
+    pd.read_csv(csv).drop(columns="split").to_csv(path, index=False)
+    script = PretrainArguments(corpora=[str(path)], scale=[1, 9], normalization="scale")
+    data = PretrainData(script, seed=1)
+    train, dev = data.for_va_head()
+    assert len(dev) == 16 and len(data.train) == 144 and {*train["text"]} == {*data.train["text"]}
+    assert not {*dev["text"]} & {*train["text"]}
+    data = PretrainData(dataclasses.replace(script, include_eval_rows=True), seed=1)  # all are to be trained on
+    assert len(data.train) == 160 and data.for_va_head()[1] is None
 
 
 def test_a_corpus_of_valence_alone_trains_beside_another_and_is_not_measured(csv, tmp_path):
@@ -418,8 +433,24 @@ def test_texts_on_which_the_emotion_classifier_is_measured_are_not_trained_on(st
     data = PretrainData(script, seed=1)
     train, validation, test = ([data.emotions.texts[i] for i in rows] for rows in split_rows(data.emotions))
     trained = {row["text"] for row in data.train}
-    assert len(test) == 16 and not trained & {*validation, *test} and trained == {*train}
-    assert {*data.for_va_head()[0]["text"]} == {*train}
+    fitted, dev = data.for_va_head()
+    kept = {*(dev["text"] if dev is not None else ())}
+    assert len(test) == 16 and not trained & {*validation, *test} and trained == {*train} - kept
+    assert {*fitted["text"]} == trained and (len(kept) == 12) == (stream is None)
+
+
+def test_a_training_file_s_own_text_column_holds_for_its_emotions_too(csv, tmp_path):
+    path, other = tmp_path / "two-columns.csv", tmp_path / "other.csv"
+    frame = pd.read_csv(csv).drop(columns="split").assign(label=["joy", "anger", "fear", "sadness"] * 40)
+    frame.to_csv(other, index=False)
+    frame.assign(sentence="so " + frame["text"]).to_csv(path, index=False)
+    settings = {"corpora": [str(path)], "scale": [1, 9], "text_column": "sentence", "normalization": "scale"}
+    data = PretrainData(PretrainArguments(**settings, emotion_corpus=str(path)), seed=1)
+    assert all(text.startswith("so ") for text in data.emotions.texts)
+    held_out = [data.emotions.texts[i] for rows in split_rows(data.emotions)[1:] for i in rows]
+    assert len(held_out) == 32 and not {*data.train["text"]} & {*held_out}
+    data = PretrainData(PretrainArguments(**settings, emotion_corpus=str(other)), seed=1)
+    assert {*data.emotions.texts} == {*frame["text"]}
 
 
 def test_the_head_of_a_stream_is_fitted_on_its_beginning(tmp_path, monkeypatch):

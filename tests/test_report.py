@@ -289,7 +289,9 @@ def test_demo_corpus_stands_in_where_emobank_was_not_measured(tmp_path):
     assert row(section(text, "Table V:")[0], f"a {SEEN}")[5] == ".500" and f"{SEEN} The encoder was trained on" in text
     out = io.StringIO()
     print_summary(content, out)
-    assert "on demo" in out.getvalue() and out.getvalue().splitlines()[1].split()[:3] == ["a", ".500", ".300"]
+    summary = out.getvalue()
+    assert "on demo" in summary and f"{SEEN} The encoder was trained on" in summary
+    assert summary.splitlines()[1].split()[:5] == ["a", ".500", SEEN, ".300", SEEN]
 
 
 def test_summary_is_one_aligned_row_a_model():

@@ -114,8 +114,9 @@ class Runner:
     ) -> tuple[CarlModel, dict[str, Any]]:
         """The model, trained unless `objectives` is None, and what the run cost."""
         set_seed(seed)
+        encoder = {"encoder": self.args.encoder}
         if objectives is None:
-            return CarlModel.from_encoder(self.args.encoder, pooling=pooling), {"steps": 0}
+            return CarlModel.from_encoder(self.args.encoder, pooling=pooling), {"steps": 0, **encoder}
         args = CarlTrainingArguments(
             str(Path(self.args.output_dir) / "unused"), objectives=objectives, seed=seed, save_strategy="no",
             learning_rate=self.args.learning_rate, bf16=self.args.bf16, use_cpu=not torch.cuda.is_available(),
@@ -131,7 +132,8 @@ class Runner:
         trainer.train()
         cost = {"steps": trainer.state.global_step, "batch_size": args.train_batch_size,
                 "training_seconds": round(time.perf_counter() - start, 1), "training_texts": len(texts),
-                "learning_rate": args.learning_rate, "bf16": args.bf16, "objectives": objectives}  # fmt: skip
+                "learning_rate": args.learning_rate, "bf16": args.bf16, "objectives": objectives,
+                "epochs": args.num_train_epochs, **encoder}  # fmt: skip
         return model.eval(), cost
 
     def embed(self, model: CarlModel, texts: Sequence[str]) -> np.ndarray:
@@ -229,11 +231,16 @@ def batch_size_of(suite: str, name: str, args: ObjectivesArguments) -> int:
 
 def check_settings(path: Path, suite: str, name: str, objectives: list[str] | None, args: ObjectivesArguments) -> None:
     """Raises a ValueError if a run that is there had other settings: one table must not mix them."""
-    run = json.loads(path.read_text(encoding="utf-8"))
+    # the records published with the study do not state these
+    published = {"encoder": "minilm-l6", "epochs": 5.0 if suite in CLASS_SUITES else 2.0}
+    run = published | json.loads(path.read_text(encoding="utf-8"))
     if run.get("objectives"):  # in the records published with the study, ptd without a weight has 0.2
         run["objectives"] = ["ptd=0.2" if word == "ptd" else word for word in run["objectives"]]
     wanted = {"learning_rate": args.learning_rate, "bf16": args.bf16, "batch_size": batch_size_of(suite, name, args),
-              "objectives": objectives}  # fmt: skip
+              "objectives": objectives, "encoder": args.encoder,
+              "epochs": args.epochs if suite in CLASS_SUITES else args.va_epochs}  # fmt: skip
+    if objectives is None:
+        wanted = {"encoder": args.encoder}
     for setting, value in wanted.items():
         if run.get(setting, value) != value:
             raise ValueError(f"{path} was run with {setting} {run[setting]}, not {value}: name another --output_dir.")

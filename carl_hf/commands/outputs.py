@@ -39,6 +39,13 @@ def remove_results(folder: str | Path, kinds: Sequence[str] = TRAINING) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def remove_heads(folder: str | Path) -> None:
+    """Removes va/ and emotion/ of a run that has gone on training: its new encoder is not theirs."""
+    for name in ("va", "emotion"):
+        if (path := Path(folder) / name).exists() and not _foreign(path, set()):
+            shutil.rmtree(path)
+
+
 def recorded_files(folder: str | Path) -> set[str]:
     """The files that results.json and the exports of a folder name as theirs, relative to it; results.json itself is
     one if a run has written it."""

@@ -18,7 +18,7 @@ from carl_hf.data.loading import Normalization
 from carl_hf.data.streaming import files_of
 from carl_hf.encoders import Pooling
 from carl_hf.export.folder import with_earlier_training
-from carl_hf.export.provenance import file_digest
+from carl_hf.export.provenance import file_digest, named_digests
 from carl_hf.objectives import describe_objectives
 from carl_hf.utils.fields import setting
 
@@ -53,7 +53,9 @@ class PretrainArguments(HeadArguments):
     weights: list[float] | None = setting(None, "How often each corpus is passed in an epoch (default: once each).")
     data_dir: str | None = setting(None, "Folder with local copies of the corpora.")
     scale: list[float] | None = setting(None, "Least and greatest label of the files and Hub datasets, such as 1 9.")
-    text_column: str | None = setting(None, "Its name in files and Hub datasets.")
+    text_column: str | None = setting(
+        None, "Its name in files and Hub datasets (in an --emotion_corpus only if that is also a training corpus)."
+    )
     valence_column: str | None = setting(None, "Its name in files and Hub datasets.")
     arousal_column: str | None = setting(None, "Its name in files and Hub datasets.")
     va_from_names: str | None = setting(
@@ -157,18 +159,23 @@ class PretrainArguments(HeadArguments):
         )  # fmt: skip
         defaults = {f.name: f.default for f in dataclasses.fields(self)} | {"normalization": "scale"}
         settings = {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
-        provenance = Provenance(
-            base_model=self.encoder, corpora=self.corpora, licence=self.licence, method=method, settings=settings,
-            trained_on_test_rows=self.include_eval_rows, language=self.language, files=self._files_seen_whole(),
+        read_with = (
+            "scale", "text_column", "valence_column", "arousal_column", "skip_bad_rows", "shuffle_buffer", "measure",
+            "emotion_corpus",
         )  # fmt: skip
-        return with_earlier_training(provenance, self.encoder)
-
-    def _files_seen_whole(self) -> dict[str, str]:
-        """Name -> digest of the training files but the emotion corpus, whose test part is held out."""
         files = [file for corpus in self.corpora if corpus not in KNOWN for file in files_of(corpus)]
+        digests = [(file.name, file_digest(file)) for file in files]
+        # the test part of the emotion corpus is held out
         held_out = [self.emotion_corpus] if self.emotion_corpus and not self.include_eval_rows else []
         known = {file_digest(path) for path in held_out if Path(path).is_file()}
-        return {file.name: digest for file in files if (digest := file_digest(file)) not in known}
+        provenance = Provenance(
+            base_model=self.encoder, corpora=self.corpora, licence=self.licence, method=method, settings=settings,
+            trained_on_test_rows=self.include_eval_rows, language=self.language,
+            files=named_digests((name, digest) for name, digest in digests if digest not in known),
+            reading={name: getattr(self, name) for name in read_with if getattr(self, name) != defaults[name]}
+            | {f"content of {name}": digest[:12] for name, digest in named_digests(digests).items()},
+        )  # fmt: skip
+        return with_earlier_training(provenance, self.encoder)
 
 
 def run_record(

@@ -20,7 +20,7 @@ from carl_hf.data.mixing import class_names, mix_datasets, remove_overlap, rows_
 from carl_hf.data.splits import split_rows
 from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.evaluation.emotion import class_dataset
-from carl_hf.export.task_heads import FEWEST_TEXTS, check_classes
+from carl_hf.export.task_heads import FEWEST_TEXTS, check_classes, with_development
 
 STREAMED_TEXTS_OF_HEAD = 10_000
 """Texts of a stream to which the valence-arousal head is fitted if no corpus is measured."""
@@ -49,12 +49,17 @@ class PretrainData:
         self.measured = self._measured_splits()
         self.emotions: ClassCorpus | None = None
         if script.emotion_corpus is not None:
-            self.emotions = _emotion_corpus(script.emotion_corpus, script.data_dir, script.skip_bad_rows)
+            same_file = script.emotion_corpus in script.corpora and script.emotion_corpus not in KNOWN
+            self.emotions = _emotion_corpus(
+                script.emotion_corpus, script.data_dir, script.skip_bad_rows, script.text_column if same_file else None
+            )
             check_classes(self.emotions)
         self._skipped = self._skipped_when_loaded()
         self._skipped_in_stream: dict[str, Skipped] = {}
         self._watched = [*self.measured, *self._partly, *(corpus for corpus in script.corpora if corpus in EMOTION)]
         self._held_out = [*self._held_out_texts(self._watched), *self._held_out_emotions()]
+        self._for_va_head = self._drawn_for_va_head()
+        self._held_out += self._for_va_head["text"] if self._for_va_head is not None else []
         self.train = self._stream() if script.streams else self._mix()
         validation = [(self.load(corpus, "validation"), 1.0) for corpus in self._watched]
         self.dev = mix_datasets(validation, seed=seed) if validation else None
@@ -96,6 +101,7 @@ class PretrainData:
 
     def for_va_head(self) -> tuple[Dataset | None, Dataset | None]:
         """Training and validation texts of the exported valence-arousal head; no training texts if there are too few.
+        Where no corpus is measured, the latter are a tenth of the texts, which training leaves out; of a stream, None.
 
         It is fitted on the measured corpora alone, if there are any: raters of different corpora mean different things
         by arousal, and on EmoBank and the Facebook posts together its arousal on EmoBank falls to r = .18.
@@ -111,7 +117,19 @@ class PretrainData:
             logging.info("%d texts with both VA labels are too few for a valence-arousal head: no va/.", len(train))
             return None, None
         validation = [(splits["validation"], 1.0) for splits in self.measured.values()]
-        return train, mix_datasets(validation, seed=self._seed) if validation else None
+        return train, mix_datasets(validation, seed=self._seed) if validation else self._for_va_head
+
+    def _drawn_for_va_head(self) -> Dataset | None:
+        """A tenth of the training texts, for what is chosen and calibrated after training: on texts that the encoder
+        has seen, every answer looks better than it is."""
+        if self.measured or self._script.streams or self._script.include_eval_rows:
+            return None
+        texts = rows_with_va(self._mix(original_scale=True))
+        if len(texts) < FEWEST_TEXTS:
+            return None
+        drawn = with_development(texts, None, seed=self._seed)[1]
+        logging.info("%d of %d texts are kept from training, to choose va/ and its intervals.", len(drawn), len(texts))
+        return drawn
 
     def skipped_rows(self, workers: int) -> dict[str, dict[str, Any]]:
         """Corpus -> the rows that were left out, by reason. Those of a stream are known once it has been read, and not
@@ -227,5 +245,8 @@ class PretrainData:
 
 
 @functools.lru_cache(maxsize=2)
-def _emotion_corpus(name: str, data_dir: str | None, skip_bad_rows: bool) -> ClassCorpus:
-    return read_emotion(name, data_dir, skip_bad_rows=skip_bad_rows)
+def _emotion_corpus(
+    name: str, data_dir: str | None, skip_bad_rows: bool, text_column: str | None = None
+) -> ClassCorpus:
+    columns = {"text": text_column} if text_column else None
+    return read_emotion(name, data_dir, columns, skip_bad_rows=skip_bad_rows)

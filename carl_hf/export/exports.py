@@ -37,7 +37,7 @@ from carl_hf.export.folder import (
 )
 from carl_hf.export.head_training import HeadTraining, train_emotion_classifier, train_va_regressor
 from carl_hf.export.intervals import conformal_intervals, coverage_results
-from carl_hf.export.provenance import Provenance, public_corpus_name
+from carl_hf.export.provenance import Provenance, digests_of, public_corpus_name
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.version import __version__
 
@@ -124,7 +124,9 @@ def export_va_regressor(
         model: a trained [`CarlModel`], on whose frozen encoder the head is fitted (see
             [`carl_hf.export.task_heads.fit_va_regressor`]), or a sequence-classification model with these outputs.
         train, dev: texts, valence, arousal (in [-1, 1]) that the head is fitted to, for a [`CarlModel`]; without
-            `dev`, a tenth of `train`, drawn by `seed`, is it. For another model `dev` gives the intervals alone.
+            `dev`, a tenth of `train`, drawn by `seed`, is it. For another model `dev` gives the intervals alone. The
+            encoder must not have been trained on `dev`: without it, or if `provenance` says that training included
+            test rows, there are no intervals.
         training: how head and encoder are then trained together, for a [`CarlModel`], which stays as it is; what is
             written is the better of the two on `dev`. By default the encoder is frozen.
         adaptation: of another model, what [`carl_hf.export.adapting.adapt_va_regressor`] has returned; the texts are
@@ -141,6 +143,7 @@ def export_va_regressor(
     test = {name: data.with_format(None) for name, data in (test or {}).items()}
     known = {name: dimensions_of(data) for name, data in test.items()}
     truth = {name: labels_of(test[name], dimensions=dimensions) for name, dimensions in known.items()}
+    unseen = dev is not None and not (provenance is not None and provenance.trained_on_test_rows)
     development = None
     if fitted := isinstance(model, CarlModel):
         if train is None:
@@ -164,8 +167,9 @@ def export_va_regressor(
     def clipped(answers: np.ndarray) -> np.ndarray:
         return np.clip(2 * answers - 1, -1, 1)
 
-    names = [public_corpus_name(name) for name in corpora or (provenance.corpora if provenance else ())]
-    if dev is not None:
+    fitted_to = corpora or (provenance.corpora if provenance else ())
+    names = [public_corpus_name(name) for name in fitted_to]
+    if dev is not None and unseen:
         answers, labels = outputs(dev["text"]).clip(0, 1), (labels_of(dev, dimensions=dimensions) + 1) / 2
         model.config.intervals = conformal_intervals(answers, labels, dimensions)
     intervals = getattr(model.config, "intervals", None)
@@ -187,6 +191,7 @@ def export_va_regressor(
         "head": {
             "labels": list(dimensions), "frozen": _is_frozen(fitted, development), "corpora": names,
             "outside": max(outside, default=None), "development": development, "adaptation": adaptation,
+            "files": digests_of(fitted_to),
         },
         "intervals": intervals,
         "results": [asdict(result) for result in results],

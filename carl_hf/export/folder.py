@@ -21,7 +21,7 @@ from carl_hf.encoders.loading import find_file
 from carl_hf.encoders.packaged import resolve_encoder
 from carl_hf.export.cards import render_card
 from carl_hf.export.contents import check_content
-from carl_hf.export.provenance import Provenance
+from carl_hf.export.provenance import Provenance, named_digests
 from carl_hf.utils.atomic_files import apply_umask, write_errors, write_json
 
 EXPORT_RECORD = "carl_export.json"
@@ -78,19 +78,22 @@ def record_of(model: str) -> dict[str, Any] | None:
 
 
 def with_earlier_training(provenance: Provenance, encoder: str) -> Provenance:
-    """The provenance of a model that was made from `encoder`: if that is an export, its base model, corpora and method
-    of training come first."""
-    earlier = (record_of(encoder) or {}).get("provenance")
+    """The provenance of a model that was made from `encoder`: if that is an export, its base model, corpora (also of a
+    head that was trained with it) and method of training come first, and its licence still holds."""
+    record = record_of(encoder) or {}
+    earlier, head = record.get("provenance"), record.get("head") or {}
     if earlier is None:
         return provenance
+    with_head = [] if head.get("frozen", True) else head.get("corpora", [])
     methods = [method for method in (earlier["method"], provenance.method) if method is not None]
     return replace(
         provenance,
         base_model=earlier["base_model"],
-        corpora=list(dict.fromkeys([*earlier["corpora"], *provenance.corpora])),
+        corpora=list(dict.fromkeys([*earlier["corpora"], *with_head, *provenance.corpora])),
         trained_on_test_rows=earlier["trained_on_test_rows"] or provenance.trained_on_test_rows,
         method=", then ".join(methods) or None,
-        files={**earlier.get("files", {}), **provenance.files},
+        files=named_digests(earlier.get("files", {}).items(), provenance.files.items()),
+        base_licence=earlier.get("licence"),
     )
 
 

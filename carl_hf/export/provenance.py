@@ -1,9 +1,10 @@
 """Where a model comes from: the data, licences and settings that its card states."""
 
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import Enum
 from pathlib import Path
@@ -72,6 +73,8 @@ class Provenance:
         language: of the texts, a two-letter code.
         files: training files of which no test part was held out: name -> [`file_digest`], by which evaluations know
             them again.
+        base_licence: of the export that training started from, beside which that of the corpora holds.
+        reading: how the corpora were read, which a resumed training must keep; not published.
 
     Raises:
         ValueError: for a licence that is no identifier, and corpora that are no list of names.
@@ -85,6 +88,8 @@ class Provenance:
     method: str | None = "CARL"
     language: str = "en"
     files: Mapping[str, str] = field(default_factory=dict)
+    base_licence: str | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         if isinstance(self.corpora, str) or not all(isinstance(corpus, str) for corpus in self.corpora):
@@ -94,12 +99,14 @@ class Provenance:
 
     def record(self, head_corpora: Sequence[str] = ()) -> dict[str, Any]:
         """As in carl_export.json: without local folders, and with the licence that `head_corpora` require too."""
-        return asdict(self) | {
+        record = asdict(self) | {
             "base_model": public_model_id(self.base_model),
             "corpora": [public_corpus_name(corpus) for corpus in self.corpora],
-            "licence": self.licence or licence_of([*self.corpora, *head_corpora]),
+            "licence": self.licence or _both_licences(self.base_licence, licence_of([*self.corpora, *head_corpora])),
             "settings": _without_folders(self.settings),
         }
+        del record["reading"]
+        return record
 
 
 def file_digest(path: str | Path) -> str:
@@ -111,6 +118,21 @@ def file_digest(path: str | Path) -> str:
             file.seek(start)
             found.update(file.read(2**20))
     return found.hexdigest()
+
+
+def named_digests(*files: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Name -> digest of pairs of these, each digest once; of files that have one name, the later are numbered."""
+    found: dict[str, str] = {}
+    for name, digest in itertools.chain(*files):
+        if digest not in found.values():
+            names = itertools.chain([name], (f"{name} ({i})" for i in itertools.count(2)))
+            found[next(free for free in names if free not in found)] = digest
+    return found
+
+
+def digests_of(corpora: Iterable[str]) -> dict[str, str]:
+    """Name -> [`file_digest`] of those that are files."""
+    return named_digests((Path(path).name, file_digest(path)) for path in corpora if Path(path).is_file())
 
 
 def public_model_id(name: str | None) -> str | None:
@@ -142,9 +164,20 @@ def licence_of(corpora: Sequence[str]) -> str:
     return max(licences, key=_LICENCES.index) if facts and None not in facts else "unknown"
 
 
+def _both_licences(base: str | None, corpora: str) -> str:
+    """The licence of a model that was made from one with the licence `base`: the stricter of the two; "other" if they
+    are not on one ladder."""
+    if base is None or base == corpora:
+        return corpora
+    for unclear in ("other", "unknown"):
+        if unclear in (base, corpora):
+            return unclear
+    return max(base, corpora, key=_LICENCES.index) if {base, corpora} <= set(_LICENCES) else "other"
+
+
 def run_settings(provenance: Provenance, encoder: str) -> dict[str, Any]:
-    """What a training must keep to be resumed: its corpora, its settings that shape the model, and the encoder, if
-    that has a name. Folders count by their last two names, so that a run can be moved."""
+    """What a training must keep to be resumed: its corpora and how they are read, its settings that shape the model,
+    and the encoder, if that has a name. Folders count by their last two names, so that a run can be moved."""
     settings = {k: v for k, v in (provenance.settings or {}).items() if k not in _MAY_CHANGE}
     if encoder and not (Path(encoder) / "trainer_state.json").exists():  # not loaded from the checkpoint itself
         settings["encoder"] = "/".join(Path(encoder).resolve().parts[-2:]) if Path(encoder).exists() else encoder
@@ -152,7 +185,7 @@ def run_settings(provenance: Provenance, encoder: str) -> dict[str, Any]:
         "corpora": [public_corpus_name(corpus) for corpus in provenance.corpora],
         "trained_on_test_rows": provenance.trained_on_test_rows,
     }
-    return json.loads(json.dumps({**record, **settings}, default=str))
+    return json.loads(json.dumps({**record, **provenance.reading, **settings}, default=str))
 
 
 def differing_settings(args: CarlTrainingArguments) -> dict[str, Any]:

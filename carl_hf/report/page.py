@@ -69,13 +69,16 @@ def print_summary(results: _Tree, file: TextIO) -> None:
         "feeling": ("space", "feeling-over-topic", "accuracy"),
         "near": ("space", report.va_corpus, "nearness", "both"),
     }  # fmt: skip
-    rows = [
-        [name, *(_shown(tree, path, interval=False) or MISSING for path in columns.values())]
-        for name, tree in report.models.items()
-    ]
-    print(plain_table(["model", *columns], rows), file=file)
+    rows = [[name, *(_marked(tree, path) for path in columns.values())] for name, tree in report.models.items()]
+    print(plain_table(["model", *columns], rows), *report.footnotes(), sep="\n", file=file)
     print(f"V r, A r: Pearson r on {report.va_corpus}; near: ρ of cosine with label nearness there.", file=file)
     print("MR, CR, SST5, six: accuracy, percent; feeling: feeling over topic, percent. STS: ρ.", file=file)
+
+
+def _marked(tree: _Tree, path: Sequence[str]) -> str:
+    """A cell of the summary, marked where the model was trained on what is measured."""
+    cell = _shown(tree, path, interval=False)
+    return f"{cell} {SEEN}" if cell and _at(tree, (*path[:2], "seen_in_training")) else cell or MISSING
 
 
 class _Report:

@@ -1,0 +1,156 @@
+"""What a model was trained on before, which a later training, adaptation or evaluation has to know."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from unittest import mock
+
+import pytest
+from conftest import toy_dataset
+
+from carl_hf import CarlModel, Provenance, export_va_regressor
+from carl_hf.commands import adapt
+from carl_hf.commands.finetune import FinetuneArguments
+from carl_hf.commands.outputs import remove_heads
+from carl_hf.commands.pretrain import PretrainArguments
+from carl_hf.data.corpora import CORPORA
+from carl_hf.export.folder import EXPORT_RECORD, read_record, with_earlier_training
+from carl_hf.export.provenance import digests_of, file_digest, named_digests, run_settings
+
+
+def rated_file(path, *, size=24, seed=0):
+    path.parent.mkdir(exist_ok=True)
+    toy_dataset(size, seed).to_pandas().to_csv(path, index=False)
+    return path
+
+
+def change_record(folder, *, provenance=None, **changes):
+    """The export in the folder with another record."""
+    record = read_record(folder)
+    record["provenance"] = Provenance("bert", corpora=["demo"]).record() | (provenance or {})
+    record |= changes
+    (folder / EXPORT_RECORD).write_text(json.dumps(record), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def export(exports, tmp_path):
+    """The encoder, in a folder of its own."""
+    return shutil.copytree(exports[0] / "encoder", tmp_path / "encoder")
+
+
+@pytest.mark.parametrize(
+    ("licence", "frozen", "head", "expected"),
+    [
+        ("cc-by-nc-4.0", None, [], "other"),  # of the Hub, but on no ladder with the corpora's
+        ("apache-2.0", None, [], "apache-2.0"),
+        ("gpl-3.0", None, [], "gpl-3.0"),  # stricter than its corpora ask for
+        ("apache-2.0", False, ["isear"], "other"),  # an encoder that was trained with a head on other texts
+        ("apache-2.0", False, ["facebook"], "gpl-3.0"),
+        ("apache-2.0", True, ["facebook"], "apache-2.0"),  # the encoder has not seen these
+    ],
+)
+def test_a_second_training_keeps_the_licence_of_the_first(licence, frozen, head, expected, export):
+    heads = {} if frozen is None else {"head": {"frozen": frozen, "corpora": head}}
+    change_record(export, provenance={"licence": licence}, **heads)
+    later = with_earlier_training(Provenance(str(export), corpora=["demo"]), str(export))
+    assert later.record()["licence"] == expected
+    assert set(later.corpora) == {"demo", *([] if frozen in (None, True) else head)}
+    assert dataclasses.replace(later, licence="mit").record()["licence"] == "mit"
+
+
+def test_files_of_one_name_keep_a_digest_each(tmp_path, export):
+    files = [rated_file(tmp_path / folder / "train.csv", seed=seed) for seed, folder in enumerate(("a", "b", "c"))]
+    assert list(digests_of(map(str, files))) == ["train.csv", "train.csv (2)", "train.csv (3)"]
+    script = PretrainArguments(corpora=[str(file) for file in files[:2]], scale=[-1, 1])
+    digests = set(map(file_digest, files))
+    assert set(script.provenance("x").files.values()) == digests - {file_digest(files[2])}
+    change_record(export, provenance={"files": {"train.csv": file_digest(files[2])}})
+    later = dataclasses.replace(script, encoder=str(export)).provenance("x")
+    assert set(later.files.values()) == digests and named_digests(later.files.items()) == later.files
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scale": [-2, 2]},
+        {"valence_column": "v"},
+        {"text_column": "sentence"},
+        {"shuffle_buffer": 100},
+        {"measure": ["emobank"]},
+        {"emotion_corpus": "isear"},
+        {"skip_bad_rows": True},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_run_is_not_resumed_with_texts_that_are_read_in_another_way(changes, tmp_path):
+    file = rated_file(tmp_path / "my.csv")
+
+    def settings(**more):
+        script = PretrainArguments(**{"corpora": [str(file)], "scale": [-1, 1], "normalization": "scale", **more})
+        provenance = script.provenance("x")
+        assert "reading" not in provenance.record()
+        return run_settings(provenance, "bert")
+
+    before = settings()
+    assert settings() == before != settings(**changes)
+    rated_file(file, size=25)
+    (changed,) = [name for name, value in settings().items() if before[name] != value]
+    assert changed == "content of my.csv"
+
+
+def adaptable(export, labels, **record):
+    """Whether `adapt` takes the labels for a model of this record."""
+    return not adapt.was_seen(str(labels), read_record(change_record(export, **record)))
+
+
+def test_texts_that_a_head_was_fitted_to_are_not_adapted_to(export, tmp_path):
+    labels, other = rated_file(tmp_path / "labels.csv"), rated_file(tmp_path / "other.csv", seed=1)
+    assert adaptable(export, labels)
+    assert not adaptable(export, labels, provenance={"files": digests_of([str(labels)])})
+    fitted = {"head": {"corpora": ["labels.csv", "org/rated"], "files": digests_of([str(labels)])}}
+    assert not adaptable(export, labels, **fitted) and adaptable(export, other, **fitted)
+    assert not adaptable(export, "org/rated", **fitted) and adaptable(export, "org/others", **fitted)
+    emobank = dataclasses.replace(CORPORA["emobank"], sha256=hashlib.sha256(labels.read_bytes()).hexdigest())
+    with mock.patch.dict(CORPORA, emobank=emobank):  # by its name
+        assert not adaptable(export, labels, provenance={"corpora": ["emobank"]}, head={})
+        assert adaptable(export, other, provenance={"corpora": ["emobank"]}, head={})
+
+
+def test_a_head_s_record_knows_its_files_and_has_intervals_of_unseen_texts_alone(tiny, tokenizer, tmp_path):
+    file = rated_file(tmp_path / "my.csv")
+    model, texts = CarlModel.from_encoder(str(tiny)), {"train": toy_dataset(48), "dev": toy_dataset(24, seed=1)}
+
+    def record(**settings):
+        return read_record(export_va_regressor(model, tokenizer, tmp_path / "va", max_length=32, **settings))
+
+    origin = Provenance(corpora=[str(file)])
+    found = record(**texts, provenance=origin)
+    assert found["head"]["files"] == {"my.csv": file_digest(file)} and found["intervals"]["level"] == 0.9
+    assert record(train=texts["train"], provenance=origin)["intervals"] is None
+    assert record(**texts, provenance=dataclasses.replace(origin, trained_on_test_rows=True))["intervals"] is None
+
+
+def test_a_classifier_says_that_its_encoder_has_seen_the_test_texts(export, tmp_path):
+    file, other = tmp_path / "my.csv", tmp_path / "other.csv"
+    for path in (file, other):
+        frame = toy_dataset(40).to_pandas().assign(text=[f"{path.stem} {i}" for i in range(40)])
+        frame.assign(label=["joy", "fear"] * 20)[["text", "label"]].to_csv(path, index=False)
+    change_record(export, provenance={"files": {"my.csv": file_digest(file)}})
+    for path in (file, other):
+        script = FinetuneArguments(encoder=str(export), corpus=str(path))
+        assert script.provenance("x", script.read_corpus()).trained_on_test_rows == (path == file)
+    frame.assign(split=["train"] * 30 + ["test"] * 10, label=["joy", "fear"] * 20).to_csv(file, index=False)
+    change_record(export, provenance={"files": {"my.csv": file_digest(file)}})  # of which the test rows were held out
+    script = FinetuneArguments(encoder=str(export), corpus=str(file))
+    assert not script.provenance("x", script.read_corpus()).trained_on_test_rows
+
+
+def test_heads_of_an_encoder_that_has_trained_on_are_removed(exports, tmp_path):
+    run = shutil.copytree(exports[0], tmp_path / "run")
+    (run / "notes").mkdir()
+    (run / "emotion" / "mine.txt").write_text("kept", encoding="utf-8")  # nobody's export
+    remove_heads(run)
+    assert sorted(path.name for path in run.iterdir()) == ["emotion", "encoder", "notes"]
+    assert (run / "emotion" / "mine.txt").read_text(encoding="utf-8") == "kept"
