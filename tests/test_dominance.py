@@ -18,32 +18,12 @@ from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.evaluation.encoder import load_va_head
 from carl_hf.explain import Explainer
 from carl_hf.export.folder import read_record
-from carl_hf.losses import mccl_loss
 
 
 def with_dominance(size=40, seed=0) -> Dataset:
     """Toy texts whose dominance is the mean of valence and arousal."""
     data = toy_dataset(size, seed)
     return data.add_column("dominance", [(v + a) / 2 for v, a in zip(data["valence"], data["arousal"], strict=True)])
-
-
-@pytest.mark.parametrize("kernel", ["cosine", "distance"])
-def test_mccl_in_three_dimensions_equals_loops(kernel):
-    generator = torch.Generator().manual_seed(0)
-    online, target, labels = (
-        torch.randn(5, k, dtype=torch.float64, generator=generator).clamp(-1, 1) for k in (4, 4, 3)
-    )
-    total = 0.0
-    for i in range(5):
-        cosines = torch.stack([torch.cosine_similarity(online[i], t, dim=0) for t in target])
-        if kernel == "cosine":
-            alike = torch.stack([torch.cosine_similarity(labels[i], other, dim=0) for other in labels])
-        else:
-            alike = torch.stack([1 - (labels[i] - other).square().mean().sqrt() for other in labels])
-        p, q = (cosines / 0.1).softmax(0), (alike / 0.5).softmax(0)
-        total = total - (p * q.log() + q * p.log()).sum() / 5
-    found = mccl_loss(online, target, labels, labels, temperature=0.1, label_temperature=0.5, kernel=kernel)
-    torch.testing.assert_close(found, total)
 
 
 def test_dominance_is_read_where_it_is_asked_for(tmp_path):

@@ -14,59 +14,10 @@ from carl_hf import CarlDataCollator, CarlModel, load_va_dataset
 from carl_hf.data.mixing import mix_datasets, rows_with_va, va_from_class_labels
 from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.evaluation.valence_arousal import labels_of
-from carl_hf.losses import label_similarity, mccl_loss, va_regression_loss
+from carl_hf.losses import label_similarity, va_regression_loss
 
 NAN = math.nan
 LABELS = [[0.5, -0.2], [0.3, NAN], [NAN, 0.8], [-0.7, NAN], [NAN, NAN], [-0.1, -0.9], [0.0, NAN]]
-
-
-def shared(a, b):
-    return [(x, y) for x, y in zip(a, b, strict=True) if x == x and y == y]
-
-
-def similarity(i, j, kernel):
-    """By the rule, of two rows of LABELS; None where they share nothing."""
-    pairs = shared(LABELS[i], LABELS[j])
-    if not pairs:
-        return None
-    if kernel == "distance":
-        return 1 - math.sqrt(sum((x - y) ** 2 for x, y in pairs) / len(pairs))
-    known = [x for label in LABELS for x in label if x == x]
-    usual = sum(x * x for x in known) / len(known)
-
-    def length(label):
-        return math.sqrt(sum(x * x if x == x else usual for x in label))
-
-    return 1.0 if i == j else sum(x * y for x, y in pairs) / (length(LABELS[i]) * length(LABELS[j]))
-
-
-def mccl_loops(online, target, kernel, temperature, label_temperature):
-    total, rows = 0.0, [i for i in range(len(LABELS)) if shared(LABELS[i], LABELS[i])]
-    for i in rows:
-        columns = [j for j in range(len(LABELS)) if similarity(i, j, kernel) is not None]
-        cosines = torch.stack([torch.cosine_similarity(online[i], target[j], dim=0) for j in columns])
-        alike = torch.tensor([similarity(i, j, kernel) for j in columns], dtype=torch.float64)
-        p, q = (cosines / temperature).softmax(0), (alike / label_temperature).softmax(0)
-        total = total - (p * q.log() + q * p.log()).sum()
-    return total / len(rows)
-
-
-@pytest.mark.parametrize("kernel", ["cosine", "distance"])
-def test_mccl_compares_texts_in_the_dimensions_that_both_have(kernel):
-    generator = torch.Generator().manual_seed(1)
-    online, target = (torch.randn(7, 5, dtype=torch.float64, generator=generator) for _ in range(2))
-    va, options = torch.tensor(LABELS, dtype=torch.float64), {"temperature": 0.1, "label_temperature": 0.3}
-    found = mccl_loss(online.requires_grad_(), target, va, va, kernel=kernel, **options)
-    expected = mccl_loops(online, target, kernel, *options.values())
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
-    gradients = [torch.autograd.grad(loss, online)[0] for loss in (found, expected)]
-    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
-    assert not gradients[0][4].any()  # without any number
-    table = label_similarity(va, va, kernel=kernel)
-    assert torch.equal(table[:4].isnan(), torch.tensor(
-        [[False, False, False, False, True, False, False], [False, False, True, False, True, False, False],
-         [False, True, False, True, True, False, True], [False, False, True, False, True, False, False]]
-    ))  # fmt: skip
 
 
 def test_one_number_is_neither_nearer_nor_farther_on_average_and_a_small_one_says_little():
@@ -91,6 +42,7 @@ def test_regression_is_the_mean_over_known_numbers():
     torch.testing.assert_close(loss, sum(squares) / 8)
     (gradient,) = torch.autograd.grad(loss, predicted)
     assert torch.equal(gradient == 0, torch.tensor(LABELS).isnan())
+    assert va_regression_loss(predicted, torch.full((7, 2), NAN)).item() == 0
 
 
 FILES = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "json": "json", "parquet": "parquet"}

@@ -80,20 +80,6 @@ def test_a_text_of_weight_two_is_two_texts(name):
     torch.testing.assert_close(*(torch.autograd.grad(loss, z)[0] for loss in (found, expected)))
 
 
-def test_a_contrast_is_the_weighted_mean_over_its_rows():
-    labelled = ~VA.isnan().all(1)
-
-    def row(i):  # alone: mccl_loss divides the sum over this process's rows by the labelled texts of all
-        return mccl_loss(Z[i : i + 1], TARGET, VA[i : i + 1], VA, row_offset=i, **OPTIONS) * labelled.sum() / 6
-
-    expected = sum(WEIGHTS[i] * row(i) for i in range(6)) / WEIGHTS[labelled].sum()
-    torch.testing.assert_close(LOSSES["mccl"](Z, WEIGHTS), expected)
-    parts = [
-        mccl_loss(Z[k : k + 3], TARGET, VA[k : k + 3], VA, row_offset=k, weight_G=WEIGHTS, **OPTIONS) for k in (0, 3)
-    ]
-    torch.testing.assert_close(sum(parts) / 2, expected)  # two processes
-
-
 def test_pairs_have_the_product_and_anchors_their_own_weight():
     unit = Z / Z.norm(dim=1, keepdim=True)
     known = [i for i in range(6) if not ANGLES[i].isnan()]
