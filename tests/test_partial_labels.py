@@ -10,7 +10,7 @@ import torch
 from conftest import make_trainer, toy_dataset, without_some_numbers
 from datasets import Dataset
 
-from carl_hf import CarlDataCollator, CarlModel, load_va_dataset
+from carl_hf import CarlModel, load_va_dataset
 from carl_hf.data.mixing import mix_datasets, rows_with_va, va_from_class_labels
 from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.evaluation.valence_arousal import labels_of
@@ -95,17 +95,6 @@ def test_a_class_label_gives_numbers_to_texts_without_any_alone():
     assert found["valence"][0] == 0.1 and found["arousal"][0] is None and found["arousal"][1] is not None
 
 
-def test_the_collator_marks_each_missing_number(tokenizer):
-    rows = [{"text": "a b c", "valence": 0.5}, {"text": "a b", "valence": NAN, "arousal": -0.5, "label": "joy"},
-            {"text": "a", "valence": 0.0, "arousal": 0.5}]  # fmt: skip
-    batch = CarlDataCollator(tokenizer, angles={"joy": 0.25})(rows)
-    assert torch.equal(batch["va"].isnan(), torch.tensor([[False, True], [True, False], [False, False]]))
-    assert batch["angle"].isnan().tolist() == [True, False, False]
-    assert batch["angle"][1:].tolist() == pytest.approx([0.25, math.pi / 2])
-    with pytest.raises(ValueError, match=r"text 'a' \(valence nan, arousal -2\) do not lie in"):
-        CarlDataCollator(tokenizer)([{"text": "a", "valence": None, "arousal": -2}])
-
-
 def test_texts_with_valence_alone_train_beside_others_and_each_dimension_has_its_probe(tmp_path, tokenizer):
     pytest.importorskip("sklearn")
     stars = toy_dataset(16, seed=3).remove_columns("arousal")
@@ -147,8 +136,3 @@ def test_what_needs_both_numbers_says_so(tmp_path, tokenizer):
         labels_of(stars)
     with pytest.raises(ValueError, match="no text has both valence and arousal, or a label"):
         make_trainer(tmp_path, tokenizer, data=stars, objectives=["circular"])
-    with pytest.raises(ValueError, match=r"chosen by va_pearson.*\(valence_pearson, loss\)"):
-        make_trainer(
-            tmp_path, tokenizer, data=stars, dev=stars, metric_for_best_model="va_pearson", eval_strategy="steps",
-            load_best_model_at_end=True, save_strategy="steps",
-        )  # fmt: skip

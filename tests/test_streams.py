@@ -1,12 +1,10 @@
-"""Streams: every row once a pass, whoever reads it and wherever it begins; resumed bit for bit."""
+"""Streams: every row once a pass, whoever reads it and wherever it begins."""
 
 import itertools
 
 import datasets
 import pytest
-import torch
 from conftest import make_trainer, toy_dataset
-from test_trainer import StopAt
 
 from carl_hf import CarlDataCollator
 from carl_hf.training.streams import EndlessRows
@@ -49,25 +47,6 @@ def test_a_stream_without_rows_ends_with_an_error():
     empty = datasets.IterableDataset.from_generator(lambda: iter(()))
     with pytest.raises(ValueError, match="holds no rows"):
         next(iter(EndlessRows(empty, batch=2)))
-
-
-@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2}, {"dataloader_num_workers": 1}], ids=str)
-def test_a_resumed_stream_goes_on_bit_for_bit(settings, tmp_path, tokenizer):
-    """24 texts, 8 of them a batch: the runs pass them more than once, and are stopped within a pass."""
-    common = {"max_steps": 10, "save_strategy": "steps", "save_steps": 4, "learning_rate": 1e-2, **settings}
-
-    def stream():
-        return toy_dataset(28).to_iterable_dataset().shuffle(1, buffer_size=8)
-
-    whole = make_trainer(tmp_path / "whole", tokenizer, data=stream(), **common)
-    whole.train()
-    make_trainer(tmp_path / "half", tokenizer, data=stream(), callbacks=[StopAt(4)], **common).train()
-    resumed = make_trainer(tmp_path / "half", tokenizer, data=stream(), **common)
-    resumed.train(resume_from_checkpoint="last")
-    for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
-    logs = [[(h["step"], h["loss"], h["epoch"]) for h in t.state.log_history if "loss" in h] for t in (whole, resumed)]
-    assert logs[0] == logs[1] and logs[0][-1][2] == 1
 
 
 @pytest.mark.parametrize(

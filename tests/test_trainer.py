@@ -1,7 +1,6 @@
 """The trainer: what learns, the EMA recurrence, resuming against an uninterrupted run, evaluation and its probe."""
 
 import copy
-import json
 import logging
 import math
 import os
@@ -9,13 +8,13 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import double_model, make_trainer, projected, tiny_encoder, toy_dataset
-from datasets import Dataset
+from conftest import TOY_NAMES, double_model, make_trainer, projected, tiny_encoder, toy_dataset
+from datasets import Dataset, DatasetDict
+from distributed_worker import DoubleLabels
 from test_modeling import FAMILIES
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
-from carl_hf import CarlDataCollator, CarlModel, CarlTrainer, CarlTrainingArguments
-from carl_hf.losses import focal_detection_loss
+from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments
 from carl_hf.momentum import cosine_momentum
 
 
@@ -51,11 +50,9 @@ def used(name: str, weights: dict) -> bool:
 @pytest.mark.parametrize(
     "settings",
     [
-        {}, {"preset": "paper"}, {"objectives": ["mccl", "regression"]}, {"objectives": ["ptd", "regression"]},
-        {"objectives": ["mccl", "ptd"]}, {"objectives": ["ptd"]}, {"token_choice": "random"}, {"pgd_steps": 2},
-        {"label_kernel": "distance"}, {"activation_checkpointing": True},
-        {"bf16": True}, {"gradient_accumulation_steps": 2}, {"gradient_cache_parts": 3, "pgd_steps": 2},
-        {"gradient_cache_parts": 3, "bf16": True}, {"momentum": 0.0}, {"momentum": 1.0},
+        {}, {"preset": "paper"}, {"objectives": ["mccl", "regression"]}, {"objectives": ["ptd"]},
+        {"objectives": ["mccl", "ptd"], "token_choice": "random"}, {"gradient_cache_parts": 3, "bf16": True},
+        {"momentum": 0.0, "activation_checkpointing": True}, {"momentum": 1.0},
     ],
     ids=str,
 )  # fmt: skip
@@ -99,8 +96,8 @@ def test_every_used_parameter_learns_and_the_target_gets_no_gradient(settings, t
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("preset", "pooling"), [("default", "mean"), ("paper", "cls")])
-def test_every_family_trains(family, preset, pooling, tmp_path, tokenizer):
+def test_every_family_trains(family, tmp_path, tokenizer):
+    preset, pooling = [("default", "mean"), ("paper", "cls")][FAMILIES.index(family) % 2]
     model = CarlModel.from_encoder(tiny_encoder(family), pooling=pooling, projection_dim=8)
     before = copy.deepcopy(model.encoder.state_dict())
     trainer = make_trainer(tmp_path, tokenizer, model=model, preset=preset, max_steps=2, warmup_steps=0)
@@ -118,11 +115,6 @@ def test_target_follows_the_recurrence(tmp_path, tokenizer):
             m = cosine_momentum(state.global_step, state.max_steps, 0.5 ** (1 / 3))
             for name, p in model.online.named_parameters():
                 expected[name] = m * expected[name] + (1 - m) * p.detach()
-
-    class DoubleLabels(CarlDataCollator):
-        def __call__(self, rows):
-            batch = super().__call__(rows)
-            return {**batch, "va": batch["va"].double()}
 
     trainer = make_trainer(
         tmp_path, tokenizer, model=model, max_steps=9, momentum_half_life=3, callbacks=[Recurrence()]
@@ -156,26 +148,40 @@ class StopAt(TrainerCallback):
         control.should_training_stop = state.global_step >= self.step
 
 
-@pytest.mark.parametrize("settings", [{}, {"token_choice": "random", "gradient_accumulation_steps": 2}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {}, {"token_choice": "random", "gradient_accumulation_steps": 2},
+        {"streamed": True}, {"streamed": True, "gradient_accumulation_steps": 2},
+        {"streamed": True, "dataloader_num_workers": 1}, {"objectives": ["proxy_anchor"], "proxy_learning_rate": 0.1},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(settings, tmp_path, tokenizer):
-    common = {"max_steps": 8, "save_strategy": "steps", "save_steps": 4, "learning_rate": 1e-2, **settings}
-    whole = make_trainer(tmp_path / "whole", tokenizer, **common)
-    whole.train()
-    half = make_trainer(tmp_path / "half", tokenizer, callbacks=[StopAt(4)], **common)
-    half.train()
-    assert half.state.global_step == 4
-    set_seed(99)  # nothing of the interrupted process is left but its checkpoint
-    resumed = make_trainer(tmp_path / "half", tokenizer, model=projected(), **common)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoint-4"))
-    assert resumed.state.global_step == 8
+    """28 texts, 8 of them a batch: the runs pass them more than once, and are stopped within a pass."""
+    settings = {"max_steps": 10, "save_strategy": "steps", "save_steps": 4, "learning_rate": 1e-2, **settings}
+    streamed, heads = settings.pop("streamed", False), {"heads": ["proxies"], "classes": sorted(TOY_NAMES.values())}
+
+    def trained(folder, resume=None, **more):
+        data = toy_dataset(28, mixed=True) if "objectives" in settings else toy_dataset(28)
+        model = CarlModel.from_encoder(tiny_encoder(), **heads) if "objectives" in settings else None
+        data = data.to_iterable_dataset().shuffle(1, buffer_size=8) if streamed else data
+        trainer = make_trainer(tmp_path / folder, tokenizer, model=model, data=data, **settings, **more)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = trained("whole")
+    assert trained("half", callbacks=[StopAt(4)]).state.global_step == 4
+    resumed = trained("half", str(tmp_path / "half" / "checkpoint-4"))
+    assert resumed.state.global_step == 10
     for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     for a, b in zip(
         whole.optimizer.state_dict()["state"].values(), resumed.optimizer.state_dict()["state"].values(), strict=True
     ):
         assert all(torch.equal(a[k], b[k]) for k in a)
-    losses = [[h["loss"] for h in t.state.log_history if "loss" in h] for t in (whole, resumed)]
-    assert losses[0] == losses[1]
+    logs = [[(h["step"], h["loss"], h["epoch"]) for h in t.state.log_history if "loss" in h] for t in (whole, resumed)]
+    assert logs[0] == logs[1] and (not streamed or logs[0][-1][2] == 1)
 
 
 def test_a_perturbation_that_is_lost_is_reported_once(tmp_path, tokenizer, caplog):
@@ -191,22 +197,6 @@ def test_a_perturbation_that_is_lost_is_reported_once(tmp_path, tokenizer, caplo
     # in bfloat16 a radius that float32 can represent is lost
     trainer = train(tmp_path, tokenizer, bf16=True, perturbation_radius=1e-4)
     assert trainer.state.log_history[0]["changed_coordinates"] < 0.1
-
-
-def test_perturbing_half_judges_the_salient_tokens_alone(tmp_path, tokenizer, monkeypatch):
-    seen = []
-
-    def spy(logits, perturbed, eligible, *, gamma):
-        seen.append((perturbed, eligible))
-        return focal_detection_loss(logits, perturbed, eligible, gamma=gamma)
-
-    monkeypatch.setattr("carl_hf.training.step.focal_detection_loss", spy)
-    make_trainer(
-        tmp_path, tokenizer, perturb_half=True, max_steps=20, salient_fraction=0.5, data=toy_dataset(64)
-    ).train()
-    perturbed = sum(p.sum().item() for p, _ in seen)
-    judged = sum(e.sum().item() for _, e in seen)
-    assert all(not (p & ~e).any() for p, e in seen) and 0.45 < perturbed / judged < 0.55
 
 
 def test_evaluation_logs_the_same_metrics_weighted_by_texts_and_trains_nothing(tmp_path, tokenizer):
@@ -226,53 +216,11 @@ def test_evaluation_logs_the_same_metrics_weighted_by_texts_and_trains_nothing(t
     assert all(p.grad is None for p in trainer.model.target.parameters())
 
 
-def test_weights_that_are_not_finite_do_not_break_the_log(carl, tmp_path, tokenizer):
-    with torch.no_grad():
-        carl.online.projection[0].weight.fill_(math.nan)
-        carl.encoder.embeddings.LayerNorm.weight.fill_(math.nan)
-    trainer = train(tmp_path, tokenizer, model=carl)
-    assert math.isnan(next(h["embedding_std"] for h in trainer.state.log_history if "loss" in h))
-
-
-def test_labels_that_are_all_zero_are_counted_and_train(tmp_path, tokenizer):
-    zeros = Dataset.from_list([{**row, "valence": 0.0, "arousal": 0.0} for row in toy_dataset()])
-    log = train(tmp_path, tokenizer, data=zeros).state.log_history
-    assert log[0]["zero_label_fraction"] == 1.0 and all(math.isfinite(h["loss"]) for h in log if "loss" in h)
-
-
-def test_a_batch_of_one_text_has_no_contrast_but_a_defined_step(carl, tmp_path, tokenizer):
-    trainer = make_trainer(tmp_path, tokenizer, model=carl)
-    batch = trainer.data_collator([{"text": "😀", "valence": 0.5, "arousal": 0.1}])
-    output = trainer.compute_loss(carl.train(), batch, return_outputs=True)[1]
-    output.loss.backward()
-    assert output.loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in carl.parameters())
-
-
-def test_unusual_texts_train(tmp_path, tokenizer):
-    texts = ["😀😀", "مرحبا بالعالم", "x" * 1000, ".", "a\nb\tc", "null", "ok", "-"]
-    rows = Dataset.from_list([{"text": t, "valence": 0.1 * i, "arousal": -0.1 * i} for i, t in enumerate(texts)])
-    trainer = train(tmp_path, tokenizer, data=rows)
-    assert math.isfinite(trainer.state.log_history[0]["loss"])
-    assert trainer.data_collator(list(rows))["input_ids"].shape[1] == tokenizer.model_max_length  # cut, not crashed
-
-
 def test_partial_batches_are_not_trained_on(tmp_path, tokenizer):
     trainer = make_trainer(
         tmp_path, tokenizer, data=toy_dataset(21), max_steps=-1, num_train_epochs=1, dev=toy_dataset(9)
     )
     assert len(trainer.get_train_dataloader()) == 2 and len(trainer.get_eval_dataloader()) == 2
-
-
-def test_tensorboard_and_json_logs(tmp_path, tokenizer):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    make_trainer(tmp_path, tokenizer, report_to="tensorboard", save_strategy="steps", save_steps=3).train()
-    (events,) = tmp_path.rglob("events.out.tfevents*")
-    scalars = EventAccumulator(str(events.parent)).Reload().Tags()["scalars"]
-    assert {"train/mccl", "train/ptd", "train/momentum", "train/target_distance"} <= set(scalars)
-    history = json.loads((tmp_path / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
-    assert "mccl" in history[0]
 
 
 def test_frozen_word_embeddings_still_give_saliency(carl, tmp_path, tokenizer):
@@ -358,17 +306,29 @@ def test_the_dev_probe_equals_a_probe_by_hand_and_can_be_left_out(tmp_path, toke
     assert not [name for name in without if "pearson" in name]
 
 
-def test_a_best_checkpoint_by_a_probe_that_cannot_be_is_refused_before_training(tmp_path, tokenizer):
-    settings = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "save_strategy": "steps"}
-    with pytest.raises(ValueError, match="there is no probe"):
-        make_trainer(
-            tmp_path, tokenizer, dev=toy_dataset(13), **settings, load_best_model_at_end=True, probe_texts=0,
-            metric_for_best_model="va_pearson",
-        )  # fmt: skip
-    trainer = make_trainer(
-        tmp_path, tokenizer, dev=toy_dataset(13), **settings, load_best_model_at_end=True, probe_texts=0
-    )
-    assert trainer.args.metric_for_best_model == "loss"
+NAMES = Dataset.from_dict({"text": ["a b", "c d"] * 8, "label": ["joy", "anger"] * 8})
+STARS = toy_dataset(16).remove_columns("arousal")
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"probe_texts": 0}, "there is no probe"),
+        ({"metric_for_best_model": "supcon"}, "by supcon, which is none of the objectives"),
+        ({"data": NAMES, "dev": NAMES, "objectives": ["circular"], "label_space": "circle12"},
+         r"do not both carry the labels .*\(label_accuracy, loss\)"),
+        ({"data": STARS, "dev": STARS}, r"chosen by va_pearson.*\(valence_pearson, loss\)"),
+        ({"dev": DatasetDict(near=toy_dataset(9), far=toy_dataset(9))}, "near_va_pearson.*far_loss"),
+    ],
+    ids=["no-probe", "no-objective", "names", "valence", "several"],
+)  # fmt: skip
+def test_a_best_checkpoint_by_what_is_not_measured_is_refused_before_training(settings, message, tmp_path, tokenizer):
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1,
+            "save_steps": 1, "dev": toy_dataset(13), "metric_for_best_model": "va_pearson"}  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, tokenizer, **best | settings)
+    chosen = make_trainer(tmp_path, tokenizer, **best | {"probe_texts": 0, "metric_for_best_model": None})
+    assert chosen.args.metric_for_best_model == "loss"
 
 
 def test_a_diverged_encoder_gets_the_worst_score(tmp_path, tokenizer):
