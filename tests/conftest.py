@@ -55,8 +55,20 @@ def load_script(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"script_{Path(path).stem}", ROOT / path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str((ROOT / path).parent))  # for what stands beside it
+        spec.loader.exec_module(module)
     return module
+
+
+def run_script(path: str, *words: object) -> str | None:
+    """The error that a script's main ends with in this process, or None."""
+    try:
+        load_script(path).main([*map(str, words)])
+    except SystemExit as stop:
+        assert str(stop.code).startswith("error: "), stop.code
+        return stop.code
+    return None
 
 
 def tiny_config(model_type: str = "bert", **overrides) -> transformers.PreTrainedConfig:
@@ -77,6 +89,26 @@ def tiny_config(model_type: str = "bert", **overrides) -> transformers.PreTraine
 def tiny_encoder(model_type: str = "bert", **overrides) -> transformers.PreTrainedModel:
     torch.manual_seed(0)
     return transformers.AutoModel.from_config(tiny_config(model_type, **overrides))
+
+
+def saved(model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase, folder: Path) -> Path:
+    """The folder, with both in it."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_table(path: Path, rows: object, **settings: object) -> str:
+    """Rows or columns in a file of the kind that its name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame = pd.DataFrame(rows)
+    if path.suffix == ".parquet":
+        frame.to_parquet(path, index=False, **settings)
+    elif path.suffix in (".json", ".jsonl"):
+        frame.to_json(path, orient="records", lines=path.suffix == ".jsonl", **settings)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",", **settings)
+    return str(path)
 
 
 @pytest.fixture(scope="session")
@@ -109,10 +141,7 @@ def measuring_packages() -> None:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory, tokenizer) -> Path:
     """A folder with a tiny encoder and its tokenizer."""
-    folder = tmp_path_factory.mktemp("encoder")
-    tiny_encoder().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return saved(tiny_encoder(), tokenizer, tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture
@@ -269,10 +298,7 @@ def small_corpora(tmp_path_factory) -> Path:
         return [f"{tag} {EMOTIONS[k]} {i}" for i, k in enumerate(kinds)], kinds
 
     def write(name, **columns):
-        path = root / name
-        path.parent.mkdir(exist_ok=True)
-        frame = pd.DataFrame(columns)
-        frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_csv(path, index=False)
+        write_table(root / name, columns)
 
     split = ["train"] * 120 + ["dev"] * 30 + ["test"] * 50
     words, kinds = texts(200, "e")
@@ -291,6 +317,19 @@ def small_corpora(tmp_path_factory) -> Path:
     write("stsb/stsb_test.csv", text1=["joy a", "joy b", "fear c", "anger"], text2=["joy c", "fear d", "joy", "anger"],
           score=[5, 1, 0, 4])  # fmt: skip
     return root
+
+
+def words_of(noise):
+    """An encoder for the small corpora, whose texts name their emotion, with noise by its letters."""
+
+    def encode(texts):
+        rows = []
+        for text in texts:
+            rng = np.random.default_rng(sum(map(ord, text)))
+            rows.append([*map(text.count, EMOTIONS), *noise * rng.normal(size=3), 0.1])
+        return np.array(rows)
+
+    return encode
 
 
 class Tags(HTMLParser):

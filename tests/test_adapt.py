@@ -5,11 +5,12 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, load_script, tiny_encoder, toy_dataset
+from conftest import ROOT, run_script, tiny_encoder, toy_dataset
 from datasets import Dataset
 
 from carl_hf import AffectPipeline, CarlModel
@@ -196,11 +197,7 @@ def test_a_file_is_adapted_to_and_exported(exports, tmp_path):
     answers = AffectPipeline.from_pretrained(out)(["joy 31", "woe 32"])["valence"]
     assert answers[0] > 0.6 > 0.4 > answers[1]
 
-    def adapt(*more):
-        with pytest.raises(SystemExit) as end:
-            load_script(SCRIPT).main([str(word) for word in more])
-        return str(end.value)
-
+    adapt = partial(run_script, SCRIPT)
     new = ["--model", exports[0], "--output", tmp_path / "new"]
     again = ["--text_column", "comment", "--scale", 1, 9, "--model", out]
     assert re.search(r"out was trained on .*mine\.csv", adapt(labels, *again, "--output", tmp_path / "new"))

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from conftest import Tags, make_trainer, tiny_config, tiny_encoder, toy_dataset
+from conftest import Tags, make_trainer, saved, tiny_config, tiny_encoder, toy_dataset
 from huggingface_hub import constants
 from loopback_hub import File, Repository
 from safetensors.torch import load_file, save_file
@@ -52,10 +52,8 @@ DATA = {
     "IterableDataset": lambda rows, folder: rows.to_iterable_dataset(),
     "DataFrame": lambda rows, folder: rows.to_pandas(),
     "DatasetDict": lambda rows, folder: datasets.DatasetDict(train=rows),
-    "NumPy format": lambda rows, folder: rows.with_format("numpy"),
     "torch format": lambda rows, folder: rows.with_format("torch"),
     "ClassLabel": lambda rows, folder: rows.cast_column("label", datasets.ClassLabel(names=[*CLASSES, "none"])),
-    "Arrow format": lambda rows, folder: rows.with_format("arrow"),
     "other columns": lambda rows, folder: rows.rename_columns({"text": "sentence"}),
     "stream of other columns": lambda rows, folder: rows.rename_columns({"text": "words"}).to_iterable_dataset(),
     "stream of numbers": lambda rows, folder: rows.to_iterable_dataset().map(lambda row: {"text": 3}),
@@ -109,14 +107,12 @@ def export_head(rows, folder, tokenizer):
 # ---- encoders
 
 
-def saved(model, folder, tokenizer):
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    return str(folder / "model")
+def stored(model, folder, tokenizer):
+    return str(saved(model, tokenizer, folder / "model"))
 
 
 def damaged(folder, tokenizer, change):
-    name = saved(tiny_encoder(), folder, tokenizer)
+    name = stored(tiny_encoder(), folder, tokenizer)
     weights = change(load_file(folder / "model" / "model.safetensors"))
     save_file(weights, folder / "model" / "model.safetensors", metadata={"format": "pt"})
     return name
@@ -124,7 +120,7 @@ def damaged(folder, tokenizer, change):
 
 def renamed(folder, tokenizer, change):
     """The folder of an encoder whose configuration `change` has altered."""
-    name = saved(tiny_encoder(), folder, tokenizer)
+    name = stored(tiny_encoder(), folder, tokenizer)
     path = folder / "model" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     return name
@@ -144,17 +140,17 @@ def adapted(add):
 
 ENCODERS = {
     "object": lambda *given: tiny_encoder(),
-    "folder": lambda *given: saved(tiny_encoder(), *given),
+    "folder": lambda *given: stored(tiny_encoder(), *given),
     "Hub id": lambda *given: "org/tiny",
     "Hub id that does not exist": lambda *given: "org/none",
     "configuration of a later version": lambda *given: renamed(*given, {"transformers_version": "99.0", "new": [1]}),
     "kind of a later version": lambda *given: renamed(*given, {"model_type": "bert99", "architectures": ["Bert99"]}),
     "bfloat16": lambda *given: tiny_encoder().to(torch.bfloat16),
-    "bfloat16, folder": lambda *given: saved(tiny_encoder().to(torch.bfloat16), *given),
+    "bfloat16, folder": lambda *given: stored(tiny_encoder().to(torch.bfloat16), *given),
     "with a head": lambda *given: headed(),
-    "with a head, folder": lambda *given: saved(headed(), *given),
+    "with a head, folder": lambda *given: stored(headed(), *given),
     "adapter of PEFT": lambda *given: adapted(add=False),
-    "adapter of PEFT, folder": lambda *given: saved(adapted(add=False), *given),
+    "adapter of PEFT, folder": lambda *given: stored(adapted(add=False), *given),
     "adapter added": lambda *given: adapted(add=True),
     "half of the weights": lambda *given: damaged(
         *given, lambda weights: {key: value for key, value in weights.items() if "layer.1" not in key}
@@ -180,15 +176,6 @@ def train_encoder(encoder, folder, tokenizer):
 def finetune_encoder(encoder, folder, tokenizer):
     model = CarlModel.from_encoder(encoder, heads=["classifier"], classes=CLASSES)
     return finetune(labelled_rows(), folder, tokenizer, model)
-
-
-def page_neighbours(encoder, folder, tokenizer, use):
-    """Cosines with the nearest texts of the demo corpus, which differ by the encoder."""
-    if not isinstance(encoder, str):
-        encoder = saved(encoder, folder, tokenizer)
-    heads = use("exports")[0]
-    found = use("app").Models(encoder, str(heads / "va"), str(heads / "emotion")).neighbours(TEXTS)
-    return [[neighbour.cosine for neighbour in near] for near in found]
 
 
 def embed_encoder(encoder, folder, tokenizer):
@@ -293,7 +280,7 @@ def copied(door, folder, tokenizer, use):
 TABLE = {
     "texts": (DATA, [train, stream, finetune, evaluate, embed, export_head, page],
               lambda door, folder, tokenizer, use: (door(labelled_rows(), folder), folder, tokenizer)),
-    "encoder": (ENCODERS, [train_encoder, finetune_encoder, embed_encoder, export, page_neighbours],
+    "encoder": (ENCODERS, [train_encoder, finetune_encoder, embed_encoder, export],
                 lambda door, folder, tokenizer, use: (door(folder, tokenizer), folder, tokenizer)),
     "tokenizer": (TOKENIZERS, [train_encoder, embed_encoder, export],
                   lambda door, folder, tokenizer, use: (tiny_encoder(), folder, door(tokenizer))),
@@ -307,11 +294,10 @@ CELLS = [
     and (room is not finetune or door != "IterableDataset")  # in another order
 ]  # fmt: skip
 ACCEPTED = {  # in every room, or at least in this one
-    "Dataset", "file", "Hub data set", "NumPy format", "torch format", "ClassLabel", "list-train", "list-finetune",
+    "Dataset", "file", "Hub data set", "torch format", "ClassLabel", "list-train", "list-finetune",
     "list-evaluate", "IterableDataset-train", "IterableDataset-evaluate", "DataFrame-train", "DataFrame-finetune",
-    "DataFrame-evaluate", "DatasetDict-evaluate", "Arrow format-train", "Arrow format-stream",
-    "Arrow format-export_head", "object", "folder", "Hub id-train_encoder", "Hub id-finetune_encoder",
-    "Hub id-embed_encoder", "Hub id-export", "Hub id-page_neighbours", "configuration of a later version",
+    "DataFrame-evaluate", "DatasetDict-evaluate", "object", "folder", "Hub id-train_encoder",
+    "Hub id-finetune_encoder", "Hub id-embed_encoder", "Hub id-export", "configuration of a later version",
     "bfloat16", "bfloat16, folder", "with a head-export",
     "with a head, folder-train_encoder", "its own", "left-padded", "as it was written", "as version 0.1.0 wrote them",
     "of a later version-load", "of a later version-evaluate_checkpoint", "with a setting that is gone-load",
@@ -343,7 +329,7 @@ def test_a_cell_gives_the_right_result_or_one_line(kind, door, room, tmp_path, t
     def result(of, door, folder):
         given = arrange(doors[door], folder, tokenizer, use)
         torch.manual_seed(0)  # of the layers around an encoder
-        return torch.as_tensor(of(*given, *([use] if of in (page, page_neighbours) else [])))
+        return torch.as_tensor(of(*given, *([use] if of is page else [])))
 
     wanted = (kind, stream if door == "IterableDataset" and room is train else room)
     if wanted not in RIGHT:

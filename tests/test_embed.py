@@ -1,4 +1,4 @@
-"""examples/embed.py: values, processes, kills, refusals."""
+"""examples/embed.py: values, processes, refusals."""
 
 import errno
 import itertools
@@ -6,22 +6,16 @@ import json
 import logging
 import os
 import random
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, load_script
-from datasets import Dataset, DatasetDict
+from conftest import run_script
 from transformers import AutoModel, AutoTokenizer
 
 from carl_hf.encoders.embedding import embed_texts
 
-SCRIPT = "examples/embed.py"
 ROWS, SHARD_ROWS = 230, 20
 
 
@@ -40,31 +34,20 @@ def parquet(frame, tmp_path_factory):
 
 
 @pytest.fixture
-def flags(tiny):
-    return lambda texts, out, *more: [
-        "--model", f"{tiny}@mean", "--texts", str(texts), "--text_column", "sentence", "--output_dir", str(out),
-        "--shard_rows", str(SHARD_ROWS), "--max_length", "32", "--num_threads", "1", *more,
-    ]  # fmt: skip
-
-
-@pytest.fixture
 def out(tmp_path):
     return tmp_path / "out"
 
 
 @pytest.fixture
-def embed(flags, out, caplog):
+def embed(tiny, out, caplog):
     """The script's main in this process: what it logs, or the error that it ends with."""
     caplog.set_level(logging.INFO)
 
-    def run(texts, *more, out=out) -> str:
+    def run(texts, *more) -> str:
         caplog.clear()
-        try:
-            load_script(SCRIPT).main(flags(texts, out, *more))
-        except SystemExit as stop:
-            assert str(stop.code).startswith("error: "), stop.code
-            return str(stop.code)
-        return caplog.text
+        words = ["--model", f"{tiny}@mean", "--texts", texts, "--text_column", "sentence", "--output_dir", out]
+        words += ["--shard_rows", SHARD_ROWS, "--max_length", 32, "--num_threads", 1]
+        return run_script("examples/embed.py", *words, *more) or caplog.text
 
     return run
 
@@ -108,44 +91,11 @@ def test_files_of_every_kind_in_the_order_of_their_names(embed, frame, expected,
     frame[100:150].to_json(folder / "c.jsonl", orient="records", lines=True)
     frame[150:].to_parquet(folder / "d.parquet")
     (folder / "notes.txt").touch()
-    embed(folder, "--dtype", "float16", "--keep_columns", "source")
+    embed(folder, "--dtype", "float16", "--keep_columns", "source", "--processes", "2")
     table = pd.read_parquet(out)
     assert table["text"].tolist() == frame["sentence"].tolist() and table["source"].equals(frame["source"])
     assert table["embedding"][0].dtype == np.float16
     np.testing.assert_allclose(np.stack(table["embedding"]), expected, atol=2e-3)
-
-
-def test_a_hub_data_set_split_by_split(embed, frame, expected, out, monkeypatch):
-    hub = {"owner/name": DatasetDict(train=Dataset.from_pandas(frame[:150]), test=Dataset.from_pandas(frame[150:]))}
-    monkeypatch.setattr("carl_hf.data.streaming.datasets.load_dataset", hub.__getitem__)
-    embed("owner/name", "--keep_columns", "split", "id")
-    table = pd.read_parquet(out)
-    assert table["split"].tolist() == ["train"] * 150 + ["test"] * 80 and table["id"].equals(frame["id"])
-    np.testing.assert_allclose(np.stack(table["embedding"]), expected, atol=1e-6)
-
-
-def test_a_killed_run_is_continued_by_two_processes(embed, flags, parquet, tmp_path, out):
-    whole = tmp_path / "whole"
-    embed(parquet, "--batch_size", "1", out=whole)
-    arguments = [SCRIPT, *flags(parquet, out, "--batch_size", "1")]
-    job = subprocess.Popen([sys.executable, *arguments], stderr=subprocess.DEVNULL, cwd=ROOT)
-    while job.poll() is None and not list(out.glob("part-*")):
-        time.sleep(0.001)
-    time.sleep(random.random() * 0.05)  # somewhere in what follows
-    job.kill()
-    assert job.wait() == -signal.SIGKILL
-    killed = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
-    assert 0 < len(killed) < 12 and all(
-        pq.read_table(path).equals(pq.read_table(whole / path.name)) for path in killed
-    )
-    arguments = [sys.executable, *arguments, "--processes", "2"]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, cwd=ROOT)
-    assert done.returncode == 0 and f"{out}: 230 rows in 12 shards." in done.stderr, done.stderr
-    assert names_in(out) == names_in(whole)  # nothing half-written is left
-    for name in shard_names(12):
-        ours, theirs = pq.read_table(out / name), pq.read_table(whole / name)
-        assert ours.equals(theirs) and ours.schema.equals(theirs.schema, check_metadata=True)
-    assert all(path.stat().st_mtime_ns == written for path, written in killed.items())
 
 
 def test_a_launcher_of_several_processes_is_refused(embed, parquet, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import words_of
 from scipy.stats import spearmanr
 
 from carl_hf.data.labelled import ClassCorpus, VaCorpus, read_va
@@ -153,20 +154,6 @@ def test_sgts_pairs_are_as_many_as_its_authors_draw_and_no_text_is_used_twice():
     assert per_class == [139 // 4] * 5
 
 
-def words_of(noise):
-    """An encoder for the small corpora, whose texts name their emotion, with noise by its letters."""
-
-    def encode(texts):
-        rows = []
-        for text in texts:
-            rng = np.random.default_rng(sum(map(ord, text)))
-            rows.append([*(text.count(w) for w in ("anger", "disgust", "fear", "joy", "sadness", "surprise")),
-                         *noise * rng.normal(size=3), 0.1])  # fmt: skip
-        return np.array(rows)
-
-    return encode
-
-
 def test_the_suite_measures_and_compares_the_space(small_corpora):
     settings = Settings(tasks=("space",), data_dir=small_corpora)
     good, bad = (run_tasks(words_of(noise), settings, trained_on=["facebook"]) for noise in (0.1, 2.0))
@@ -190,15 +177,6 @@ def test_the_suite_measures_and_compares_the_space(small_corpora):
     assert gains["facebook"]["seen_in_training"]
     same = space_gain(good.items["space/emobank"], good.items["space/emobank"], seed=0)
     assert same["nearness"]["both_interval"] == [0, 0]
-
-
-def test_a_constant_embedding_has_no_nearness_and_puts_no_triplet_in_order(small_corpora):
-    run = run_tasks(lambda texts: np.ones((len(texts), 3)), Settings(tasks=("space",), data_dir=small_corpora))
-    measured = run.metrics["space"]
-    assert measured["emobank"]["nearness"]["both"] is None
-    assert measured["emobank"]["nearness"]["both_reason"] == "undefined: the cosines or distances are constant"
-    assert measured["feeling-over-topic"]["accuracy"] == measured["emoji-pairs"]["accuracy"] == 0
-    json.dumps(run.metrics, allow_nan=False)
 
 
 def test_the_example_shows_texts_of_the_encoder_s_own_order_and_no_emoji():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from conftest import emotions, load_script, tiny_encoder, toy_dataset
+from conftest import emotions, run_script, tiny_encoder, toy_dataset
 from huggingface_hub import HfApi, constants
 from test_export import FILES, LAYOUT
 from transformers import AutoModelForSequenceClassification
@@ -31,13 +31,9 @@ def fresh(arguments, env):
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
 
 
-def run_script(capsys, *arguments):
+def run_push(capsys, *arguments):
     """What examples/push_to_hub.py prints, and its error."""
-    error = None
-    try:
-        load_script("examples/push_to_hub.py").main([*map(str, arguments)])
-    except SystemExit as exit_:
-        error = exit_.code
+    error = run_script("examples/push_to_hub.py", *arguments)
     return capsys.readouterr().out, error
 
 
@@ -55,7 +51,7 @@ def test_what_is_pushed_is_loaded_elsewhere_without_carl_hf(xet, hub, tmp_path, 
             printed, error = done.stdout, done.stderr if done.returncode else None
             assert hub.token not in done.stdout + done.stderr
         else:
-            printed, error = run_script(capsys, *arguments)
+            printed, error = run_push(capsys, *arguments)
         assert error is None
         assert f"Published {len(export_files(folder / kind))} files" in printed
         repository = hub.repositories[repo_id]
@@ -80,7 +76,7 @@ def test_what_is_pushed_is_loaded_elsewhere_without_carl_hf(xet, hub, tmp_path, 
         assert all({output["label"] for output in outputs} == labels for outputs in found[kind])
     # a second push uploads nothing
     commits, start = len(hub.repositories[ids["encoder"]].commits), len(hub.log)
-    printed, error = run_script(capsys, "--export", folder, "--repo_id", ids["encoder"])
+    printed, error = run_push(capsys, "--export", folder, "--repo_id", ids["encoder"])
     assert error is None and "nothing was uploaded" in printed
     assert len(hub.repositories[ids["encoder"]].commits) == commits
     assert not [path for method, path, _ in hub.log[start:] if method == "PUT" or "/commit/" in path]
@@ -92,7 +88,7 @@ def test_refusals_name_the_remedy_and_change_nothing(hub, exports, monkeypatch, 
         push_export(folder, "org/model", token="hf_wrong" + "x" * 20)
     with pytest.raises(ValueError, match="may not write to somebody/model"):
         push_export(folder, "somebody/model")
-    printed, error = run_script(capsys, "--export", folder, "--repo_id", "org/model", "--dry_run")
+    printed, error = run_push(capsys, "--export", folder, "--repo_id", "org/model", "--dry_run")
     assert error is None and "Nothing was sent" in printed
     assert f"{(folder / 'model.safetensors').stat().st_size:,} bytes  model.safetensors" in printed
     assert hub.repositories == {}
@@ -165,7 +161,7 @@ def test_branches_pull_requests_messages_and_stale_files(hub, tmp_path, exports)
     assert repository.refs["main"] == head and set(repository.files()) == FILES | LAYOUT
 
 
-@pytest.mark.parametrize("strategy", ["call", "end", "every_save", "checkpoint", "all_checkpoints"])
+@pytest.mark.parametrize("strategy", ["call", "end", "every_save"])
 def test_the_trainer_publishes_the_clean_export_and_nothing_else(strategy, hub, tmp_path, tokenizer):
     """By its own means; strategy "call" is trainer.push_to_hub()."""
     pytest.importorskip("sklearn")
@@ -221,13 +217,6 @@ ONNX = b"\x08\x08" + b"\x3a\x03" + b"\x12\x01g"
 def add(folder, name, content):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(content)
-
-
-def test_pictures_and_graphs_are_pushed_whole(tmp_path, exports):
-    folder = shutil.copytree(exports[0] / "encoder", tmp_path / "encoder")
-    add(folder, "figures/a.png", PNG)
-    add(folder, "onnx/model.onnx", ONNX)
-    assert set(export_files(folder)) == FILES | LAYOUT | {"figures/a.png", "onnx/model.onnx"}
 
 
 def truncate(path):
@@ -309,7 +298,7 @@ def test_wrong_arguments_of_a_push(tmp_path, capsys):
     ):
         with pytest.raises(ValueError, match=message):
             push_export(folder, repo_id, **settings)
-    error = run_script(capsys, "--export", tmp_path)[1]
+    error = run_push(capsys, "--export", tmp_path)[1]
     assert "--export DIR --repo_id org/name" in error
-    error = run_script(capsys, "--export", tmp_path, "--repo_id", "org/x", "--private", "--public")[1]
+    error = run_push(capsys, "--export", tmp_path, "--repo_id", "org/x", "--private", "--public")[1]
     assert "exclude each other" in error

@@ -5,6 +5,7 @@ import csv
 import json
 import logging
 import math
+import shutil
 import time
 
 import datasets
@@ -13,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from conftest import write_table
 from datasets import Dataset
 
 from carl_hf import load_va_dataset
@@ -103,14 +105,9 @@ def load(path, **settings):
 def test_files_with_a_stated_scale(suffix, tmp_path):
     rows = [{"words": "null", "V": 1, "A": 9, "label": "joy"},
             {"words": "naïve 😀 שלום", "V": 5, "A": 3, "label": None}]  # fmt: skip
-    path, frame = tmp_path / f"own.{suffix}", pd.DataFrame(rows)
-    if suffix == "parquet":
-        frame.to_parquet(path)
-    elif suffix in ("csv", "tsv"):
-        frame.to_csv(path, index=False, sep="," if suffix == "csv" else "\t")
-    else:
-        text = json.dumps(rows, indent=1) if suffix == "array.json" else "\n".join(map(json.dumps, rows))
-        path.write_text(text, encoding="utf-8")
+    path = write_table(tmp_path / f"own.{suffix}", rows, **({"indent": 1} if suffix == "array.json" else {}))
+    if suffix == "json":  # by this name, too, with a row a line
+        shutil.move(write_table(tmp_path / "own.jsonl", rows), path)
     form = {"scale": (1, 9), "columns": {"text": "words", "valence": "V", "arousal": "A"}}
     own = load(path, **form)
     assert own["text"] == ["null", "naïve 😀 שלום"] and own["valence"] == [-1.0, 0.0] and own["arousal"] == [1.0, -0.5]
@@ -137,12 +134,6 @@ def test_a_named_column_wins_over_one_that_has_its_name_already(tmp_path):
     path.write_text("text,text_en,valence,v2,arousal\nuno,one,1,5,3\n")
     own = load(path, columns={"text": "text_en", "valence": "v2"})
     assert own["text"] == ["one"] and own["valence"] == [1.0]
-
-
-def test_a_hub_dataset_with_splits(monkeypatch):
-    parts = {s: Dataset.from_dict({"text": [s], "valence": [0.0], "arousal": [1.0]}) for s in ("train", "test")}
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict(parts))
-    assert load("someone/texts", scale=(-1, 1), split="test")["text"] == ["test"]
 
 
 def test_what_is_wrong_with_more_than_single_rows_is_always_refused(tmp_path):

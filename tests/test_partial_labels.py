@@ -1,13 +1,11 @@
 """Texts with one of valence and arousal: read, mixed, compared in the dimensions that two share, and trained on."""
 
-import json
 import logging
 import math
 
-import pandas as pd
 import pytest
 import torch
-from conftest import make_trainer, toy_dataset, without_some_numbers
+from conftest import make_trainer, toy_dataset, without_some_numbers, write_table
 from datasets import Dataset
 
 from carl_hf import CarlModel, load_va_dataset
@@ -45,24 +43,10 @@ def test_regression_is_the_mean_over_known_numbers():
     assert va_regression_loss(predicted, torch.full((7, 2), NAN)).item() == 0
 
 
-FILES = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "json": "json", "parquet": "parquet"}
-
-
-def write(path, rows):
-    frame = pd.DataFrame(rows)
-    if path.suffix == ".parquet":
-        frame.to_parquet(path)
-    elif path.suffix in (".json", ".jsonl"):
-        path.write_text("\n".join(map(json.dumps, rows)) if path.suffix == ".jsonl" else json.dumps(rows))
-    else:
-        frame.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
-    return path
-
-
-@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json", "parquet"])
 def test_files_with_one_column_of_numbers_and_with_empty_cells(kind, tmp_path, caplog):
-    stars = write(tmp_path / f"stars.{kind}", [{"text": f"review {i}", "stars": 1 + i % 5} for i in range(10)])
-    both = write(tmp_path / f"both.{kind}", [
+    stars = write_table(tmp_path / f"stars.{kind}", [{"text": f"review {i}", "stars": 1 + i % 5} for i in range(10)])
+    both = write_table(tmp_path / f"both.{kind}", [
         {"text": "a", "valence": 1, "arousal": None}, {"text": "b", "valence": None, "arousal": 5},
         {"text": "c", "valence": 3, "arousal": 2},
     ])  # fmt: skip

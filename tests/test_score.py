@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, load_script
+from conftest import ROOT, run_script
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from carl_hf import AffectPipeline
@@ -50,13 +50,8 @@ def score(exports, tmp_path, caplog):
 
     def run(texts, output, *more) -> str:
         caplog.clear()
-        words = [str(texts), "--model", str(exports[0]), "--output", str(tmp_path / output), "--shard_rows", "40"]
-        try:
-            load_script(SCRIPT).main([*words, "--num_threads", "1", *more])
-        except SystemExit as stop:
-            assert str(stop.code).startswith("error: "), stop.code
-            return str(stop.code)
-        return caplog.text
+        words = [texts, "--model", exports[0], "--output", tmp_path / output, "--shard_rows", 40, "--num_threads", 1]
+        return run_script(SCRIPT, *words, *more) or caplog.text
 
     return run
 

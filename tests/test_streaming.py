@@ -3,14 +3,11 @@
 import logging
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from conftest import write_table
 
 from carl_hf import load_va_dataset
 from carl_hf.data import files
-from carl_hf.data.bad_rows import Skipped
-from carl_hf.data.loading import find_bad_rows
 from carl_hf.data.streaming import open_tables, stream_va_dataset
 
 FORM = {"scale": (1, 9), "columns": {"text": "sentence", "valence": "V", "arousal": "A"}}
@@ -25,17 +22,6 @@ def frame(start: int, stop: int) -> pd.DataFrame:
     )
 
 
-def write(folder, table: pd.DataFrame, kind: str, name: str = "part", **settings):
-    path = folder / f"{name}.{kind}"
-    if kind == "parquet":
-        table.to_parquet(path, index=False, **settings)
-    elif kind == "jsonl":
-        table.to_json(path, orient="records", lines=True)
-    else:
-        table.to_csv(path, index=False, sep="\t" if kind == "tsv" else ",")
-    return str(path)
-
-
 def texts_of(path, **settings) -> list[str]:
     settings = {"scale": (1, 5), "shuffle_buffer": 1, **settings}
     return [row["text"] for row in stream_va_dataset([str(path)], **settings)]
@@ -43,7 +29,7 @@ def texts_of(path, **settings) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
 def test_a_stream_holds_the_rows_of_the_loaded_file(kind, tmp_path):
-    path = write(tmp_path, frame(0, 50), kind)
+    path = write_table(tmp_path / f"part.{kind}", frame(0, 50))
     loaded = load_va_dataset(path, **FORM).to_list()
     assert sorted(stream_va_dataset([path], **FORM), key=str) == sorted(loaded, key=str)
     assert list(stream_va_dataset([path], shuffle_buffer=1, **FORM)) == loaded
@@ -53,7 +39,7 @@ def test_a_stream_holds_the_rows_of_the_loaded_file(kind, tmp_path):
 
 def test_files_and_rows_are_shuffled_anew_in_each_pass(tmp_path):
     for part in range(4):
-        write(tmp_path, frame(10 * part, 10 * part + 10), "parquet", f"part-{part}")
+        write_table(tmp_path / f"part-{part}.parquet", frame(10 * part, 10 * part + 10))
     stream = stream_va_dataset([str(tmp_path / "*.parquet")], shuffle_buffer=5, seed=1, **FORM)
     passes = []
     for epoch in range(2):
@@ -67,7 +53,7 @@ def test_files_and_rows_are_shuffled_anew_in_each_pass(tmp_path):
 def test_a_bad_row_is_named_or_skipped_and_counted(kind, tmp_path, caplog):
     table = frame(0, 30)
     table.loc[4, "sentence"], table.loc[11, "V"], table.loc[12, ["V", "A"]] = "  ", 12.0, float("nan")
-    path = write(tmp_path, table, kind)
+    path = write_table(tmp_path / f"part.{kind}", table)
     with pytest.raises(ValueError, match=r"row 5: column 'text' is empty \(2 more bad rows follow\); correct or"):
         texts_of(path, **FORM)
     with caplog.at_level(logging.WARNING):
@@ -94,52 +80,16 @@ def test_what_cannot_be_streamed_is_refused_at_once(change, message, tmp_path, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "twice.csv").write_text("sentence,V,A,V\na,1,1,1\n")
     (tmp_path / "array.json").write_text("[]")
-    path = write(tmp_path, frame(0, 5), "csv")
+    path = write_table(tmp_path / "part.csv", frame(0, 5))
     with pytest.raises(ValueError, match=message):
         stream_va_dataset(**{"sources": [path], **FORM, **change})
 
 
-@pytest.mark.parametrize(
-    "content, message, good",
-    [
-        (HEADER + "Hello, world,5,3\na,1,1\n", "row 1: has 4 cells, the header 3", ["a"]),
-        ("valence,arousal,text\n1,1,a\n5,3,Hello, world\n", "row 2: has 4 cells", ["a"]),
-        (HEADER + "a,1,1,1\nb,1,1,1\n", "row 1: has 4 cells.*(no row is good|1 more)", None),
-        (HEADER + "a,9,1\nb,9,1\n", r"row 1: valence is 9.* \(1 more.*(correct|no row is good)", None),
-        (HEADER + "a,1,1\n\n\nb,9,1\nc,1,1\n", r"row 2: is empty \(2 more", ["a", "c"]),
-        (HEADER + 'a,1,1\n"abc"x,1,1\nb,1,1\n', "row 2: is not CSV", ["a", "b"]),
-        (HEADER + 'a,1,1\n"b,1,1\nc,1,1\n', r"row 2 \(line 3\): a quoted cell goes over several lines", None),
-        (HEADER + "caf\udce9,1,1\nb,1,1\n", "row 1: column 'text' is not UTF-8", ["b"]),
-    ],
-)
-def test_rows_of_csv_are_read_as_in_loading(content, message, good, tmp_path):
-    path = tmp_path / "own.csv"
-    path.write_text(content, encoding="utf-8", errors="surrogateescape")
-    for skip in [False] if good else [False, True]:
-        with pytest.raises(ValueError, match=f"own.csv, {message}"):
-            texts_of(path, skip_bad_rows=skip)
-    assert good is None or texts_of(path, skip_bad_rows=True) == good
-
-
-def test_rows_of_json_lines_and_parquet_are_read_as_in_loading(tmp_path):
-    path, good = tmp_path / "own.jsonl", b'{"text": "a", "valence": "4", "arousal": 1}'
-    bad = [
-        b'{"valence": 1, "arousal": 1}', b'{"text": 7, "valence": 1, "arousal": 1}', b"", b"[" * 100_000, b"\xe9",
-        b'{"text": "a", "valence": "bad", "arousal": 1}', b'{"text": "a", "valence": %d, "arousal": 1}' % 2**70,
-    ]  # fmt: skip
-    path.write_bytes(b"\xef\xbb\xbf" + b"\n".join([*bad, good, good.replace(b'"4"', b"4.5")]))
-    skipped = {}
-    assert texts_of(path, skip_bad_rows=True, skipped=skipped) == ["a", "a"]
-    assert skipped[str(path)].record() == Skipped.of(find_bad_rows(path, scale=(1, 5))).record()
-    assert skipped[str(path)].rows == len(bad)
-    with pytest.raises(ValueError, match=r"own.jsonl, row 1: column 'text' is empty \(6 more"):
-        texts_of(path)
-    path, texts = tmp_path / "own.parquet", pa.array([b"a", b"caf\xe9", b"c"], pa.binary())
-    invalid = pa.Array.from_buffers(pa.string(), 3, texts.buffers())
-    pq.write_table(pa.table({"text": invalid, "valence": [1, 2, 3], "arousal": [1, 2, 3]}), path)
-    with pytest.raises(ValueError, match="own.parquet, row 2: column 'text' is not UTF-8"):
-        texts_of(path)
-    assert texts_of(path, skip_bad_rows=True) == ["a", "c"]
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_file_without_a_good_row_is_refused(skip, tmp_path):
+    (tmp_path / "own.csv").write_text(HEADER + "a,9,1\nb,9,1\n")
+    with pytest.raises(ValueError, match=r"own.csv, row 1: valence is 9.* \(1 more.*(correct|no row is good)"):
+        texts_of(tmp_path / "own.csv", skip_bad_rows=skip)
 
 
 @KINDS
@@ -147,7 +97,10 @@ def test_pieces_and_row_groups_count_on(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(files.read_pieces, "__kwdefaults__", {**files.read_pieces.__kwdefaults__, "rows": 7})
     table = frame(0, 50)
     table.loc[[3, 20, 44], "V"] = 10.0
-    path, skipped = write(tmp_path, table, kind, **({"row_group_size": 20} if kind == "parquet" else {})), {}
+    path, skipped = (
+        write_table(tmp_path / f"part.{kind}", table, **({"row_group_size": 20} if kind == "parquet" else {})),
+        {},
+    )
     rows = texts_of(path, skip_bad_rows=True, skipped=skipped, **FORM)
     assert rows == load_va_dataset(path, skip_bad_rows=True, **FORM)["text"]
     assert skipped[path].reasons == {"valence is outside the scale": {"rows": 3, "first": [4, 21, 45]}}
@@ -177,16 +130,6 @@ def test_what_is_skipped_is_counted_and_told_in_good_time(tmp_path, caplog):
     next(iter(stream))
     assert skipped[str(path)].rows == 9_001
     assert caplog.text.count("row 2: valence is 9") == 1 and caplog.text.count("9001 bad rows left out") == 1
-
-
-@KINDS
-def test_training_rows_alone_are_streamed(kind, tmp_path):
-    table = frame(0, 8).assign(part=["train", "test", "dev", "Train", "validation", "train", "", "train"])
-    path = write(tmp_path, table, kind)
-    form = {**FORM, "columns": {**FORM["columns"], "split": "part"}}
-    with pytest.raises(ValueError, match="row 7: column 'split' is empty"):
-        texts_of(path, **form)
-    assert texts_of(path, skip_bad_rows=True, **form) == ["text 0", "text 3", "text 5", "text 7"]
 
 
 def test_a_split_that_begins_late_is_refused(tmp_path):

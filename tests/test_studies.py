@@ -14,8 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import make_trainer, tiny_encoder
-from test_feeling_space import words_of
+from conftest import make_trainer, tiny_encoder, words_of
 from transformers import TrainerCallback
 
 from carl_hf import CarlModel, CarlTrainingArguments, load_va_dataset

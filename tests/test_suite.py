@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import EMOTIONS
+from conftest import words_of
 
 from carl_hf import evaluate_encoder
 from carl_hf.evaluation.comparison import compare, spread
@@ -17,13 +17,7 @@ from carl_hf.report.page import write_report
 pytest.importorskip("sklearn")
 
 
-def encode(texts):
-    """Feelings by the words a text holds, and noise by its letters."""
-    rows = []
-    for text in texts:
-        noise = np.random.default_rng(sum(map(ord, text))).normal(size=3)
-        rows.append([*(3.0 * text.count(word) for word in EMOTIONS), *noise])
-    return np.array(rows)
+encode = words_of(noise=1 / 3)
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +115,16 @@ def test_strict_makes_a_missing_corpus_an_error_and_unknown_tasks_are_named(smal
 
 
 def test_constant_embeddings_give_null_with_a_reason_and_no_nan(small_corpora):
-    tasks = ("va", "emotion", "semantics")
+    tasks = ("va", "emotion", "semantics", "space")
     metrics = evaluate_encoder(lambda texts: np.ones((len(texts), 4)), tasks=tasks, data_dir=small_corpora)
     valence = metrics["va"]["emobank"]["valence"]
     assert valence["pearson"] is None and "constant" in valence["pearson_reason"] and valence["mae"] > 0
     assert metrics["semantics"]["stsb"]["spearman"] is None
     assert metrics["emotion"]["goemotions-six"]["accuracy"] < 50
+    space = metrics["space"]
+    assert space["emobank"]["nearness"]["both"] is None
+    assert space["emobank"]["nearness"]["both_reason"] == "undefined: the cosines or distances are constant"
+    assert space["feeling-over-topic"]["accuracy"] == space["emoji-pairs"]["accuracy"] == 0
     json.dumps(metrics, allow_nan=False)
 
 
