@@ -5,13 +5,7 @@ import math
 import pytest
 import torch
 
-from carl_hf.adversary import pgd_perturbation, select_salient_tokens, token_saliency
-
-
-def test_saliency_is_the_length_of_the_gradient():
-    gradient = torch.tensor([[[3.0, 4.0], [0.0, 0.0]]])
-    torch.testing.assert_close(token_saliency(gradient), torch.tensor([[5.0, 0.0]]))
-    assert token_saliency(gradient.half()).dtype == torch.float32
+from carl_hf.adversary import pgd_perturbation, select_salient_tokens
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 9, 10, 11, 20, 30, 70, 110])
@@ -95,18 +89,6 @@ def test_several_steps_equal_the_update_written_out():
     torch.testing.assert_close(delta, expected, atol=1e-12, rtol=1e-12)
 
 
-def test_first_gradient_gives_what_the_score_would():
-    torch.manual_seed(1)
-    embeds = torch.randn(2, 3, 4)
-    mask = torch.ones(2, 3, dtype=torch.bool)
-    options = {"radius": 0.5, "relative": True, "step_size": 0.3, "steps": 2}
-    first = -2 * (embeds - 1.0)
-    torch.testing.assert_close(
-        pgd_perturbation(quadratic(1.0), embeds, mask, first_gradient=first, **options),
-        pgd_perturbation(quadratic(1.0), embeds, mask, **options),
-    )
-
-
 def test_zero_and_non_finite_gradients_do_not_move_a_token():
     embeds = torch.ones(1, 3, 2)
     gradient = torch.tensor([[[0.0, 0.0], [math.nan, math.inf], [1.0, 1.0]]])
@@ -127,10 +109,3 @@ def test_the_papers_radius_does_not_survive_float32():
     )  # fmt: skip
     torch.testing.assert_close(delta.abs(), torch.full_like(delta, 5e-9 / math.sqrt(384)), rtol=1e-4, atol=0)
     assert 0.0 < ((embeds + delta) != embeds).double().mean() < 0.3
-
-
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"radius": -1.0}, {"step_size": -1.0}])
-def test_bad_settings_are_refused(bad):
-    settings = {"radius": 1.0, "relative": False, "step_size": 1.0, "steps": 1, **bad}
-    with pytest.raises(ValueError, match="PGD needs"):
-        pgd_perturbation(quadratic(0.0), torch.ones(1, 1, 2), torch.ones(1, 1, dtype=torch.bool), **settings)

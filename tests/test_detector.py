@@ -18,7 +18,9 @@ def corpus():
 
 def test_a_large_perturbation_is_seen_and_none_is_not(carl, tokenizer, corpus):
     before = {name: p.clone() for name, p in carl.state_dict().items()}
+    torch.manual_seed(1)  # which nothing depends on
     found = measure_detector(carl, tokenizer, corpus, radius=3.0, seed=0)
+    assert found == measure_detector(carl, tokenizer, corpus, radius=3.0, seed=0)
     conditions = [f"{tokens}, radius {radius}" for tokens in ("salient", "random") for radius in (0, 3)]
     assert list(found) == [*conditions, "own detector"]
     assert found["random, radius 3"]["auc"] > 0.9 and found["random, radius 3"]["recall"] > 0.8  # seen
@@ -31,11 +33,3 @@ def test_a_large_perturbation_is_seen_and_none_is_not(carl, tokenizer, corpus):
     assert found["random, radius 0"]["tokens"] == sum(map(len, corpus.texts[60:]))
     assert all(p.equal(before[name]) for name, p in carl.state_dict().items())
     assert all(p.grad is None for p in carl.parameters()) and not carl.training
-
-
-def test_the_same_seed_gives_the_same_metrics(carl, tokenizer, corpus):
-    runs = []
-    for other_seed in (1, 2):
-        torch.manual_seed(other_seed)
-        runs.append(measure_detector(carl, tokenizer, corpus, seed=0))
-    assert runs[0] == runs[1]

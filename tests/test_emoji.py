@@ -5,7 +5,7 @@ import string
 
 import pytest
 import torch
-from conftest import emotions, load_script, make_trainer, tiny_encoder, toy_dataset
+from conftest import emotions, make_trainer, tiny_encoder, toy_dataset
 from emoji import EMOJI_DATA
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
@@ -19,8 +19,7 @@ from transformers import (
 
 from carl_hf import CarlModel, export_emotion_classifier, export_encoder, export_va_regressor
 from carl_hf.collator import CarlDataCollator
-from carl_hf.encoders import embed_texts, load_encoder, load_tokenizer, with_emoji
-from carl_hf.export.onnx import export_onnx
+from carl_hf.encoders import embed_texts, load_tokenizer, with_emoji
 
 CHARACTERS = string.ascii_letters + string.digits + string.punctuation + "♥©"
 WORDS = "so smiling face with heart eyes flag Germany germany thumbs up medium skin tone".split()
@@ -104,11 +103,6 @@ def test_embeddings_of_texts(kind):
         assert torch.equal(*embed_texts(old, texts[1:2] + ["👍"], before, pooling=pooling))  # both unknown
 
 
-def test_the_selector_needs_no_second_token_where_it_is_stripped():
-    counts = {kind: len(pair(kind)[2]) for kind in ("uncased", "cased")}
-    assert counts["uncased"] + 900 < counts["cased"]
-
-
 def test_rows_that_fill_up_the_embedding_are_used():
     size = len(wordpiece())
     _, _, after, new = pair(vocab_size=size + 10)
@@ -160,13 +154,13 @@ def test_emoji_are_eligible_for_perturbation():
     assert batch["eligible"].tolist() == [[False, True, True, False]]
 
 
-def test_training_moves_emoji_and_a_run_is_resumed(folder, tmp_path):
+def test_training_moves_emoji_and_a_checkpoint_keeps_them(folder, tmp_path):
     rows = toy_dataset(24).map(lambda row: {"text": f"{row['text']}{ANGRY if row['valence'] < 0 else LOVING}"})
     tokenizer = load_tokenizer(folder, emoji=True)
     settings = {
         "data": rows,
         "save_strategy": "steps",
-        "save_steps": 2,
+        "save_steps": 4,
         "max_steps": 4,
         "objectives": ["mccl=1", "ptd=0.5", "regression=1"],
     }
@@ -181,11 +175,6 @@ def test_training_moves_emoji_and_a_run_is_resumed(folder, tmp_path):
     for branch in ("online", "target"):
         weights = [getattr(m, branch).encoder.get_input_embeddings().weight for m in (model, saved)]
         assert torch.equal(*weights)
-    again = CarlModel.from_encoder(folder, emoji=True, projection_dim=8)
-    make_trainer(tmp_path, tokenizer, model=again, **settings).train(
-        resume_from_checkpoint=str(tmp_path / "checkpoint-2")
-    )
-    torch.testing.assert_close(again.encoder.get_input_embeddings().weight, end)
     assert len(load_tokenizer(str(tmp_path / "checkpoint-4"))) == len(tokenizer)
 
 
@@ -213,34 +202,3 @@ def test_exports_have_them_without_carl_hf(pooling, folder, tmp_path):
         with torch.no_grad():
             output = auto.from_pretrained(path).eval()(**batch)[0]
         assert torch.equal(output[0], output[1]) and not torch.allclose(output[1], output[2])
-
-
-def test_the_onnx_graph_has_them(folder, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    tokenizer, encoder = load_tokenizer(folder, emoji=True), load_encoder(folder, emoji=True)
-    path, _ = export_onnx(export_encoder(CarlModel.from_encoder(encoder), tokenizer, tmp_path / "encoder"))
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    texts = [f"so{ANGRY}", f"so {LOVING}{ASTRONAUT}"]
-    batch = dict(AutoTokenizer.from_pretrained(tmp_path / "encoder")(texts, padding=True, return_tensors="np"))
-    found = session.run(["last_hidden_state"], {value.name: batch[value.name] for value in session.get_inputs()})[0]
-    expected = embed_texts(encoder, texts, tokenizer, pooling="cls")
-    torch.testing.assert_close(torch.tensor(found[:, 0]), expected, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.usefixtures("measuring_packages")
-@pytest.mark.parametrize("wanted", [True, False])
-def test_the_script_gives_them_unless_told_not_to(wanted, folder, tmp_path):
-    frame = toy_dataset(80).to_pandas()
-    frame["text"] += [f" {i}" for i in range(80)]
-    frame["split"] = ["train"] * 40 + ["dev"] * 20 + ["test"] * 20
-    frame.to_csv(tmp_path / "own.csv", index=False)
-    more = () if wanted else ("--emoji", "false")
-    load_script("examples/pretrain.py").main([
-        "--encoder", folder, "--corpora", str(tmp_path / "own.csv"), "--scale", "-1", "1", "--output_dir",
-        str(tmp_path / "out"), "--max_steps", "2", "--per_device_train_batch_size", "8", "--num_threads", "1",
-        "--use_cpu", "true", *more,
-    ])  # fmt: skip
-    for name in ("encoder", "va"):
-        tokens = AutoTokenizer.from_pretrained(tmp_path / "out" / name).tokenize(f"so{ANGRY}")
-        assert tokens == (["so", ANGRY] if wanted else ["[UNK]"])

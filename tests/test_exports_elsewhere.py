@@ -9,11 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from loopback_hub import LoopbackHub
 from transformers import pipeline
-
-from carl_hf import CarlModel
-from carl_hf.encoders.loading import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 LOAD = Path(__file__).with_name("load_exports.py")
@@ -70,41 +66,3 @@ def test_exports_load_in_other_versions(packages, exports, tmp_path):
             assert [output["label"] for output in theirs] == [output["label"] for output in ours]
             scores = [output["score"] for output in ours]
             assert [output["score"] for output in theirs] == pytest.approx(scores, abs=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("xet", [False, True], ids=["lfs", "xet"])
-def test_the_demo_trained_exported_pushed_and_loaded_without_carl_hf(xet, tmp_path, demo_run, bare_python):
-    texts = ["I am so happy today!", "Leave me alone, you liar.", "The report is due on Monday. " * 60]
-    ids = {"encoder": "org/carl-demo", "va": "org/carl-demo-va", "emotion": "org/carl-demo-emotion"}
-    with LoopbackHub(tmp_path / "hub") as hub:
-        for kind, repo_id in ids.items():
-            head = [] if kind == "encoder" else ["--head", kind]
-            push = [ROOT / "examples" / "push_to_hub.py", "--export", demo_run, "--repo_id", repo_id, *head]
-            subprocess.run([sys.executable, *push], check=True, env=hub.env(tmp_path / f"maker-{kind}", xet=xet))
-        user = hub.env(tmp_path / "user", xet=xet)
-        user.pop("PYTHONPATH", None)
-        found, stderr = load(bare_python, ids, texts, tmp_path, "-W", "error", env=user)
-    assert "not initialized" not in stderr and "arning" not in stderr
-    checkpoint = max(demo_run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    assert_embeddings(found, CarlModel.from_pretrained(checkpoint).embed(texts, load_tokenizer("minilm-l6")))
-    valence = [{output["label"]: output["score"] for output in outputs}["valence"] for outputs in found["va"]]
-    assert valence[0] > 0.6 > 0.4 > valence[1]
-    assert [len(outputs) for outputs in found["emotion"]] == [7, 7, 7]
-    assert [outputs[0]["label"] for outputs in found["emotion"][:2]] == ["joy", "anger"]
-
-
-@pytest.fixture(scope="module")
-def demo_run(tmp_path_factory):
-    """The README's first command, trained whole."""
-    folder = tmp_path_factory.mktemp("demo")
-    launch = ["-m", "accelerate.commands.launch", ROOT / "examples" / "pretrain.py", "--output_dir", folder]
-    subprocess.run([sys.executable, *launch], check=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def bare_python(tmp_path_factory):
-    versions = [line for line in (ROOT / "constraints.txt").read_text().splitlines()
-                if line.startswith(("transformers==", "sentence-transformers==", "huggingface_hub=="))]  # fmt: skip
-    return python_with(tmp_path_factory.mktemp("bare"), *versions, "hf-xet")

@@ -15,14 +15,6 @@ def test_schedule_runs_from_the_initial_momentum_to_one():
     assert values == sorted(values)
 
 
-@pytest.mark.parametrize(
-    "step, total, initial", [(-1, 10, 0.9), (11, 10, 0.9), (0, 0, 0.9), (1, 10, 1.1), (1, 10, -0.1)]
-)
-def test_schedule_refuses_what_it_cannot_mean(step, total, initial):
-    with pytest.raises(ValueError, match="omentum"):
-        cosine_momentum(step, total, initial)
-
-
 def test_half_life():
     assert momentum_from_half_life(20) ** 20 == pytest.approx(0.5, abs=1e-12)
     with pytest.raises(ValueError, match="half-life"):

@@ -88,17 +88,6 @@ def test_states_and_gradients_are_those_of_padded_texts(family, kernel, tokenize
     assert len(set(kernel.longest)) == (0 if family == "mpnet" else 2)  # of the trial and of the batch
 
 
-@pytest.mark.parametrize("family", sorted(PACKED))
-def test_a_text_has_the_same_vector_whatever_its_neighbours(family, kernel, tokenizer):
-    encoder = tiny_encoder(family).double().eval()
-    use_packed_attention(encoder)
-    words, layout = words_of(encoder, batch := batch_of(tokenizer))
-    own = torch.repeat_interleave(batch["attention_mask"].sum(1)) == 2
-    others = torch.where(own.unsqueeze(1), words, torch.randn_like(words))
-    states = [encode_tokens(encoder, given, layout)[own] for given in (words, others)]
-    torch.testing.assert_close(*states, atol=1e-14, rtol=0)
-
-
 def test_the_dropout_of_attention_is_the_encoder_s(kernel, tokenizer):
     encoder = tiny_encoder(attention_probs_dropout_prob=0.3)
     use_packed_attention(encoder)
