@@ -55,11 +55,16 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path):
         ("max_steps: 1e3", "--max_steps.*: invalid int value"),
         ("perturb_half: maybe", "perturb_half"),
         ("lr_scheduler_type: 3", "lr_scheduler_type|SchedulerType"),
+        ("seed: -1", "--seed must lie between 0 and 4294967295, got -1"),
+        ("seed: 4294967296", "--seed must lie between 0 and 4294967295, got 4294967296"),
+        (None, "Cannot read the configuration"),
     ],
 )
 def test_bad_files_are_refused(content, message, tmp_path):
+    if content is not None:
+        write(tmp_path / "c.yaml", content)
     with pytest.raises(ValueError, match=message):
-        parse_arguments(Script, ["--config", write(tmp_path / "c.yaml", content)])
+        parse_arguments(Script, ["--config", str(tmp_path / "c.yaml")])
 
 
 def test_values_of_a_file_have_the_types_of_the_flags(tmp_path):
@@ -92,9 +97,7 @@ def test_the_default_file_is_left_out_where_a_flag_says_so(tmp_path):
     assert parse_arguments(Script, ["--seed", "2"], **options)[1].temperature == 0.5
 
 
-def test_a_missing_file_and_an_empty_one(tmp_path):
-    with pytest.raises(ValueError, match="Cannot read the configuration"):
-        parse_arguments(Script, ["--config", str(tmp_path / "none.yaml")])
+def test_an_empty_file_sets_nothing(tmp_path):
     assert parse_arguments(Script, ["--config", write(tmp_path / "c.yaml", "")])[0] == Script()
 
 
@@ -109,14 +112,6 @@ def test_help_is_short_and_help_all_names_the_defaults(capsys):
     assert "Temperature of embedding similarities (Eq 5). (default: 0.2)" in text and "100 % local." in text
     assert "--corpora" in found[0] and "--help-all" in found[0] and "--temperature" not in found[0]
     assert found[0].count("\n") < 20 < 400 < found[1].count("\n")
-
-
-@pytest.mark.parametrize("seed", [-1, 2**32])
-def test_a_seed_that_no_generator_takes_is_named(seed, tmp_path):
-    with pytest.raises(ValueError, match=f"--seed must lie between 0 and 4294967295, got {seed}"):
-        parse_arguments(Script, ["--seed", str(seed)])
-    with pytest.raises(ValueError, match="--seed must lie"):
-        parse_arguments(Script, ["--config", write(tmp_path / "c.yaml", f"seed: {seed}")])
 
 
 def test_help_names_what_is_shared_with_other_scripts_last(capsys):

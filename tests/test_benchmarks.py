@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -102,15 +101,6 @@ def test_the_estimate_gives_what_was_measured_where_that_was(benchmarks):
     assert seconds == pytest.approx(step["steps"]["CARL, this trainer"]["seconds"], rel=0.25)
 
 
-def test_xlm_roberta_large_trains_on_1024_texts_within_24_gb(benchmarks):
-    import estimate
-
-    config = estimate.XLM_LARGE["xlm-roberta-large"]
-    step = estimate.Costs.read(BENCHMARKS / "results").step_bytes(config, 1024 * 32, 32)
-    held = 20 * estimate.parameters(config)
-    assert held > 20 * 550e6 and held + step < 0.75 * 24e9  # the rest for the runtime and fragments
-
-
 def test_a_release_makes_what_is_missing_and_goes_on_where_it_was_stopped(benchmarks, exports, monkeypatch, tmp_path):
     import release
 
@@ -140,10 +130,3 @@ def test_a_release_makes_what_is_missing_and_goes_on_where_it_was_stopped(benchm
         commands()
     with pytest.raises(SystemExit, match="There is no model 'carl'"):
         commands("--only", "carl")
-
-
-def test_a_release_stops_where_a_command_fails(benchmarks):
-    import release
-
-    with pytest.raises(SystemExit, match="failed; mend what it says"):
-        release.run([sys.executable, "-c", "raise SystemExit(3)"])

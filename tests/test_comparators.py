@@ -44,14 +44,11 @@ def test_entries_become_comparators(tmp_path):
         ("A: {model: x/y, pooling: max}", r"entry 'A': unknown pooling 'max'; choose cls, mean, pooler"),
         ("A: {pooling: cls}", r"entry 'A': the key 'model' is missing; give a Hub id or a folder, or null"),
         ("A: {model: 7}", r"entry 'A': model is 7; give a Hub id or a folder in quotes"),
-        ("A: {model: ' '}", r"entry 'A': model is ' '"),
         ("A: {model: null}", r"entry 'A': model is null; say in 'note' where"),
         ("A: x/y", r"entry 'A': must be a mapping .* got 'x/y'"),
         ("[A]", r"own.yaml must hold entries such as"),
-        ("", r"own.yaml must hold entries such as"),
         ("A: {", r"own.yaml is not valid YAML"),
         (BOMB, r"own.yaml is not valid YAML: .*more than 100,000 values, aliases \(\*name\) written out"),
-        ("A: {model: x/y, note: &a [*a]}", r"more than 100,000 values"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, text, message):

@@ -23,7 +23,7 @@ pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from carl_hf import CarlConfig, CarlTrainingArguments, load_va_dataset
+from carl_hf import CarlTrainingArguments, load_va_dataset
 from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.shards import Shards, survey
 from carl_hf.data.bad_rows import MAX_CHARACTERS, Skipped, split_name
@@ -35,7 +35,6 @@ from carl_hf.data.streaming import PIECEWISE, open_tables, stream_va_dataset
 from carl_hf.encoders import Pooling
 from carl_hf.evaluation.comparators import read_comparators
 from carl_hf.evaluation.encoder import EmbeddingCache
-from carl_hf.objectives import OBJECTIVES, parse_objectives
 from carl_hf.training.checkpoints import last_checkpoint
 
 pytestmark = pytest.mark.parametrize("examples", [25, pytest.param(1000, marks=pytest.mark.slow)])
@@ -424,28 +423,6 @@ def test_comparators(examples, tmp_path):
     )
     random = st.one_of(entries, SETTINGS).map(lambda d: yaml.safe_dump(d).encode())
     fuzz(examples, check, st.one_of(st.binary(max_size=100), damaged(valid), random), path=path)
-
-
-def test_objectives(examples):
-    def holds(words: list[str]) -> None:
-        weights = outcome(parse_objectives, words)
-        assert weights is None or (len(weights) == len(words) and all(0 < w < math.inf for w in weights.values()))
-
-    names = st.one_of(st.sampled_from([*OBJECTIVES]), st.text(max_size=5))
-    weights = st.one_of(st.sampled_from(["", "="]), st.floats().map("={}".format), st.text(max_size=4))
-    word = st.builds("{}{}".format, names, weights)
-    fuzz(examples, holds, st.lists(word, max_size=3))
-
-
-def test_model_configurations(examples):
-    def holds(chosen: dict[str, Any]) -> None:
-        config = outcome(CarlConfig, **chosen)
-        if config is not None:
-            assert config.pooling in ("cls", "mean") and config.projection_dim >= 1
-            assert CarlConfig.from_dict(json.loads(config.to_json_string())).heads == config.heads
-
-    names = st.sampled_from(["pooling", "projection_dim", "heads", "classes", "encoder_has_pooler"])
-    fuzz(examples, holds, st.dictionaries(names, SETTINGS, max_size=3))
 
 
 # What a run has left

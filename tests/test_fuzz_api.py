@@ -17,7 +17,7 @@ from conftest import tiny_encoder, toy_dataset
 from hypothesis import strategies as st
 from test_fuzz import cells, fuzz, is_text
 
-from carl_hf import CarlDataCollator, CarlModel, Provenance, load_va_dataset
+from carl_hf import CarlDataCollator, CarlModel, load_va_dataset
 from carl_hf.adversary import pgd_perturbation, select_salient_tokens
 from carl_hf.configuration_carl import HEADS
 from carl_hf.data import mix_datasets
@@ -222,17 +222,3 @@ def test_explanations(kind, examples, exports):
     made, chosen = named(pooling=("cls", "mean"), max_length=(4, 32)), named(unit=("word", "token"), steps=(1, 8))
     targets, methods = value("valence", "arousal"), value("integrated_gradients", "gradient_norm")
     fuzz(examples, check, made, texts, texts, targets, methods, chosen)
-
-
-def test_provenances(examples):
-    def check(chosen: dict[str, Any], head: Any) -> None:
-        provenance = refused(Provenance, **chosen)
-        record = provenance and refused(provenance.record, head)
-        if record:
-            assert set(record) >= {"base_model", "corpora", "licence"} and isinstance(record["licence"], str)
-
-    settings = named(
-        base_model=("minilm-l6", "org/name", "/home/me"), corpora=(["emobank"], ["a/b.csv"]), licence=("cc-by-4.0",),
-        settings=({"a": "/home/x"},), method=("CARL",), language=("en",),
-    )  # fmt: skip
-    fuzz(examples, check, settings, value([], ["facebook"]))

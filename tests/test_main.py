@@ -52,22 +52,17 @@ def test_each_command_runs_the_script_in_examples(name, monkeypatch, capsys, tmp
     assert text.splitlines()[0].strip('"') in printed  # the script's own docstring
 
 
-def test_its_help_imports_no_torch():
-    code = (
-        "import sys; sys.argv = ['carl-hf', '--help']; import carl_hf_cli; carl_hf_cli.main(); print({*sys.modules})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "pretrain" in done.stdout and "'runpy'" in done.stdout
-    assert not any(f"'{package}'" in done.stdout for package in ("torch", "transformers", "carl_hf", "numpy"))
-
-
 def test_each_start_loads_what_it_uses():
     code = """
 import pickle, runpy, sys
-import carl_hf
-from transformers import AutoModel, BertConfig
 def loaded(*names):
     print([name for name in names if name in sys.modules])
+import carl_hf_cli
+sys.argv = ["carl-hf", "--help"]
+carl_hf_cli.main()
+loaded("torch", "transformers", "carl_hf", "numpy")
+import carl_hf
+from transformers import AutoModel, BertConfig
 torch_alone = "datasets", "emoji", "pandas", "pyarrow", "scipy", "transformers.modeling_utils", "transformers.trainer"
 loaded("torch", *torch_alone)
 sys.argv = ["carl_hf", "--version"]
@@ -86,17 +81,9 @@ loaded("transformers.trainer", "evaluate", "gradio", "matplotlib", "onnx", "sent
     code = code.format(config=pickle.dumps(CarlConfig(encoder=encoder, projection_dim=4)), scripts=scripts)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
-        "['torch']", __version__, "['torch']", "['transformers.modeling_utils']", "['transformers.trainer']"
+    assert done.stdout.splitlines()[-6:] == [
+        "[]", "['torch']", __version__, "['torch']", "['transformers.modeling_utils']", "['transformers.trainer']"
     ]  # fmt: skip
-
-
-def test_a_launcher_starts_it_as_a_module():
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, "-m", "carl_hf", "--version"], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert done.stdout.split() == [__version__] * 2, done.stderr
 
 
 def test_all_packages_are_installed():
