@@ -161,7 +161,7 @@ def test_branches_pull_requests_messages_and_stale_files(hub, tmp_path, exports)
     assert repository.refs["main"] == head and set(repository.files()) == FILES | LAYOUT
 
 
-@pytest.mark.parametrize("strategy", ["call", "end", "every_save"])
+@pytest.mark.parametrize("strategy", ["call", "end", "all_checkpoints"])
 def test_the_trainer_publishes_the_clean_export_and_nothing_else(strategy, hub, tmp_path, tokenizer):
     """By its own means; strategy "call" is trainer.push_to_hub()."""
     pytest.importorskip("sklearn")
