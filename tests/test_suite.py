@@ -36,7 +36,7 @@ def test_every_task_that_has_its_corpus_is_measured_and_the_others_are_listed(go
         assert metrics[task][corpus]["accuracy"] > 95
     assert metrics["emotion"]["goemotions-ekman"]["f1"] > 0.95
     assert metrics["geometry"]["goemotions-six"]["positive_random_ratio"] < 0.5
-    assert metrics["geometry"]["dimensions"]["emotion"]["kept"] == [2, 4, 8, 9]
+    assert metrics["geometry"]["dimensions"]["emotion"]["kept"] == [2, 4, 8, 10]
     assert -1 <= metrics["geometry"]["dimensions"]["va"]["radius_intensity"] <= 1
     assert metrics["semantics"]["stsb"]["texts"] == 4
     assert set(metrics["skipped"]) == {
