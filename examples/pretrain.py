@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         update_target(model.encoder, plain_weights.to(args.device), momentum=1 - script.toward_plain)
         trainer.provenance.settings["toward_plain"] = script.toward_plain
     data.read_test_splits()  # only now that everything is trained and chosen
-    print("Measuring the encoder before and after, then the heads ...")
+    print("Measuring the encoder before and after, then exporting ...")
     with trainer.accelerator.autocast():
         measured = measure_before_after(
             plain, model.encoder, tokenizer, data.measured, pooling=script.pooling, max_length=args.max_length,

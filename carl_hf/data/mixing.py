@@ -122,7 +122,7 @@ def remove_overlap(train: Dataset, others: Iterable[Iterable[str]]) -> Dataset:
     held_out = {text_key(text) for other in others for text in other}
     keep = [i for i, text in enumerate(_columns(train, ["text"])["text"]) if text_key(text) not in held_out]
     if len(keep) < len(train):
-        logger.info("%d training texts that are in an evaluation set were left out.", len(train) - len(keep))
+        logger.info("Left out of training: %d texts that are kept for evaluation.", len(train) - len(keep))
     return train.select(keep)
 
 
