@@ -19,7 +19,7 @@ SCRIPTS = {
     "export-onnx": ("export_onnx.py", "add ONNX graphs in float32 and int8 to exports"),
     "push": ("push_to_hub.py", "publish an export on the Hugging Face Hub"),
     "app": ("space/app.py", "a page that shows how sentences feel, on this machine"),
-    "mteb": ("mteb_task.py", "run mteb tasks"),
+    "mteb": ("mteb_task.py", "measure on EmoBank as a task of mteb"),
 }
 
 running: list[str] = []

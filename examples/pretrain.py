@@ -5,6 +5,7 @@
     accelerate launch -q examples/pretrain.py --config examples/configs/carl-roberta.yaml
     accelerate launch -q examples/pretrain.py --corpora my.csv --scale 1 9 --output_dir out/mine
 
+Unless --config, --encoder, --corpora or --preset is given, the settings of examples/configs/demo.yaml hold.
 Leaves in the output folder: checkpoint-*/ (to resume from), results.json, figures/, and for examples/push_to_hub.py
 encoder/ (for AutoModel.from_pretrained), va/ (a valence-arousal regressor) and, from corpora with emotion labels,
 emotion/ (a classifier).

@@ -125,8 +125,9 @@ def test_rows_of_results_compare_with_the_constant_or_a_baseline():
     }  # fmt: skip
     rows = va_results("emobank", metrics)
     assert [(row.name, row.value, row.baseline) for row in rows] == [
-        ("valence, Pearson r", 0.5, None), ("valence, CCC", 0.3, 0.0), ("valence, mean absolute error", 0.1, 0.2),
-        ("arousal, CCC", 0.3, 0.0), ("arousal, mean absolute error", 0.1, 0.2),
+        ("valence, Pearson r", 0.5, None), ("valence, CCC", 0.3, 0.0),
+        ("valence, mean absolute error, in [-1, 1]", 0.1, 0.2),
+        ("arousal, CCC", 0.3, 0.0), ("arousal, mean absolute error, in [-1, 1]", 0.1, 0.2),
     ]  # fmt: skip
     assert rows[0].revision.startswith("248ce2a4")
     assert va_results("emobank", metrics, baseline=metrics)[0].baseline == 0.5

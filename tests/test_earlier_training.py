@@ -9,12 +9,13 @@ from unittest import mock
 import pytest
 from conftest import toy_dataset
 
-from carl_hf import CarlModel, Provenance, export_va_regressor
+from carl_hf import CarlModel, Provenance, export_encoder, export_va_regressor
 from carl_hf.commands import adapt
 from carl_hf.commands.finetune import FinetuneArguments
 from carl_hf.commands.outputs import remove_heads
 from carl_hf.commands.pretrain import PretrainArguments
 from carl_hf.data.corpora import CORPORA
+from carl_hf.export.adapting import FINETUNED
 from carl_hf.export.folder import EXPORT_RECORD, read_record, with_earlier_training
 from carl_hf.export.provenance import digests_of, file_digest, named_digests, run_settings
 
@@ -57,7 +58,8 @@ def test_a_second_training_keeps_the_licence_of_the_first(licence, frozen, head,
     later = with_earlier_training(Provenance(str(export), corpora=["demo"]), str(export))
     assert later.record()["licence"] == expected
     assert set(later.corpora) == {"demo", *([] if frozen in (None, True) else head)}
-    assert dataclasses.replace(later, licence="mit").record()["licence"] == "mit"
+    stated = dataclasses.replace(later, licence="mit").record()
+    assert stated["licence"] == "mit" and stated["data_licence"] == expected
 
 
 def test_files_of_one_name_keep_a_digest_each(tmp_path, export):
@@ -112,6 +114,9 @@ def test_texts_that_a_head_was_fitted_to_are_not_adapted_to(export, tmp_path):
     fitted = {"head": {"corpora": ["labels.csv", "org/rated"], "files": digests_of([str(labels)])}}
     assert not adaptable(export, labels, **fitted) and adaptable(export, other, **fitted)
     assert not adaptable(export, "org/rated", **fitted) and adaptable(export, "org/others", **fitted)
+    adapted = adapt._provenance(read_record(change_record(export, **fitted)), "x", str(other), FINETUNED)
+    assert not adaptable(export, labels, provenance={"files": adapted.files}, head={})
+    assert not adaptable(export, other, provenance={"files": adapted.files}, head={})
     emobank = dataclasses.replace(CORPORA["emobank"], sha256=hashlib.sha256(labels.read_bytes()).hexdigest())
     with mock.patch.dict(CORPORA, emobank=emobank):  # by its name
         assert not adaptable(export, labels, provenance={"corpora": ["emobank"]}, head={})
@@ -129,7 +134,19 @@ def test_a_head_s_record_knows_its_files_and_has_intervals_of_unseen_texts_alone
     found = record(**texts, provenance=origin)
     assert found["head"]["files"] == {"my.csv": file_digest(file)} and found["intervals"]["level"] == 0.9
     assert record(train=texts["train"], provenance=origin)["intervals"] is None
-    assert record(**texts, provenance=dataclasses.replace(origin, trained_on_test_rows=True))["intervals"] is None
+    seen = dataclasses.replace(origin, trained_on_test_rows=True)
+    assert record(**texts, provenance=seen)["intervals"] is None
+    assert "intervals" not in json.loads((tmp_path / "va" / "config.json").read_text(encoding="utf-8"))
+
+
+def test_a_new_head_does_not_have_the_intervals_of_the_old_one(exports, tokenizer, tmp_path):
+    old = exports[0] / "va"
+    assert json.loads((old / "config.json").read_text(encoding="utf-8"))["intervals"]["level"] == 0.9
+    model = CarlModel.from_encoder(str(old))
+    export_encoder(model, tokenizer, tmp_path / "encoder")
+    export_va_regressor(model, tokenizer, tmp_path / "va", train=toy_dataset(48))
+    for kind in ("encoder", "va"):
+        assert "intervals" not in json.loads((tmp_path / kind / "config.json").read_text(encoding="utf-8"))
 
 
 def test_a_classifier_says_that_its_encoder_has_seen_the_test_texts(export, tmp_path):

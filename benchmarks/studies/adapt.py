@@ -3,8 +3,8 @@
     python benchmarks/studies/adapt.py --model runs/carl-emobank --corpus facebook --data_dir DIR
 
 A number of texts is drawn from the corpus, the head is adapted to them as `carl-hf adapt` does, and measured on texts
-that are in no draw's labels: Pearson r, CCC, mean error in [0, 1], and the share of labels within the 90 % interval;
-mean and standard deviation over the draws, and how often each way was chosen. Larger draws hold the smaller ones.
+that are in none of the draw's labels: Pearson r, CCC, mean error in [0, 1], and the share of labels within the 90 %
+interval; mean and standard deviation over the draws, and how often each way was chosen. Larger draws hold the smaller.
 The model must not have seen the corpus. Leaves adapt.json and adapt.md in the output folder.
 """
 

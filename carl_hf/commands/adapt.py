@@ -137,6 +137,9 @@ def _provenance(record: Mapping[str, Any], name: str, labels: str, chosen: str) 
         before = Provenance(base_model=name, method=None)
     else:
         before = Provenance(**{f.name: earlier[f.name] for f in fields(Provenance) if f.name in earlier})
+    # of the files that the head has seen in part, too
+    fitted = (record.get("head") or {}).get("files", {})
+    before = replace(before, files=named_digests(before.files.items(), fitted.items()))
     if chosen == ALONE:
         return before
     corpora = [*before.corpora, labels] if chosen == FINETUNED else before.corpora

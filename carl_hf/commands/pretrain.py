@@ -157,7 +157,8 @@ class PretrainArguments(HeadArguments):
             "pooling", "dropout", "emoji", "contrast_layers", "weights", "normalization", "va_from_names",
             "dominance", "agreement_weights",
         )  # fmt: skip
-        defaults = {f.name: f.default for f in dataclasses.fields(self)} | {"normalization": "scale"}
+        settled = {"normalization": "scale", "contrast_layers": "none"}
+        defaults = {f.name: f.default for f in dataclasses.fields(self)} | settled
         settings = {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
         read_with = (
             "scale", "text_column", "valence_column", "arousal_column", "skip_bad_rows", "shuffle_buffer", "measure",

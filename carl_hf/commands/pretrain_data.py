@@ -17,10 +17,10 @@ from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
 from carl_hf.data.loading import NoRatingsError, NoSplitError, find_bad_rows
 from carl_hf.data.mixing import class_names, mix_datasets, remove_overlap, rows_with_va, va_from_class_labels
-from carl_hf.data.splits import split_rows
+from carl_hf.data.splits import is_drawn, split_rows
 from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.evaluation.emotion import class_dataset
-from carl_hf.export.task_heads import FEWEST_TEXTS, check_classes, with_development
+from carl_hf.export.task_heads import FEWEST_TEXTS, check_classes
 
 STREAMED_TEXTS_OF_HEAD = 10_000
 """Texts of a stream to which the valence-arousal head is fitted if no corpus is measured."""
@@ -120,14 +120,17 @@ class PretrainData:
         return train, mix_datasets(validation, seed=self._seed) if validation else self._for_va_head
 
     def _drawn_for_va_head(self) -> Dataset | None:
-        """A tenth of the training texts, for what is chosen and calibrated after training: on texts that the encoder
-        has seen, every answer looks better than it is."""
+        """About a tenth of the training texts, for what is chosen and calibrated after training: on texts that the
+        encoder has seen, every answer looks better than it is."""
         if self.measured or self._script.streams or self._script.include_eval_rows:
             return None
         texts = rows_with_va(self._mix(original_scale=True))
         if len(texts) < FEWEST_TEXTS:
             return None
-        drawn = with_development(texts, None, seed=self._seed)[1]
+        # by their hashes: a second training of the model, with another seed, keeps the same texts
+        drawn = texts.select(np.flatnonzero([is_drawn(text) for text in texts["text"]]))
+        if not 2 <= len(drawn) <= len(texts) / 2:
+            return None
         logging.info("%d of %d texts are kept from training, to choose va/ and its intervals.", len(drawn), len(texts))
         return drawn
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,11 @@ _SEED = 42
 def text_key(text: str) -> str:
     """The same for texts that differ only in case and white space."""
     return " ".join(text.casefold().split())
+
+
+def is_drawn(text: str) -> bool:
+    """Whether a text is of the tenth of all texts that is kept from training where a corpus has no validation part."""
+    return int.from_bytes(hashlib.sha256(text_key(text).encode("utf-8", "surrogatepass")).digest()[:4]) < 2**32 / 10
 
 
 def numbered(texts: Iterable[str]) -> np.ndarray:

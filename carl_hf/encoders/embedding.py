@@ -110,6 +110,8 @@ def classifier_outputs(
     *, batch_size: int = 64, max_length: int = 128,
 ) -> Tensor:  # fmt: skip
     """Logits of a sequence-classification model, without dropout: float32 (number of texts, K) on the CPU."""
+    if isinstance(texts, str):
+        raise ValueError("classifier_outputs takes a list of texts, got one: pass [text].")
     check_tokenizer(model, tokenizer)
     check_unicode(texts)
     at_least("batch_size", batch_size, 1)
@@ -123,7 +125,7 @@ def classifier_outputs(
             check_positions(model.base_model, batch["input_ids"].shape[1])
             logits.append(model(**batch.to(model.device)).logits.float().cpu())
             order += rows
-    return torch.cat(logits)[np.argsort(order)] if logits else torch.empty(0, 0)
+    return torch.cat(logits)[np.argsort(order)] if logits else torch.empty(0, model.config.num_labels)
 
 
 @contextlib.contextmanager

@@ -79,6 +79,7 @@ def load_encoder(name: str, *, emoji: bool = False) -> PreTrainedModel:
     """
     encoder, info = _from_pretrained(AutoModel, name)
     check_loaded(name, info, optional=("pooler.",))
+    vars(encoder.config).pop("intervals", None)  # of a regressor's answers
     if emoji:
         check_encoder(encoder)
         with_emoji(load_tokenizer(name), encoder)

@@ -82,7 +82,7 @@ def va_results(dataset: str, metrics: Mapping[str, Any], *, baseline: Mapping[st
     for dimension in (name for name in ("valence", "arousal", "dominance") if name in metrics):
         own = metrics[dimension]
         other = own["constant"] if baseline is None else baseline.get(dimension, {})
-        for metric, name in (("pearson", "Pearson r"), ("ccc", "CCC"), ("mae", "mean absolute error")):
+        for metric, name in (("pearson", "Pearson r"), ("ccc", "CCC"), ("mae", "mean absolute error, in [-1, 1]")):
             if own[metric] is not None:
                 found = own[metric], own.get(f"{metric}_interval"), other.get(metric)
                 rows.append(measured_row(dataset, metric, f"{dimension}, {name}", *found))

@@ -94,6 +94,7 @@ def with_earlier_training(provenance: Provenance, encoder: str) -> Provenance:
         method=", then ".join(methods) or None,
         files=named_digests(earlier.get("files", {}).items(), provenance.files.items()),
         base_licence=earlier.get("licence"),
+        settings=earlier.get("settings") if provenance.method is None else provenance.settings,
     )
 
 

@@ -55,7 +55,8 @@ class HeadTraining:
         rate, counts = self.learning_rate, (self.epochs, self.patience, self.batch_size)
         if not ((rate is None or rate > 0) and min(counts) >= 1):
             raise ValueError(
-                f"Training a head takes a learning rate above 0 and at least 1 epoch, got {rate} and {self.epochs}."
+                "Training a head takes a learning rate above 0, and epochs, patience and a batch size of at least 1, "
+                f"got {rate}, {', '.join(map(str, counts))}."
             )
 
     def autocast(self, device: torch.device) -> torch.autocast:

@@ -99,10 +99,12 @@ class Provenance:
 
     def record(self, head_corpora: Sequence[str] = ()) -> dict[str, Any]:
         """As in carl_export.json: without local folders, and with the licence that `head_corpora` require too."""
+        data_licence = _both_licences(self.base_licence, licence_of([*self.corpora, *head_corpora]))
         record = asdict(self) | {
             "base_model": public_model_id(self.base_model),
             "corpora": [public_corpus_name(corpus) for corpus in self.corpora],
-            "licence": self.licence or _both_licences(self.base_licence, licence_of([*self.corpora, *head_corpora])),
+            "licence": self.licence or data_licence,
+            "data_licence": data_licence,
             "settings": _without_folders(self.settings),
         }
         del record["reading"]

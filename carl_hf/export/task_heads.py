@@ -189,6 +189,7 @@ def _around_encoder(
     check_no_adapters(model)
     check_tokenizer(model, tokenizer)
     config: Any = copy.deepcopy(model.encoder.config)
+    vars(config).pop("intervals", None)  # of another head
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in config.id2label.items()}
     config.problem_type, config.dtype = problem, torch.float32  # whatever the encoder was once loaded in

@@ -74,7 +74,7 @@ class AffectPipeline:
             known = getattr(configs.get("va"), "intervals", None)
             if not (isinstance(known, dict) and set(self.dimensions) <= set(known)):
                 raise ValueError("intervals: the model states none. An export made with at least 9 development texts "
-                                 "has them: export it anew, or leave intervals out.")  # fmt: skip
+                                 "that training has not seen has them. Export it anew, or do without.")  # fmt: skip
             self.widths = {name: known[name] for name in self.dimensions}
         self._multi_label = "emotion" in configs and configs["emotion"].problem_type == "multi_label_classification"
         self._readers: list[tuple[Reader, list[str]]] | None = None
@@ -140,7 +140,7 @@ class AffectPipeline:
     def stream(self, texts: Iterable[str | None], *, rows: int = PIECE) -> Iterator[pd.DataFrame]:
         """The same in tables of at most `rows` rows (for no texts, one without rows), read as they are asked for: so
         the memory does not grow with the texts."""
-        if isinstance(texts, (str, bytes, dict, pd.DataFrame)):
+        if isinstance(texts, (str, bytes, dict, pd.DataFrame)) or not isinstance(texts, Iterable):
             hint = "[text]" if isinstance(texts, (str, bytes)) else "table['text']"
             raise ValueError(f"AffectPipeline takes texts, got one {type(texts).__name__}: pass {hint}.")
         if rows < 1:

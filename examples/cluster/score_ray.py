@@ -46,7 +46,10 @@ def main() -> None:
     # one CPU stays free: workers that hold all would wait for ever for the tasks that list, read and write files
     free = ray.cluster_resources().get("CPU", 1) - 1
     ray.data.DataContext.get_current().execution_options.preserve_order = True
-    table = ray.data.read_parquet(args.texts).map_batches(
+    texts = ray.data.read_parquet(args.texts)
+    if taken := set(texts.schema().names) & set(affect.schema().names):
+        parser.error(f"{args.texts} has columns that would be written: {', '.join(sorted(taken))}. Rename them.")
+    table = texts.map_batches(
         Scorer, fn_constructor_args=(affect, args.text_column), concurrency=args.workers, num_gpus=args.gpus,
         num_cpus=min(1, math.floor(100 * free / args.workers) / 100), batch_size=2048, batch_format="pyarrow",
     )  # fmt: skip

@@ -40,6 +40,8 @@ def main() -> None:
             yield pd.concat([part, sent.value(part[text_column])], axis=1)
 
     texts = spark.read.parquet(args.texts)
+    if taken := set(texts.columns) & set(affect.schema().names):
+        parser.error(f"{args.texts} has columns that would be written: {', '.join(sorted(taken))}. Rename them.")
     schema = StructType([*texts.schema, *from_arrow_schema(affect.schema())])
     texts.mapInPandas(score, schema).write.parquet(args.output)
     spark.stop()

@@ -47,7 +47,7 @@ class Reading:
 class Models:
     """An encoder, a valence-arousal regressor and an emotion classifier, each a folder or a Hub id.
 
-    Texts are compared with the test split of the demo corpus, which no training reads.
+    Texts are compared with the test split of the demo corpus, which training reads only if it is told to.
 
     Raises:
         ValueError: if one of them cannot be loaded, or is of another kind.
