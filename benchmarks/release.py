@@ -40,8 +40,8 @@ class ReleaseArguments:
 
 
 def made_by(output: Path) -> dict[str, str] | None:
-    """The flags of the run that is finished in a folder, but those that say where; None if none is."""
-    if not all(read_record(output / kind) for kind in KINDS):
+    """The flags of the run in a folder that was measured there, but those that say where; None if there is none."""
+    if not (output / "results.json").is_file():
         return None
     words = json.loads((output / "results.json").read_text(encoding="utf-8"))["run"]["command"].split()[1:]
     flags = "".join(f"\n{word}" if word.startswith("--") else f" {word}" for word in words).strip().splitlines()
@@ -52,19 +52,23 @@ def command(name: str, args: ReleaseArguments) -> list[str] | None:
     """The command that makes a model, or goes on with it; None if it stands.
 
     Raises:
-        ValueError: if another run is finished in its folder, or one of another version.
+        ValueError: if its folder holds another run, or one of another version.
     """
     output = Path(args.runs_dir) / name
-    flags = made_by(output)
-    if flags is not None:
-        wanted = dict(zip(MODELS[name][::2], MODELS[name][1::2], strict=True))
-        version = (read_record(output / "encoder") or {})["versions"]["carl_hf"]
-        if version == __version__ and wanted == (flags or {"--config": "examples/configs/demo.yaml"}):
-            return None
+    records, flags = [read_record(output / kind) for kind in KINDS], made_by(output)
+    wanted = dict(zip(MODELS[name][::2], MODELS[name][1::2], strict=True))
+    versions = {record["versions"]["carl_hf"] for record in records if record is not None}
+    if flags is None:  # nothing, or a run that was stopped before it was measured
+        own = not any(records) or any(output.glob("checkpoint-*"))
+    else:
+        own = wanted == (flags or {"--config": "examples/configs/demo.yaml"})
+    if not own or versions - {__version__}:
         raise ValueError(
-            f"{output} holds a run of carl_hf {version} with the flags {flags}, not {name}: move it away, or name "
-            "another --runs_dir."
+            f"{output} holds a run of carl_hf {', '.join(versions)} with the flags {flags}, not {name}: move it away, "
+            "or name another --runs_dir."
         )
+    if all(records) and flags is not None:
+        return None
     words = [*MODELS[name], "--output_dir", str(output)]
     words += ["--data_dir", args.data_dir] if args.data_dir else []
     try:

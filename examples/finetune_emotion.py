@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         results["gain"] = class_gain(measured[better][1], trained[1], args.seed)
         results["verdict"] = verdict(results["gain"], better)
     results["models"] = {name: report for name, (report, _) in measured.items()}
-    results["run"] = run_record(script, args, argv, corpus, trainer, provenance)
+    results["run"] = run_record(script, args, argv, corpus, trainer)
     write_json(output / "results.json", results)  # kept whatever comes
 
     plots = []

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = load_tokenizer(script.encoder, emoji=script.emoji)
     trainer = CarlTrainer(
         model=model, args=args, train_dataset=data.train, eval_dataset=data.dev, processing_class=tokenizer,
-        provenance=script.provenance(describe_objectives(args.weights)),
+        provenance=data.provenance(describe_objectives(args.weights)),
     )  # fmt: skip
 
     show_progress(trainer)
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             plain, model.encoder, tokenizer, data.measured, pooling=script.pooling, max_length=args.max_length,
             seed=args.seed, plain_tokenizer=load_tokenizer(script.encoder),
         )  # fmt: skip
-    results = measured.results(trained_on_test_rows=trainer.provenance.trained_on_test_rows)
+    results = measured.results(trained_on_test_rows=data.measures_seen_rows())
     results["run"] = run_record(script, args, argv, texts=data.size, steps=trainer.state.global_step)
     if skipped := data.skipped_rows(args.dataloader_num_workers):
         results["run"]["skipped_rows"] = skipped

@@ -124,6 +124,9 @@ def test_a_release_makes_what_is_missing_and_goes_on_where_it_was_stopped(benchm
         (tmp_path / "carl-demo" / "results.json").write_text(json.dumps({"run": run}), encoding="utf-8")
         assert commands("--push", "org") == ["collect.py", *3 * ["push_to_hub.py"]]
         assert [words[-1] for words in started[1:]] == ["carl-demo", "carl-demo-va", "carl-demo-emotion"]
+    (tmp_path / "carl-demo" / "results.json").unlink()
+    with pytest.raises(SystemExit, match="holds a run .* with the flags None, not carl-demo"):
+        commands()
     run["command"] = "examples/pretrain.py --max_steps 20"
     (tmp_path / "carl-demo" / "results.json").write_text(json.dumps({"run": run}), encoding="utf-8")
     with pytest.raises(SystemExit, match=r"carl-demo holds a run .*'--max_steps': '20'.*, not carl-demo: move it"):

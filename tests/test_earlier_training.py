@@ -14,8 +14,9 @@ from carl_hf.commands import adapt
 from carl_hf.commands.finetune import FinetuneArguments
 from carl_hf.commands.outputs import remove_heads
 from carl_hf.commands.pretrain import PretrainArguments
+from carl_hf.commands.pretrain_data import PretrainData
 from carl_hf.data.corpora import CORPORA
-from carl_hf.export.adapting import FINETUNED
+from carl_hf.export.adapting import ALONE, FINETUNED
 from carl_hf.export.folder import EXPORT_RECORD, read_record, with_earlier_training
 from carl_hf.export.provenance import digests_of, file_digest, named_digests, run_settings
 
@@ -100,6 +101,61 @@ def test_a_run_is_not_resumed_with_texts_that_are_read_in_another_way(changes, t
     rated_file(file, size=25)
     (changed,) = [name for name, value in settings().items() if before[name] != value]
     assert changed == "content of my.csv"
+
+
+def test_a_moved_run_is_resumed_and_a_changed_file_beside_it_is_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("my.csv", "measured.csv")):
+        rated_file(tmp_path / name, seed=seed)
+
+    def settings(folder):
+        script = PretrainArguments(
+            corpora=[f"{folder}my.csv"], scale=[-1, 1], measure=[f"{folder}measured.csv"], normalization="scale",
+            emotion_corpus=f"{folder}my.csv",
+        )  # fmt: skip
+        return run_settings(script.provenance("x"), "bert")
+
+    before = settings("")
+    assert settings(f"{tmp_path}/") == before and str(tmp_path) not in json.dumps(before)
+    rated_file(tmp_path / "measured.csv", size=25)
+    assert [name for name, value in settings("").items() if before[name] != value] == ["content of measured.csv"]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_second_training_on_the_same_file_has_a_tenth_only_if_the_first_kept_it(kept, export, tmp_path):
+    file, other = tmp_path / "my.csv", tmp_path / "other.csv"
+    for path in (file, other):
+        frame = toy_dataset(150).to_pandas()
+        frame.assign(text=[f"{path.stem} {i}" for i in range(150)]).to_csv(path, index=False)
+    first = {"files": {"my.csv": file_digest(file)}, "corpora": ["my.csv"], "tenth_kept": kept}
+    change_record(export, provenance=first)
+    for path, expected in ((file, kept), (other, True)):
+        settings = {"corpora": [str(path)], "scale": [-1, 1], "normalization": "scale"}
+        data = PretrainData(PretrainArguments(**settings, encoder=str(export)), seed=1)
+        assert (data.for_va_head()[1] is not None) == data.keeps_tenth == expected
+        assert data.provenance("x").tenth_kept == (kept and expected)
+        assert len(data.train) == (150 if not expected else 150 - len(data.for_va_head()[1]))
+
+
+@pytest.mark.parametrize(("size", "weights"), [(22, None), (60, None), (60, [2.0])])
+def test_few_texts_are_all_trained_on(size, weights, tmp_path):
+    """Fewer than nine texts give no intervals, however often they are repeated, and a head needs twenty."""
+    file = tmp_path / "my.csv"
+    frame = toy_dataset(size).to_pandas().assign(text=[f"few {i}" for i in range(size)])
+    frame.to_csv(file, index=False)
+    script = PretrainArguments(corpora=[str(file)], scale=[-1, 1], normalization="scale", weights=weights)
+    data = PretrainData(script, seed=1)
+    assert not data.keeps_tenth and len(data.train) == size * (2 if weights else 1) and data.for_va_head()[0]
+
+
+@pytest.mark.parametrize(("stated", "licence"), [(False, "apache-2.0"), (True, "mit")])
+def test_a_model_left_alone_keeps_its_licence(stated, licence, exports, tmp_path):
+    run = shutil.copytree(exports[0] / "va", tmp_path / "va")
+    record = read_record(run)
+    change_record(run, provenance={"licence": licence}, head=record["head"] | {"corpora": ["demo"]})
+    provenance = adapt._provenance(read_record(run), "x", "labels.csv", ALONE)
+    found = provenance.record(["demo"])
+    assert (found["licence"], found["data_licence"]) == (licence, "apache-2.0")
 
 
 def adaptable(export, labels, **record):

@@ -141,7 +141,9 @@ def _provenance(record: Mapping[str, Any], name: str, labels: str, chosen: str) 
     fitted = (record.get("head") or {}).get("files", {})
     before = replace(before, files=named_digests(before.files.items(), fitted.items()))
     if chosen == ALONE:
-        return before
-    corpora = [*before.corpora, labels] if chosen == FINETUNED else before.corpora
+        stated = (earlier or {}).get("data_licence", before.licence) != before.licence
+        return before if stated else replace(before, licence=None)
+    if chosen == FINETUNED:
+        before = replace(before, corpora=[*before.corpora, labels], method=before.method or "regression")
     files = named_digests(before.files.items(), digests_of([labels]).items())
-    return replace(before, files=files, corpora=corpora, licence=None, base_licence=before.licence)
+    return replace(before, files=files, licence=None, base_licence=before.licence)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from carl_hf.commands.outputs import EVALUATION, check_output_dir
 from carl_hf.data.labelled import EMOTION, ClassCorpus
@@ -120,16 +120,27 @@ def trained_on(model: str, emotion: Mapping[str, ClassCorpus] | None = None) -> 
     Args:
         emotion: file -> what is measured of it: a file of training is recognised by its content.
     """
+    origin = _origin(model)
+    seen = [Path(file).stem for file, corpus in (emotion or {}).items() if has_seen(model, file, corpus)]
+    return list(dict.fromkeys([*_seen(origin["corpora"], test_rows=origin["trained_on_test_rows"]), *seen]))
+
+
+def has_seen(model: str, source: str, corpus: ClassCorpus) -> bool:
+    """Whether the encoder was trained on test texts of a corpus with class labels: a file is recognised by its
+    content, others by their names."""
+    origin = _origin(model)
+    if not Path(source).is_file():
+        return source in _seen(origin["corpora"], test_rows=origin["trained_on_test_rows"])
+    whole = origin["trained_on_test_rows"] or corpus.split is None
+    return whole and file_digest(source) in origin.get("files", {}).values()
+
+
+def _origin(model: str) -> Mapping[str, Any]:
+    """What the export record of an encoder says of its training."""
     record = record_of(model)
     if record is None and Path(model).is_dir():
         record = read_record(Path(model).parent / "encoder")  # the export beside a checkpoint
-    origin = (record or {}).get("provenance")
-    if origin is None:
-        return []
-    test_rows, digests = origin["trained_on_test_rows"], set(origin.get("files", {}).values())
-    files = [file for file, corpus in (emotion or {}).items() if test_rows or corpus.split is None]
-    seen = [Path(file).stem for file in files if file_digest(file) in digests]
-    return list(dict.fromkeys([*_seen(origin["corpora"], test_rows=test_rows), *seen]))
+    return (record or {}).get("provenance") or {"corpora": [], "trained_on_test_rows": False}
 
 
 def head_trained_on(model: str) -> list[str]:

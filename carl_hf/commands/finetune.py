@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -11,7 +10,7 @@ from transformers import Trainer
 from carl_hf import CarlTrainingArguments, Provenance
 from carl_hf.commands.arguments import public_command
 from carl_hf.commands.environment import environment_record
-from carl_hf.commands.evaluate import trained_on
+from carl_hf.commands.evaluate import has_seen
 from carl_hf.commands.heads import HeadArguments
 from carl_hf.data.bad_rows import Skipped
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
@@ -78,15 +77,12 @@ class FinetuneArguments(HeadArguments):
     def provenance(self, method: str | None, corpus: ClassCorpus) -> Provenance:
         """For the exports; `method` is None for an encoder that stays as it was. One that was trained on texts of the
         corpus's test part before is said to be."""
-        files, name = {}, self.corpus
-        if Path(self.corpus).is_file():
-            files, name = {self.corpus: corpus}, Path(self.corpus).stem
         settings = {"pooling": self.pooling, "dropout": self.dropout, "emoji": self.emoji}
         settings = {name: value for name, value in settings.items() if value not in ("cls", None, True)}
         provenance = Provenance(
             base_model=self.encoder, corpora=[] if method is None else [self.corpus], licence=self.licence,
             language=self.language, method=method, settings=settings,
-            trained_on_test_rows=name in trained_on(self.encoder, files),
+            trained_on_test_rows=has_seen(self.encoder, self.corpus, corpus),
         )  # fmt: skip
         return with_earlier_training(provenance, self.encoder)
 
@@ -106,7 +102,6 @@ def run_record(
     argv: Sequence[str] | None,
     corpus: ClassCorpus,
     trainer: Trainer | None,
-    provenance: Provenance,
 ) -> dict[str, Any]:
     """What is needed to repeat a run, for results.json. `trainer` is None if nothing was trained."""
     record = {
@@ -115,7 +110,7 @@ def run_record(
         "steps": 0 if trainer is None else trainer.state.global_step,
         "best_step": None if trainer is None else trainer.state.best_global_step,
         "class_weights": args.class_weights, "bf16": args.bf16,
-        "trained_on_test_rows": provenance.trained_on_test_rows, **environment_record(),
+        "trained_on_test_rows": has_seen(script.encoder, script.corpus, corpus), **environment_record(),
     }  # fmt: skip
     if corpus.skipped:
         record["skipped_rows"] = {script.corpus: Skipped.of(corpus.skipped).record()}

@@ -4,21 +4,21 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from carl_hf import CarlTrainingArguments, Provenance
 from carl_hf.commands.arguments import public_command
 from carl_hf.commands.environment import environment_record
+from carl_hf.commands.evaluate import has_seen
 from carl_hf.commands.heads import HeadArguments
 from carl_hf.configuration_carl import ContrastLayers
 from carl_hf.data.corpora import CORPORA
-from carl_hf.data.labelled import EMOTION
+from carl_hf.data.labelled import EMOTION, ClassCorpus
 from carl_hf.data.loading import Normalization
 from carl_hf.data.streaming import files_of
 from carl_hf.encoders import Pooling
-from carl_hf.export.folder import with_earlier_training
-from carl_hf.export.provenance import file_digest, named_digests
+from carl_hf.export.folder import record_of, with_earlier_training
+from carl_hf.export.provenance import file_digest, named_digests, public_corpus_name
 from carl_hf.objectives import describe_objectives
 from carl_hf.utils.fields import setting
 
@@ -151,8 +151,22 @@ class PretrainArguments(HeadArguments):
         if mixed:
             logging.info("Labels of each corpus are standardized; --normalization scale leaves them as they are.")
 
-    def provenance(self, method: str) -> Provenance:
-        """For the exports: the base model, the corpora, and the settings that differ from the defaults."""
+    def begins_with_an_encoder_that_has_seen_all(self) -> bool:
+        """Whether the encoder is an export that was trained on one of the corpora without keeping the tenth of its
+        texts that this version keeps ([`carl_hf.data.splits.is_drawn`])."""
+        origin = (record_of(self.encoder) or {}).get("provenance")
+        if origin is None or origin.get("tenth_kept"):
+            return False
+        digests = {file_digest(file) for corpus in self.corpora if corpus not in KNOWN for file in files_of(corpus)}
+        names = set(map(public_corpus_name, self.corpora))
+        return bool(names & set(origin["corpora"]) or digests & set(origin.get("files", {}).values()))
+
+    def provenance(self, method: str, *, tenth_kept: bool = False, emotions: ClassCorpus | None = None) -> Provenance:
+        """For the exports: the base model, the corpora, and the settings that differ from the defaults.
+
+        Args:
+            tenth_kept: whether a tenth of the texts is kept from training. emotions: the emotion corpus, if there is.
+        """
         names = (
             "pooling", "dropout", "emoji", "contrast_layers", "weights", "normalization", "va_from_names",
             "dominance", "agreement_weights",
@@ -160,23 +174,35 @@ class PretrainArguments(HeadArguments):
         settled = {"normalization": "scale", "contrast_layers": "none"}
         defaults = {f.name: f.default for f in dataclasses.fields(self)} | settled
         settings = {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
-        read_with = (
-            "scale", "text_column", "valence_column", "arousal_column", "skip_bad_rows", "shuffle_buffer", "measure",
-            "emotion_corpus",
-        )  # fmt: skip
-        files = [file for corpus in self.corpora if corpus not in KNOWN for file in files_of(corpus)]
-        digests = [(file.name, file_digest(file)) for file in files]
+        digests = _digests(self.corpora)
+        other = [corpus for corpus in (*(self.measure or ()), self.emotion_corpus) if corpus is not None]
         # the test part of the emotion corpus is held out
         held_out = [self.emotion_corpus] if self.emotion_corpus and not self.include_eval_rows else []
-        known = {file_digest(path) for path in held_out if Path(path).is_file()}
+        known = {digest for _, digest in _digests(held_out)}
+        seen = emotions is not None and has_seen(self.encoder, self.emotion_corpus, emotions)
         provenance = Provenance(
             base_model=self.encoder, corpora=self.corpora, licence=self.licence, method=method, settings=settings,
-            trained_on_test_rows=self.include_eval_rows, language=self.language,
+            trained_on_test_rows=self.include_eval_rows or seen, language=self.language, tenth_kept=tenth_kept,
             files=named_digests((name, digest) for name, digest in digests if digest not in known),
-            reading={name: getattr(self, name) for name in read_with if getattr(self, name) != defaults[name]}
-            | {f"content of {name}": digest[:12] for name, digest in named_digests(digests).items()},
+            reading=self._reading(defaults)
+            | {f"content of {name}": found[:12] for name, found in named_digests(digests, _digests(other)).items()},
         )  # fmt: skip
         return with_earlier_training(provenance, self.encoder)
+
+    def _reading(self, defaults: dict[str, Any]) -> dict[str, Any]:
+        """How the corpora are read, where that differs from the defaults."""
+        names = ("scale", "text_column", "valence_column", "arousal_column", "skip_bad_rows", "shuffle_buffer")
+        found = {name: getattr(self, name) for name in names} | {
+            "measure": self.measure and list(map(public_corpus_name, self.measure)),
+            "emotion_corpus": self.emotion_corpus and public_corpus_name(self.emotion_corpus),
+        }
+        return {name: value for name, value in found.items() if value != defaults[name]}
+
+
+def _digests(corpora: Sequence[str]) -> list[tuple[str, str]]:
+    """(name, digest) of each file of the corpora that are files."""
+    files = [file for corpus in corpora if corpus not in KNOWN for file in files_of(corpus)]
+    return [(file.name, file_digest(file)) for file in files]
 
 
 def run_record(

@@ -3,13 +3,15 @@
 import functools
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 from datasets import Dataset
 
-from carl_hf import load_va_dataset
+from carl_hf import Provenance, load_va_dataset
+from carl_hf.commands.evaluate import trained_on
 from carl_hf.commands.pretrain import KNOWN, PretrainArguments
 from carl_hf.data.bad_rows import Skipped
 from carl_hf.data.corpora import CORPORA
@@ -20,6 +22,7 @@ from carl_hf.data.mixing import class_names, mix_datasets, remove_overlap, rows_
 from carl_hf.data.splits import is_drawn, split_rows
 from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.evaluation.emotion import class_dataset
+from carl_hf.export.intervals import FEWEST
 from carl_hf.export.task_heads import FEWEST_TEXTS, check_classes
 
 STREAMED_TEXTS_OF_HEAD = 10_000
@@ -38,6 +41,7 @@ class PretrainData:
         measured: corpus -> split -> texts, with labels on the corpus's original scale mapped to [-1, 1]; "train" and
             "validation" and, after [`read_test_splits`], "test".
         emotions: corpus for the emotion classifier, or None.
+        keeps_tenth: whether a tenth of the texts is kept from training for the valence-arousal head.
 
     Raises:
         ValueError: for a corpus that is missing or cannot be used.
@@ -49,16 +53,16 @@ class PretrainData:
         self.measured = self._measured_splits()
         self.emotions: ClassCorpus | None = None
         if script.emotion_corpus is not None:
-            same_file = script.emotion_corpus in script.corpora and script.emotion_corpus not in KNOWN
-            self.emotions = _emotion_corpus(
-                script.emotion_corpus, script.data_dir, script.skip_bad_rows, script.text_column if same_file else None
-            )
+            own = [Path(corpus).resolve() for corpus in script.corpora if corpus not in KNOWN]
+            column = script.text_column if Path(script.emotion_corpus).resolve() in own else None
+            self.emotions = _emotion_corpus(script.emotion_corpus, script.data_dir, script.skip_bad_rows, column)
             check_classes(self.emotions)
         self._skipped = self._skipped_when_loaded()
         self._skipped_in_stream: dict[str, Skipped] = {}
         self._watched = [*self.measured, *self._partly, *(corpus for corpus in script.corpora if corpus in EMOTION)]
         self._held_out = [*self._held_out_texts(self._watched), *self._held_out_emotions()]
         self._for_va_head = self._drawn_for_va_head()
+        self.keeps_tenth = self._for_va_head is not None
         self._held_out += self._for_va_head["text"] if self._for_va_head is not None else []
         self.train = self._stream() if script.streams else self._mix()
         validation = [(self.load(corpus, "validation"), 1.0) for corpus in self._watched]
@@ -73,6 +77,13 @@ class PretrainData:
     def size(self) -> int | None:
         """Number of training texts; None for a stream, which nobody has counted."""
         return None if self._script.streams else len(self.train)
+
+    def provenance(self, method: str) -> Provenance:
+        return self._script.provenance(method, tenth_kept=self.keeps_tenth, emotions=self.emotions)
+
+    def measures_seen_rows(self) -> bool:
+        """Whether training, this one or that of the encoder before, has seen test rows of what is measured."""
+        return self._script.include_eval_rows or bool({*self.measured} & {*trained_on(self._script.encoder)})
 
     def load(
         self, corpus: str, split: str, *, original_scale: bool = False, agreement_weights: bool = False
@@ -124,13 +135,16 @@ class PretrainData:
         encoder has seen, every answer looks better than it is."""
         if self.measured or self._script.streams or self._script.include_eval_rows:
             return None
+        if self._script.begins_with_an_encoder_that_has_seen_all():
+            logging.info("The encoder has seen all of these texts: va/ gets no intervals.")
+            return None
         texts = rows_with_va(self._mix(original_scale=True))
-        if len(texts) < FEWEST_TEXTS:
-            return None
         # by their hashes: a second training of the model, with another seed, keeps the same texts
-        drawn = texts.select(np.flatnonzero([is_drawn(text) for text in texts["text"]]))
-        if not 2 <= len(drawn) <= len(texts) / 2:
+        drawn = [i for i, text in enumerate(texts["text"]) if is_drawn(text)]
+        different = {tuple(texts[i].values()): i for i in drawn}  # a corpus with a weight is repeated
+        if len(different) < FEWEST or len(texts) - len(drawn) < FEWEST_TEXTS:
             return None
+        drawn = texts.select(sorted(different.values()))
         logging.info("%d of %d texts are kept from training, to choose va/ and its intervals.", len(drawn), len(texts))
         return drawn
 
@@ -239,7 +253,7 @@ class PretrainData:
 
     def _load_class_labels(self, corpus: str, split: str) -> Dataset:
         """Texts of an emotion corpus with one class label each, in the splits of the evaluation."""
-        whole = _emotion_corpus(corpus, self._script.data_dir, self._script.skip_bad_rows)
+        whole = _emotion_corpus(corpus, self._script.data_dir, self._script.skip_bad_rows, None)
         rows = dict(zip(("train", "validation", "test"), split_rows(whole), strict=True))
         texts = class_dataset(whole, np.concatenate(list(rows.values())) if split == "all" else rows[split])
         if self._script.va_from_names is None or split == "validation":  # metrics are of labels that raters gave
@@ -248,8 +262,6 @@ class PretrainData:
 
 
 @functools.lru_cache(maxsize=2)
-def _emotion_corpus(
-    name: str, data_dir: str | None, skip_bad_rows: bool, text_column: str | None = None
-) -> ClassCorpus:
+def _emotion_corpus(name: str, data_dir: str | None, skip_bad_rows: bool, text_column: str | None) -> ClassCorpus:
     columns = {"text": text_column} if text_column else None
     return read_emotion(name, data_dir, columns, skip_bad_rows=skip_bad_rows)

@@ -25,7 +25,7 @@ from carl_hf.evaluation.probes import fit_ridge
 from carl_hf.evaluation.statistics import classification_report, multi_label_report
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, dimensions_of, labels_of, va_metrics
 from carl_hf.export import task_heads
-from carl_hf.export.adapting import adaptation_results
+from carl_hf.export.adapting import ALONE, adaptation_results
 from carl_hf.export.bias import measure_bias
 from carl_hf.export.cards import Kind, Result, measured_row, va_results
 from carl_hf.export.folder import (
@@ -143,7 +143,7 @@ def export_va_regressor(
     test = {name: data.with_format(None) for name, data in (test or {}).items()}
     known = {name: dimensions_of(data) for name, data in test.items()}
     truth = {name: labels_of(test[name], dimensions=dimensions) for name, dimensions in known.items()}
-    unseen = dev is not None and not (provenance is not None and provenance.trained_on_test_rows)
+    unseen = dev is not None and not getattr(provenance, "trained_on_test_rows", False)
     development = None
     if fitted := isinstance(model, CarlModel):
         if train is None:
@@ -167,9 +167,8 @@ def export_va_regressor(
     def clipped(answers: np.ndarray) -> np.ndarray:
         return np.clip(2 * answers - 1, -1, 1)
 
-    fitted_to = corpora or (provenance.corpora if provenance else ())
-    names = [public_corpus_name(name) for name in fitted_to]
-    if dev is not None and unseen:
+    names = [*map(public_corpus_name, fitted_to := corpora or getattr(provenance, "corpora", ()))]
+    if unseen:
         answers, labels = outputs(dev["text"]).clip(0, 1), (labels_of(dev, dimensions=dimensions) + 1) / 2
         model.config.intervals = conformal_intervals(answers, labels, dimensions)
     intervals = getattr(model.config, "intervals", None)
@@ -191,7 +190,7 @@ def export_va_regressor(
         "head": {
             "labels": list(dimensions), "frozen": _is_frozen(fitted, development), "corpora": names,
             "outside": max(outside, default=None), "development": development, "adaptation": adaptation,
-            "files": digests_of(fitted_to),
+            "files": {} if adaptation else digests_of(fitted_to),  # of an adapted head: in the provenance
         },
         "intervals": intervals,
         "results": [asdict(result) for result in results],
@@ -199,7 +198,8 @@ def export_va_regressor(
         "widget": _text_widgets(outputs, dimensions),
         "bias": measure_bias(lambda texts: clipped(outputs(texts)), dimensions),
     }  # fmt: skip
-    return _write("va", model, tokenizer, folder, contents, max_length, provenance, figures, head_corpora=names)
+    learnt = names[:-1] if adaptation and adaptation["chosen"] == ALONE else names
+    return _write("va", model, tokenizer, folder, contents, max_length, provenance, figures, head_corpora=learnt)
 
 
 def export_emotion_classifier(

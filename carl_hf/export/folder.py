@@ -84,7 +84,9 @@ def with_earlier_training(provenance: Provenance, encoder: str) -> Provenance:
     earlier, head = record.get("provenance"), record.get("head") or {}
     if earlier is None:
         return provenance
-    with_head = [] if head.get("frozen", True) else head.get("corpora", [])
+    with_head, head_files = [], {}
+    if not head.get("frozen", True):
+        with_head, head_files = head.get("corpora", []), head.get("files", {})
     methods = [method for method in (earlier["method"], provenance.method) if method is not None]
     return replace(
         provenance,
@@ -92,7 +94,8 @@ def with_earlier_training(provenance: Provenance, encoder: str) -> Provenance:
         corpora=list(dict.fromkeys([*earlier["corpora"], *with_head, *provenance.corpora])),
         trained_on_test_rows=earlier["trained_on_test_rows"] or provenance.trained_on_test_rows,
         method=", then ".join(methods) or None,
-        files=named_digests(earlier.get("files", {}).items(), provenance.files.items()),
+        files=named_digests(earlier.get("files", {}).items(), head_files.items(), provenance.files.items()),
+        tenth_kept=provenance.tenth_kept and earlier.get("tenth_kept", False),
         base_licence=earlier.get("licence"),
         settings=earlier.get("settings") if provenance.method is None else provenance.settings,
     )

@@ -13,6 +13,8 @@ from carl_hf.evaluation.statistics import interval, resample_rows
 from carl_hf.export.cards import Result, measured_row
 
 LEVEL = 0.9
+FEWEST = 9
+"""Texts that intervals need at least."""
 
 
 def conformal_intervals(
@@ -28,9 +30,9 @@ def conformal_intervals(
     Returns:
         {"level": LEVEL, dimension: half-width for each}; None for 8 texts or fewer.
     """
-    rank = math.ceil((len(labels_NK) + 1) * LEVEL)
-    if rank > len(labels_NK):
+    if len(labels_NK) < FEWEST:
         return None
+    rank = math.ceil((len(labels_NK) + 1) * LEVEL)
     errors_NK = np.sort(np.abs(answers_NK - labels_NK), axis=0)
     return {"level": LEVEL, **dict(zip(dimensions, errors_NK[rank - 1].tolist(), strict=True))}
 

@@ -74,6 +74,7 @@ class Provenance:
         files: training files of which no test part was held out: name -> [`file_digest`], by which evaluations know
             them again.
         base_licence: of the export that training started from, beside which that of the corpora holds.
+        tenth_kept: whether all trainings have left out the texts of [`carl_hf.data.splits.is_drawn`].
         reading: how the corpora were read, which a resumed training must keep; not published.
 
     Raises:
@@ -89,6 +90,7 @@ class Provenance:
     language: str = "en"
     files: Mapping[str, str] = field(default_factory=dict)
     base_licence: str | None = None
+    tenth_kept: bool = False
     reading: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
