@@ -51,6 +51,9 @@ def main() -> None:
     running[:] = [name]
     try:
         runpy.run_path(str(script), run_name="__main__")
+    except KeyboardInterrupt:  # before the command has begun
+        print("Stopped.", file=sys.stderr)
+        sys.exit(130)
     finally:
         running.clear()
 

@@ -40,7 +40,7 @@ from carl_hf.utils.atomic_files import write_json
 from carl_hf.utils.progress import show_progress
 
 
-@errors_in_one_line("--resume_from_checkpoint auto continues training")
+@errors_in_one_line("--resume_from_checkpoint auto goes on from the last checkpoint, if there is one")
 def main(argv: Sequence[str] | None = None) -> None:
     script, args = parse_arguments(
         PretrainArguments, argv, description=__doc__,
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     use_all_cores(script.num_threads)
     script.settle(args)
     head_training = script.head_training(args)
-    resume = prepare_output(args, overwrite=script.overwrite_output_dir)
+    resume = prepare_output(args, overwrite=script.overwrite_output_dir, encoder=script.encoder)
     data = PretrainData(script, seed=args.seed)
 
     set_seed(args.seed)

@@ -97,8 +97,22 @@ def test_the_default_file_is_left_out_where_a_flag_says_so(tmp_path):
     assert parse_arguments(Script, ["--seed", "2"], **options)[1].temperature == 0.5
 
 
-def test_an_empty_file_sets_nothing(tmp_path):
-    assert parse_arguments(Script, ["--config", write(tmp_path / "c.yaml", "")])[0] == Script()
+def test_an_empty_file_or_value_sets_nothing(tmp_path):
+    for text in ("", "corpora:\nseed:\n"):
+        script, args = parse_arguments(Script, ["--config", write(tmp_path / "c.yaml", text)])
+        assert script == Script() and args.seed == 42
+    with pytest.raises(ValueError, match="corpora must be a value or a list of values, not a mapping"):
+        parse_arguments(Script, ["--config", write(tmp_path / "c.yaml", "corpora: {a: b}")])
+
+
+def test_values_of_a_flag_are_not_dropped_and_home_is_a_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(SystemExit):
+        parse_arguments(Script, ["--corpora", "demo", "--corpora", "my.csv"])
+    assert "--corpora is given twice: name all its values behind one" in capsys.readouterr().err
+    assert parse_arguments(Script, ["--seed", "1", "--seed", "2"])[1].seed == 2
+    for words in (["--output_dir=~/out"], ["--config", write(tmp_path / "c.yaml", "output_dir: ~/out")]):
+        assert parse_arguments(Script, words)[1].output_dir == str(tmp_path / "out")
 
 
 def test_help_is_short_and_help_all_names_the_defaults(capsys):

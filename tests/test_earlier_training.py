@@ -7,7 +7,7 @@ import shutil
 from unittest import mock
 
 import pytest
-from conftest import toy_dataset
+from conftest import run_script, toy_dataset
 
 from carl_hf import CarlModel, Provenance, export_encoder, export_va_regressor
 from carl_hf.commands import adapt
@@ -218,6 +218,14 @@ def test_a_classifier_says_that_its_encoder_has_seen_the_test_texts(export, tmp_
     change_record(export, provenance={"files": {"my.csv": file_digest(file)}})  # of which the test rows were held out
     script = FinetuneArguments(encoder=str(export), corpus=str(file))
     assert not script.provenance("x", script.read_corpus()).trained_on_test_rows
+
+
+def test_an_encoder_in_the_output_folder_is_not_replaced_before_it_is_read(exports, tmp_path):
+    run = shutil.copytree(exports[0], tmp_path / "run")
+    flags = ["--encoder", run / "encoder", "--output_dir", run, "--overwrite_output_dir", "true", "--use_cpu", "true"]
+    for script in ("examples/pretrain.py", "examples/finetune_emotion.py"):
+        assert "holds --encoder" in run_script(script, *flags)
+    assert sorted(path.name for path in run.iterdir()) == ["emotion", "encoder", "va"]
 
 
 def test_heads_of_an_encoder_that_has_trained_on_are_removed(exports, tmp_path):

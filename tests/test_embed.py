@@ -114,6 +114,19 @@ def test_incomplete_and_foreign_files_are_not_taken_for_shards(embed, parquet, o
     assert "_manifest.json is damaged: name another folder" in embed(parquet)
     (out / "_manifest.json").unlink()
     assert "holds Parquet files, but no _manifest.json" in embed(parquet)
+    (out / "part-00003.parquet").write_bytes(parquet.read_bytes())  # somebody's
+    for more in ((), ("--overwrite_output_dir", "true")):
+        assert "holds part-00003.parquet, which is no shard: name another folder" in embed(parquet, *more)
+    assert len([*out.glob("part-*.parquet")]) == 12
+
+
+def test_texts_in_the_folder_of_the_shards_are_refused(embed, parquet, out):
+    out.mkdir()
+    own = out / "own.parquet"
+    own.write_bytes(parquet.read_bytes())
+    for texts in (own, out):
+        assert "holds texts that are read: name another folder" in embed(texts, "--overwrite_output_dir", "true")
+    assert [*out.iterdir()] == [own]
 
 
 def test_other_arguments_are_refused_unless_they_replace(embed, tiny, parquet, frame, tmp_path, out):

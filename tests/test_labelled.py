@@ -109,6 +109,16 @@ def test_a_file_of_your_own(tmp_path):
             read_emotion(name, None, columns)
 
 
+def test_repeated_texts_and_columns_that_are_called_almost_right_are_said(tmp_path, caplog):
+    path = tmp_path / "my.csv"
+    rows = [(f"text {i}", ["joy", "fear"][i % 2], "test") for i in range(12)] + [("text 0", "fear", "train")]
+    pd.DataFrame(rows, columns=["content", "text", "Split"]).to_csv(path, index=False)  # a label called text
+    corpus = read_emotion(path.as_posix(), None, {"text": "content", "label": "text"})
+    assert len(corpus.texts) == 12 and corpus.split is None
+    assert "1 rows repeat a text and are left out, 1 of them with another label" in caplog.text
+    assert "the column 'Split' is not read; call it 'split' if it is meant" in caplog.text
+
+
 def test_a_hub_data_set_gives_the_names_of_its_classes(monkeypatch):
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["sad", "glad"])}

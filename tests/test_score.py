@@ -194,6 +194,25 @@ def test_json_lines_have_null_for_a_number_that_is_nan(score, tmp_path):
     assert [row["n"] for row in rows] == [None, 1.5] and [row["valence"] is None for row in rows] == [False, True]
 
 
+def test_line_breaks_of_json_lines_stay_in_their_cells(score, tmp_path):
+    texts = ["one\rtwo", "three\nfour", "plain"]
+    rows = [json.dumps({"text": text, "n": i}) for i, text in enumerate(texts)]
+    (tmp_path / "in.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    assert "error" not in score(tmp_path / "in.jsonl", "out.csv")
+    written = (tmp_path / "out.csv").read_bytes()
+    assert b"\r\n" not in written and pd.read_csv(tmp_path / "out.csv")["text"].tolist() == texts
+    assert "A .tsv file cannot hold 'one\\rtwo', with a tab or a line break" in score(tmp_path / "in.jsonl", "out.tsv")
+
+
+def test_what_somebody_left_in_the_folder_of_the_answers_stays(score, frame, tmp_path):
+    frame.to_parquet(tmp_path / "in.parquet")
+    notes = tmp_path / "out.csv.parts" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine", encoding="utf-8")
+    assert "error" not in score(tmp_path / "in.parquet", "out.csv") and (tmp_path / "out.csv").is_file()
+    assert [*notes.parent.iterdir()] == [notes]
+
+
 def test_a_hub_data_set(score, frame, expected, tmp_path, monkeypatch):
     parts = {"train": frame[:100], "test": frame[100:]}
     data = DatasetDict({name: Dataset.from_pandas(part, preserve_index=False) for name, part in parts.items()})

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import re
 import reprlib
 import shutil
@@ -25,6 +26,7 @@ Script = TypeVar("Script")
 
 _RECIPE = set(CarlTrainingArguments.__annotations__)
 _TRAINER = {f.name for f in dataclasses.fields(TrainingArguments)}
+_MAPPINGS = {f.name for f in dataclasses.fields(TrainingArguments) if "dict" in str(f.type)}
 _GROUPS = (
     "this script",
     "CARL (carl_hf.CarlTrainingArguments)",
@@ -94,6 +96,11 @@ class _ExplicitParser(HfArgumentParser):
         args = sys.argv[1:] if args is None else args
         if self._leading and args and not args[0].startswith("-"):
             args = [f"--{self._leading}", *args]
+        names = ["--" + word.split("=")[0][2:].replace("-", "_") for word in args if word.startswith("--")]
+        for name in {name for name in names if names.count(name) > 1}:
+            action = self._option_string_actions.get(name)
+            if action is not None and action.nargs in ("+", "*"):
+                self.error(f"{name} is given twice: name all its values behind one.")
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -210,9 +217,19 @@ def _flags_and_file(
         config = default_config
     known = {f.name for c in classes for f in dataclasses.fields(c) if f.init}
     settings = {} if config is None else _read_settings(Path(config), known, removed, _FileParser(classes))
+    unset = {f.name for c in classes for f in dataclasses.fields(c) if f.default is not None}
+    settings = {name: value for name, value in settings.items() if value is not None or name not in unset}
+    settings, flags = ({name: _expanded(value) for name, value in given.items()} for given in (settings, flags))
     if not 0 <= (seed := {**settings, **flags}.get("seed") or 0) < 2**32:
         raise ValueError(f"--seed must lie between 0 and {2**32 - 1}, got {seed}.")
     return flags, settings
+
+
+def _expanded(value: Any) -> Any:
+    """A setting in which ~ is the home folder, as a shell makes it of a word."""
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def _read_settings(path: Path, known: set[str], removed: dict[str, str], parser: _FileParser) -> dict[str, Any]:
@@ -227,6 +244,8 @@ def _read_settings(path: Path, known: set[str], removed: dict[str, str], parser:
             raise ValueError(f"{path}: {name} was removed: {removed[name]}.")
         if name not in known:
             raise ValueError(f"{path}: unknown setting {reprlib.repr(name)}{did_you_mean(str(name)[:50], known)}")
+        if isinstance(value, dict) and name not in _MAPPINGS:
+            raise ValueError(f"{path}: {name} must be a value or a list of values, not a mapping.")
         if value is None or isinstance(value, dict) or name == "preset":
             settings[name] = value
             continue

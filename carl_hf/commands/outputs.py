@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import re
 import shutil
 import sys
@@ -132,14 +133,17 @@ def claim_output(folder: str | Path, *, resume: bool, overwrite: bool, kinds: Se
         remove_results(folder)
 
 
-def prepare_output(args: CarlTrainingArguments, *, overwrite: bool) -> str | None:
+def prepare_output(args: CarlTrainingArguments, *, overwrite: bool, encoder: str) -> str | None:
     """Checks where a run may write, and finds the checkpoint that it resumes from, if any: `last` is the newest
     complete one, `auto` the same or, if there is none, a new run.
 
     Raises:
-        ValueError: if the folder holds another run, or there is no such checkpoint, or it is incomplete.
+        ValueError: if the folder holds another run, or the encoder, which a new run would replace, or there is no such
+            checkpoint, or it is incomplete.
     """
     resume = args.resume_from_checkpoint
+    if not resume and Path(args.output_dir).resolve() in Path(encoder).resolve().parents:
+        raise ValueError(f"--output_dir {args.output_dir} holds --encoder {encoder}: name another output folder.")
     if args.process_index == 0:
         check_output_dir(args.output_dir, resume=bool(resume), overwrite=overwrite)
     if resume in ("last", "auto"):
@@ -151,6 +155,7 @@ def prepare_output(args: CarlTrainingArguments, *, overwrite: bool) -> str | Non
             # a folder with nothing but incomplete checkpoints is a run that has just begun
             unfinished = all(path.name.startswith("checkpoint-") for path in results_of_a_run(args.output_dir))
             check_output_dir(args.output_dir, resume=unfinished, overwrite=overwrite)
+            logging.info("There is no checkpoint to go on from: training starts anew.")
             return None
     if resume and not Path(resume).is_dir():
         raise ValueError(f"--resume_from_checkpoint {resume} is no checkpoint folder; 'last' finds the newest one.")

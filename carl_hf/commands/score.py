@@ -4,7 +4,8 @@ import csv
 import io
 import itertools
 import json
-import shutil
+import re
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -93,7 +94,7 @@ def score(args: ScoreArguments, affect: AffectPipeline, *, show_progress: bool =
     )
     with remedy_for_a_full_disk(shards):
         write_atomically(output, partial(write, shards))
-        shutil.rmtree(folder)
+        shards.remove()
     return found
 
 
@@ -202,7 +203,7 @@ def _write_parquet(tables: Iterator[pa.Table], file: BinaryIO) -> None:
 def _write_text(tables: Iterator[pa.Table], own: int, kind: str, file: BinaryIO) -> None:
     """JSON lines, CSV or TSV; the columns behind the first `own` are answers."""
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-    writer = csv.writer(text, delimiter="\t" if kind == ".tsv" else ",", lineterminator="\n")
+    writer = csv.writer(_Lines(text), delimiter="\t" if kind == ".tsv" else ",", lineterminator="\r\n")
     for number, table in enumerate(tables):
         names = table.column_names
         answers = _rounded(table.select(names[own:]))
@@ -211,9 +212,27 @@ def _write_text(tables: Iterator[pa.Table], own: int, kind: str, file: BinaryIO)
             text.writelines(map(_json_line, found))
         else:
             writer.writerows([names] if number == 0 else [])
-            writer.writerows(map(_plain, found))
+            rows = map(_plain, found)
+            writer.writerows(map(_without_breaks, rows) if kind == ".tsv" else rows)
     text.flush()
     text.detach()
+
+
+class _Lines:
+    """A file for a csv writer, which quotes a carriage return only if its rows end in one; here they do not."""
+
+    def __init__(self, file: io.TextIOBase):
+        self._file = file
+
+    def write(self, row: str) -> None:
+        self._file.write(row.removesuffix("\r\n") + "\n")
+
+
+def _without_breaks(cells: list[Any]) -> list[Any]:
+    for cell in cells:
+        if isinstance(cell, str) and re.search(r"[\t\r\n]", cell):
+            raise ValueError(f"A .tsv file cannot hold {reprlib.repr(cell)}, with a tab or a line break: name a .csv.")
+    return cells
 
 
 def _json_line(row: Mapping[str, Any]) -> str:

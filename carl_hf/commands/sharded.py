@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from carl_hf.commands.environment import environment_record, start_logging, use_all_cores
 from carl_hf.commands.shards import Shards, Survey, survey
-from carl_hf.data.streaming import PiecewiseTable, open_tables
+from carl_hf.data.streaming import PiecewiseTable, files_of, open_tables
 from carl_hf.utils.fields import check_positive, setting
 from carl_hf.utils.progress import RowProgress
 
@@ -48,12 +48,21 @@ class ShardArguments:
         self, shards: Shards, columns: Sequence[str], answer_on: Callable[[torch.device], Answer], *,
         overwrite: bool, empty_texts: bool = False, show_progress: bool = True,
     ) -> None:  # fmt: skip
-        """Writes what is missing of the shards: see [`ShardJob`], [`Shards.prepare`] and [`write_shards`]."""
+        """Writes what is missing of the shards: see [`ShardJob`], [`Shards.prepare`] and [`write_shards`].
+
+        Raises:
+            ValueError: as these, for texts in the folder of the shards, and if rows were lost meanwhile.
+        """
+        folder = shards.folder.resolve()
+        if any(folder in file.resolve().parents for source in self.texts for file in files_of(source)):
+            raise ValueError(f"{shards.flag} {shards.folder} holds texts that are read: name another folder.")
         with remedy_for_a_full_disk(shards):
             about = {"model": self.model, "texts": self.texts, "versions": environment_record()["versions"]}
             shards.prepare(about, overwrite=overwrite)
         job = ShardJob(shards, self.texts, columns, answer_on, empty_texts, self.processes, self.num_threads)
         write_shards(job, show_progress=show_progress)
+        if shards.missing():
+            raise ValueError(f"{', '.join(self.texts)}: rows were lost while they were read: start anew.")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Shard k holds the rows from k * shard_rows on: neither the number of processes nor a kill changes the result.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -111,6 +112,16 @@ def as_arrow(piece: Piece, columns: Sequence[str], name: str) -> pa.Table:
     return pa.table(cells)
 
 
+def _is_shard(path: Path) -> bool:
+    """Whether a file is a shard, of any settings, or an unfinished one."""
+    if path.suffix == ".partial":
+        return True
+    try:
+        return _SETTINGS in (pq.read_metadata(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
+
+
 @dataclass(frozen=True)
 class Shards:
     """The shards in a folder.
@@ -148,17 +159,18 @@ class Shards:
             about: what else the manifest records.
 
         Raises:
-            ValueError: if the folder holds shards with other settings, or other Parquet files.
+            ValueError: if the folder holds shards with other settings, or Parquet files that are no shards.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"{self.flag} {self.folder} is a file; name a folder.")
         manifest = self.folder / MANIFEST
         remedy = f"name another folder, or start anew with {self.overwrite_flag}"
+        if not manifest.exists() and (foreign := [path.name for path in self._files() if not _is_shard(path)]):
+            raise ValueError(f"{self.flag} {self.folder} holds {foreign[0]}, which is no shard: name another folder.")
         if overwrite:
             own = {self.path(shard) for shard in {*range(len(self))}.difference(self.missing())}
-            for path in self.folder.glob("*"):
-                if path not in own and re.fullmatch(r"part-\d+\.parquet|_part-\d+\.partial", path.name):
-                    path.unlink()
+            for path in {*self._files()} - own:
+                path.unlink()
         elif manifest.exists():
             try:
                 before = json.loads(manifest.read_text(encoding="utf-8"))["settings"]
@@ -174,6 +186,18 @@ class Shards:
         elif any(self.folder.glob("*.parquet")):
             raise ValueError(f"{self.flag} {self.folder} holds Parquet files, but no {MANIFEST}: {remedy}.")
         write_json(manifest, {"settings": self.settings, "rows": self.total, "shards": len(self), **about})
+
+    def remove(self) -> None:
+        """Removes the shards and the manifest, and the folder unless it holds anything else."""
+        for path in (*self._files(), self.folder / MANIFEST):
+            path.unlink()
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def _files(self) -> list[Path]:
+        """What is called like a shard, finished or not."""
+        named = r"part-\d+\.parquet|_part-\d+\.partial"
+        return [path for path in self.folder.glob("*") if re.fullmatch(named, path.name)]
 
     def read(
         self, tables: Sequence[PiecewiseTable], columns: Sequence[str], wanted: Collection[int], *, empty_texts: bool

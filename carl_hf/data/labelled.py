@@ -3,6 +3,7 @@
 Every file is UTF-8; docs/evaluation.md says where each comes from and which columns it must have.
 """
 
+import logging
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from carl_hf.data.files import read_table
 from carl_hf.data.loading import good_rows, normalized, read_source
 from carl_hf.data.splits import text_key, with_validation, without_overlap
 from carl_hf.utils.suggestions import listed
+
+logger = logging.getLogger(__name__)
 
 EKMAN_SIX = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
 _RULES = {"text": corpus_text, "label": class_name, "ekman": class_name, "split": split_name}
@@ -143,6 +146,7 @@ def read_emotion(
         frame = good_rows(rows, name, skip_bad_rows)
         if "split" in frame and (frame["split"] == "train").all():
             frame = frame.drop(columns="split")
+        _say_repeats(frame, path)
         if frame["label"].map(len).eq(1).all():
             frame["label"] = frame["label"].str[0]
             return replace(_single_label(frame, path), skipped=rows[1])
@@ -212,6 +216,19 @@ def _class_corpus(frame: pd.DataFrame, labels: np.ndarray, classes: list[str], p
                 f"{needed}. Remove the class or merge it with another."
             )
     return ClassCorpus(texts, labels, classes, split)
+
+
+def _say_repeats(frame: pd.DataFrame, name: Path) -> None:
+    """Logs the rows of a file without splits that [`_without_repeats`] leaves out."""
+    keys = frame["text"].map(text_key)
+    if "split" in frame or not (repeated := keys.duplicated()).any():
+        return
+    labels = frame["label"].map(frozenset)
+    other = labels[repeated] != keys[repeated].map(labels.groupby(keys).first())
+    logger.warning(
+        "%s: %d rows repeat a text and are left out, %d of them with another label. A text with several labels has "
+        "one row, with a list of them.", name, repeated.sum(), other.sum(),
+    )  # fmt: skip
 
 
 def _without_repeats(frame: pd.DataFrame, name: Path | str) -> tuple[list[str], np.ndarray | None, np.ndarray]:

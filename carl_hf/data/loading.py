@@ -1,5 +1,6 @@
 """Texts with VA labels from corpora, files and Hub data sets, normalised to [-1, 1]."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from carl_hf.data.mixing import COLUMNS, VA, make_dataset, marked_off_scale
 from carl_hf.data.splits import without_overlap
 from carl_hf.utils.suggestions import listed
 
+logger = logging.getLogger(__name__)
+
 
 class NoSplitError(ValueError):
     """A source has no such split."""
@@ -29,6 +32,7 @@ class NoRatingsError(ValueError):
 
 SKIP_REMEDY = f"{bad_rows.REMEDY}, or leave bad rows out with --skip_bad_rows true (skip_bad_rows=True)"
 _FLAGS = ("text", "valence", "arousal", "label")  # of which scripts have --NAME_column
+_OPTIONAL = ("split", "weight", "label", "dominance")
 NO_GOOD_ROW = "no row is good, so that there is nothing to skip to"
 Normalization = Literal["scale", "observed", "standardized"]
 Split = Literal["train", "validation", "test", "all"]
@@ -208,7 +212,10 @@ def renamed(
 ) -> pd.DataFrame:  # fmt: skip
     """A frame whose columns have our names, given as {ours: theirs}; a ValueError as by [`check_columns`]."""
     check_columns(list(frame), columns, name, needed, some_of)
-    shadowed = [ours for ours, theirs in columns.items() if ours != theirs and ours in frame]
+    shadowed = [o for o, theirs in columns.items() if o != theirs and o in frame and o not in columns.values()]
+    for column in map(str, frame):
+        if (ours := column.strip().lower()) in _OPTIONAL and column != ours and ours not in frame:
+            logger.warning("%s: the column %r is not read; call it %r if it is meant.", name, column, ours)
     return frame.drop(columns=shadowed).rename(columns={theirs: ours for ours, theirs in columns.items()})
 
 

@@ -158,6 +158,8 @@ def build_page(models: Models) -> gr.Blocks:
 @errors_in_one_line()
 def main() -> None:
     args = parse_script_arguments(PageArguments)
+    if not 0 < args.port < 65536:
+        raise ValueError(f"--port must lie between 1 and 65535, got {args.port}.")
     use_all_cores(args.num_threads)
     page = build_page(load_models(args))
     os.umask(0o077)  # uploads and answers are the page's alone
