@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import saved, tiny_config, tiny_encoder
 from safetensors.numpy import load_file, save_file
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertForMaskedLM
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertForMaskedLM
 
 from carl_hf import CarlModel, export_encoder
 from carl_hf.evaluation.encoder import TextEncoder, load_text_encoder, load_va_head
@@ -26,6 +26,15 @@ def test_auto_pooling_is_what_the_folder_states(tiny, tokenizer, tmp_path, save)
     exported, checkpoint = map(load_text_encoder, (str(tmp_path / "export"), save(model, "checkpoint")))
     assert exported.pooling == checkpoint.pooling == "mean"
     np.testing.assert_allclose(exported(TEXTS), checkpoint(TEXTS), atol=1e-6)
+
+
+def test_the_first_token_of_a_decoder_is_not_measured(tmp_path, tokenizer):
+    config = AutoConfig.for_model("gpt2", vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="no bidirectional text encoder .* Its mean may be measured"):
+        load_text_encoder(str(tmp_path))
+    assert len(load_text_encoder(str(tmp_path), pooling="mean").embed(["a text"])) == 1
 
 
 def test_sentence_transformers_models_with_modules_of_their_own_run_through_that_library(tmp_path, tokenizer):

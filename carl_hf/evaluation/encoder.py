@@ -208,6 +208,11 @@ def _plain_encoder(
     else:
         encoder = loading.load_measured_encoder(name)
     tokenizer = loading.load_tokenizer(name)
+    if pooling == "cls":
+        try:
+            loading.check_encoder(encoder)
+        except ValueError as error:  # the first token of a decoder sees no other
+            raise ValueError(f"{name}: {error} Its mean may be measured: {name}@mean.") from error
     if pooling == "pooler" and getattr(encoder, "pooler", None) is None:
         raise ValueError(f"{name} has no pooler: choose --pooling cls or mean.")
     max_length = kept_length(max_length, tokenizer)
