@@ -163,5 +163,7 @@ def test_a_fine_tuned_emotion_classifier_is_calibrated_afterwards(multi_label, c
 
 def test_settings_that_train_nothing_are_refused():
     for wrong in ({"learning_rate": 0.0}, {"epochs": 0}, {"batch_size": 0}):
-        with pytest.raises(ValueError, match="a learning rate above 0 and at least 1 epoch"):
+        with pytest.raises(
+            ValueError, match="a learning rate above 0, and epochs, patience and a batch size of at least 1"
+        ):
             HeadTraining(**wrong)

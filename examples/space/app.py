@@ -158,7 +158,7 @@ def build_page(models: Models) -> gr.Blocks:
 @errors_in_one_line()
 def main() -> None:
     args = parse_script_arguments(PageArguments)
-    if not 0 < args.port < 65536:
+    if args.port is not None and not 0 < args.port < 65536:
         raise ValueError(f"--port must lie between 1 and 65535, got {args.port}.")
     use_all_cores(args.num_threads)
     page = build_page(load_models(args))
