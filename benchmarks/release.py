@@ -102,12 +102,8 @@ def main() -> None:
             run(words)
         run([sys.executable, str(ROOT / "model_cards" / "collect.py"), str(output), name])
         for kind in KINDS if args.push else ():
-            push = [
-                "--export",
-                str(output / kind),
-                "--repo_id",
-                f"{args.push}/{name if kind == KINDS[0] else f'{name}-{kind}'}",
-            ]
+            repo_id = f"{args.push}/{name}" if kind == "encoder" else f"{args.push}/{name}-{kind}"
+            push = ["--export", str(output / kind), "--repo_id", repo_id]
             run([sys.executable, str(ROOT / "examples" / "push_to_hub.py"), *push])
 
 

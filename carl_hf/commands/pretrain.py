@@ -157,7 +157,7 @@ class PretrainArguments(HeadArguments):
         origin = (record_of(self.encoder) or {}).get("provenance")
         if origin is None or origin.get("tenth_kept"):
             return False
-        digests = {file_digest(file) for corpus in self.corpora if corpus not in KNOWN for file in files_of(corpus)}
+        digests = {digest for _, digest in _digests(self.corpora)}
         names = set(map(public_corpus_name, self.corpora))
         return bool(names & set(origin["corpora"]) or digests & set(origin.get("files", {}).values()))
 

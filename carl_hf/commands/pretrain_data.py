@@ -63,7 +63,7 @@ class PretrainData:
         self._held_out = [*self._held_out_texts(self._watched), *self._held_out_emotions()]
         self._for_va_head = self._drawn_for_va_head()
         self.keeps_tenth = self._for_va_head is not None
-        self._held_out += self._for_va_head["text"] if self._for_va_head is not None else []
+        self._held_out += self._for_va_head["text"] if self.keeps_tenth else []
         self.train = self._stream() if script.streams else self._mix()
         validation = [(self.load(corpus, "validation"), 1.0) for corpus in self._watched]
         self.dev = mix_datasets(validation, seed=seed) if validation else None
