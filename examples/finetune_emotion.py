@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if own_head is not None:
             measured["trained encoder, its own head"] = own_head
         results["gain"] = class_gain(measured[better][1], trained[1], args.seed)
-        results["verdict"] = verdict(results["gain"], better)
+        results["verdict"] = verdict(results["gain"], better, trained[0]["texts"])
     results["models"] = {name: report for name, (report, _) in measured.items()}
     results["run"] = run_record(script, args, argv, corpus, trainer)
     write_json(output / "results.json", results)  # kept whatever comes

@@ -144,6 +144,10 @@ def test_other_arguments_are_refused_unless_they_replace(embed, tiny, parquet, f
         assert what in error and "--overwrite_output_dir true" in error
     embed(other, "--overwrite_output_dir", "true")
     assert names_in(out) == ["_manifest.json", *shard_names(3)] and len(pd.read_parquet(out)) == 50
+    for path in out.glob("*.parquet"):  # a run that was refused before its first shard
+        path.unlink()
+    embed(parquet)
+    assert len(pd.read_parquet(out)) == len(frame)
 
 
 @pytest.mark.parametrize(

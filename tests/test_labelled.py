@@ -92,6 +92,10 @@ def test_goemotions_in_its_three_forms(tmp_path):
 
 def test_a_file_of_your_own(tmp_path):
     path = write(tmp_path, "own.csv", text=["a", "b", "A ", *"cdef"], label=["x", "y", "y", "x", "y", "x", "y"])
+    missing = write(tmp_path, "missing.csv", text=list("abcdefgh"), label=["x", "y"] * 3 + ["NA", " N/A"])
+    with pytest.raises(ValueError, match="row 7: column 'label' is empty .1 more"):
+        read_emotion(missing, None)
+    assert read_emotion(missing, None, skip_bad_rows=True).classes == ["x", "y"]
     corpus = read_emotion(path, None)
     assert corpus.texts == list("abcdef") and corpus.split is None  # the repeated text is left out
     assert [corpus.classes[i] for i in corpus.labels] == ["x", "y"] * 3

@@ -88,9 +88,10 @@ def test_a_csv_file_goes_out_in_its_dialect(dialect, score, frame, expected, tmp
         assert new.startswith(old) and (new.count(b'"') - old.count(b'"')) in {
             "all quoted": (0, 12), "texts quoted": (0, 2, 12),
         }.get(dialect, (0,)), (old, new)  # fmt: skip
-    reading = {**how, "encoding": "utf-8", "escapechar": None, "decimal": "."}
+    reading = {**how, "encoding": "utf-8", "escapechar": None}
     found = pd.read_csv(io.BytesIO(after.removeprefix(b"\xef\xbb\xbf")), **{**reading, "lineterminator": None})
     assert list(found) == [*table, *NEW] and found["note"].eq(note).all()
+    np.testing.assert_allclose(found["price"], frame["price"])
     check_answers(found, expected)
     assert list(tmp_path.glob("*.parts")) == []
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from carl_hf.evaluation import before_after, finetuning
 from carl_hf.evaluation.statistics import (
     absolute_error,
     agreement,
@@ -100,3 +101,12 @@ def test_bootstraps_equal_loops():
     found = classification_report(np.array([0, 0, 1]), np.array([0, 0, 1]), "abc", seed=1)
     assert found["f1"] == pytest.approx(2 / 3) and found["smallest_class"] == 0
     assert "(the class counts as F1 0)" in few_texts(0) and "a class has 9 of" in few_texts(9) and not few_texts(10)
+
+
+def test_a_few_test_texts_allow_no_verdict():
+    gain = {name: {"pearson": 2.0, "pearson_interval": [2.0, 2.0]} for name in ("valence", "arousal")}
+    few, enough = (before_after.verdict({"own.csv": gain}, {"own.csv": texts}) for texts in (9, 10))
+    assert "own.csv has only 9 test texts, from which nothing can be concluded." in few and "both" in enough
+    gain = {"accuracy": 50.0, "accuracy_interval": [50.0, 50.0]}
+    few, enough = (finetuning.verdict(gain, "frozen", texts) for texts in (2, 10))
+    assert "only 2 test texts" in few and "beats the frozen encoder" in enough

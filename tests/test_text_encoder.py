@@ -8,6 +8,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertForMaskedLM
 
 from carl_hf import CarlModel, export_encoder
+from carl_hf.encoders.checks import kept_length
 from carl_hf.evaluation.encoder import TextEncoder, load_text_encoder, load_va_head
 
 TEXTS = ["ab", "a longer text, really", "c", "ab", "zz top"]
@@ -129,6 +130,7 @@ def test_errors_name_the_model_and_the_remedy(tmp_path, save):
     for name, settings, message in (
         ("nobody/nothing", {}, "Cannot load the model 'nobody/nothing'"),
         (str(tmp_path / "bare"), {}, "Cannot load a tokenizer for"),
+        (save(tiny_encoder(), "run/encoder")[: -len("/encoder")], {}, "the folder of a run: name its .*run/encoder"),
         (save(tiny_encoder("distilbert"), "distil"), {"pooling": "pooler"}, "has no pooler"),
         (save(BertForMaskedLM(tiny_config()), "mlm"), {"pooling": "pooler"}, "has no pooler"),
         (save(tiny_encoder(), "long", long), {"max_length": 100}, "64 positions, fewer than max_length"),
@@ -140,6 +142,13 @@ def test_errors_name_the_model_and_the_remedy(tmp_path, save):
     with pytest.raises(ValueError, match="bad gives vectors that are not finite"):
         encoder(["a"])
     assert not (tmp_path / "n").exists()  # nothing of it is kept
+
+
+def test_a_limit_of_the_tokenizer_is_said(tiny, caplog):
+    tokenizer = AutoTokenizer.from_pretrained(tiny, model_max_length=23)
+    assert kept_length(23, tokenizer) == kept_length(57, tokenizer) == kept_length(57, tokenizer) == 23
+    said = "Texts are read up to 23 tokens, the tokenizer's limit, not up to 57."
+    assert [record.message for record in caplog.records] == [said]
 
 
 @torch.no_grad()

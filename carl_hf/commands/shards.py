@@ -176,13 +176,14 @@ class Shards:
                 before = json.loads(manifest.read_text(encoding="utf-8"))["settings"]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{manifest} is damaged: {remedy}.") from error
-            for name, value in self.settings.items():
-                if before.get(name) != value:
-                    raise ValueError(
-                        f"{self.flag} {self.folder} holds rows with another {name.replace('_', ' ')} "
-                        f"({before.get(name)!r}, now {value!r}): {remedy}."
-                    )
-            return
+            other = next((name for name, value in self.settings.items() if before.get(name) != value), None)
+            if other is None:
+                return
+            if any(map(_is_shard, self._files())):
+                raise ValueError(
+                    f"{self.flag} {self.folder} holds rows with another {other.replace('_', ' ')} "
+                    f"({before.get(other)!r}, now {self.settings[other]!r}): {remedy}."
+                )
         elif any(self.folder.glob("*.parquet")):
             raise ValueError(f"{self.flag} {self.folder} holds Parquet files, but no {MANIFEST}: {remedy}.")
         write_json(manifest, {"settings": self.settings, "rows": self.total, "shards": len(self), **about})

@@ -1,12 +1,14 @@
 """Copies of CSV, TSV and JSON lines files with further cells at the end of each row.
 
 What was there stays as it was, byte for byte: encoding, delimiter, quotes, line ends, a byte order mark, a line
-`sep=;`, blank lines.
+`sep=;`, blank lines. New numbers have a decimal comma where the file's have one.
 """
 
 import csv
 import io
+import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +17,15 @@ from carl_hf.data.files import SEP, next_cells, open_csv
 from carl_hf.utils.text_files import byte_order_mark, open_text
 
 APPENDABLE = (".csv", ".tsv", ".jsonl")
+_LOOKED_AT = 1000  # rows in which decimal commas are looked for
+_DECIMAL = re.compile(r"\s*[+-]?\d+([.,])\d+\s*")
+
+
+class _CommaNumber(float):
+    """A number that the csv module writes with a decimal comma, and as a number."""
+
+    def __str__(self) -> str:
+        return repr(float(self)).replace(".", ",")
 
 
 def append_cells(path: Path, rows: Iterator[Mapping[str, Any]], file: BinaryIO) -> None:
@@ -67,6 +78,7 @@ def _csv_lines(path: Path, rows: Iterator[Mapping[str, Any]]) -> Iterator[str]:
             raw.append(line)
             yield line
 
+    number = _CommaNumber if _has_decimal_commas(path) else float
     with open_csv(path, watch=watch) as (header, reader):
         delimiter = reader.dialect.delimiter
         if SEP.fullmatch(raw[0]):
@@ -86,7 +98,18 @@ def _csv_lines(path: Path, rows: Iterator[Mapping[str, Any]]) -> Iterator[str]:
             style = csv.QUOTE_NONNUMERIC if quoted else csv.QUOTE_MINIMAL
             if _all_quoted(record, cells, delimiter):
                 style = csv.QUOTE_ALL
-            yield _with_cells(record, [*row.values()], delimiter, style)
+            cells = [number(cell) if isinstance(cell, float) else cell for cell in row.values()]
+            yield _with_cells(record, cells, delimiter, style)
+
+
+def _has_decimal_commas(path: Path) -> bool:
+    """Whether the first rows of a file have numbers with a decimal comma, and none with a point."""
+    with open_csv(path) as (_, reader):
+        if reader.dialect.delimiter == ",":
+            return False
+        rows = itertools.takewhile(lambda row: row is not None, (next_cells(reader) for _ in range(_LOOKED_AT)))
+        found = (_DECIMAL.fullmatch(cell) for cell in itertools.chain.from_iterable(rows))
+        return {number[1] for number in found if number} == {","}
 
 
 def _all_quoted(record: str, cells: Sequence[str], delimiter: str) -> bool:

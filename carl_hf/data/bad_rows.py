@@ -24,6 +24,7 @@ LEAST_WEIGHT, GREATEST_WEIGHT = 1e-30, 1e30
 REMEDY = "correct or remove the row"
 TO_UTF8 = 'save the file as UTF-8 ("CSV UTF-8" in Excel, or iconv -f cp1252 -t utf-8)'
 _FIRST = 5
+_MISSING = ("NA", "<NA>", "N/A", "NaN", "nan", "NULL")
 _LIST = re.compile(r"\s*\[(.*)\]\s*", re.DOTALL)
 _QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 _SPLITS = {
@@ -64,6 +65,11 @@ def is_blank(cell: Any) -> bool:
     return cell is None or cell is pd.NA or (isinstance(cell, numbers.Real) and cell != cell)
 
 
+def is_missing(cell: Any) -> bool:
+    """Whether a class label is: a blank cell, or what R, pandas and databases write for one."""
+    return is_blank(cell) or (isinstance(cell, str) and cell.strip() in _MISSING)
+
+
 def _filled(column: str, cell: Any, types: tuple[type, ...], what: str) -> Any:
     if is_blank(cell):
         raise BadCell(f"{column} is empty", f"column {column!r} is empty")
@@ -93,7 +99,7 @@ def corpus_text(column: str, cell: Any) -> str:
 def class_names(column: str, cell: Any) -> tuple[str, ...]:
     """The classes of a text: a name without white space around it, or a number as a string; or a list of them, which
     in CSV is written `['joy', 'sad']`, `["joy", "sad"]` or `[1 2]`."""
-    cells = cell if isinstance(cell, list) else [cell]
+    cells = cell if isinstance(cell, list) else [None if is_missing(cell) else cell]
     if isinstance(cell, str) and (listed := _LIST.fullmatch(cell)):
         inner = listed[1]
         quoted = [single or double for single, double in _QUOTED.findall(inner)]
@@ -113,7 +119,7 @@ def class_name(column: str, cell: Any) -> str:
 
 def optional_class_name(column: str, cell: Any) -> str | None:
     """The same; an empty cell is a missing label."""
-    return None if is_blank(cell) else class_name(column, cell)
+    return None if is_missing(cell) else class_name(column, cell)
 
 
 def split_name(column: str, cell: Any) -> str:

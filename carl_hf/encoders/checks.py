@@ -1,6 +1,8 @@
 """Whether a model's weights, its tokenizer and its positions suffice for what is asked of it."""
 
 import contextlib
+import functools
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -9,6 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.utils.setting_types import at_least
+
+logger = logging.getLogger(__name__)
 
 
 def check_weights_file(config: dict[str, Any]) -> None:
@@ -80,9 +84,17 @@ def check_unicode(texts: Iterable[str]) -> None:
 
 
 def kept_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The tokens that are kept of a text, at most those of its tokenizer; a ValueError for fewer than three."""
+    """The tokens that are kept of a text, at most those of its tokenizer, which is said once if they are fewer; a
+    ValueError for fewer than three."""
     at_least("max_length", max_length, 3)  # two special tokens and one of the text
+    if max_length > tokenizer.model_max_length:
+        _say_limit(tokenizer.model_max_length, max_length)
     return min(max_length, tokenizer.model_max_length)
+
+
+@functools.lru_cache
+def _say_limit(limit: int, max_length: int) -> None:
+    logger.warning("Texts are read up to %d tokens, the tokenizer's limit, not up to %d.", limit, max_length)
 
 
 def usable_positions(encoder: PreTrainedModel) -> int | None:

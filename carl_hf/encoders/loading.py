@@ -273,6 +273,8 @@ def _why_not(name: str, error: Exception) -> str:
                 "it holds PEFT adapters (LoRA) without their encoder. Merge them and save that: "
                 "PeftModel.from_pretrained(encoder, FOLDER).merge_and_unload().save_pretrained(NEW), tokenizer too."
             )
+        if Path(name, "encoder", "config.json").is_file() and not Path(name, "config.json").is_file():
+            return f"it is the folder of a run: name its export, {name.rstrip('/')}/encoder."
         return first_line(error)
     return (
         f"there is no such folder, and the Hub gave no such model ({first_line(error)}) "

@@ -16,7 +16,7 @@ from carl_hf.encoders import Pooling, embed_poolings
 from carl_hf.evaluation.geometry import unit_rows
 from carl_hf.evaluation.neighbours import knn_predictions, nearest
 from carl_hf.evaluation.space import measure_feeling, nearness_report, space_gain
-from carl_hf.evaluation.statistics import pearson
+from carl_hf.evaluation.statistics import FEWEST_FOR_A_VERDICT, pearson
 from carl_hf.evaluation.tasks import Encode
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of, ridge_predictions, va_gain, va_metrics
 
@@ -53,7 +53,8 @@ class BeforeAfter:
         marks = " (Trained on test rows.)" if trained_on_test_rows else ""
         metrics = {"before": self.before, "after": self.after, "gain": self.gain, "feeling_over_topic": self.feeling}
         metrics["nearest"] = self.nearest
-        return {**metrics, "verdict": verdict(self.gain, marks), "trained_on_test_rows": trained_on_test_rows}
+        texts = {corpus: len(before) for corpus, (before, _) in self.predictions.items()}
+        return {**metrics, "verdict": verdict(self.gain, texts, marks), "trained_on_test_rows": trained_on_test_rows}
 
 
 def measure_before_after(
@@ -174,16 +175,20 @@ def _better_pooling(read: _Reader, splits: Splits) -> Pooling:
     return max(POOLINGS, key=score)
 
 
-def verdict(gains: Mapping[str, Mapping[str, Any]], marks: str = "") -> str:
+def verdict(gains: Mapping[str, Mapping[str, Any]], texts: Mapping[str, int], marks: str = "") -> str:
     """On which corpora both dimensions, one or none improved beyond chance: the gain's 95 % interval is above 0.
 
     Args:
-        gains: corpus -> what [`va_gain`] returns. marks: stand behind the sentences.
+        gains: corpus -> what [`va_gain`] returns. texts: corpus -> how many the gain was measured on. marks: stand
+            behind the sentences.
     """
     if not gains:
         return "No verdict: no training corpus has a validation and a test split to measure on."
     sentences = []
     for corpus, gain in gains.items():
+        if texts[corpus] < FEWEST_FOR_A_VERDICT:
+            sentences.append(f"{corpus} has only {texts[corpus]} test texts, from which nothing can be concluded.")
+            continue
         if any(gain[d]["pearson"] is None for d in DIMENSIONS):
             sentences.append(
                 f"On held-out texts of {corpus} the gain is undefined: predictions or labels are constant."

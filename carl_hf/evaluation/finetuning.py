@@ -11,7 +11,7 @@ from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import split_rows
 from carl_hf.evaluation.circumplex import circular_order
 from carl_hf.evaluation.emotion import measure_emotion
-from carl_hf.evaluation.statistics import classification_report
+from carl_hf.evaluation.statistics import FEWEST_FOR_A_VERDICT, classification_report
 from carl_hf.evaluation.tasks import Measured
 from carl_hf.modeling_carl import CarlModel
 
@@ -59,8 +59,11 @@ def validation_accuracy(vectors_NH: np.ndarray, corpus: ClassCorpus, *, seed: in
     return report["accuracy"]
 
 
-def verdict(gain: dict[str, Any], frozen: str) -> str:
-    """Whether the trained embedding beats the one named `frozen`; `gain` is as [`class_gain`] returns it."""
+def verdict(gain: dict[str, Any], frozen: str, texts: int) -> str:
+    """Whether the trained embedding beats the one named `frozen`; `gain` is as [`class_gain`] returns it, of so many
+    texts."""
+    if texts < FEWEST_FOR_A_VERDICT:
+        return f"Verdict: there are only {texts} test texts, from which nothing can be concluded."
     low, high = gain["accuracy_interval"]
     how = "beats" if low > 0 else "is worse than" if high < 0 else "is not told apart from"
     return (
