@@ -282,7 +282,7 @@ class Explainer:
             # a token of white space alone counts with the unit behind it
             joined[next((i for i, (_, end) in enumerate(spans) if end > start), -1)].append(value)
         tokens = tuple(text[start:end] for start, end in spans)
-        scores = tuple(max(values) if method == "gradient_norm" else sum(values) for values in joined)
+        scores = tuple(max(values, default=0.0) if method == "gradient_norm" else sum(values) for values in joined)
         truncated = bool(encoded.encodings[0].overflowing)
         return Attribution(text, tokens, tuple(spans), scores, target, method, prediction, baseline, truncated)
 

@@ -26,6 +26,9 @@ def test_probes_find_clusters_and_guess_without_them():
     table = np.stack([y == 0, y != 2], axis=1)
     probe, thresholds = fit_multi_label(x[:200], table[:200], x[200:240], table[200:240])
     assert ((probe(x[240:]) >= thresholds) == table[240:]).mean() > 0.95
+    odd = np.column_stack([table, np.zeros(len(y), bool), np.ones(len(y), bool)])  # classes of no text and of all
+    probe, thresholds = fit_multi_label(x[:200], odd[:200], x[200:240], odd[200:240])
+    assert np.array_equal((probe(x[240:]) >= thresholds)[:, 2:], odd[240:, 2:])
     few = few_shot(x[:200], y[:200], x[240:], y[240:], 8, seed=0)
     assert few["accuracy_mean"] > 80 and few["accuracy_std"] > 0 and few["draws"] == 10
     none = few_shot(x[:20], y[:20], x[240:], y[240:], 15, seed=0)

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, load_script, run_script, saved, tiny_encoder, toy_dataset
 
 from carl_hf import CarlModel, Provenance, export_encoder
-from carl_hf.commands.evaluate import head_trained_on, trained_on
+from carl_hf.commands.evaluate import EvaluateArguments, head_trained_on, runs_of_models, trained_on
 from carl_hf.commands.pretrain import PretrainArguments
 from carl_hf.evaluation.tasks import Corpora, Settings
 
@@ -86,6 +86,14 @@ def test_spread_over_seeds(models, small_corpora, tmp_path, evaluate):
     assert len(set(runs)) == 3 and figures["mean"] == pytest.approx(sum(runs) / 3) and figures["std"] > 0
     few = evaluate("--model", pattern, "--seeds", "4", *flags, "--overwrite_output_dir", "true")
     assert "--seeds 4, but there are 3 such folders" in few and results_in(tmp_path / "out") == results
+
+
+def test_the_lowest_numbers_are_taken_with_their_leading_zeros(tmp_path):
+    for number in ("10", "02", "1", "003"):
+        (tmp_path / f"run-{number}" / "encoder").mkdir(parents=True)
+    pattern = f"{tmp_path}/run-{{seed}}/encoder"
+    names = [pattern.replace("{seed}", number) for number in ("1", "02", "003")]
+    assert runs_of_models(EvaluateArguments([pattern], seeds=3)) == {pattern: names}
 
 
 def test_the_regression_baseline_trains_and_its_head_is_measured(tiny, tmp_path, evaluate, monkeypatch):

@@ -1,5 +1,6 @@
 """Attributions: against sums, closed forms and autograd by hand; how they are shown; mistakes."""
 
+import copy
 import io
 import math
 import re
@@ -11,6 +12,7 @@ import pytest
 import torch
 import transformers
 from conftest import Tags, contrast, load_script, tiny_config, tiny_encoder
+from tokenizers import Regex, normalizers
 from torch import nn
 
 from carl_hf.explain import Attribution, Explainer
@@ -90,6 +92,10 @@ def test_a_linear_model_has_the_scores_of_the_closed_form(tokenizer):
     for target, factor in (("valence", 2), ("arousal", 6)):
         norms = explainer.explain(TEXT, target, "gradient_norm").scores
         assert norms == pytest.approx([factor * length] * 3, rel=1e-5)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex("[ \u200b]"), "")
+    odd = Explainer(model, tokenizer).explain("a \u200b b", method="gradient_norm")  # a word that has no token
+    assert odd.tokens == ("a", "\u200b", "b") and odd.scores == pytest.approx([2 * length, 0, 2 * length], rel=1e-5)
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert"])

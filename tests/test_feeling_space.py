@@ -17,6 +17,7 @@ from carl_hf.evaluation.space import (
     measure_emoji_pairs,
     measure_feeling,
     measure_nearness,
+    nearness_report,
     sgts_pairs,
     space_gain,
 )
@@ -130,6 +131,18 @@ def test_the_interval_from_subsets_is_as_wide_as_label_nearness_varies_between_c
     found, _ = measure_nearness(lambda texts: embeddings[list(map(int, texts))], whole, seed=0)
     low, high = found["nearness"]["both_interval"]
     assert (high - low) / 3.92 == pytest.approx(spread, rel=0.4)
+
+
+def test_label_nearness_of_many_texts_is_that_of_some(monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = rng.uniform(-1, 1, size=(400, 2))
+    vectors = np.column_stack([labels, rng.normal(size=(400, 2))])
+    whole = nearness_report(vectors, labels, labels, constant=labels.mean(0), seed=0)[0]
+    monkeypatch.setattr("carl_hf.evaluation.space._MOST", 200)
+    some = nearness_report(vectors, labels, labels, constant=labels.mean(0), seed=0)[0]
+    assert some["nearness"]["both"] == pytest.approx(whole["nearness"]["both"], abs=0.1) != whole["nearness"]["both"]
+    widths = [np.diff(found["nearness"]["both_interval"])[0] for found in (whole, some)]
+    assert widths[1] == pytest.approx(2**0.5 * widths[0], rel=0.3) and some["texts"] == 400
 
 
 def test_neighbours_come_from_the_training_part_of_the_split_or_fold():

@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -188,11 +189,21 @@ def test_tables_of_every_kind_in_one(output, score, frame, expected, tmp_path):
 
 
 def test_json_lines_have_null_for_a_number_that_is_nan(score, tmp_path):
-    pq.write_table(pa.table({"text": ["joy", None], "n": [float("nan"), 1.5]}), tmp_path / "in.parquet")
+    nan, infinite = float("nan"), float("inf")
+    table = pa.table({"text": ["joy", None], "n": [nan, 1.5], "all": [[1.0, nan], [infinite]], "x": [{"y": nan}] * 2})
+    pq.write_table(table, tmp_path / "in.parquet")
     score(tmp_path / "in.parquet", "out.jsonl")
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
     rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [row["all"] for row in rows] == [[1.0, None], [None]] and rows[0]["x"] == {"y": None}
     assert [row["n"] for row in rows] == [None, 1.5] and [row["valence"] is None for row in rows] == [False, True]
+
+
+def test_numbers_of_two_tables_that_no_type_holds_are_named(score, tmp_path):
+    for name, number in (("a", 2**53 + 1), ("b", 0.5)):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": "joy", "k": number}))
+    error = score(tmp_path, "out/out.csv")
+    assert re.search(r"a.jsonl: column 'k' cannot be written beside that of the other tables, as double", error)
 
 
 def test_line_breaks_of_json_lines_stay_in_their_cells(score, tmp_path):

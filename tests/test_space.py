@@ -120,6 +120,8 @@ def test_a_file_comes_back_with_answers_in_its_own_dialect(app, models, tmp_path
         assert table[f"predicted_{name}"].iloc[[0, 2]].to_numpy() == pytest.approx(expected[name], abs=1e-4)
     assert table.iloc[1][["predicted_valence", "predicted_emotion"]].isna().all()
     assert table["predicted_emotion"][0] == expected["emotion"][0] and torch.get_num_threads() == threads
+    _, again = app.show_file(models, finished.value["path"])
+    assert "predicted_predicted_valence" in pd.read_csv(again.value["path"], encoding="utf-8-sig")
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,15 @@ def test_spread_over_runs():
     assert spread(runs) == {"va": {"emobank": {"valence": expected}}}
 
 
+def test_a_file_whose_texts_have_several_classes_is_measured_but_for_retrieval(tmp_path):
+    path = tmp_path / "several.jsonl"
+    rows = [{"text": f"text {i}", "label": ["joy", "fear"] if i % 2 else ["fear", "woe"]} for i in range(120)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    corpora = Corpora(Settings(tasks=("emotion", "space"), emotion=(str(path),), va=("demo", "demo")))
+    assert list(corpora.emotion) == ["demo", "several"] and list(corpora.space_emotion) == ["demo"]
+    assert corpora.skipped["space/several"] == "only 0 of its test texts have one class"
+
+
 def test_without_a_folder_the_demo_corpus_is_measured():
     rng = np.random.default_rng(0)
     metrics = evaluate_encoder(lambda texts: rng.normal(size=(len(texts), 3)), tasks=("va", "emotion", "geometry"))

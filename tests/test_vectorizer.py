@@ -2,12 +2,13 @@
 
 import contextlib
 import pickle
+import shutil
 import unittest
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import EMOTIONS, emotions
+from conftest import EMOTIONS, emotions, tiny_encoder
 
 sklearn = pytest.importorskip("sklearn")
 
@@ -23,6 +24,7 @@ from transformers import AutoModel, AutoTokenizer  # noqa: E402
 
 from carl_hf.encoders import embed_texts  # noqa: E402
 from carl_hf.evaluation import encoder  # noqa: E402
+from carl_hf.evaluation.encoder import load_text_encoder  # noqa: E402
 from carl_hf.inference import CarlVectorizer  # noqa: E402
 
 
@@ -97,12 +99,24 @@ def test_joblib_and_pickles_carry_the_settings_alone(vectors):
 
 
 def test_copies_of_the_same_settings_share_one_encoder(vectors, monkeypatch):
-    encoder.shared_encoder.cache_clear()
+    encoder._loaded.cache_clear()
     loads, load = [], encoder.load_text_encoder
     monkeypatch.setattr(encoder, "load_text_encoder", lambda *n, **s: loads.append(1) or load(*n, **s))
     for _ in range(3):
         clone(vectors).fit_transform(["joy"])
     assert len(loads) == 1
+
+
+def test_another_encoder_in_the_same_folder_is_read_anew(tiny, tmp_path):
+    folder, texts, labels = tmp_path / "encoder", ["joy", "woe", "calm", "storm"], [0, 1, 0, 1]
+    shutil.copytree(tiny, folder)
+    given = {"memory": str(tmp_path / "cache")}
+    make_pipeline(CarlVectorizer(str(folder)), LogisticRegression(), **given).fit(texts, labels)
+    tiny_encoder(initializer_range=0.3).save_pretrained(folder)
+    for options in (given, {}):
+        model = make_pipeline(CarlVectorizer(str(folder)), LogisticRegression(), **options).fit(texts, labels)
+        expected = LogisticRegression().fit(load_text_encoder(str(folder)).embed(texts), labels)
+        np.testing.assert_allclose(model[-1].coef_, expected.coef_, atol=1e-6)
 
 
 @pytest.mark.parametrize("given, message", [

@@ -87,8 +87,8 @@ def _runs(name: str, seeds: int | None) -> list[str]:
     parts = Path(model).parts
     depth = next(i for i, part in enumerate(parts) if "{seed}" in part)
     matcher = re.compile(re.escape(parts[depth]).replace(re.escape("{seed}"), r"(\d+)"))
-    numbers = sorted(int(m[1]) for path in Path(*parts[:depth]).glob("*") if (m := matcher.fullmatch(path.name)))
-    folders = [model.replace("{seed}", str(number)) for number in numbers]
+    numbers = [m[1] for path in Path(*parts[:depth]).glob("*") if (m := matcher.fullmatch(path.name))]
+    folders = [model.replace("{seed}", number) for number in sorted(numbers, key=int)]
     runs = [folder + name.removeprefix(model) for folder in folders if Path(folder).is_dir()]
     if len(runs) < seeds:
         raise ValueError(f"{name}: --seeds {seeds}, but there are {len(runs)} such folders.")

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from carl_hf.data.streaming import PIECEWISE, PiecewiseTable, files_of, open_tab
 from carl_hf.inference.pipeline import AffectPipeline
 from carl_hf.utils.atomic_files import write_atomically
 from carl_hf.utils.fields import setting
+from carl_hf.utils.suggestions import first_line
 
 _DIGITS = 4  # of answers in text files
 _ROW_GROUP = 65_536  # rows
@@ -169,11 +171,17 @@ def _table_writer(args: ScoreArguments, kind: str) -> Callable[[Shards, BinaryIO
 
 
 def _columns_as(schema: pa.Schema, piece: Piece, name: str) -> list[pa.ChunkedArray]:
-    cells = as_arrow(piece, [field.name for field in schema if field.name in piece.frame], name)
-    return [
-        cells[field.name].cast(field.type) if field.name in cells.column_names else pa.nulls(len(cells), field.type)
-        for field in schema
-    ]
+    cells, columns = as_arrow(piece, [field.name for field in schema if field.name in piece.frame], name), []
+    for field in schema:
+        try:
+            known = field.name in cells.column_names
+            columns.append(cells[field.name].cast(field.type) if known else pa.nulls(len(cells), field.type))
+        except pa.ArrowException as error:
+            raise ValueError(
+                f"{name}: column {field.name!r} cannot be written beside that of the other tables, as {field.type} "
+                f"({first_line(error)})."
+            ) from error
+    return columns
 
 
 def _schema_of(tables: Sequence[PiecewiseTable]) -> pa.Schema:
@@ -236,8 +244,16 @@ def _without_breaks(cells: list[Any]) -> list[Any]:
 
 
 def _json_line(row: Mapping[str, Any]) -> str:
-    cells = {name: None if cell != cell else cell for name, cell in row.items()}  # JSON has no NaN
-    return json.dumps(cells, ensure_ascii=False, default=str) + "\n"
+    return json.dumps(_finite(row), ensure_ascii=False, default=str, allow_nan=False) + "\n"
+
+
+def _finite(cell: Any) -> Any:
+    """A cell with null for each number that JSON does not have: NaN and the infinities."""
+    if isinstance(cell, float):
+        return cell if math.isfinite(cell) else None
+    if isinstance(cell, Mapping):
+        return {name: _finite(inner) for name, inner in cell.items()}
+    return [_finite(inner) for inner in cell] if isinstance(cell, (list, tuple)) else cell
 
 
 def _plain(row: Mapping[str, Any]) -> list[Any]:

@@ -189,11 +189,24 @@ def load_text_encoder(
     return TextEncoder(name, embed, width=width, pooling=pooling, fingerprint=fingerprint, cache_dir=cache_dir)
 
 
-@functools.lru_cache(maxsize=2)
 def shared_encoder(
     name: str, pooling: PoolingChoice, max_length: int, batch_size: int, device: str | torch.device | None
 ) -> TextEncoder:
-    """[`load_text_encoder`] without a bar, once in a process for the same settings."""
+    """[`load_text_encoder`] without a bar, once in a process for the same settings and files."""
+    return _loaded(name, pooling, max_length, batch_size, device, stamp_of(name))
+
+
+def stamp_of(name: str) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of change of the files of an encoder: another one has been saved in its place if they are
+    others. Nothing of one on the Hub."""
+    files = sorted(file for file in Path(name).rglob("*") if file.is_file()) if Path(name).is_dir() else ()
+    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(
+    name: str, pooling: PoolingChoice, max_length: int, batch_size: int, device: str | torch.device | None, stamp: Any
+) -> TextEncoder:
     return load_text_encoder(
         name, pooling=pooling, max_length=max_length, batch_size=batch_size, device=device, show_progress=False
     )

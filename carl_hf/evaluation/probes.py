@@ -93,7 +93,8 @@ def fit_multi_label(
         train_labels, dev_labels: (N, C) booleans.
 
     Returns:
-        the probe of logits (N, C), and the thresholds (C,) on them: a text has a class where its logit reaches it.
+        the probe of logits (N, C), and the thresholds (C,) on them: a text has a class where its logit reaches it. A
+        class that all training texts have, or none, has the logit 10 or -10.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -101,6 +102,9 @@ def fit_multi_label(
     train, dev = scale(train), scale(dev)
     chosen = []
     for c in range(train_labels.shape[1]):
+        if len(np.unique(train_labels[:, c])) == 1:
+            chosen.append((np.zeros(train.shape[1]), 10.0 if train_labels[0, c] else -10.0, 0.0))
+            continue
         # with far more texts than dimensions, Newton steps need seconds where lbfgs needs minutes
         probes = [
             LogisticRegression(C=strength, solver="newton-cholesky").fit(train, train_labels[:, c])

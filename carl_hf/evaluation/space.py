@@ -23,6 +23,7 @@ from carl_hf.evaluation.valence_arousal import DIMENSIONS, ridge_predictions, se
 FEELING, EMOJI = "feeling-over-topic", "emoji-pairs"
 TIE = 1e-5  # differences up to it are ties: what float32 leaves between embeddings of the same tokens in two batches
 _RESAMPLES, _SUBSET = 200, 200  # of the intervals of label nearness
+_MOST = 3000  # texts whose pairs are compared: 1 GB
 _NEARNESS = (*DIMENSIONS, "both")
 
 
@@ -154,7 +155,7 @@ def measure_nearness(encode: Encode, corpus: VaCorpus, *, seed: int) -> Measured
 def nearness_report(
     embeddings_NH: np.ndarray, labels_ND: np.ndarray, predictions_ND: np.ndarray, *, constant: np.ndarray, seed: int
 ) -> Measured:
-    """[`label_nearness`] of texts, and the metrics of what their neighbours say.
+    """[`label_nearness`] of texts, a random 3,000 where there are more, and the metrics of what their neighbours say.
 
     Args:
         predictions_ND: as [`carl_hf.evaluation.neighbours.knn_predictions`]. constant: see `va_metrics`.
@@ -163,8 +164,11 @@ def nearness_report(
         {"nearness": {"valence", "arousal", "both", each with "<name>_interval"}, "knn": {"valence", "arousal": as
         [`carl_hf.evaluation.valence_arousal.va_metrics`]}, "texts"}; and predictions, labels and resampled nearness.
     """
-    unit_NH = unit_rows(embeddings_NH)
-    rho_3, deviations_R3 = _nearness(unit_NH, labels_ND), _nearness_deviations(unit_NH, labels_ND, seed)
+    compared = np.arange(len(labels_ND))
+    if len(compared) > _MOST:
+        compared = np.random.default_rng(seed).permutation(compared)[:_MOST]
+    unit_NH, compared_ND = unit_rows(embeddings_NH[compared]), labels_ND[compared]
+    rho_3, deviations_R3 = _nearness(unit_NH, compared_ND), _nearness_deviations(unit_NH, compared_ND, seed)
     knn = va_metrics(predictions_ND, labels_ND, constant=constant, seed=seed)
     metrics = {"nearness": _nearness_metrics(rho_3, deviations_R3, "cosines or distances"),
                "knn": {name: knn[name] for name in DIMENSIONS}, "texts": len(labels_ND)}  # fmt: skip

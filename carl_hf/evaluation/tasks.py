@@ -1,7 +1,7 @@
 """What is measured: the settings of the tasks, and the corpora that they name."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ import numpy as np
 from carl_hf.data import labelled as data
 from carl_hf.data.corpora import CORPORA
 from carl_hf.data.feeling import read_feeling_triplets
+from carl_hf.data.splits import split_rows
 
 TASKS = ("va", "polarity", "emotion", "geometry", "semantics", "space", "detector")
 
@@ -94,9 +95,10 @@ class Corpora:
                 found[key] = corpus
             return found
 
+        own_va, polarity = (tuple(dict.fromkeys(names)) for names in (settings.va, settings.polarity))
         va, demo = ("demo",) if only_demo else ("emobank",), ("demo",) if only_demo else ()
-        self.va = read("va", demo or settings.va, data.read_va)
-        self.polarity = read("polarity", settings.polarity, data.read_polarity)
+        self.va = read("va", demo or own_va, data.read_va)
+        self.polarity = read("polarity", polarity, data.read_polarity)
         emotion = tuple(dict.fromkeys((*demo, *settings.emotion)))
         self.emotion = read("emotion", emotion, data.read_emotion)
         self.geometry = read("geometry", demo or ("goemotions-six", "emolit12"), data.read_emotion)
@@ -104,11 +106,24 @@ class Corpora:
         self.detector = read("detector", va, data.read_va)
         self.semantics = read("semantics", ("stsb",), data.read_sts)
         self.triplets = read_feeling_triplets("test") if "space" in settings.tasks else None
-        self.space_va = read("space", demo or settings.va, data.read_va)
+        self.space_va = read("space", demo or own_va, data.read_va)
         single = [name for name in emotion if name not in ("goemotions-ekman", "goemotions-28")]
-        self.space_emotion = read("space", single, data.read_emotion)
-        self.space_polarity = read("space", settings.polarity, data.read_polarity)
+        self.space_emotion = self._retrievable(read("space", single, data.read_emotion))
+        self.space_polarity = read("space", polarity, data.read_polarity)
         self.space_probe = read("space", va, data.read_va)
+
+    def _retrievable(self, corpora: Mapping[str, data.ClassCorpus]) -> dict[str, data.ClassCorpus]:
+        """Those with a training text and as many test texts of one class alone as there are classes."""
+        found = {}
+        for name, corpus in corpora.items():
+            train, _, test = split_rows(corpus)
+            texts = [int((corpus.labels[rows].sum(1) == 1).sum()) if corpus.multi_label else len(rows)
+                     for rows in (train, test)]  # fmt: skip
+            if texts[0] and texts[1] >= len(corpus.classes):
+                found[name] = corpus
+            else:
+                self.skipped[f"space/{name}"] = f"only {texts[1]} of its test texts have one class"
+        return found
 
     def emotion_files(self, names: Sequence[str]) -> dict[str, data.ClassCorpus]:
         """Those of the names that are files -> what was read of them."""

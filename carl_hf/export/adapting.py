@@ -170,11 +170,19 @@ def _line(outputs_NK: np.ndarray, labels_NK: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _ridge(layer: LinearProbe, texts: _Texts, rows: np.ndarray) -> LinearProbe:
-    """The layer plus a ridge regression of its errors, the strength of each dimension chosen by leaving texts out."""
+    """The layer plus a ridge regression of its errors, the strength of each dimension chosen by leaving texts out: the
+    rows of a text count as one, their mean, with their number as its weight."""
     from sklearn.linear_model import RidgeCV
+
+    _, number_N, rows_of_text = np.unique(texts.number_N[rows], return_inverse=True, return_counts=True)
+
+    def means(values: np.ndarray) -> np.ndarray:
+        total = np.zeros((len(rows_of_text), values.shape[1]))
+        np.add.at(total, number_N, values)
+        return total / rows_of_text[:, None]
 
     inputs_NH = texts.inputs_NH[rows]
     size = np.sqrt(inputs_NH.var(0).sum()) or 1.0
     ridge = RidgeCV(_RIDGE_STRENGTHS, alpha_per_target=True)
-    ridge.fit(inputs_NH / size, texts.labels_NK[rows] - layer(inputs_NH))
+    ridge.fit(means(inputs_NH) / size, means(texts.labels_NK[rows] - layer(inputs_NH)), sample_weight=rows_of_text)
     return LinearProbe(layer.weight + ridge.coef_ / size, layer.bias + ridge.intercept_)

@@ -41,7 +41,8 @@ class AffectPipeline:
         windows: read a longer text in windows, whose answers are averaged by their lengths; if False, its beginning.
         probabilities: also a column `emotion_NAME` for each class.
         intervals: also the columns `valence_low`, `valence_high` and so on, between which the labels of nine in ten
-            texts lie that are like those the model was calibrated on ([`carl_hf.export.intervals`]).
+            texts lie that are like those the model was calibrated on, each dimension by itself
+            ([`carl_hf.export.intervals`]).
 
     Raises:
         ValueError: if one of them cannot be found or is of another kind, or both are None; for intervals of a

@@ -11,14 +11,15 @@ except ImportError as error:
     raise ImportError("CarlVectorizer needs scikit-learn: pip install 'carl_hf[eval]'") from error
 
 from carl_hf.encoders.embedding import PoolingChoice
-from carl_hf.evaluation.encoder import TextEncoder, shared_encoder
+from carl_hf.evaluation.encoder import TextEncoder, shared_encoder, stamp_of
 
 
 class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Embeds texts; for pipelines, grid searches and joblib.
 
-    There is nothing to fit. The encoder is loaded when it is first needed, once in each process for the same settings;
-    a pickle holds the settings alone.
+    There is nothing to fit. The encoder is loaded when it is first needed, once in each process for the same settings
+    and files; a pickle holds the settings and the files' times of change, so that a `memory` of joblib computes the
+    vectors anew where another encoder has been saved in the place of the one before.
 
     Args:
         model: Hub id or folder of an encoder: the export `encoder/`, or any other, as in
@@ -62,6 +63,12 @@ class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         if self.normalize:
             vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(np.finfo(np.float32).tiny)
         return vectors
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_stamp": stamp_of(str(self.model))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({name: value for name, value in state.items() if name != "_stamp"})
 
     def _encoder(self) -> TextEncoder:
         return shared_encoder(str(self.model), self.pooling, self.max_length, self.batch_size, self.device)

@@ -74,7 +74,7 @@ def draw_pictures(
     }
     bars = {title: row for title, row in bars.items() if row}
     if bars:
-        add("scores", plots.plot_bars, bars)
+        add("scores", plots.plot_bars, bars, [title for title, keys in _BARS.items() if keys[-1] == "accuracy"])
     for corpus in ("emobank", "facebook", "demo"):
         if arrays := measured(f"va/{corpus}"):
             panels = {name: found["predictions"][:, :2] for name, found in arrays.items()}

@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -199,12 +199,13 @@ def plot_dimension_curves(path: Path, curves: Mapping[str, Mapping[str, Any]], t
         _legend(figure, handles, [names[model] for model in curves])
 
 
-def plot_bars(path: Path, rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> None:
-    """Grouped bars with 95 % intervals: percentages in one panel, fractions in another. A metric whose values and
-    bounds all lie in [-1, 1] is a fraction.
+def plot_bars(
+    path: Path, rows: Mapping[str, Mapping[str, tuple[float, float, float]]], percentages: Collection[str]
+) -> None:
+    """Grouped bars with 95 % intervals: percentages in one panel, fractions in another.
 
     Args:
-        rows: metric -> model -> (value, low, high).
+        rows: metric -> model -> (value, low, high). percentages: the metrics in percent; the others are fractions.
     """
     from matplotlib.patches import Patch
 
@@ -215,11 +216,9 @@ def plot_bars(path: Path, rows: Mapping[str, Mapping[str, tuple[float, float, fl
         {"facecolor": colour, "alpha": 0.8, "edgecolor": "white", "lw": 0, "hatch": hatch}
         for _, (hatch, colour) in zip(models, looks, strict=False)
     ]
-    fractions = [metric for metric, bars in rows.items() if np.abs(list(bars.values())).max() <= 1]
-    percentages = [metric for metric in rows if metric not in fractions]
-    panels = [
-        panel for panel in (("correlation", "%.3f", fractions), ("accuracy (%)", "%.1f", percentages)) if panel[2]
-    ]
+    parts = [[metric for metric in rows if (metric in percentages) is percent] for percent in (False, True)]
+    kinds = (("correlation or share", "%.3f", parts[0]), ("accuracy (%)", "%.1f", parts[1]))
+    panels = [panel for panel in kinds if panel[2]]
     titles = {metric: textwrap.fill(metric, 26) for metric in rows}
     bar, gap = 0.19, 0.24  # inches
     group = max(len(models), 2, *(title.count("\n") + 1 for title in titles.values())) * bar + gap

@@ -85,15 +85,16 @@ class Models:
 
     def score_file(self, path: Path, finished: Path) -> Survey:
         """Writes a copy of a CSV file with the answers in further columns, which begin with `predicted_` where the
-        file has such columns already.
+        file has such columns already, once more if it has those too.
 
         Raises:
             ValueError: for a file that is empty, no CSV in UTF-8, too large, or without a column `text` or any text
                 in it.
         """
         try:
-            names = _check_file(path)
-            prefix = "predicted_" if {*names} & {*self.affect.schema().names} else ""
+            names, prefix = {*_check_file(path)}, ""
+            while any(f"{prefix}{name}" in names for name in self.affect.schema().names):
+                prefix += "predicted_"
             args = ScoreArguments(
                 [str(path)], output=str(finished), overwrite=True, prefix=prefix, num_threads=torch.get_num_threads()
             )
