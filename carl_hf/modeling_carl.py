@@ -19,7 +19,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, in
 from transformers.utils import ModelOutput
 
 from carl_hf.configuration_carl import CarlConfig, ContrastLayers
-from carl_hf.encoders.checks import check_loaded, check_weights_file, damaged_weights_named
+from carl_hf.encoders.checks import check_loaded, check_weights_file, check_word_embeddings, damaged_weights_named
 from carl_hf.encoders.embedding import embed_texts
 from carl_hf.encoders.loading import check_encoder, check_no_adapters, load_encoder, without_weights_bar
 from carl_hf.encoders.packing import Pooling, TokenLayout, embed_packed, encode_tokens, pool, use_packed_attention
@@ -151,6 +151,7 @@ class CarlModel(CarlPreTrainedModel):
         encoder = encoder.base_model if isinstance(encoder, PreTrainedModel) else encoder  # without a head on it
         check_encoder(encoder)
         encoder.float()  # training in bf16 or fp16 is autocast's; the weights, and the target, stay float32
+        check_word_embeddings(encoder)
         pooler = getattr(encoder, "pooler", None)  # no config field says whether a pooler exists
         tokens = ("pad_token_id", "bos_token_id", "eos_token_id")  # the Trainer compares them with the tokenizer's
         config = CarlConfig(
@@ -166,6 +167,8 @@ class CarlModel(CarlPreTrainedModel):
             for module in encoder.modules():
                 if isinstance(module, nn.Dropout):
                     module.p = dropout
+                elif isinstance(getattr(module, "attention_dropout", None), float):  # of ModernBERT
+                    module.attention_dropout = dropout
         model.reset_target()
         return model.train(encoder.training)
 
@@ -280,6 +283,7 @@ class CarlModel(CarlPreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         step_fn: Callable[["CarlModel"], CarlOutput] | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> CarlOutput:
         """Embeds texts, or runs a training step.
 
@@ -287,11 +291,17 @@ class CarlModel(CarlPreTrainedModel):
             input_ids (`Tensor` (B, L)): right-padded token ids. attention_mask (`Tensor` (B, L)): 0 on padding.
             step_fn (`Callable`, *optional*): called with this model in place of the plain forward pass: the trainer's
                 whole step, inside the one call in which autocast and distributed data parallelism are in force.
+            token_type_ids: as tokenizers of BERT return them, all 0 of a single text; not read.
+
+        Raises:
+            ValueError: for left-padded texts.
         """
         if step_fn is not None:
             return step_fn(self)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        elif not attention_mask[:, 0].all():
+            raise ValueError("The texts are padded on the left: tokenizer.padding_side = 'right'.")
         hidden_BLH = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         embedding_BH = pool(hidden_BLH, attention_mask, self.config.pooling)
         return CarlOutput(last_hidden_state=hidden_BLH, embedding=embedding_BH, prediction=self.predict(embedding_BH))

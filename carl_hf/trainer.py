@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from carl_hf.collator import CarlDataCollator
 from carl_hf.data.mixing import check_dataset
 from carl_hf.encoders import check_no_adapters
-from carl_hf.encoders.checks import check_positions, check_tokenizer
 from carl_hf.encoders.fast_cpu import limit_primitive_cache, use_fast_dropout
 from carl_hf.export.provenance import Provenance
 from carl_hf.export.trainer_mixin import PublishingTrainer
@@ -105,8 +104,8 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
                 processing_class, max_length=args.max_length, chunks=args.gradient_cache_parts, classes=classes,
                 angles=checks.label_angles(args, train_dataset), dominance=model.config.dominance,
             )  # fmt: skip
-            check_positions(model.encoder, data_collator.max_length)
-            check_tokenizer(model, processing_class)
+        if isinstance(data_collator, CarlDataCollator):
+            checks.check_collator(model, data_collator, classes)
         args = copy.copy(args)  # the caller's stay as they are
         if args.ddp_find_unused_parameters is None and checks.leaves_parameters_unused(model, args):
             args.ddp_find_unused_parameters = True
@@ -138,16 +137,17 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
         self.weights = args.weights
         self._sentence_weights = sentence_weights(args.weights)
         self._class_weights_C = checks.class_weights(args, classes, train_dataset)
-        self._training_means, self._evaluation_means = RunningMeans(self._gather), RunningMeans(self._gather)
+        self._training_means = RunningMeans(self._gather)
         self._step: Step | None = None
         self._last_embedding_BH: Tensor | None = None
-        self._warned_of_lost_perturbation = False
+        self._warned_of_lost_perturbation, self._without_labels = False, set[str]()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         check_no_adapters(self.model)
         limit_primitive_cache()
         if any(p.dtype in (torch.bfloat16, torch.float16) for p in self.model.parameters()):
             self.model.float()  # bf16 and fp16 are autocast's: weights and target stay float32
+        self._training_means, self._best_step = RunningMeans(self._gather), None
         return super().train(*args, **kwargs)
 
     # ---- the step
@@ -208,6 +208,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
         if "loss" in logs:  # the entry of a training interval, not of an evaluation or of the end
             means = self._training_means.take()
             self._warn_if_perturbation_is_lost(means)
+            self._warn_of_objectives_without_labels(means)
             spread, rank = embedding_spread(self._last_embedding_BH)
             logs |= means
             logs |= {
@@ -229,6 +230,13 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
                 "but cannot see a perturbation. A relative radius of 1 or 2 is visible: --perturbation_relative true "
                 "--perturbation_radius 2 --pgd_step_size 2.", 100 * share, self.args.perturbation_radius, kind,
             )  # fmt: skip
+
+    def _warn_of_objectives_without_labels(self, means: dict[str, float]) -> None:
+        idle = {name for name in self.weights if name not in means} - self._without_labels
+        if idle:
+            self._without_labels |= idle
+            logger.warning("No text since the last log entry has a label for %s, of which nothing is learnt.",
+                           " and ".join(sorted(idle)))  # fmt: skip
 
     # ---- optimizer and data
 

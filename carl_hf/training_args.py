@@ -17,7 +17,7 @@ from carl_hf.data.label_spaces import read_label_space
 from carl_hf.losses import LabelKernel
 from carl_hf.momentum import momentum_from_half_life
 from carl_hf.objectives import OBJECTIVES, PAPER_WEIGHTS, parse_objectives, sentence_weights
-from carl_hf.utils.engines import check_engine
+from carl_hf.utils.engines import check_batches_and_saves, check_engine
 from carl_hf.utils.fields import setting
 from carl_hf.utils.setting_types import check_setting_types
 from carl_hf.utils.suggestions import did_you_mean
@@ -181,13 +181,15 @@ class CarlTrainingArguments(TrainingArguments):
         check_engine(settings)
         check_setting_types(settings, type(self))
         if settings.get("momentum") is not None and settings.get("momentum_half_life") is not None:
-            raise ValueError("Give momentum or momentum_half_life, not both: the half-life is another form of m_0.")
+            raise ValueError("Give momentum or momentum_half_life, not both: the half-life is another form of m_0. "
+                             "The other is None.")  # fmt: skip
         values = {**PRESETS[preset], **settings}
         if settings.get("momentum") is not None:
             values["momentum_half_life"] = None
         elif settings.get("momentum_half_life") is not None:
             values["momentum"] = None
-        if "lr_scheduler_type" in settings and "lr_scheduler_kwargs" not in settings:
+        own = PRESETS[preset].get("lr_scheduler_type")
+        if settings.get("lr_scheduler_type", own) != own and "lr_scheduler_kwargs" not in settings:
             values.pop("lr_scheduler_kwargs", None)  # those of the preset belong to its own schedule
         elif preset == "paper" and "lr_scheduler_kwargs" not in settings:
             values["lr_scheduler_kwargs"] = {"num_cycles": max(1, round(values["num_train_epochs"]))}
@@ -247,10 +249,7 @@ class CarlTrainingArguments(TrainingArguments):
             logger.warning(
                 "bf16: this CPU lacks AVX-512, and computes slower in bfloat16 than in float32. Leave --bf16 off here."
             )
-        # a contrastive batch is collated as a whole: each process makes its own, none is cut up and dealt out
-        for name in ("dispatch_batches", "split_batches"):
-            if getattr(self.accelerator_config, name):
-                raise ValueError(f"accelerator_config: {name} must be off; each process reads its own texts.")
+        check_batches_and_saves(self)
         self.accelerator_config.dispatch_batches = False
 
     @property

@@ -136,6 +136,18 @@ def test_another_optimizer_or_model_does_not_continue_a_run(case, tmp_path, toke
         trainer.train(resume_from_checkpoint="last")
 
 
+def test_other_texts_or_another_dropout_do_not_continue_a_run(tmp_path, tokenizer):
+    make_trainer(tmp_path, tokenizer, callbacks=[StopAt(2)], **SAVING).train()
+    other = toy_dataset().map(lambda row, i: {"valence": 0.0} if i == 3 else {}, with_indices=True)
+    calm = CarlModel.from_encoder(tiny_encoder(), projection_dim=8, contrast_layers="prediction", dropout=0.0)
+    for settings, message in (
+        ({"data": other}, "training_texts 24 .checksum"), ({"data_seed": 7}, "data_seed the default, now 7"),
+        ({"model": calm}, "dropout_probabilities 0.1, now 0.0"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"was trained with {message}"):
+            make_trainer(tmp_path, tokenizer, **{**SAVING, **settings}).train(resume_from_checkpoint="last")
+
+
 @pytest.mark.parametrize(
     ("length", "streamed"),
     [({"max_steps": 4}, False), ({"max_steps": 4}, True), ({"max_steps": -1, "num_train_epochs": 1.5}, False)],

@@ -9,9 +9,12 @@ import pytest
 import torch
 from conftest import TOY_NAMES, make_trainer, tiny_encoder, toy_dataset
 from datasets import ClassLabel, Dataset, DatasetDict
+from transformers import EarlyStoppingCallback
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments
+from carl_hf.collator import CarlDataCollator
 from carl_hf.configuration_carl import HEADS
+from carl_hf.training.dev_probe import DevProbe
 
 CLASSES = sorted(TOY_NAMES.values())
 
@@ -180,6 +183,83 @@ def test_predictions_are_the_embeddings_and_the_scores_of_the_heads_in_the_order
     assert predicted.metrics["test_mse"] == metrics["eval_mse"]
     for ids, text in zip(seen[0].inputs, dev["text"], strict=True):
         assert tokenizer.decode(ids[ids >= 0], skip_special_tokens=True).replace(" ", "") == text.replace(" ", "")
+
+
+def test_predictions_have_every_text_in_its_order_whatever_training_does(tmp_path, tokenizer):
+    data = toy_dataset(21).map(lambda row: {"length": len(row["text"])})
+    trainer = make_trainer(tmp_path, tokenizer, data=data, dataloader_drop_last=True,
+                           train_sampling_strategy="group_by_length")  # fmt: skip
+    predicted = torch.from_numpy(trainer.predict(data).predictions["embedding"])
+    torch.testing.assert_close(predicted, trainer.model.embed(data["text"], tokenizer), atol=1e-5, rtol=1e-4)
+    assert trainer.args.dataloader_drop_last
+
+
+def test_workers_that_persist_read_the_set_that_is_evaluated(tmp_path, tokenizer):
+    trainer = make_trainer(
+        tmp_path, tokenizer, dev=toy_dataset(9, seed=8), dataloader_num_workers=1, dataloader_persistent_workers=True
+    )
+    first, other = trainer.evaluate(), trainer.evaluate(toy_dataset(9, seed=3))
+    assert first["eval_regression"] != other["eval_regression"]
+    assert trainer.evaluate()["eval_regression"] == first["eval_regression"]
+
+
+def test_a_collator_of_other_classes_or_dimensions_is_refused(tmp_path, tokenizer):
+    for classes, dominance, message in (
+        (CLASSES[::-1], False, "The collator numbers the classes"), ([], False, r"the classes \(none\), the model"),
+        (CLASSES, True, "dominance=False"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            CarlTrainer(
+                whole_model(), CarlTrainingArguments(str(tmp_path), objectives=["cross_entropy"], use_cpu=True),
+                CarlDataCollator(tokenizer, classes=classes, dominance=dominance), toy_dataset(mixed=True),
+            )  # fmt: skip
+
+
+def test_what_was_broken_off_is_not_in_the_next_evaluation(tmp_path, tokenizer):
+    trainer = make_trainer(tmp_path, tokenizer, dev=toy_dataset(24, seed=8))
+    good, bad = trainer.evaluate()["eval_loss"], toy_dataset(24, seed=3).to_list()
+    bad[20]["valence"] = 7.0
+    with pytest.raises(ValueError, match="do not lie in"):
+        trainer.evaluate(bad)
+    assert trainer.evaluate()["eval_loss"] == good
+
+
+def test_labels_that_the_model_does_not_know_are_counted(tmp_path, tokenizer, caplog):
+    dev = named(10, seed=8).map(lambda row, i: {"label": row["label"].upper() if i % 2 else row["label"]},
+                                with_indices=True)  # fmt: skip
+    trainer = make_trainer(tmp_path, tokenizer, model=whole_model(), data=named(), objectives=["cross_entropy"])
+    trainer.predict(dev)
+    assert "5 of the texts that are evaluated have a label that is none of the model's classes" in caplog.text
+
+
+def test_a_diverged_batch_leaves_no_finite_loss(tmp_path, tokenizer, monkeypatch):
+    trainer = make_trainer(tmp_path, tokenizer, dev=toy_dataset(24, seed=8))
+    embed, calls = CarlModel.embed_packed, []
+
+    def diverge(self, *given):
+        calls.append(1)
+        return embed(self, *given) * (float("nan") if len(calls) == 2 else 1)
+
+    monkeypatch.setattr(CarlModel, "embed_packed", diverge)
+    metrics = trainer.evaluate()
+    assert len(calls) > 2 and np.isnan(metrics["eval_loss"]) and np.isnan(metrics["eval_regression"])
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_card_has_the_metrics_of_the_weights_that_are_exported(stopped, tmp_path, tokenizer, monkeypatch):
+    pytest.importorskip("sklearn")
+    scores = iter([0.5, 0.9, 0.4, 0.3, 0.2, 0.1, 0.0, 0.0, 0.0, 0.0])
+    probe = {"valence_pearson": 0.0, "arousal_pearson": 0.0}
+    monkeypatch.setattr(DevProbe, "__call__", lambda *_: dict.fromkeys([*probe, "va_pearson"], next(scores)))
+    trainer = make_trainer(
+        tmp_path, tokenizer, data=toy_dataset(64), dev=toy_dataset(30, seed=8), probe_texts=40, eval_strategy="steps",
+        eval_steps=1, save_strategy="steps", save_steps=1, max_steps=6, load_best_model_at_end=True,
+        callbacks=[EarlyStoppingCallback(2)] if stopped else [],
+    )  # fmt: skip
+    trainer.train()
+    trainer.evaluate(toy_dataset(20, seed=3))  # of other texts: no metric of the card
+    assert trainer.state.global_step == (4 if stopped else 6)
+    assert {row.value for row in trainer._dev_results()} == {0.9}
 
 
 def test_a_model_without_heads_predicts_embeddings_and_texts_need_no_labels(tmp_path, tokenizer):

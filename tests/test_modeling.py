@@ -124,6 +124,25 @@ def test_fewer_layers_before_the_contrast(family, tmp_path):
     )
 
 
+def test_the_forward_pass_reads_what_a_tokenizer_of_bert_gives_but_no_left_padding(carl):
+    ids, mask = torch.tensor([[5, 6, 7], [5, 6, 1]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    expected = carl.eval()(ids, mask).embedding
+    assert torch.equal(carl(ids, attention_mask=mask, token_type_ids=torch.zeros_like(ids)).embedding, expected)
+    with pytest.raises(ValueError, match="padded on the left"):
+        carl(ids.flip(1), attention_mask=mask.flip(1))
+
+
+def test_dropout_that_is_turned_off_is_off_in_attention_too():
+    model = CarlModel.from_encoder(tiny_encoder("modernbert", attention_dropout=0.3), dropout=0.0).train()
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(model(ids).embedding, model(ids).embedding)
+
+
+def test_an_encoder_that_reads_tokens_otherwise_than_their_word_embeddings_is_refused():
+    with pytest.raises(ValueError, match="reads word embeddings otherwise"):
+        CarlModel.from_encoder(tiny_encoder("esm", token_dropout=True, mask_token_id=3, emb_layer_norm_before=False))
+
+
 def test_embed_leaves_the_training_mode_and_takes_no_lone_string(carl, tokenizer):
     carl.train()
     assert torch.equal(carl.embed(["abc"], tokenizer), carl.embed(["abc"], tokenizer))

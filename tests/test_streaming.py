@@ -29,7 +29,7 @@ def texts_of(path, **settings) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
 def test_a_stream_holds_the_rows_of_the_loaded_file(kind, tmp_path):
-    path = write_table(tmp_path / f"part.{kind}", frame(0, 50))
+    path = write_table(tmp_path / f"part.{kind}", frame(0, 50).assign(label=["joy", None] * 25))
     loaded = load_va_dataset(path, **FORM).to_list()
     assert sorted(stream_va_dataset([path], **FORM), key=str) == sorted(loaded, key=str)
     assert list(stream_va_dataset([path], shuffle_buffer=1, **FORM)) == loaded

@@ -50,6 +50,12 @@ def test_explicit_settings_win_over_the_preset(tmp_path):
     assert CarlTrainingArguments(str(tmp_path), momentum=0.99).initial_momentum == 0.99
 
 
+def test_the_paper_s_schedule_keeps_its_cycles_when_it_is_spelled_out(tmp_path):
+    for given, expected in (("cosine_with_restarts", {"num_cycles": 2}), ("linear", None)):
+        args = CarlTrainingArguments(str(tmp_path), preset="paper", lr_scheduler_type=given)
+        assert args.lr_scheduler_kwargs == expected
+
+
 def test_settings_that_belong_together(tmp_path):
     def paper(**settings):
         return CarlTrainingArguments(str(tmp_path), preset="paper", **settings)
@@ -97,7 +103,14 @@ def test_bfloat16_on_a_cpu_that_lacks_it_is_told(machine, capability, warned, mo
         ({"remove_unused_columns": True}, "remove_unused_columns"),
         ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches must be off"),
         ({"accelerator_config": {"split_batches": True}}, "split_batches must be off"),
+        ({"accelerator_config": {"even_batches": False}}, "even_batches must be on"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size must be off"),
+        ({"train_sampling_strategy": "batch_rebalance"}, "batch_rebalance must be off"),
+        ({"bf16_full_eval": True}, "bf16_full_eval must be off"),
+        (
+            {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 50, "save_steps": 100},
+            "every 50 steps, might not be saved, every 100 steps",
+        ),
         ({"torch_compile": True}, "torch_compile .* must be off"),
         ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha must be off"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor must be off"),

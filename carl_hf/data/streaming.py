@@ -208,17 +208,23 @@ def _rows(
                 frame = normalized(frame, dimensions, scale)
                 if "split" in frame:
                     frame = frame[frame["split"] == "train"]
-                read = [*dimensions, *(["weight"] if "weight" in frame else [])]
+                read = [*dimensions, *(column for column in ("label", "weight") if column in frame)]
                 for text, *found in zip(frame["text"], *(frame[name] for name in read), strict=True):
                     if text_key(text) not in held_out:
-                        numbers = (None if math.isnan(value) else float(value) for value in found)
-                        yield {"text": text, **dict(zip(read, numbers, strict=True))}
+                        cells = (
+                            value if isinstance(value, str) or value is None else _number(value) for value in found
+                        )
+                        yield {"text": text, **dict(zip(read, cells, strict=True))}
             if first is not None and not good:
                 others = f" ({skipped.rows - 1} more bad rows follow)" if skipped.rows > 1 else ""
                 raise ValueError(f"{file}, row {first.number}: {first.detail}{others}; {NO_GOOD_ROW}.")
         finally:  # at the end of the file, and where a run ends within it
             report_skipped(file, skipped)
             log_missing(file, missing, good)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
 
 
 def _checked_pieces(

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.utils.setting_types import at_least
+from carl_hf.utils.suggestions import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +68,25 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
             "The model has tokens for emoji, the tokenizer has none: load that of the model's folder, or "
             "load_tokenizer(name, emoji=True)."
         )
+
+
+@torch.no_grad()
+def check_word_embeddings(encoder: PreTrainedModel) -> None:
+    """Raises a ValueError unless the encoder gives word embeddings, which a training step perturbs, the states that it
+    gives their tokens."""
+    words, training = encoder.get_input_embeddings(), encoder.training
+    tokens = [i for i in range(min(8, words.num_embeddings)) if i != encoder.config.to_dict().get("pad_token_id")]
+    ids = torch.tensor([tokens], device=words.weight.device)
+    try:
+        encoder.eval()
+        states = [encoder(**given).last_hidden_state for given in ({"input_ids": ids}, {"inputs_embeds": words(ids)})]
+    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"{type(encoder).__name__} does not read word embeddings ({first_line(error)}).") from error
+    finally:
+        encoder.train(training)
+    if not torch.allclose(*states, rtol=1e-2, atol=1e-3):
+        raise ValueError(f"{type(encoder).__name__} reads word embeddings otherwise than their tokens: CARL cannot "
+                         "train it.")  # fmt: skip
 
 
 def check_padding(tokenizer: PreTrainedTokenizerBase) -> None:

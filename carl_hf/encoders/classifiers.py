@@ -1,4 +1,5 @@
-"""Classification models in two parts, the encoder on packed texts and the head on what it reads of them.
+"""Classification models in two parts, the encoder on packed texts and the head on what it reads of them; of families
+whose head reads more, as one on padded texts.
 
 Shape suffixes: N texts, K outputs, H width of the encoder.
 """
@@ -15,6 +16,8 @@ from carl_hf.encoders.checks import kept_length
 from carl_hf.encoders.embedding import embed_tokens, encode_packed
 from carl_hf.encoders.fast_cpu import limit_primitive_cache
 from carl_hf.encoders.packing import Pooling, use_packed_attention
+
+_BATCH = 64  # texts of a model that runs as a whole
 
 
 def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
@@ -36,10 +39,11 @@ class GivenStates(nn.Module):
 
 class Classifier:
     """A sequence-classification model whose encoder and head are called one after the other, the head without dropout:
-    one that was fitted without is far off with it.
+    one that was fitted without is far off with it. A family whose head does not read the first token alone (the mean
+    of ModernBERT) runs as a whole.
 
     Args:
-        model: of any family whose head reads the first token, or ModernBERT. tokenizer: of its encoder.
+        model: of any family. tokenizer: of its encoder.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
@@ -48,10 +52,32 @@ class Classifier:
         self._pooling: Pooling = getattr(model.config, "classifier_pooling", "cls")
         self._given = GivenStates(getattr(self.encoder, "pooler", None))
         use_packed_attention(self.encoder)
+        self._in_parts = self._parts_agree()
+
+    @torch.no_grad()
+    def _parts_agree(self) -> bool:
+        """Whether the two parts give a text the answer of the whole model."""
+        tokens, training = token_ids(["Parts."], self._tokenizer, 16), self.model.training
+        self.model.eval()
+        try:
+            whole = self._whole(tokens)
+            states = embed_tokens(self.encoder, tokens, self._tokenizer, poolings=(self._pooling,))
+            parts = self._head(states[self._pooling].to(self.model.device))
+        except (ValueError, TypeError, RuntimeError):
+            return False
+        finally:
+            self.model.train(training)
+        return parts.shape == whole.shape and torch.allclose(parts, whole, atol=1e-3, rtol=1e-2)
+
+    def _whole(self, tokens: Sequence[list[int]]) -> Tensor:
+        padded = self._tokenizer.pad({"input_ids": list(tokens)}, return_tensors="pt").to(self.model.device)
+        return self.model(**padded).logits
 
     def logits(self, tokens: Sequence[list[int]]) -> Tensor:
         """(N, K) with a graph, for token ids of N texts, the longest first; with dropout if the model trains."""
         limit_primitive_cache()
+        if not self._in_parts:
+            return self._whole(tokens)
         states = encode_packed(self.encoder, list(tokens), self._tokenizer, (self._pooling,))
         return self._head(states[self._pooling])
 
@@ -59,6 +85,11 @@ class Classifier:
     def predict(self, tokens: Sequence[list[int]]) -> Tensor:
         """float32 (N, K) on the CPU, without dropout, for token ids in any order."""
         self.model.eval()
+        if not self._in_parts:
+            order = sorted(range(len(tokens)), key=lambda i: -len(tokens[i]))
+            rows = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
+            found = torch.cat([self._whole([tokens[i] for i in batch]) for batch in rows])
+            return found[torch.tensor(order).argsort()].float().cpu()
         states = embed_tokens(self.encoder, tokens, self._tokenizer, poolings=(self._pooling,))
         return self._head(states[self._pooling].to(self.model.device)).float().cpu()
 

@@ -22,7 +22,8 @@ from carl_hf.training_args import CarlTrainingArguments
 _LICENCES = ("apache-2.0", "cc-by-4.0", "cc-by-sa-4.0", "gpl-3.0")
 _OTHER_FIELDS = (
     "seed", "max_steps", "gradient_accumulation_steps", "optim", "weight_decay", "max_grad_norm",
-    "lr_scheduler_kwargs", "label_smoothing_factor", "adam_beta1", "adam_beta2", "adam_epsilon",
+    "lr_scheduler_kwargs", "label_smoothing_factor", "adam_beta1", "adam_beta2", "adam_epsilon", "optim_args",
+    "data_seed", "train_sampling_strategy",
 )  # fmt: skip
 # of a training that is resumed: how long and in which parts; what a batch is, its completion record states itself
 _MAY_CHANGE = (

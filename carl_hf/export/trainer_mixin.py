@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import importlib.util
 import json
 import logging
@@ -11,6 +12,7 @@ from typing import Any
 
 import datasets
 from huggingface_hub import HfApi
+from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
@@ -37,6 +39,8 @@ class PublishingTrainer(Trainer):
 
     provenance: Provenance
     given_optimizer: str | None  # class of an optimizer that was passed instead of `args.optim`
+    _counted: tuple[datasets.Dataset, str] | None = None
+    _best_step: int | None = None  # that of the weights, after training has loaded its best checkpoint
 
     @property
     def run_settings(self) -> dict[str, Any]:
@@ -46,7 +50,21 @@ class PublishingTrainer(Trainer):
         model = {"pooling": config.pooling, "contrast_layers": config.contrast_layers, "objectives": self.args.weights}
         encoder = self.model.encoder.name_or_path
         model |= {} if self.given_optimizer is None else {"optimizer": self.given_optimizer}
+        dropout = {module.p for module in self.model.encoder.modules() if isinstance(module, nn.Dropout)}
+        model |= {"dropout_probabilities": sorted(dropout), "training_texts": self._training_texts()}
         return {**run_settings(self.provenance, encoder), **json.loads(json.dumps(model))}
+
+    def _training_texts(self) -> str | None:
+        """The number and a checksum of the training texts with their labels; None of a stream."""
+        train = self.train_dataset
+        if not isinstance(train, datasets.Dataset):
+            return None
+        if self._counted is None or self._counted[0] is not train:
+            digest = hashlib.sha256()
+            for rows in train.with_format(None).iter(10_000):
+                digest.update(repr(rows).encode("utf-8", "surrogatepass"))
+            self._counted = train, f"{len(train)} (checksum {digest.hexdigest()[:12]})"
+        return self._counted[1]
 
     def export(self, folder: str | Path, *, measure_bias: bool = True) -> Path:
         """Writes the encoder as it is now, with its card. See [`carl_hf.export_encoder`].
@@ -123,11 +141,11 @@ class PublishingTrainer(Trainer):
 
     def _dev_results(self) -> list[Result]:
         """The metrics of the evaluation during training that belong to the current weights."""
-        best = self.state.best_global_step if self.args.load_best_model_at_end else None
-        finished = self.state.global_step >= self.state.max_steps
-        step = best if best is not None and finished else self.state.global_step
-        entries = (e for e in self.state.log_history if "eval_probe_seconds" in e and e["step"] == step)
-        metrics = next(entries, {})
+        step = self.state.global_step if self._best_step is None else self._best_step
+        metrics: dict[str, float] = {}
+        for entry in self.state.log_history:
+            if "eval_probe_seconds" in entry and entry["step"] == step:
+                metrics = entry
         results = []
         for dimension in ("valence", "arousal", "dominance"):
             value = metrics.get(f"eval_{dimension}_pearson", -1.0)
@@ -136,6 +154,10 @@ class PublishingTrainer(Trainer):
         if (accuracy := metrics.get("eval_label_accuracy")) is not None:
             results.append(Result("validation texts", "validation", "accuracy", "emotion, accuracy", accuracy))
         return results
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._best_step = int(str(self.state.best_model_checkpoint).rpartition("-")[2])
 
     def _complete(self, provenance: Provenance | None) -> Provenance:
         """With the settings of this run, and its objectives if no method is named. Without a provenance, the base

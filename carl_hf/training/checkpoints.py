@@ -197,7 +197,8 @@ class ResumableTrainer(Trainer):
         elif trained.run is not None and now.run is not None:
             defaults = {field.name: field.default for field in fields(self.args)}
             pairs = {name: (trained.run.get(name), now.run.get(name)) for name in {**trained.run, **now.run}}
-            pairs = {n: pair for n, pair in pairs.items() if n != "encoder" or None not in pair}  # None: no name
+            unstated = ("encoder", "dropout_probabilities", "training_texts")  # None: no name, a stream
+            pairs = {n: pair for n, pair in pairs.items() if n not in unstated or None not in pair}
             changed = [
                 f"{name} {_said(a, defaults.get(name))}, now {_said(b, defaults.get(name))}"
                 for name, (a, b) in pairs.items()

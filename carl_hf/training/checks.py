@@ -13,8 +13,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from carl_hf.collator import CarlDataCollator
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.mixing import VA, class_names, rows_with_va
+from carl_hf.encoders.checks import check_positions, check_tokenizer
 from carl_hf.encoders.loading import check_no_adapters
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.objectives import OBJECTIVES
@@ -143,6 +145,20 @@ def classes_of(model: CarlModel, args: CarlTrainingArguments, train: Any) -> lis
     return classes
 
 
+def check_collator(model: CarlModel, collator: CarlDataCollator, classes: Sequence[str] | None) -> None:
+    """Raises a ValueError unless a collator makes batches for this model: with its classes in their order, its
+    dimensions, and tokens and positions that it has."""
+    if classes is not None and list(collator.class_indices) != list(classes):
+        raise ValueError(
+            f"The collator numbers the classes {', '.join(collator.class_indices) or '(none)'}, the model "
+            f"{', '.join(classes)}: CarlDataCollator(..., classes=model.config.classes)."
+        )
+    if (len(collator.dimensions) > 2) != model.config.dominance:
+        raise ValueError(f"The model needs a collator with dominance={model.config.dominance}.")
+    check_positions(model.encoder, collator.max_length)
+    check_tokenizer(model, collator.tokenizer)
+
+
 def label_angles(args: CarlTrainingArguments, train: Any) -> dict[str, float]:
     """Class name -> radians for the circular loss: the classes of training texts that lack valence or arousal.
 
@@ -160,8 +176,11 @@ def label_angles(args: CarlTrainingArguments, train: Any) -> dict[str, float]:
         return {}
     if "label" not in train.column_names:
         return {}
-    pairs = zip(*(train[name] if name in train.column_names else [None] * len(train) for name in VA), strict=True)
-    return space.radians_of({name for name, pair in zip(train["label"], pairs, strict=True) if None in pair} - {None})
+    rated = [pd.Series(train[name] if name in train.column_names else None, range(len(train)), float) for name in VA]
+    unrated = rated[0].isna() | rated[1].isna()
+    needed = {name for name, missing in zip(train["label"], unrated, strict=True) if missing and name is not None}
+    # an evaluation may lack numbers that training has
+    return space.radians_of(needed | {*space.known_angles({name for name in train["label"] if name is not None})})
 
 
 def class_weights(args: CarlTrainingArguments, classes: Sequence[str] | None, train: Any) -> Tensor | None:
@@ -185,8 +204,17 @@ def check_batches(args: CarlTrainingArguments, train: Any) -> None:
     global_batch = args.train_batch_size * args.world_size
     if global_batch < 2:
         raise ValueError("A contrastive batch needs at least 2 texts: raise per_device_train_batch_size.")
+    if args.eval_batch_size * args.world_size < 2:
+        raise ValueError("A batch of an evaluation needs at least 2 texts too: raise per_device_eval_batch_size.")
     if train is None:  # nothing is to be trained
         return
+    if args.train_sampling_strategy == "group_by_length" and (
+        not isinstance(train, datasets.Dataset) or args.length_column_name not in train.column_names
+    ):
+        raise ValueError(
+            f"group_by_length needs the texts' lengths in a column {args.length_column_name!r}. It saves nothing "
+            "here: texts are packed without padding."
+        )
     if not is_stream(train) and len(train) < global_batch:
         raise ValueError(
             f"{len(train)} training texts do not fill one batch of {global_batch} (a partial batch is never trained "

@@ -3,6 +3,7 @@
 Shape suffixes: B texts of this process, H width of the encoder, C classes, 2 (valence, arousal).
 """
 
+import copy
 import importlib.util
 import logging
 import math
@@ -14,6 +15,7 @@ import datasets
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
 from transformers import Trainer
 
 from carl_hf.collator import CarlDataCollator
@@ -42,14 +44,34 @@ class EvaluatingTrainer(Trainer):
     weights: Mapping[str, float]
     dev_probe: DevProbe | None = None
     _evaluation_means: RunningMeans
+    _of_training = False  # whether the set that is evaluated is that of training
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        self._of_training = eval_dataset is None or eval_dataset is self.eval_dataset
         if not isinstance(eval_dataset, str):
             eval_dataset = self._rows_of(eval_dataset, "eval_dataset")
+        vars(self).pop("_eval_dataloaders", None)  # with persistent workers the Trainer keeps that of another set
         return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
+        self._of_training = False
         return super().get_test_dataloader(self._rows_of(test_dataset, "test_dataset"))
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """In their order, whatever that of training is: predictions have it too."""
+        return SequentialSampler(eval_dataset)
+
+    def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
+        """A loader that, but for training, leaves no text out and keeps their order."""
+        if is_training:
+            return super()._get_dataloader(dataset, *args, is_training=True, **kwargs)
+        given = self.args
+        self.args = copy.copy(given)
+        self.args.dataloader_drop_last, self.args.dataloader_in_order = False, True
+        try:
+            return super()._get_dataloader(dataset, *args, **kwargs)
+        finally:
+            self.args = given
 
     def _rows_of(self, dataset: Any, name: str) -> Any:
         return rows_of(dataset, name, any_rows=not isinstance(self.data_collator, CarlDataCollator))
@@ -86,6 +108,8 @@ class EvaluatingTrainer(Trainer):
         if is_stream(dataloader.dataset) and self.accelerator.num_processes > 1:
             raise ValueError("Several processes would repeat texts of a stream in evaluation: load them first, "
                              "eval_dataset=datasets.Dataset.from_list(list(stream)).")  # fmt: skip
+        self._evaluation_means = RunningMeans(self._gather, strict=self.weights)  # nothing of one before
+        self._say_unknown(dataloader.dataset)
         with torch.random.fork_rng():  # the same random draws each time, which leave those of training alone
             torch.manual_seed(self.args.seed)
             output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
@@ -117,8 +141,20 @@ class EvaluatingTrainer(Trainer):
         held = len(sets) > 1 and all(isinstance(dataset, datasets.Dataset) for dataset in sets)
         return held and self.processing_class is not None and importlib.util.find_spec("sklearn") is not None
 
+    def _say_unknown(self, dataset: Any) -> None:
+        """Logs how many texts have a label that is no class of the model: they count as texts without one."""
+        classes = getattr(self.data_collator, "class_indices", None)
+        if classes and isinstance(dataset, datasets.Dataset) and "label" in dataset.column_names:
+            unknown = [label for label in dataset["label"] if label is not None and label not in classes]
+            if unknown:
+                logger.warning(
+                    "%d of the texts that are evaluated have a label that is none of the model's classes, such as %r: "
+                    "they count as texts without one.", len(unknown), unknown[0],
+                )  # fmt: skip
+
     def _probe_dev(self, dev: Any) -> dict[str, float]:
-        """Metrics of probes on the current encoder's embeddings of the validation texts, and the seconds they took."""
+        """Metrics of probes on the current encoder's embeddings of the validation texts. The seconds they took are
+        there for the validation texts of training alone: by them a card knows those metrics."""
         if self.dev_probe is None or not isinstance(dev, datasets.Dataset):
             return {}
         start = time.perf_counter()
@@ -127,7 +163,8 @@ class EvaluatingTrainer(Trainer):
         def encode(texts: Sequence[str]) -> np.ndarray:
             return self.model.embed(texts, tokenizer, max_length=max_length).numpy()
 
-        return {**self.dev_probe(encode, dev), "probe_seconds": round(time.perf_counter() - start, 2)}
+        metrics = self.dev_probe(encode, dev)
+        return {**metrics, "probe_seconds": round(time.perf_counter() - start, 2)} if self._of_training else metrics
 
 
 @torch.no_grad()

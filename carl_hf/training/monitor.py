@@ -4,7 +4,7 @@ Shape suffixes as in step.py.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 import torch.nn.functional as F
@@ -65,11 +65,14 @@ def _of_all_processes(step: Step, rows_BL: Tensor) -> Tensor:
 
 
 class RunningMeans:
-    """Means of metrics over batches and processes, each batch with its weight; a batch in which a metric is not finite
-    is left out of that metric."""
+    """Means of metrics over batches and processes, each batch with its weight.
 
-    def __init__(self, gather: Callable[[Tensor], Tensor]):
-        self._gather = gather
+    Args:
+        strict: metrics whose mean is not finite if that of a batch is not; of others such a batch is left out.
+    """
+
+    def __init__(self, gather: Callable[[Tensor], Tensor], *, strict: Collection[str] = ()):
+        self._gather, self._strict = gather, strict
         self._entries: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     def add(self, metrics: dict[str, tuple[Tensor, Tensor]]) -> None:
@@ -81,7 +84,9 @@ class RunningMeans:
         means = {}
         for name in list(self._entries):
             values, weights = (torch.stack(column) for column in zip(*self._entries.pop(name), strict=True))
-            weights, values = weights * values.isfinite(), values.nan_to_num(posinf=0, neginf=0)
+            if name not in self._strict:
+                weights = weights * values.isfinite()
+            values = torch.where(weights > 0, values, 0)
             total = self._gather(torch.stack([(values * weights).sum(), weights.sum()]).unsqueeze(0)).sum(0)
             if total[1] > 0:
                 means[name] = (total[0] / total[1]).item()

@@ -15,6 +15,8 @@ _UNFIT = {
     "neftune_noise_alpha": "noise on word embeddings would stand in for the perturbation that the detector looks for",
     "label_smoothing_factor": "no objective would use it",
     "use_liger_kernel": "it has no kernels for these encoders",
+    "bf16_full_eval": "an evaluation would round the weights that are trained; bf16 computes in bfloat16",
+    "fp16_full_eval": "an evaluation would round the weights that are trained; fp16 computes in float16",
 }
 """Settings of transformers that fail within a step, or would be ignored."""
 _TRUE = ("1", "true", "yes", "y", "t", "on")  # as accelerate reads it
@@ -41,6 +43,9 @@ def check_engine(settings: Mapping[str, Any]) -> None:
             "torch_compile (dynamo) must be off: every batch of packed texts has a new shape, for which torch "
             "compiles anew (tried on a CPU: minutes a step)."
         )
+    if settings.get("train_sampling_strategy") == "batch_rebalance":
+        raise ValueError("train_sampling_strategy: batch_rebalance must be off: batches of other sizes are another "
+                         "contrast.")  # fmt: skip
     for name, why in _UNFIT.items():
         if settings.get(name):
             raise ValueError(f"{name} must be off: {why}.")
@@ -50,3 +55,25 @@ def check_engine(settings: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{name}: use_reentrant must be false, for a step takes gradients within the forward pass."
             )
+
+
+def check_batches_and_saves(args: Any) -> None:
+    """Refuses ways to deal out batches that would change the contrast, and to save that would lose the best weights.
+
+    Args:
+        args: complete training arguments.
+
+    Raises:
+        ValueError: it names the setting and the remedy.
+    """
+    # a contrastive batch is collated as a whole: each process makes its own, none is cut up and dealt out
+    for name in ("dispatch_batches", "split_batches"):
+        if getattr(args.accelerator_config, name):
+            raise ValueError(f"accelerator_config: {name} must be off; each process reads its own texts.")
+    if not args.accelerator_config.even_batches:
+        raise ValueError("accelerator_config: even_batches must be on; processes compare equally many texts.")
+    if args.load_best_model_at_end and args.save_strategy == "steps" and args.save_steps != args.eval_steps:
+        raise ValueError(
+            f"load_best_model_at_end: the best of the evaluations, every {args.eval_steps:g} steps, might not be "
+            f"saved, every {args.save_steps:g} steps. Make them equal, or choose save_strategy='best'."
+        )
