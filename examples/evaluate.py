@@ -18,19 +18,13 @@ from carl_hf import CarlConfig, CarlModel
 from carl_hf.commands import outputs
 from carl_hf.commands.arguments import parse_script_arguments, public_command
 from carl_hf.commands.environment import environment_record, start_measuring_script, use_all_cores
-from carl_hf.commands.evaluate import (
-    Candidate,
-    EvaluateArguments,
-    comparators_of,
-    head_trained_on,
-    runs_of_models,
-    trained_on,
-)
+from carl_hf.commands.evaluate import Candidate, EvaluateArguments, comparators_of, runs_of_models
 from carl_hf.encoders import load_config, load_tokenizer, resolve_encoder
 from carl_hf.evaluation.comparison import compare, spread
 from carl_hf.evaluation.encoder import default_cache_dir, load_text_encoder, load_va_head, split_pooling
 from carl_hf.evaluation.suite import Evaluation, run_tasks
 from carl_hf.evaluation.tasks import Corpora, Settings
+from carl_hf.export.seen import head_trained_on, trained_on
 from carl_hf.report.page import print_summary, write_report
 from carl_hf.report.pictures import draw_pictures
 from carl_hf.utils.atomic_files import write_json

@@ -19,6 +19,7 @@ from carl_hf.data.corpora import CORPORA
 from carl_hf.export.adapting import ALONE, FINETUNED
 from carl_hf.export.folder import EXPORT_RECORD, read_record, with_earlier_training
 from carl_hf.export.provenance import digests_of, file_digest, named_digests, run_settings
+from carl_hf.export.seen import was_seen
 
 
 def rated_file(path, *, size=24, seed=0):
@@ -160,7 +161,7 @@ def test_a_model_left_alone_keeps_its_licence(stated, licence, exports, tmp_path
 
 def adaptable(export, labels, **record):
     """Whether `adapt` takes the labels for a model of this record."""
-    return not adapt.was_seen(str(labels), read_record(change_record(export, **record)))
+    return not was_seen(str(labels), read_record(change_record(export, **record)))
 
 
 def test_texts_that_a_head_was_fitted_to_are_not_adapted_to(export, tmp_path):

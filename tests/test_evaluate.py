@@ -11,9 +11,10 @@ import pytest
 from conftest import ROOT, load_script, run_script, saved, tiny_encoder, toy_dataset
 
 from carl_hf import CarlModel, Provenance, export_encoder
-from carl_hf.commands.evaluate import EvaluateArguments, head_trained_on, runs_of_models, trained_on
+from carl_hf.commands.evaluate import EvaluateArguments, runs_of_models
 from carl_hf.commands.pretrain import PretrainArguments
 from carl_hf.evaluation.tasks import Corpora, Settings
+from carl_hf.export.seen import head_trained_on, trained_on
 
 pytestmark = pytest.mark.usefixtures("measuring_packages")
 SCRIPT = "examples/evaluate.py"

@@ -16,9 +16,9 @@ from transformers import AutoModelForSequenceClassification
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments, Provenance, export_encoder, export_va_regressor
 from carl_hf.commands.adapt import AdaptArguments, adapt
-from carl_hf.commands.evaluate import trained_on
 from carl_hf.export.folder import card_for, export_files, record_of, with_earlier_training
 from carl_hf.export.hub import push_export
+from carl_hf.export.seen import trained_on
 
 LOAD = Path(__file__).with_name("load_exports.py")
 PUSH = Path(__file__).parents[1] / "examples" / "push_to_hub.py"

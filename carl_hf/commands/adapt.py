@@ -1,6 +1,5 @@
 """The command line of examples/adapt.py: its arguments, what it does and what it prints."""
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -10,13 +9,13 @@ from typing import Any
 from carl_hf import Provenance, export_va_regressor, load_va_dataset
 from carl_hf.commands.environment import is_faster_in_bf16
 from carl_hf.commands.heads import va_regressor
-from carl_hf.data.corpora import CORPORA
 from carl_hf.data.mixing import rows_with_va
 from carl_hf.encoders import load_classifier, load_tokenizer
 from carl_hf.export.adapting import ALONE, FINETUNED, adapt_va_regressor
 from carl_hf.export.folder import check_replaceable, read_record, record_of
 from carl_hf.export.head_training import HeadTraining
-from carl_hf.export.provenance import digests_of, file_digest, named_digests
+from carl_hf.export.provenance import digests_of, named_digests
+from carl_hf.export.seen import was_seen
 from carl_hf.report.tables import plain_table
 from carl_hf.utils.atomic_files import check_writable
 from carl_hf.utils.fields import setting
@@ -87,18 +86,6 @@ def adapt(args: AdaptArguments) -> tuple[Path, dict[str, Any]]:
         corpora=[*(record.get("head") or {}).get("corpora", []), args.labels],
     )  # fmt: skip
     return folder, read_record(folder)
-
-
-def was_seen(labels: str, record: Mapping[str, Any]) -> bool:
-    """Whether the model of this record, its head or its encoder, was trained on any part of a file or Hub data set."""
-    origin, head = record.get("provenance") or {}, record.get("head") or {}
-    corpora = {*origin.get("corpora", ()), *head.get("corpora", ())}
-    if not Path(labels).is_file():
-        return labels in corpora
-    if file_digest(labels) in {*origin.get("files", {}).values(), *head.get("files", {}).values()}:
-        return True
-    pinned = {CORPORA[name].sha256 for name in corpora & set(CORPORA)} - {None}
-    return hashlib.sha256(Path(labels).read_bytes()).hexdigest() in pinned
 
 
 def print_adaptation(record: Mapping[str, Any], scale: Sequence[float]) -> None:

@@ -2,22 +2,16 @@
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from carl_hf.commands.outputs import EVALUATION, check_output_dir
-from carl_hf.data.labelled import EMOTION, ClassCorpus
 from carl_hf.encoders import PoolingChoice, load_config, load_tokenizer
 from carl_hf.evaluation.comparators import read_comparators
 from carl_hf.evaluation.encoder import split_pooling
 from carl_hf.evaluation.tasks import TASKS
-from carl_hf.export.folder import read_record, record_of
-from carl_hf.export.provenance import file_digest
 from carl_hf.utils.fields import setting
-
-_GOEMOTIONS = [name for name in EMOTION if name.startswith("goemotions")]
 
 
 @dataclass
@@ -111,48 +105,3 @@ def comparators_of(args: EvaluateArguments) -> tuple[list[Candidate], dict[str, 
             missing[comparator.name] = str(error)
             logging.warning("Comparator %s left out: %s", comparator.name, error)
     return found, missing
-
-
-def trained_on(model: str, emotion: Mapping[str, ClassCorpus] | None = None) -> list[str]:
-    """The corpora whose measured texts the encoder was trained on, according to its export record: a valence-arousal
-    corpus or file without splits, or any corpus if training included test rows.
-
-    Args:
-        emotion: file -> what is measured of it: a file of training is recognised by its content.
-    """
-    origin = _origin(model)
-    seen = [Path(file).stem for file, corpus in (emotion or {}).items() if has_seen(model, file, corpus)]
-    return list(dict.fromkeys([*_seen(origin["corpora"], test_rows=origin["trained_on_test_rows"]), *seen]))
-
-
-def has_seen(model: str, source: str, corpus: ClassCorpus) -> bool:
-    """Whether the encoder was trained on test texts of a corpus with class labels: a file is recognised by its
-    content, others by their names."""
-    origin = _origin(model)
-    if not Path(source).is_file():
-        return source in _seen(origin["corpora"], test_rows=origin["trained_on_test_rows"])
-    whole = origin["trained_on_test_rows"] or corpus.split is None
-    return whole and file_digest(source) in origin.get("files", {}).values()
-
-
-def _origin(model: str) -> Mapping[str, Any]:
-    """What the export record of an encoder says of its training."""
-    record = record_of(model)
-    if record is None and Path(model).is_dir():
-        record = read_record(Path(model).parent / "encoder")  # the export beside a checkpoint
-    return (record or {}).get("provenance") or {"corpora": [], "trained_on_test_rows": False}
-
-
-def head_trained_on(model: str) -> list[str]:
-    """The same for the head of an exported regressor."""
-    record = record_of(model) or {}
-    test_rows = (record.get("provenance") or {}).get("trained_on_test_rows", False)
-    return _seen((record.get("head") or {}).get("corpora", []), test_rows=test_rows)
-
-
-def _seen(corpora: Sequence[str], *, test_rows: bool) -> list[str]:
-    names = [name for name in corpora if test_rows or name in ("facebook", "iemocap", "emotales")]
-    # GoEmotions is one file under three names; a file is called after its stem in an evaluation
-    if any(name in _GOEMOTIONS for name in names):
-        names += _GOEMOTIONS
-    return list(dict.fromkeys(Path(n).stem if Path(n).suffix else n for n in names))

@@ -10,7 +10,6 @@ from transformers import Trainer
 from carl_hf import CarlTrainingArguments, Provenance
 from carl_hf.commands.arguments import public_command
 from carl_hf.commands.environment import environment_record
-from carl_hf.commands.evaluate import has_seen
 from carl_hf.commands.heads import HeadArguments
 from carl_hf.data.bad_rows import Skipped
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
@@ -21,6 +20,7 @@ from carl_hf.evaluation.emotion import class_dataset
 from carl_hf.evaluation.statistics import few_texts
 from carl_hf.export.folder import with_earlier_training
 from carl_hf.export.head_training import HeadTraining
+from carl_hf.export.seen import has_seen
 from carl_hf.export.task_heads import check_classes
 from carl_hf.report.tables import plain_table
 from carl_hf.utils.fields import setting

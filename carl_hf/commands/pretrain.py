@@ -9,7 +9,6 @@ from typing import Any
 from carl_hf import CarlTrainingArguments, Provenance
 from carl_hf.commands.arguments import public_command
 from carl_hf.commands.environment import environment_record
-from carl_hf.commands.evaluate import has_seen
 from carl_hf.commands.heads import HeadArguments
 from carl_hf.configuration_carl import ContrastLayers
 from carl_hf.data.corpora import CORPORA
@@ -19,6 +18,7 @@ from carl_hf.data.streaming import files_of
 from carl_hf.encoders import Pooling
 from carl_hf.export.folder import record_of, with_earlier_training
 from carl_hf.export.provenance import file_digest, named_digests, public_corpus_name
+from carl_hf.export.seen import has_seen
 from carl_hf.objectives import describe_objectives
 from carl_hf.utils.fields import setting
 

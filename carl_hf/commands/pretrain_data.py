@@ -11,7 +11,6 @@ import numpy as np
 from datasets import Dataset
 
 from carl_hf import Provenance, load_va_dataset
-from carl_hf.commands.evaluate import trained_on
 from carl_hf.commands.pretrain import KNOWN, PretrainArguments
 from carl_hf.data.bad_rows import Skipped
 from carl_hf.data.corpora import CORPORA
@@ -23,6 +22,7 @@ from carl_hf.data.splits import is_drawn, split_rows
 from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.evaluation.emotion import class_dataset
 from carl_hf.export.intervals import FEWEST
+from carl_hf.export.seen import trained_on
 from carl_hf.export.task_heads import FEWEST_TEXTS, check_classes
 
 STREAMED_TEXTS_OF_HEAD = 10_000

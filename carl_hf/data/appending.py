@@ -98,8 +98,8 @@ def _csv_lines(path: Path, rows: Iterator[Mapping[str, Any]]) -> Iterator[str]:
             style = csv.QUOTE_NONNUMERIC if quoted else csv.QUOTE_MINIMAL
             if _all_quoted(record, cells, delimiter):
                 style = csv.QUOTE_ALL
-            cells = [number(cell) if isinstance(cell, float) else cell for cell in row.values()]
-            yield _with_cells(record, cells, delimiter, style)
+            answers = [number(cell) if isinstance(cell, float) else cell for cell in row.values()]
+            yield _with_cells(record, answers, delimiter, style)
 
 
 def _has_decimal_commas(path: Path) -> bool:

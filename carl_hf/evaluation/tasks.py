@@ -112,7 +112,7 @@ class Corpora:
         self.space_polarity = read("space", polarity, data.read_polarity)
         self.space_probe = read("space", va, data.read_va)
 
-    def _retrievable(self, corpora: Mapping[str, data.ClassCorpus]) -> dict[str, data.ClassCorpus]:
+    def _retrievable(self, corpora: Mapping[str, data.ClassCorpus]) -> dict[str, Any]:
         """Those with a training text and as many test texts of one class alone as there are classes."""
         found = {}
         for name, corpus in corpora.items():

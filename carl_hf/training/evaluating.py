@@ -41,6 +41,7 @@ class EvaluatingTrainer(Trainer):
     dominance, `valence_arousal` is (N, 3).
     """
 
+    args: Any
     weights: Mapping[str, float]
     dev_probe: DevProbe | None = None
     _evaluation_means: RunningMeans
@@ -50,7 +51,7 @@ class EvaluatingTrainer(Trainer):
         self._of_training = eval_dataset is None or eval_dataset is self.eval_dataset
         if not isinstance(eval_dataset, str):
             eval_dataset = self._rows_of(eval_dataset, "eval_dataset")
-        vars(self).pop("_eval_dataloaders", None)  # with persistent workers the Trainer keeps that of another set
+        self.__dict__.pop("_eval_dataloaders", None)  # with persistent workers the Trainer keeps that of another set
         return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
