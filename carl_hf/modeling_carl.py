@@ -20,6 +20,7 @@ from transformers.utils import ModelOutput
 
 from carl_hf.configuration_carl import CarlConfig, ContrastLayers
 from carl_hf.encoders.checks import check_loaded, check_weights_file, check_word_embeddings, damaged_weights_named
+from carl_hf.encoders.dropouts import set_dropout
 from carl_hf.encoders.embedding import embed_texts
 from carl_hf.encoders.loading import check_encoder, check_no_adapters, load_encoder, without_weights_bar
 from carl_hf.encoders.packing import Pooling, TokenLayout, embed_packed, encode_tokens, pool, use_packed_attention
@@ -162,13 +163,7 @@ class CarlModel(CarlPreTrainedModel):
         model = cls(config)
         model.online.encoder = encoder
         if dropout is not None:
-            if not 0 <= dropout < 1:
-                raise ValueError(f"dropout must lie in [0, 1), got {dropout}.")
-            for module in encoder.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = dropout
-                elif isinstance(getattr(module, "attention_dropout", None), float):  # of ModernBERT
-                    module.attention_dropout = dropout
+            set_dropout(encoder, dropout)
         model.reset_target()
         return model.train(encoder.training)
 

@@ -67,7 +67,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
     An evaluation logs the same losses, of which it leaves out, with a warning, those that no text has a label for.
     Where the labels allow, it adds the Pearson correlations of a ridge probe
     (`eval_valence_pearson`, `eval_arousal_pearson` and their mean `eval_va_pearson`), the accuracy in percent of a
-    logistic probe (`eval_label_accuracy`), and the time they took, `eval_probe_seconds`.
+    logistic probe (`eval_label_accuracy`) and, of the validation texts, the time they took, `eval_probe_seconds`.
 
     What `predict` returns and `compute_metrics` gets: [`carl_hf.training.evaluating.EvaluatingTrainer`].
 
@@ -90,6 +90,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
             name: checks.rows_of(dataset, "eval_dataset", any_rows=data_collator is not None)
             for name, dataset in checks.evaluation_sets(eval_dataset).items()
         }
+        given_eval_dataset = eval_dataset
         eval_dataset = held_out if isinstance(eval_dataset, Mapping) else held_out.get("")
         for name, dataset in [("train_dataset", train_dataset), *(("eval_dataset", p) for p in held_out.values())]:
             if isinstance(dataset, datasets.Dataset):
@@ -115,11 +116,12 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
                 model, args, data_collator, train_dataset, eval_dataset, processing_class=processing_class, **kwargs
             )
         given = (self.optimizer_cls_and_kwargs or [None if self.optimizer is None else type(self.optimizer)])[0]
+        self.given_eval_dataset, self._unknown = given_eval_dataset, set[Any]()
         self.given_optimizer = None if given is None else given.__name__
         self.provenance = self._complete(provenance)
         if args.push_to_hub and processing_class is None:
             raise ValueError("--push_to_hub needs the tokenizer, which is published too: processing_class=tokenizer.")
-        checks.check_batches(args, train_dataset)
+        checks.check_batches(args, train_dataset, eval_dataset)
         if args.probe_texts and self._can_probe():
             self.dev_probe = DevProbe(train_dataset, texts=args.probe_texts, seed=args.seed)
         checks.check_metric(args, self.dev_probe, eval_dataset)
@@ -208,7 +210,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
         if "loss" in logs:  # the entry of a training interval, not of an evaluation or of the end
             means = self._training_means.take()
             self._warn_if_perturbation_is_lost(means)
-            self._warn_of_objectives_without_labels(means)
+            self._warn_of_objectives_without_labels()
             spread, rank = embedding_spread(self._last_embedding_BH)
             logs |= means
             logs |= {
@@ -231,8 +233,8 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
                 "--perturbation_radius 2 --pgd_step_size 2.", 100 * share, self.args.perturbation_radius, kind,
             )  # fmt: skip
 
-    def _warn_of_objectives_without_labels(self, means: dict[str, float]) -> None:
-        idle = {name for name in self.weights if name not in means} - self._without_labels
+    def _warn_of_objectives_without_labels(self) -> None:
+        idle = set(self._sentence_weights) - self._training_means.labelled - self._without_labels
         if idle:
             self._without_labels |= idle
             logger.warning("No text since the last log entry has a label for %s, of which nothing is learnt.",

@@ -138,6 +138,10 @@ def test_another_optimizer_or_model_does_not_continue_a_run(case, tmp_path, toke
 
 def test_other_texts_or_another_dropout_do_not_continue_a_run(tmp_path, tokenizer):
     make_trainer(tmp_path, tokenizer, callbacks=[StopAt(2)], **SAVING).train()
+    same = toy_dataset().map(lambda row, i: {"id": i, "label": None}, with_indices=True).select_columns(
+        ["id", "label", "arousal", "valence", "text"]
+    )  # fmt: skip
+    make_trainer(tmp_path, tokenizer, data=same, callbacks=[StopAt(3)], **SAVING).train(resume_from_checkpoint="last")
     other = toy_dataset().map(lambda row, i: {"valence": 0.0} if i == 3 else {}, with_indices=True)
     calm = CarlModel.from_encoder(tiny_encoder(), projection_dim=8, contrast_layers="prediction", dropout=0.0)
     for settings, message in (

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import multiprocessing
 
 import numpy as np
 import pandas as pd
@@ -201,6 +202,7 @@ def test_workers_that_persist_read_the_set_that_is_evaluated(tmp_path, tokenizer
     first, other = trainer.evaluate(), trainer.evaluate(toy_dataset(9, seed=3))
     assert first["eval_regression"] != other["eval_regression"]
     assert trainer.evaluate()["eval_regression"] == first["eval_regression"]
+    assert multiprocessing.active_children() == []
 
 
 def test_a_collator_of_other_classes_or_dimensions_is_refused(tmp_path, tokenizer):
@@ -229,7 +231,7 @@ def test_labels_that_the_model_does_not_know_are_counted(tmp_path, tokenizer, ca
                                 with_indices=True)  # fmt: skip
     trainer = make_trainer(tmp_path, tokenizer, model=whole_model(), data=named(), objectives=["cross_entropy"])
     trainer.predict(dev)
-    assert "5 of the texts that are evaluated have a label that is none of the model's classes" in caplog.text
+    assert "labels that are none of the model's classes, and count as missing: 'ANGER'" in caplog.text
 
 
 def test_a_diverged_batch_leaves_no_finite_loss(tmp_path, tokenizer, monkeypatch):
@@ -251,8 +253,9 @@ def test_the_card_has_the_metrics_of_the_weights_that_are_exported(stopped, tmp_
     scores = iter([0.5, 0.9, 0.4, 0.3, 0.2, 0.1, 0.0, 0.0, 0.0, 0.0])
     probe = {"valence_pearson": 0.0, "arousal_pearson": 0.0}
     monkeypatch.setattr(DevProbe, "__call__", lambda *_: dict.fromkeys([*probe, "va_pearson"], next(scores)))
+    dev = toy_dataset(30, seed=8)
     trainer = make_trainer(
-        tmp_path, tokenizer, data=toy_dataset(64), dev=toy_dataset(30, seed=8), probe_texts=40, eval_strategy="steps",
+        tmp_path, tokenizer, data=toy_dataset(64), dev=dev, probe_texts=40, eval_strategy="steps",
         eval_steps=1, save_strategy="steps", save_steps=1, max_steps=6, load_best_model_at_end=True,
         callbacks=[EarlyStoppingCallback(2)] if stopped else [],
     )  # fmt: skip
@@ -260,6 +263,10 @@ def test_the_card_has_the_metrics_of_the_weights_that_are_exported(stopped, tmp_
     trainer.evaluate(toy_dataset(20, seed=3))  # of other texts: no metric of the card
     assert trainer.state.global_step == (4 if stopped else 6)
     assert {row.value for row in trainer._dev_results()} == {0.9}
+    trainer.state.global_step, trainer._best_step = 7, None
+    assert trainer._dev_results() == []
+    value = trainer.evaluate(dev)["eval_valence_pearson"]
+    assert {row.value for row in trainer._dev_results()} == {value}
 
 
 def test_a_model_without_heads_predicts_embeddings_and_texts_need_no_labels(tmp_path, tokenizer):

@@ -16,6 +16,7 @@ from carl_hf import CarlModel, export_emotion_classifier, export_va_regressor
 from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import split_rows
 from carl_hf.encoders.classifiers import Classifier
+from carl_hf.encoders.dropouts import set_dropout
 from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.export.folder import read_record
 from carl_hf.export.head_training import HeadTraining, train_va_regressor
@@ -72,6 +73,9 @@ def test_logits_and_gradients_are_those_of_transformers(family, settings, tokeni
     for name, parameter in model.named_parameters():
         if name in gradients:
             torch.testing.assert_close(parameter.grad, gradients[name], atol=1e-5, rtol=1e-4, msg=name)
+    set_dropout(model.base_model, 0.0)
+    found = [classifier.logits(tokenizer(texts)["input_ids"]) for _ in range(2) if model.train()]
+    assert torch.equal(*found)  # no dropout in the head
     shuffled = [2, 0, 3, 1]
     predicted = classifier.predict(tokenizer([texts[i] for i in shuffled])["input_ids"])
     torch.testing.assert_close(predicted, expected[shuffled].detach(), atol=1e-5, rtol=1e-5)

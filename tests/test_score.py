@@ -97,6 +97,18 @@ def test_a_csv_file_goes_out_in_its_dialect(dialect, score, frame, expected, tmp
     assert list(tmp_path.glob("*.parts")) == []
 
 
+@pytest.mark.parametrize("name, content, comma", [
+    ("in.csv", "text;views\njoy;1,234\nwoe;12,001\n", False), ("in.csv", "text;at;n\njoy;10.30;1,5\nwoe;;\n", True),
+    ("in.csv", "text;classes\njoy;1,2,3\nwoe;1,25\n", False), ("in.tsv", "text\tn\njoy\t1,5\n", False),
+])  # fmt: skip
+def test_decimal_commas_are_those_of_a_column_of_numbers(name, content, comma, score, tmp_path):
+    (tmp_path / name).write_text(content)
+    score(tmp_path / name, "out" + name[2:])
+    first = re.split("[;\t]", (tmp_path / ("out" + name[2:])).read_text().splitlines()[1])
+    valence = first[content.splitlines()[0].count(";" if ";" in content else "\t") + 1]
+    assert ("," in valence) is comma and 0 <= float(valence.replace(",", ".")) <= 1
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_file_in_utf_16_goes_out_in_utf_16(kind, score, tmp_path):
     content = "text\r\ncaf\u00e9 \U0001f600\r\n" if kind == "csv" else '{"text": "caf\u00e9 \U0001f600"}\n'

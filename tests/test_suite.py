@@ -155,7 +155,7 @@ def test_a_file_whose_texts_have_several_classes_is_measured_but_for_retrieval(t
     path.write_text("\n".join(map(json.dumps, rows)))
     corpora = Corpora(Settings(tasks=("emotion", "space"), emotion=(str(path),), va=("demo", "demo")))
     assert list(corpora.emotion) == ["demo", "several"] and list(corpora.space_emotion) == ["demo"]
-    assert corpora.skipped["space/several"] == "only 0 of its test texts have one class"
+    assert corpora.skipped["space/several"] == "no training text has one class alone"
 
 
 def test_without_a_folder_the_demo_corpus_is_measured():

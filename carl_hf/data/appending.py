@@ -18,7 +18,8 @@ from carl_hf.utils.text_files import byte_order_mark, open_text
 
 APPENDABLE = (".csv", ".tsv", ".jsonl")
 _LOOKED_AT = 1000  # rows in which decimal commas are looked for
-_DECIMAL = re.compile(r"\s*[+-]?\d+([.,])\d+\s*")
+_NUMBER = re.compile(r"\s*[+-]?\d+(,\d+)?\s*")
+_THOUSANDS = re.compile(r"\s*[+-]?\d{1,3}(,\d{3})?\s*")
 
 
 class _CommaNumber(float):
@@ -103,13 +104,18 @@ def _csv_lines(path: Path, rows: Iterator[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _has_decimal_commas(path: Path) -> bool:
-    """Whether the first rows of a file have numbers with a decimal comma, and none with a point."""
-    with open_csv(path) as (_, reader):
-        if reader.dialect.delimiter == ",":
+    """Whether, in the first rows of a file with semicolons, a column holds nothing but numbers, some with a decimal
+    comma: not only such as 12,000."""
+    with open_csv(path) as (header, reader):
+        if reader.dialect.delimiter != ";":
             return False
-        rows = itertools.takewhile(lambda row: row is not None, (next_cells(reader) for _ in range(_LOOKED_AT)))
-        found = (_DECIMAL.fullmatch(cell) for cell in itertools.chain.from_iterable(rows))
-        return {number[1] for number in found if number} == {","}
+        read = itertools.takewhile(lambda row: row is not None, (next_cells(reader) for _ in range(_LOOKED_AT)))
+        rows = [row for row in read if len(row) == len(header)]
+    columns = ([cell for cell in column if cell.strip()] for column in zip(*rows, strict=True))
+    return any(
+        all(map(_NUMBER.fullmatch, column)) and not all(map(_THOUSANDS.fullmatch, column)) and "," in "".join(column)
+        for column in columns
+    )
 
 
 def _all_quoted(record: str, cells: Sequence[str], delimiter: str) -> bool:

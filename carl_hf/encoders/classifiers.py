@@ -59,11 +59,11 @@ class Classifier:
         """Whether the two parts give a text the answer of the whole model."""
         tokens, training = token_ids(["Parts."], self._tokenizer, 16), self.model.training
         self.model.eval()
+        whole = self._whole(tokens)
         try:
-            whole = self._whole(tokens)
             states = embed_tokens(self.encoder, tokens, self._tokenizer, poolings=(self._pooling,))
             parts = self._head(states[self._pooling].to(self.model.device))
-        except (ValueError, TypeError, RuntimeError):
+        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError):  # a head that reads something else
             return False
         finally:
             self.model.train(training)
@@ -71,7 +71,13 @@ class Classifier:
 
     def _whole(self, tokens: Sequence[list[int]]) -> Tensor:
         padded = self._tokenizer.pad({"input_ids": list(tokens)}, return_tensors="pt").to(self.model.device)
-        return self.model(**padded).logits
+        training = self.model.training
+        self.model.eval()
+        self.encoder.train(training)
+        try:
+            return self.model(**padded).logits
+        finally:
+            self.model.train(training)
 
     def logits(self, tokens: Sequence[list[int]]) -> Tensor:
         """(N, K) with a graph, for token ids of N texts, the longest first; with dropout if the model trains."""

@@ -122,7 +122,8 @@ class Corpora:
             if texts[0] and texts[1] >= len(corpus.classes):
                 found[name] = corpus
             else:
-                self.skipped[f"space/{name}"] = f"only {texts[1]} of its test texts have one class"
+                few = f"{texts[1]} test texts have one class alone, fewer than the {len(corpus.classes)} classes"
+                self.skipped[f"space/{name}"] = few if texts[0] else "no training text has one class alone"
         return found
 
     def emotion_files(self, names: Sequence[str]) -> dict[str, data.ClassCorpus]:

@@ -12,12 +12,12 @@ from typing import Any
 
 import datasets
 from huggingface_hub import HfApi
-from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
-from carl_hf.data.mixing import on_scale, rows_with_va
+from carl_hf.data.mixing import COLUMNS, on_scale, rows_with_va
+from carl_hf.encoders.dropouts import dropout_probabilities
 from carl_hf.encoders.packaged import packaged_name
 from carl_hf.export.cards import Result
 from carl_hf.export.exports import export_encoder
@@ -50,19 +50,22 @@ class PublishingTrainer(Trainer):
         model = {"pooling": config.pooling, "contrast_layers": config.contrast_layers, "objectives": self.args.weights}
         encoder = self.model.encoder.name_or_path
         model |= {} if self.given_optimizer is None else {"optimizer": self.given_optimizer}
-        dropout = {module.p for module in self.model.encoder.modules() if isinstance(module, nn.Dropout)}
-        model |= {"dropout_probabilities": sorted(dropout), "training_texts": self._training_texts()}
+        model |= {"dropout_probabilities": dropout_probabilities(self.model.encoder)}
+        model |= {"training_texts": self._training_texts()}
         return {**run_settings(self.provenance, encoder), **json.loads(json.dumps(model))}
 
     def _training_texts(self) -> str | None:
-        """The number and a checksum of the training texts with their labels; None of a stream."""
+        """The number and a checksum of the training texts with their labels; None of a stream, or of rows that a
+        collator of the caller's reads."""
         train = self.train_dataset
-        if not isinstance(train, datasets.Dataset):
+        if not isinstance(train, datasets.Dataset) or "text" not in train.column_names:
             return None
         if self._counted is None or self._counted[0] is not train:
             digest = hashlib.sha256()
-            for rows in train.with_format(None).iter(10_000):
-                digest.update(repr(rows).encode("utf-8", "surrogatepass"))
+            known = train.select_columns([column for column in COLUMNS if column in train.column_names])
+            for rows in known.with_format(None).iter(10_000):
+                cells = [rows.get(column, [None] * len(rows["text"])) for column in COLUMNS]
+                digest.update(repr(cells).encode("utf-8", "surrogatepass"))
             self._counted = train, f"{len(train)} (checksum {digest.hexdigest()[:12]})"
         return self._counted[1]
 

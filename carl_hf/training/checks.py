@@ -26,6 +26,7 @@ from carl_hf.training_args import CarlTrainingArguments
 
 logger = logging.getLogger(__name__)
 
+_BY_ITSELF = {"regression", "cross_entropy", "proxy_anchor", "ptd"}  # objectives that compare no texts
 FEWEST_STEPS = 50
 """Of a training without `max_steps`: with fewer, 200 texts left the space as it was."""
 
@@ -176,11 +177,12 @@ def label_angles(args: CarlTrainingArguments, train: Any) -> dict[str, float]:
         return {}
     if "label" not in train.column_names:
         return {}
-    rated = [pd.Series(train[name] if name in train.column_names else None, range(len(train)), float) for name in VA]
+    columns = train.select_columns([c for c in ("label", *VA) if c in train.column_names]).with_format(None)[:]
+    rated = [pd.Series(columns.get(name), range(len(train)), float) for name in VA]
     unrated = rated[0].isna() | rated[1].isna()
-    needed = {name for name, missing in zip(train["label"], unrated, strict=True) if missing and name is not None}
+    needed = {name for name, missing in zip(columns["label"], unrated, strict=True) if missing and name is not None}
     # an evaluation may lack numbers that training has
-    return space.radians_of(needed | {*space.known_angles({name for name in train["label"] if name is not None})})
+    return space.radians_of(needed | {*space.known_angles({*columns["label"]} - {None})})
 
 
 def class_weights(args: CarlTrainingArguments, classes: Sequence[str] | None, train: Any) -> Tensor | None:
@@ -198,13 +200,13 @@ def class_weights(args: CarlTrainingArguments, classes: Sequence[str] | None, tr
     return counts_C.sum() / (len(classes) * counts_C.clamp_min(1))
 
 
-def check_batches(args: CarlTrainingArguments, train: Any) -> None:
+def check_batches(args: CarlTrainingArguments, train: Any, dev: Any) -> None:
     """Raises a ValueError unless the texts fill a contrastive batch and the encoder trains for at least one step.
     Warns of a training that ends before it has learnt much."""
     global_batch = args.train_batch_size * args.world_size
     if global_batch < 2:
         raise ValueError("A contrastive batch needs at least 2 texts: raise per_device_train_batch_size.")
-    if args.eval_batch_size * args.world_size < 2:
+    if dev is not None and args.eval_batch_size * args.world_size < 2 and not {*args.weights} <= _BY_ITSELF:
         raise ValueError("A batch of an evaluation needs at least 2 texts too: raise per_device_eval_batch_size.")
     if train is None:  # nothing is to be trained
         return

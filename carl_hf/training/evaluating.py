@@ -45,13 +45,15 @@ class EvaluatingTrainer(Trainer):
     weights: Mapping[str, float]
     dev_probe: DevProbe | None = None
     _evaluation_means: RunningMeans
+    _unknown: set[Any]  # labels that were said to be unknown
+    given_eval_dataset: Any = None  # as the caller has it
     _of_training = False  # whether the set that is evaluated is that of training
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        self._of_training = eval_dataset is None or eval_dataset is self.eval_dataset
+        own = (None, self.eval_dataset, self.given_eval_dataset)  # a name is one of a dictionary of sets
+        self._of_training = isinstance(eval_dataset, str) or any(eval_dataset is dataset for dataset in own)
         if not isinstance(eval_dataset, str):
             eval_dataset = self._rows_of(eval_dataset, "eval_dataset")
-        self.__dict__.pop("_eval_dataloaders", None)  # with persistent workers the Trainer keeps that of another set
         return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
@@ -69,6 +71,7 @@ class EvaluatingTrainer(Trainer):
         given = self.args
         self.args = copy.copy(given)
         self.args.dataloader_drop_last, self.args.dataloader_in_order = False, True
+        self.args.dataloader_persistent_workers = False  # the Trainer would take the loader of the set before
         try:
             return super()._get_dataloader(dataset, *args, **kwargs)
         finally:
@@ -143,14 +146,15 @@ class EvaluatingTrainer(Trainer):
         return held and self.processing_class is not None and importlib.util.find_spec("sklearn") is not None
 
     def _say_unknown(self, dataset: Any) -> None:
-        """Logs how many texts have a label that is no class of the model: they count as texts without one."""
+        """Logs, once, labels that are no classes of the model: they count as missing."""
         classes = getattr(self.data_collator, "class_indices", None)
         if classes and isinstance(dataset, datasets.Dataset) and "label" in dataset.column_names:
-            unknown = [label for label in dataset["label"] if label is not None and label not in classes]
+            unknown = {*dataset.unique("label")} - {None, *classes, *self._unknown}
             if unknown:
+                self._unknown |= unknown
                 logger.warning(
-                    "%d of the texts that are evaluated have a label that is none of the model's classes, such as %r: "
-                    "they count as texts without one.", len(unknown), unknown[0],
+                    "The texts that are evaluated have labels that are none of the model's classes, and count as "
+                    "missing: %s.", ", ".join(map(repr, sorted(unknown, key=str))),
                 )  # fmt: skip
 
     def _probe_dev(self, dev: Any) -> dict[str, float]:

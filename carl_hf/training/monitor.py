@@ -73,6 +73,7 @@ class RunningMeans:
 
     def __init__(self, gather: Callable[[Tensor], Tensor], *, strict: Collection[str] = ()):
         self._gather, self._strict = gather, strict
+        self.labelled: set[str] = set()  # the metrics of which the last call of `take` had any text
         self._entries: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     def add(self, metrics: dict[str, tuple[Tensor, Tensor]]) -> None:
@@ -81,13 +82,16 @@ class RunningMeans:
 
     def take(self) -> dict[str, float]:
         """The means since the last call."""
-        means = {}
+        means, self.labelled = {}, set()
         for name in list(self._entries):
             values, weights = (torch.stack(column) for column in zip(*self._entries.pop(name), strict=True))
+            texts = weights.sum()
             if name not in self._strict:
                 weights = weights * values.isfinite()
             values = torch.where(weights > 0, values, 0)
-            total = self._gather(torch.stack([(values * weights).sum(), weights.sum()]).unsqueeze(0)).sum(0)
+            total = self._gather(torch.stack([(values * weights).sum(), weights.sum(), texts]).unsqueeze(0)).sum(0)
+            if total[2] > 0:
+                self.labelled.add(name)
             if total[1] > 0:
                 means[name] = (total[0] / total[1]).item()
         return means
