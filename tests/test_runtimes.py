@@ -84,7 +84,11 @@ def check_engine(script, cloudpickle, reviews, exports, tmp_path, monkeypatch) -
     monkeypatch.setattr(sys, "argv", [script, *words, *(["--workers", "2"] if "ray" in script else [])])
     module.main()
     settings = ScoreArguments(
-        [str(reviews)], "review", model=str(exports[0]), output=str(tmp_path / "own.parquet"), num_threads=1
+        [str(reviews)],
+        text_column="review",
+        model=str(exports[0]),
+        output=str(tmp_path / "own.parquet"),
+        num_threads=1,
     )
     score(settings, settings.pipeline(), show_progress=False)
     found, expected = pq.read_table(tmp_path / "scored"), pq.read_table(tmp_path / "own.parquet")
@@ -272,6 +276,13 @@ def test_the_page_without_a_server_in_a_browser(url, site, browser):
     page.keyboard.press("ArrowRight")  # to arousal
     page.wait_for_function(f"[...document.querySelectorAll('#answer-3 mark')].map(m => m.innerText) != {by_valence!r}")
     assert page.get_by_role("radio", name="arousal").is_checked()
+    long = f"{FURIOUS} " * 20  # cut, and closed as in Python
+    page.locator("#text").fill(long)
+    page.get_by_text("Too long: only its beginning was read.").wait_for()
+    page.get_by_text("1 sentence read.").wait_for()
+    shown = page.locator("#answer-1 h2").inner_text().replace("−", "-").replace("+", "")
+    found = [float(word.strip(",")) for word in shown.split() if "." in word[1:-1]]
+    assert found == pytest.approx((2 * graph_answers(graph, [long])[0] - 1).clip(-1, 1).tolist(), abs=0.02)
     page.evaluate((site / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
