@@ -289,6 +289,9 @@ def test_labels_of_another_corpus_are_adapted_to(start, exports, tmp_path):
     assert after < before and 0.5 < records[2]["valence"]["coverage"] <= 1
     lines = (tmp_path / "adapt.md").read_text().splitlines()
     assert lines == study.render(records).splitlines() and len(lines) == 5 and "left alone 2" in lines[2]
+    start("adapt", *(3 if flag == 2 else flag for flag in flags))  # goes on
+    more = json.loads((tmp_path / "adapt.json").read_text())["records"]
+    assert more[:6] == records and [r["seed"] for r in more[6:]] == [44] * 3
 
 
 def test_coverage_of_random_divisions(start, exports, capsys):

@@ -5,17 +5,21 @@
 A number of texts is drawn from the corpus, the head is adapted to them as `carl-hf adapt` does, and measured on texts
 that are in none of the draw's labels: Pearson r, CCC, mean error in [0, 1], and the share of labels within the 90 %
 interval; mean and standard deviation over the draws, and how often each way was chosen. Larger draws hold the smaller.
-The model must not have seen the corpus. Leaves adapt.json and adapt.md in the output folder.
+The model must not have seen the corpus. Leaves adapt.json and adapt.md in the output folder; draws that are in
+adapt.json already are not repeated.
 """
 
 import copy
+import json
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -24,10 +28,12 @@ from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.environment import environment_record, is_faster_in_bf16, use_all_cores
 from carl_hf.data.mixing import rows_with_va
 from carl_hf.encoders import classifier_outputs, load_classifier, load_tokenizer
+from carl_hf.evaluation.encoder import fingerprint_of
 from carl_hf.evaluation.statistics import agreement
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of
-from carl_hf.export.adapting import ALONE, WAYS, adapt_va_regressor
+from carl_hf.export.adapting import ALONE, FINETUNED, WAYS, adapt_va_regressor
 from carl_hf.export.head_training import HeadTraining
+from carl_hf.export.task_heads import last_layer, last_layer_inputs
 from carl_hf.inference import AffectPipeline
 from carl_hf.report.tables import fraction, table
 from carl_hf.utils.atomic_files import write_json
@@ -58,30 +64,35 @@ def measured(model: PreTrainedModel, answers: np.ndarray, truth: np.ndarray) -> 
     return found
 
 
-def curve(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset, args: AdaptStudyArguments
-) -> list[dict[str, Any]]:
-    """A record of each draw and number of labels, 0 included."""
+def draws(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset, args: AdaptStudyArguments,
+    known: set[int],
+) -> Iterator[list[dict[str, Any]]]:  # fmt: skip
+    """The records of each draw that is not known, one of each number of labels, 0 included."""
+    inputs_NH, _ = last_layer_inputs(model, tokenizer, data["text"], max_length=128)
 
-    def answer(model: PreTrainedModel, rows: np.ndarray) -> np.ndarray:
-        texts = data.select(rows)["text"]
-        return classifier_outputs(model, texts, tokenizer).numpy().astype(float)[:, :2].clip(0, 1)
+    def answer(own: PreTrainedModel, chosen: str, rows: np.ndarray) -> np.ndarray:
+        if chosen == FINETUNED:
+            outputs = classifier_outputs(own, data.select(rows)["text"], tokenizer)
+        else:  # of the encoder as it was
+            with torch.no_grad():
+                outputs = own.get_submodule(last_layer(own))(torch.from_numpy(inputs_NH[rows]).to(own.device)).cpu()
+        return outputs.numpy().astype(float)[:, :2].clip(0, 1)
 
-    truth, everything, records = (labels_of(data) + 1) / 2, np.arange(len(data)), []
-    before = answer(model, everything)
-    for seed in range(args.seed, args.seed + args.draws):
-        order = np.random.default_rng(seed).permutation(everything)
+    truth = (labels_of(data) + 1) / 2
+    for seed in sorted(set(range(args.seed, args.seed + args.draws)) - known):
+        order = np.random.default_rng(seed).permutation(len(data))
         test = np.sort(order[max(args.labels) :])
-        records.append({"labels": 0, "seed": seed, "chosen": ALONE} | measured(model, before[test], truth[test]))
+        before = measured(model, answer(model, ALONE, test), truth[test])
+        records = [{"labels": 0, "seed": seed, "chosen": ALONE} | before]
         for count in args.labels:
             own = copy.deepcopy(model)
             training = HeadTraining(batch_size=16, seed=seed, bf16=is_faster_in_bf16())
             found = adapt_va_regressor(own, tokenizer, data.select(order[:count]), training=training)
-            answers = before[test] if found["chosen"] == ALONE else answer(own, test)
-            result = {"labels": count, "seed": seed, "chosen": found["chosen"], **measured(own, answers, truth[test])}
-            records.append(result)
+            result = measured(own, answer(own, found["chosen"], test), truth[test])
+            records.append({"labels": count, "seed": seed, "chosen": found["chosen"], **result})
             print(seed, count, found["chosen"], flush=True)
-    return records
+        yield records
 
 
 def render(records: list[dict[str, Any]]) -> str:
@@ -111,12 +122,19 @@ def main() -> None:
                 f"--labels {args.labels}: at least 20, and fewer than the {len(data)} texts of the corpus."
             )
         name = AffectPipeline.from_pretrained(args.model).names["va"]
-        records = curve(load_classifier(name).to(default_device()), load_tokenizer(name), data, args)
-        output = Path(args.output_dir)
-        output.mkdir(parents=True, exist_ok=True)
-        about = {"model": args.model, "corpus": args.corpus, "seed": args.seed, **environment_record()}
-        write_json(output / "adapt.json", {**about, "records": records})
-        (output / "adapt.md").write_text(render(records) + "\n", encoding="utf-8")
+        model = load_classifier(name).to(default_device())
+        path, records = Path(args.output_dir) / "adapt.json", []
+        about = {"model": args.model, "checksum": fingerprint_of(model), "corpus": args.corpus, "labels": args.labels}
+        if path.exists():
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            records = earlier.pop("records")
+            if any(earlier.get(key) != value for key, value in about.items()):
+                raise ValueError(f"{path} holds another study: choose another --output_dir.")
+        known = {record["seed"] for record in records}
+        for found in draws(model, load_tokenizer(name), data, args, known):
+            records += found
+            write_json(path, {**about, **environment_record(), "records": records})
+        path.with_suffix(".md").write_text(render(records) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(render(records))
