@@ -239,7 +239,7 @@ def test_frozen_word_embeddings_still_give_saliency(carl, tmp_path, tokenizer):
     "settings, message",
     [
         ({"per_device_train_batch_size": 1}, "at least 2 texts"),
-        ({"per_device_eval_batch_size": 1}, "A batch of an evaluation needs at least 2 texts"),
+        ({"per_device_eval_batch_size": 1, "dev": toy_dataset(8)}, "A batch of an evaluation needs at least 2 texts"),
         ({"train_sampling_strategy": "group_by_length"}, "lengths in a column 'length'. It saves nothing"),
         ({"per_device_train_batch_size": 64}, "24 training texts do not fill one batch of 64"),
         ({"data": Dataset.from_dict({"text": ["a"]})}, "train_dataset has no column 'valence' or 'arousal'"),
