@@ -1,7 +1,5 @@
 """The rules for texts, class labels and numbers; the rows that break them are refused, or left out and counted."""
 
-import functools
-import logging
 import math
 import numbers
 import re
@@ -13,9 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from carl_hf.utils.log_once import log_once
 from carl_hf.utils.suggestions import listed
-
-logger = logging.getLogger(__name__)
 
 MAX_CHARACTERS = 100_000
 """Longest text of a corpus, about a book chapter. Anything longer is a broken file, and slow to tokenize."""
@@ -261,9 +258,3 @@ def log_missing(name: object, missing: Mapping[str, int], rows: int) -> None:
     for column, number in missing.items():
         if number:
             log_once(f"{name}: {number:,} of {rows:,} texts have no {column}; what needs it leaves them out.")
-
-
-@functools.lru_cache(maxsize=10_000)
-def log_once(message: str) -> None:
-    """Logs a message the first time: the same file is read several times in a run."""
-    logger.warning("%s", message)

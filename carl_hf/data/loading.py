@@ -17,6 +17,7 @@ from carl_hf.data.files import SUFFIXES, arrow_piece, read_rows
 from carl_hf.data.hub_sets import load_hub_dataset
 from carl_hf.data.mixing import COLUMNS, VA, make_dataset, marked_off_scale
 from carl_hf.data.splits import without_overlap
+from carl_hf.utils.log_once import log_once
 from carl_hf.utils.suggestions import listed
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def load_va_dataset(
         frame = _weighted_by_agreement(frame, name)
     if "weight" in frame and not frame["weight"].isna().all():
         least, greatest = frame["weight"].min(), frame["weight"].max()
-        bad_rows.log_once(f"{name}: texts are weighted, by {least:.3g} to {greatest:.3g} (column 'weight').")
+        log_once(f"{name}: texts are weighted, by {least:.3g} to {greatest:.3g} (column 'weight').")
     there = report_missing(frame, name, DIMENSIONS if dominance else VA)
     frame = _standardized(frame, there) if normalization == "standardized" else normalized(
         frame, there, scale, normalization

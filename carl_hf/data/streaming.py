@@ -2,7 +2,6 @@
 
 import glob
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -211,9 +210,7 @@ def _rows(
                 read = [*dimensions, *(column for column in ("label", "weight") if column in frame)]
                 for text, *found in zip(frame["text"], *(frame[name] for name in read), strict=True):
                     if text_key(text) not in held_out:
-                        cells = (
-                            value if isinstance(value, str) or value is None else _number(value) for value in found
-                        )
+                        cells = (None if cell != cell else cell for cell in found)  # NaN is a missing number
                         yield {"text": text, **dict(zip(read, cells, strict=True))}
             if first is not None and not good:
                 others = f" ({skipped.rows - 1} more bad rows follow)" if skipped.rows > 1 else ""
@@ -221,10 +218,6 @@ def _rows(
         finally:  # at the end of the file, and where a run ends within it
             report_skipped(file, skipped)
             log_missing(file, missing, good)
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
 
 
 def _checked_pieces(

@@ -1,8 +1,6 @@
 """Whether a model's weights, its tokenizer and its positions suffice for what is asked of it."""
 
 import contextlib
-import functools
-import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,10 +9,9 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from carl_hf.utils.log_once import log_once
 from carl_hf.utils.setting_types import at_least
 from carl_hf.utils.suggestions import first_line
-
-logger = logging.getLogger(__name__)
 
 
 def check_weights_file(config: dict[str, Any]) -> None:
@@ -113,13 +110,9 @@ def kept_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> int:
     ValueError for fewer than three."""
     at_least("max_length", max_length, 3)  # two special tokens and one of the text
     if max_length > tokenizer.model_max_length:
-        _say_limit(tokenizer.model_max_length, max_length)
+        limit = tokenizer.model_max_length
+        log_once(f"Texts are read up to {limit} tokens, the tokenizer's limit, not up to {max_length}.")
     return min(max_length, tokenizer.model_max_length)
-
-
-@functools.lru_cache
-def _say_limit(limit: int, max_length: int) -> None:
-    logger.warning("Texts are read up to %d tokens, the tokenizer's limit, not up to %d.", limit, max_length)
 
 
 def usable_positions(encoder: PreTrainedModel) -> int | None:
