@@ -45,9 +45,14 @@ def _rows(run: Mapping[str, Any], found: Mapping[str, Any]) -> list[tuple[str, M
     """Name, metrics and sign of the rows before, after and gain."""
     return [
         (f"before  {run['encoder']}, {found['before']['pooling']}", found["before"], ""),
-        (f"after   {run['method']}, {found['after']['pooling']}", found["after"], ""),
+        (f"after   {_trained(run['method'], 20)}, {found['after']['pooling']}", found["after"], ""),
         ("gain", found["gain"], "+"),
     ]
+
+
+def _trained(method: str, longest: int) -> str:
+    """What the trained encoder is called: its method, unless that has more characters."""
+    return method if len(method) <= longest else "trained"
 
 
 def _cell(metrics: Mapping[str, Any], metric: str, form: str, unit: str = "") -> str:
@@ -64,7 +69,7 @@ def draw_before_after(
     the example of nearest texts.
 
     Args:
-        encoder: the plain encoder's name. method: the trained one's; "trained" if it is too long for a title.
+        encoder: the plain encoder's name. method: the trained one's.
 
     Returns:
         the PNG files, named after the corpora without their folders.
@@ -77,13 +82,13 @@ def draw_before_after(
         test: Dataset = corpora[corpus]["test"]
         panels = {
             _title(Path(encoder).name, measured.before[corpus]): old,
-            _title(method if len(method) <= 20 else "trained", measured.after[corpus]): new,
+            _title(_trained(method, 20), measured.after[corpus]): new,
         }
         labels = test["label"] if "label" in test.column_names else None
         drawn += draw(folder / f"{name}.png", plot_circumplex, panels, labels_of(test), labels)
     columns = {
         f"before: {Path(encoder).name}, {measured.feeling['before']['pooling']}": measured.nearest["before"],
-        f"after: {method if len(method) <= 40 else 'trained'}": measured.nearest["after"],
+        f"after: {_trained(method, 40)}": measured.nearest["after"],
     }
     path = folder / "nearest-texts-before-and-after.png"
     return drawn + draw(path, plot_nearest, measured.nearest["sentence"], columns)
