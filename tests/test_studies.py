@@ -115,6 +115,18 @@ def test_the_development_score_reads_no_test_text(start, corpora):
     assert found["feeling over topic"] == pytest.approx(feeling / 100)
 
 
+def test_the_development_score_of_any_encoder_is_printed(start, tiny, corpora, capsys):
+    development = start("development", "--model", f"{tiny}@mean", "--data_dir", corpora)
+    lines = capsys.readouterr().out.splitlines()
+    header, _, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
+    found = development.DevelopmentScore(corpora)(load_text_encoder(str(tiny), pooling="mean"))
+    assert header == ["model", *development.SCORED, "score"] and row[0] == f"{tiny}@mean"
+    assert [float(cell) for cell in row[1:-1]] == pytest.approx([found[name] for name in header[1:-1]], abs=6e-4)
+    assert float(row[-1]) == pytest.approx(found["score"], abs=0.06)
+    with pytest.raises(SystemExit, match="^error: .*no-such-model"):
+        start("development", "--model", "no-such-model", "--data_dir", corpora)
+
+
 def _test_texts(folder):
     yield load_va_dataset("emobank", split="test", data_dir=folder)["text"]
     for corpus in (read_emotion("goemotions-six", folder), read_polarity("sst5", folder)):

@@ -1,4 +1,7 @@
-"""The score by which recipes are chosen: the mean of six numbers between 0 and 1, all on development parts.
+"""The score by which recipes are chosen: the mean of six numbers between 0 and 1, all on development parts. recipe.py
+uses it; of any other encoders it is printed by
+
+    python benchmarks/studies/development.py --model minilm-l6@mean runs/carl-mpnet/encoder --data_dir DIR --bf16 true
 
 - feeling over topic: share of the development triplets that are in order
 - label nearness: Spearman's rho of cosine with nearness of labels, over all pairs of EmoBank's development texts
@@ -11,26 +14,43 @@
 The score was fixed before the first run.
 """
 
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from carl_hf import load_va_dataset
+from carl_hf.commands.arguments import parse_script_arguments
+from carl_hf.commands.environment import use_all_cores
 from carl_hf.data.feeling import read_feeling_triplets
 from carl_hf.data.labelled import ClassCorpus, read_emotion, read_polarity, read_va
 from carl_hf.data.splits import split_rows
 from carl_hf.evaluation.emotion import class_dataset
+from carl_hf.evaluation.encoder import load_text_encoder, split_pooling
 from carl_hf.evaluation.neighbours import knn_predictions, retrieval
 from carl_hf.evaluation.polarity import measure_polarity
 from carl_hf.evaluation.space import label_nearness, measure_feeling
 from carl_hf.evaluation.statistics import pearson
 from carl_hf.evaluation.suite import EncodeOnce
+from carl_hf.report.tables import fraction, table
 from carl_hf.training.dev_probe import DevProbe
+from carl_hf.utils.devices import default_device
+from carl_hf.utils.fields import setting
 
 SCORED = ("feeling over topic", "label nearness", "neighbours", "probe", "same emotion", "sentiment")
 SST5_TEXTS = 3000
 """Training texts that the probe on SST5 is fitted to."""
+
+
+@dataclass
+class DevelopmentArguments:
+    model: list[str] = setting(["minilm-l6@mean"], "Models: MODEL or MODEL@POOLING.")
+    data_dir: str | None = setting(None, "Folder with local copies of the corpora.")
+    bf16: bool = setting(False, "bfloat16 autocast.")
+    num_threads: int | None = setting(None, "CPU threads (default: all cores).")
 
 
 class DevelopmentScore:
@@ -93,3 +113,24 @@ def held_out_texts(data_dir: str | Path | None) -> list[list[str]]:
 def _third(corpus: ClassCorpus) -> ClassCorpus:
     texts, labels = corpus.part(np.arange(0, len(corpus.texts), 3))
     return ClassCorpus(texts, labels, corpus.classes, None)
+
+
+def main() -> None:
+    rows = []
+    try:
+        args = parse_script_arguments(DevelopmentArguments)
+        use_all_cores(args.num_threads)
+        measure = DevelopmentScore(args.data_dir)
+        for name in args.model:
+            model, pooling = split_pooling(name)
+            encoder = load_text_encoder(model, pooling=pooling, cache_dir=None)
+            with torch.autocast(default_device().type, torch.bfloat16, enabled=args.bf16):
+                found = measure(encoder)
+            rows.append([name, *(fraction(found[key]) for key in SCORED), f"{found['score']:.1f}"])
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print(table(["model", *SCORED, "score"], rows))
+
+
+if __name__ == "__main__":
+    main()
