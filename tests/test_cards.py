@@ -166,6 +166,12 @@ def test_only_what_is_public_is_named(tmp_path):
     assert public_corpus_name(str(tmp_path / "my.csv")) == public_corpus_name("C:\\me\\my.csv") == "my.csv"
 
 
+def test_a_setting_of_several_values_is_shown_as_on_the_command_line():
+    settings = differing_settings(CarlTrainingArguments("a", use_cpu=True, objectives=["regression", "supcon=0.5"]))
+    card = render_card(record("encoder", provenance=Provenance(settings=settings).record()), "name")
+    assert re.search(r"^\| objectives +\| +regression supcon=0\.5 \|$", card, re.M)
+
+
 def test_settings_that_differ_from_the_default_recipe():
     assert differing_settings(CarlTrainingArguments("a", use_cpu=True, logging_steps=3)) == {}
     changed = differing_settings(CarlTrainingArguments("/home/me/b", use_cpu=True, learning_rate=2e-4, seed=1))

@@ -178,7 +178,8 @@ def _eval_result(page: _Page, result: Result) -> EvalResult:
 
 
 def _pairs_table(key: str, value: str, pairs: Mapping[str, Any]) -> str:
-    return table([key, value], [[escape(k), escape(v)] for k, v in pairs.items()]) if pairs else ""
+    shown = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in pairs.items()}  # as in a command
+    return table([key, value], [[escape(k), escape(v)] for k, v in shown.items()]) if pairs else ""
 
 
 def _results_table(results: Sequence[Result], baseline: str | None) -> str:
