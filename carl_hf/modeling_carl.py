@@ -10,6 +10,7 @@ prediction), momentum target branch (the same without prediction, no gradient), 
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -125,7 +126,7 @@ class CarlModel(CarlPreTrainedModel):
 
     @classmethod
     def from_encoder(
-        cls, encoder: str | PreTrainedModel, *, pooling: Pooling = "cls", projection_dim: int = 256,
+        cls, encoder: str | Path | PreTrainedModel, *, pooling: Pooling = "cls", projection_dim: int = 256,
         contrast_layers: ContrastLayers = "none", heads: Sequence[str] = ("regressor",), classes: Sequence[str] = (),
         dropout: float | None = None, emoji: bool = False, dominance: bool = False,
     ) -> "CarlModel":  # fmt: skip
@@ -145,8 +146,11 @@ class CarlModel(CarlPreTrainedModel):
             ValueError: if the encoder cannot be loaded, is no bidirectional text encoder, or carries PEFT adapters
                 (which `save_pretrained` would write without the rest); for `emoji` with a loaded encoder.
         """
-        if isinstance(encoder, str):
-            encoder = load_encoder(encoder, emoji=emoji)
+        if isinstance(encoder, (str, Path)):
+            encoder = load_encoder(str(encoder), emoji=emoji)
+        elif not hasattr(encoder, "get_input_embeddings"):
+            raise ValueError(f"An encoder is a name, a folder or a transformers model, got {type(encoder).__name__}; "
+                             "of a SentenceTransformer take [0].auto_model.")  # fmt: skip
         elif emoji:
             raise ValueError("emoji=True takes the encoder's name; for a loaded one: with_emoji(tokenizer, encoder).")
         encoder = encoder.base_model if isinstance(encoder, PreTrainedModel) else encoder  # without a head on it

@@ -3,7 +3,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from conftest import tiny_config, tiny_encoder
+from conftest import saved, tiny_config, tiny_encoder
 from transformers import AutoConfig, AutoModel, trainer_utils
 
 from carl_hf import CarlConfig, CarlModel
@@ -164,6 +164,15 @@ def test_embed_leaves_the_training_mode_and_takes_no_lone_string(carl, tokenizer
 def test_bad_architecture_is_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         CarlModel.from_encoder(tiny_encoder(), **bad)
+
+
+def test_an_encoder_is_a_name_a_path_or_a_model(tmp_path, tokenizer):
+    folder = saved(tiny_encoder(), tokenizer, tmp_path)  # a Path
+    models = [CarlModel.from_encoder(path).state_dict() for path in (folder, str(folder))]
+    assert all(torch.equal(weight, models[1][name]) for name, weight in models[0].items() if ".encoder." in name)
+    for wrong in (None, 3, torch.nn.Sequential()):
+        with pytest.raises(ValueError, match=f"transformers model, got {type(wrong).__name__}"):
+            CarlModel.from_encoder(wrong)
 
 
 def test_unknown_encoder_is_refused_with_the_remedy(tmp_path):
