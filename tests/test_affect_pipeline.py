@@ -10,15 +10,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import EMOTIONS, emotions, tiny_config, tiny_encoder
+from sklearn.metrics import f1_score
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, pipeline
 from transformers.utils import logging
 
-from carl_hf import AffectPipeline, CarlDataCollator, CarlModel, export_encoder
+from carl_hf import AffectPipeline, CarlDataCollator, CarlModel, export_emotion_classifier, export_encoder
+from carl_hf.data.splits import split_rows
 from carl_hf.encoders import load_classifier
 from carl_hf.encoders.loading import without_weights_bar
 from carl_hf.evaluation.encoder import load_text_encoder, load_va_head
 from carl_hf.explain import Explainer
+from carl_hf.export.folder import read_record
 from carl_hf.inference import CarlVectorizer
 from carl_hf.inference import pipeline as module
 from carl_hf.inference.readers import Reader
@@ -80,6 +83,29 @@ def test_intervals_are_those_of_the_export_round_the_answers(exports, tmp_path):
     config.save_pretrained(folder)
     with pytest.raises(ValueError, match="intervals: the model states none"):
         AffectPipeline(va=folder, intervals=True)
+
+
+def test_several_emotions_of_a_text_are_those_that_the_card_has_measured(tokenizer, tmp_path):
+    corpus = emotions(multi_label=True, size=240)
+    corpus.labels[:, 5] |= corpus.labels[:, 0]  # two labels, or one
+    model = CarlModel.from_encoder(tiny_encoder(initializer_range=0.2), projection_dim=8).eval()
+    folder = export_emotion_classifier(model, tokenizer, tmp_path, corpus=corpus, corpus_name="letters", max_length=32)
+    texts, truth = corpus.part(split_rows(corpus)[2])
+    table = AffectPipeline(emotion=folder, probabilities=True)(texts)
+    found = np.array([[name in cell.split(", ") for name in EMOTIONS] for cell in table["emotions"]])
+    assert found.any(1).any() and not (found.sum(1) == 1).all()  # not what `emotion` says already
+    measured = next(row["value"] for row in read_record(folder)["results"] if row["metric"] == "f1")
+    assert 100 * f1_score(truth, found, average="macro", zero_division=0) == pytest.approx(100 * measured, abs=0.1)
+    for cell, shares in zip(
+        table["emotions"], table[[f"emotion_{name}" for name in EMOTIONS]].to_numpy(), strict=True
+    ):
+        named = [shares[EMOTIONS.index(name)] for name in cell.split(", ") if name]
+        assert named == sorted(named, reverse=True)
+    assert AffectPipeline(emotion=folder)([None])["emotions"].isna().all()
+    one = export_emotion_classifier(
+        CarlModel.from_encoder(folder).eval(), tokenizer, tmp_path / "one", corpus=emotions(), corpus_name="letters"
+    )
+    assert "emotions" not in AffectPipeline(emotion=one)(texts[:1])  # another head: the old one's thresholds are gone
 
 
 def test_a_head_that_reads_otherwise_is_refused(exports, monkeypatch):

@@ -209,7 +209,7 @@ def export_emotion_classifier(
     training: HeadTraining | None = None,
 ) -> Path:  # fmt: skip
     """Writes an emotion classifier for `AutoModelForSequenceClassification` and the text-classification pipeline, its
-    probabilities calibrated. For multi-label corpora the card gives a threshold for each label.
+    probabilities calibrated. For multi-label corpora the card and the configuration give a threshold for each label.
 
     Args:
         model: a trained [`CarlModel`], on whose frozen encoder the head is fitted (see

@@ -120,18 +120,20 @@ def calibrate_classifier(
     classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: ClassCorpus, *, max_length: int = 128
 ) -> Calibration:
     """Divides the last layer by the temperature that fits the corpus's validation split best, and chooses the
-    thresholds of a multi-label corpus there."""
+    thresholds of a multi-label corpus there, which its configuration then holds as `thresholds`."""
     texts, labels = corpus.part(split_rows(corpus)[1])
     logits = classifier_outputs(classifier, texts, tokenizer, max_length=max_length).numpy().astype(float)
     temperature = fit_temperature(logits, labels)
     with torch.no_grad():
         for parameter in classifier.get_submodule(last_layer(classifier)).parameters():
             parameter /= temperature
+    vars(classifier.config).pop("thresholds", None)
     if not corpus.multi_label:
         return Calibration(temperature, None)
     cuts = [best_threshold(logits[:, c] / temperature, labels[:, c])[1] for c in range(labels.shape[1])]
     thresholds = class_probabilities(np.array(cuts), multi_label=True).tolist()
-    return Calibration(temperature, dict(zip(corpus.classes, thresholds, strict=True)))
+    classifier.config.thresholds = dict(zip(corpus.classes, thresholds, strict=True))
+    return Calibration(temperature, classifier.config.thresholds)
 
 
 def check_classes(corpus: ClassCorpus) -> None:
@@ -189,7 +191,8 @@ def _around_encoder(
     check_no_adapters(model)
     check_tokenizer(model, tokenizer)
     config: Any = copy.deepcopy(model.encoder.config)
-    vars(config).pop("intervals", None)  # of another head
+    for name in ("intervals", "thresholds"):  # of another head
+        vars(config).pop(name, None)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in config.id2label.items()}
     config.problem_type, config.dtype = problem, torch.float32  # whatever the encoder was once loaded in

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,12 @@ class AffectPipeline:
         self.dimensions, self.classes = labels.get("va", ()), labels.get("emotion", ())  # as the models order them
         self.widths: dict[str, float] = {}
         if intervals:
-            known = getattr(configs.get("va"), "intervals", None)
-            if not (isinstance(known, dict) and set(self.dimensions) <= set(known)):
+            self.widths = _stated(configs.get("va"), "intervals", self.dimensions)
+            if not self.widths:
                 raise ValueError("intervals: the model states none. An export made with at least 9 development texts "
                                  "that training has not seen has them. Export it anew, or do without.")  # fmt: skip
-            self.widths = {name: known[name] for name in self.dimensions}
         self._multi_label = "emotion" in configs and configs["emotion"].problem_type == "multi_label_classification"
+        self.thresholds = _stated(configs.get("emotion"), "thresholds", self.classes) if self._multi_label else {}
         self._readers: list[tuple[Reader, list[str]]] | None = None
 
     @classmethod
@@ -128,6 +128,8 @@ class AffectPipeline:
         Returns:
             a table with the columns valence, arousal and, if the model has it, dominance (float32 in [0, 1], outputs
             beyond are clipped; `2 * x - 1` is in [-1, 1]), emotion (the most probable), emotion_probability (float32),
+            emotions (only of a model that was trained on texts with several labels and states their thresholds: those
+            whose probability reaches its threshold, the most probable first, such as "joy, surprise"; maybe none),
             tokens_cut (tokens of the text that were not read; only with `windows=False`) and tokens_unknown (tokens
             that the tokenizer does not know, read as [UNK]). Columns of a model that is not there are left out. The
             index is that of a Series, else 0, 1, ...
@@ -162,8 +164,8 @@ class AffectPipeline:
         """A checksum that changes with everything the answers depend on but for the texts."""
         models = (module for reader, _ in self._loaded() for module in (reader.encoder, *reader.heads))
         limits = [(reader.max_length, tokenizer_state(reader.tokenizer)) for reader, _ in self._loaded()]
-        settings = (limits, self.batch_size, self.windows, self.probabilities, self.widths, self.dimensions,
-                    self.classes)  # fmt: skip
+        settings = (limits, self.batch_size, self.windows, self.probabilities, self.widths, self.thresholds,
+                    self.dimensions, self.classes)  # fmt: skip
         digests = [fingerprint_of(model, settings) for model in models]
         return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:32]
 
@@ -192,11 +194,19 @@ class AffectPipeline:
             values = read["emotion"] if read else np.empty((0, len(self.classes)))
             put("emotion", np.array(self.classes, dtype=object)[values.argmax(axis=1)], None, object)
             put("emotion_probability", values.max(axis=1), np.nan, np.float32)
+            if self.thresholds:
+                put("emotions", [self._reached(row) for row in values], None, object)
             for i, name in enumerate(self.classes if self.probabilities else ()):
                 put(f"emotion_{name}", values[:, i], np.nan, np.float32)
         for name in ("tokens_cut", "tokens_unknown"):
             put(name, read.get(name, []), 0, np.int64)
         return pd.DataFrame(columns, index=range(first, first + len(cells)))
+
+    def _reached(self, probabilities_C: np.ndarray) -> str:
+        """The classes whose probability reaches its threshold, the most probable first."""
+        order = np.argsort(-probabilities_C, kind="stable")
+        names = [(self.classes[c], probabilities_C[c]) for c in order]
+        return ", ".join(name for name, probability in names if probability >= self.thresholds[name])
 
     def _read(self, texts: list[str]) -> dict[str, Any]:
         """Answers (N, K) of each model, and what of the texts was not read."""
@@ -230,6 +240,12 @@ class AffectPipeline:
 def _located(name: str | Path) -> str:
     """A folder's absolute path, which holds in another process too; a Hub id as it is."""
     return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
+
+
+def _stated(config: PreTrainedConfig | None, attribute: str, names: Sequence[str]) -> dict[str, float]:
+    """The number that a configuration states for each of the names; empty unless it states all."""
+    known = getattr(config, attribute, None)
+    return {name: known[name] for name in names} if isinstance(known, dict) and set(names) <= set(known) else {}
 
 
 def _kind(config: PreTrainedConfig) -> str | None:
