@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -12,6 +13,7 @@ from carl_hf.data.corpora import DIMENSIONS
 from carl_hf.data.mixing import VA
 from carl_hf.encoders.checks import check_padding, check_unicode, kept_length
 from carl_hf.losses import NO_CLASS
+from carl_hf.utils.log_once import log_once
 from carl_hf.utils.setting_types import at_least
 
 
@@ -103,7 +105,10 @@ class CarlDataCollator:
         }
 
     def _class(self, row: dict[str, Any]) -> int:
-        return self.class_indices.get(self._label(row), NO_CLASS)
+        label = self._label(row)
+        if self.class_indices and label and label not in self.class_indices:
+            log_once(f"A text has the label {label!r}, which is no class of the model: it counts as missing.")
+        return self.class_indices.get(label, NO_CLASS)
 
     def _label(self, row: dict[str, Any]) -> str:
         label = row.get("label")
@@ -123,6 +128,8 @@ class CarlDataCollator:
 
 def _va(row: dict[str, Any], dimensions: Sequence[str]) -> list[float]:
     found = [math.nan if row.get(name) is None else row[name] for name in dimensions]
+    if any(not isinstance(value, (int, float, np.number)) for value in found):
+        raise ValueError(f"The labels of the text {row['text'][:80]!r} are no numbers, but {found}: convert them.")
     if any(abs(value) > 1 for value in found):
         stated = ", ".join(f"{name} {value}" for name, value in zip(dimensions, found, strict=True))
         raise ValueError(

@@ -23,7 +23,7 @@ from carl_hf.configuration_carl import CarlConfig, ContrastLayers
 from carl_hf.encoders.checks import check_loaded, check_weights_file, check_word_embeddings, damaged_weights_named
 from carl_hf.encoders.dropouts import set_dropout
 from carl_hf.encoders.embedding import embed_texts
-from carl_hf.encoders.loading import check_encoder, check_no_adapters, load_encoder, without_weights_bar
+from carl_hf.encoders.loading import check_no_adapters, named_or_loaded, without_weights_bar
 from carl_hf.encoders.packing import Pooling, TokenLayout, embed_packed, encode_tokens, pool, use_packed_attention
 
 
@@ -146,15 +146,7 @@ class CarlModel(CarlPreTrainedModel):
             ValueError: if the encoder cannot be loaded, is no bidirectional text encoder, or carries PEFT adapters
                 (which `save_pretrained` would write without the rest); for `emoji` with a loaded encoder.
         """
-        if isinstance(encoder, (str, Path)):
-            encoder = load_encoder(str(encoder), emoji=emoji)
-        elif not hasattr(encoder, "get_input_embeddings"):
-            raise ValueError(f"An encoder is a name, a folder or a transformers model, got {type(encoder).__name__}; "
-                             "of a SentenceTransformer take [0].auto_model.")  # fmt: skip
-        elif emoji:
-            raise ValueError("emoji=True takes the encoder's name; for a loaded one: with_emoji(tokenizer, encoder).")
-        encoder = encoder.base_model if isinstance(encoder, PreTrainedModel) else encoder  # without a head on it
-        check_encoder(encoder)
+        encoder = named_or_loaded(encoder, pooling=pooling, emoji=emoji)
         encoder.float()  # training in bf16 or fp16 is autocast's; the weights, and the target, stay float32
         check_word_embeddings(encoder)
         pooler = getattr(encoder, "pooler", None)  # no config field says whether a pooler exists

@@ -96,17 +96,18 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
             if isinstance(dataset, datasets.Dataset):
                 # an evaluation leaves out the losses for which its texts have no labels
                 needs = args.label_kinds if name == "train_dataset" or args.label_kinds == {"va"} else ()
-                check_dataset(dataset, name, needs, dominance=model.config.dominance)
+                named = bool(args.label_kinds & {"class", "angle"})
+                check_dataset(dataset, name, needs, dominance=model.config.dominance, named=named)
         classes = checks.classes_of(model, args, train_dataset)
-        if data_collator is None:
-            if processing_class is None:
-                raise ValueError("CarlTrainer needs the encoder's tokenizer: pass processing_class=tokenizer.")
-            data_collator = CarlDataCollator(
+        if data_collator is None and processing_class is None:
+            raise ValueError("CarlTrainer needs the encoder's tokenizer: pass processing_class=tokenizer.")
+        if data_collator is None or isinstance(data_collator, CarlDataCollator):
+            angles = checks.label_angles(args, train_dataset)
+            data_collator = data_collator or CarlDataCollator(
                 processing_class, max_length=args.max_length, chunks=args.gradient_cache_parts, classes=classes,
-                angles=checks.label_angles(args, train_dataset), dominance=model.config.dominance,
+                angles=angles, dominance=model.config.dominance,
             )  # fmt: skip
-        if isinstance(data_collator, CarlDataCollator):
-            checks.check_collator(model, data_collator, classes)
+            checks.check_collator(model, args, data_collator, classes, angles)
         args = copy.copy(args)  # the caller's stay as they are
         if args.ddp_find_unused_parameters is None and checks.leaves_parameters_unused(model, args):
             args.ddp_find_unused_parameters = True
@@ -253,6 +254,13 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
             group = {"params": [proxies_PH], "lr": self.args.proxy_learning_rate, "weight_decay": 0.0}
             optimizer.add_param_group(group)
         return optimizer
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().create_scheduler(*args, **kwargs)
+        except TypeError as error:  # a setting that the schedule lacks, or does not know
+            name = getattr(self.args.lr_scheduler_type, "value", self.args.lr_scheduler_type)
+            raise ValueError(f"The schedule {name} does not take these --lr_scheduler_kwargs: {error}.") from error
 
     def get_train_dataloader(self) -> Any:
         if is_stream(self.train_dataset):

@@ -300,7 +300,7 @@ class CarlTrainingArguments(TrainingArguments):
             require(number(name) >= 0, name, "zero or positive")
         require(self.head_warmup_epochs is None or number("head_warmup_epochs") >= 0, "head_warmup_epochs",
                 "zero or positive")  # fmt: skip
-        for name in ("pgd_steps", "gradient_cache_parts", "max_length"):
+        for name in ("pgd_steps", "gradient_cache_parts", "max_length", "gradient_accumulation_steps"):
             require(number(name) >= 1 and number(name) == int(number(name)), name, "a whole number, at least 1")
         for name in ("momentum", "momentum_half_life"):
             require(getattr(self, name) is None or math.isfinite(number(name)), name, "a number")

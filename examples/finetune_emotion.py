@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     start_measuring_script(main_process=args.process_index == 0)
     use_all_cores(script.num_threads)
-    script.check_training(args)
+    script.settle(args)
     head_training = script.head_training(args)
     resume = prepare_output(args, overwrite=script.overwrite_output_dir, encoder=script.encoder)
     corpus = script.read_corpus()

@@ -10,7 +10,7 @@ from transformers import Trainer
 from carl_hf import CarlTrainingArguments, Provenance
 from carl_hf.commands.arguments import public_command
 from carl_hf.commands.environment import environment_record
-from carl_hf.commands.heads import HeadArguments
+from carl_hf.commands.heads import HeadArguments, settled_pooling
 from carl_hf.data.bad_rows import Skipped
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
 from carl_hf.data.mixing import class_names
@@ -29,7 +29,9 @@ from carl_hf.utils.fields import setting
 @dataclass
 class FinetuneArguments(HeadArguments):
     encoder: str = setting("minilm-l6", "Encoder: Hub id, folder of an export, 'minilm-l6' or 'mpnet-base'.")
-    pooling: Pooling = setting("cls", "Pooling of the encoder's last hidden states.")
+    pooling: Pooling | None = setting(
+        None, "Pooling of the encoder's last hidden states (default: that of the export which it is, else cls)."
+    )
     dropout: float | None = setting(None, "Dropout of the encoder in training (default: the encoder's own).")
     emoji: bool = setting(
         True, "Give an encoder that is trained, and whose tokenizer reads emoji as unknown, a token for each."
@@ -61,8 +63,10 @@ class FinetuneArguments(HeadArguments):
     def head_training(self, args: CarlTrainingArguments) -> HeadTraining | None:
         return None if self.frozen else super().head_training(args)
 
-    def check_training(self, args: CarlTrainingArguments) -> None:
-        """Refuses training arguments that do not go with this script. A ValueError says what to do."""
+    def settle(self, args: CarlTrainingArguments) -> None:
+        """Chooses the pooling where it is not given, and refuses training arguments that do not go with this script: a
+        ValueError says what to do."""
+        self.pooling = settled_pooling(self.pooling, self.encoder)
         if args.push_to_hub:
             raise ValueError("Publish what is finished: carl-hf push --export DIR --head emotion.")
         if self.frozen and args.resume_from_checkpoint:

@@ -1,11 +1,13 @@
 """`va/` and `emotion/` in scripts: how they are trained, what is printed of it, and where a model has them."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from carl_hf import CarlTrainingArguments
-from carl_hf.export.folder import read_record
+from carl_hf.encoders import Pooling
+from carl_hf.export.folder import read_record, record_of
 from carl_hf.export.head_training import HeadTraining
 from carl_hf.inference.pipeline import AffectPipeline
 from carl_hf.utils.fields import setting
@@ -28,6 +30,14 @@ class HeadArguments:
         if self.heads == "frozen":
             return None
         return HeadTraining(self.heads_learning_rate, self.heads_epochs, bf16=args.bf16, seed=args.seed)
+
+
+def settled_pooling(pooling: Pooling | None, encoder: str) -> Pooling:
+    """The pooling that is asked for; else that of the export which the encoder is; else cls."""
+    if pooling is None and (own := (record_of(encoder) or {}).get("pooling", "cls")) != "cls":
+        logging.info("%s was trained with --pooling %s, which is kept.", encoder, own)
+        return own
+    return pooling or "cls"
 
 
 def va_regressor(model: str) -> str:

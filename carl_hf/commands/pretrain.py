@@ -9,7 +9,7 @@ from typing import Any
 from carl_hf import CarlTrainingArguments, Provenance
 from carl_hf.commands.arguments import public_command
 from carl_hf.commands.environment import environment_record
-from carl_hf.commands.heads import HeadArguments
+from carl_hf.commands.heads import HeadArguments, settled_pooling
 from carl_hf.configuration_carl import ContrastLayers
 from carl_hf.data.corpora import CORPORA
 from carl_hf.data.labelled import EMOTION, ClassCorpus
@@ -31,7 +31,9 @@ class PretrainArguments(HeadArguments):
     encoder: str = setting(
         "minilm-l6", "Encoder: Hub id, folder, 'minilm-l6' (extra [demo]) or 'mpnet-base' ([base])."
     )
-    pooling: Pooling = setting("cls", "Pooling of the encoder's last hidden states.")
+    pooling: Pooling | None = setting(
+        None, "Pooling of the encoder's last hidden states (default: that of the export which it is, else cls)."
+    )
     dropout: float | None = setting(None, "Dropout of the encoder in training (default: the encoder's own).")
     emoji: bool = setting(True, "Give an encoder whose tokenizer reads emoji as unknown a token for each.")
     contrast_layers: ContrastLayers | None = setting(
@@ -137,9 +139,10 @@ class PretrainArguments(HeadArguments):
         return self.shuffle_buffer is not None
 
     def settle(self, args: CarlTrainingArguments) -> None:
-        """Chooses the layers of the contrast and the normalization where they are not given: raters of several corpora
-        use their scales in different ways, so that these are standardized (docs/recipe.md), unless the paper's
+        """Chooses pooling, layers of the contrast and normalization where they are not given. Raters of several
+        corpora use their scales in different ways, so that these are standardized (docs/recipe.md), unless the paper's
         settings are asked for, or class labels get coordinates on the same plane (`label_space`, `va_from_names`)."""
+        self.pooling = settled_pooling(self.pooling, self.encoder)
         self.contrast_layers = self.contrast_layers or ("prediction" if args.preset == "paper" else "none")
         if self.normalization is not None:
             return
@@ -171,7 +174,7 @@ class PretrainArguments(HeadArguments):
             "pooling", "dropout", "emoji", "contrast_layers", "weights", "normalization", "va_from_names",
             "dominance", "agreement_weights",
         )  # fmt: skip
-        settled = {"normalization": "scale", "contrast_layers": "none"}
+        settled = {"normalization": "scale", "contrast_layers": "none", "pooling": "cls"}
         defaults = {f.name: f.default for f in dataclasses.fields(self)} | settled
         settings = {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
         digests = _digests(self.corpora)

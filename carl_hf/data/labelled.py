@@ -25,6 +25,7 @@ from carl_hf.data.bad_rows import (
 from carl_hf.data.corpora import CORPORA, DIMENSIONS, MissingCorpus, read_corpus
 from carl_hf.data.files import read_table
 from carl_hf.data.loading import good_rows, normalized, read_source
+from carl_hf.data.mixing import warn_of_similar_names
 from carl_hf.data.splits import text_key, with_validation, without_overlap
 from carl_hf.utils.suggestions import listed
 
@@ -203,6 +204,7 @@ def _class_corpus(frame: pd.DataFrame, labels: np.ndarray, classes: list[str], p
         )
     texts, split, keep = _without_repeats(frame, path)
     labels = labels[keep]
+    warn_of_similar_names(classes, str(path))
     groups = {"the file": labels}
     if split is not None:
         groups = {f"the {name} split": labels[split == name] for name in ("train", "test")}

@@ -54,7 +54,7 @@ def load_va_dataset(
             Texts of `"train"` that are also in another split of the source are left out, and those of `"validation"`
             that are also in `"test"`.
         data_dir: folder with local copies of the corpora.
-        scale: (least, greatest) value of the labels' scale; needed for files and Hub datasets, known for corpora.
+        scale: (least, greatest) value of the labels' scale, for files and Hub datasets; that of a corpus is known.
         columns: names of the columns in the source, such as `{"text": "sentence", "valence": "V"}`.
         normalization: min and max of Eq 12 are those of the `"scale"`, or those `"observed"` in all rows of the
             source; or (x - mean) / (3 standard deviations) of the training rows, cut to [-1, 1]: `"standardized"`.
@@ -83,7 +83,9 @@ def load_va_dataset(
     if (spec := CORPORA.get(name)) is not None:
         if columns:
             raise ValueError(f"columns are named of files and Hub data sets, not of {name}.")
-        scale = checked_scale(scale or spec.scale, name)
+        if scale is not None and tuple(scale) != tuple(spec.scale):
+            raise ValueError(f"{name} is rated from {spec.scale[0]:g} to {spec.scale[1]:g}: leave scale out.")
+        scale = spec.scale
         frame = read_corpus(spec, data_dir, scale, ratings=agreement_weights)
     else:
         frame = good_rows(_checked_rows(source, scale, columns, agreement_weights, dominance), name, skip_bad_rows)
@@ -153,7 +155,7 @@ def va_rules(scale: tuple[float, float] | None, name: str, *, dominance: bool = 
 def checked_scale(scale: tuple[float, float] | None, name: str) -> tuple[float, float]:
     if scale is None:
         raise ValueError(f"{name}: state the scale of its labels, such as scale=(1, 9) (--scale 1 9).")
-    least, greatest = scale
+    least, greatest = scale if len(scale) == 2 and not isinstance(scale, str) else (math.nan, math.nan)
     if not (math.isfinite(greatest - least) and least < greatest):
         raise ValueError(f"The scale must be (least, greatest), two numbers, got {scale}.")
     return least, greatest

@@ -28,16 +28,20 @@ logger = logging.getLogger(__name__)
 VA = ("valence", "arousal")
 COLUMNS = {"text": "string", **dict.fromkeys((*VA, "dominance"), "float64"), "label": "string", "weight": "float64"}
 """Columns of a training set and their types; None is a missing label or number."""
+_FEW_VALUES = 10  # different numbers: fewer say nothing of the scale
 _OFF_SCALE = "valence and arousal are not on their corpus's scale"
 
 
-def check_dataset(dataset: Dataset, name: str, needs: Collection[str] = ("va",), *, dominance: bool = False) -> None:
-    """Checks that `dataset` can be trained on: a text in every row, and what the objectives need in some.
+def check_dataset(
+    dataset: Dataset, name: str, needs: Collection[str] = ("va",), *, dominance: bool = False, named: bool = False
+) -> None:
+    """Checks that `dataset` can be trained on: a text in every row, and what the objectives need in some. Warns of
+    numbers that look like those of another scale.
 
     Args:
         needs: labels of the texts: `"va"`, valence or arousal, in [-1, 1]; `"class"`, a class label; `"angle"`, both
             numbers or a class label. A text may lack some of them (None) if it has another. Empty: only the text is
-            needed. dominance: whether the model uses it.
+            needed. dominance: whether the model uses it. named: whether labels must be names, also if not needed.
 
     Raises:
         ValueError: it names the dataset, the column, the first bad row (counted from 0) and the remedy.
@@ -60,7 +64,8 @@ def check_dataset(dataset: Dataset, name: str, needs: Collection[str] = ("va",),
     frame = pd.DataFrame(_columns(dataset, COLUMNS), dtype=object)
     given, with_class = frame[list(VA)].notna(), frame["label"].notna().to_numpy()
     with_va, with_both = given.any(axis=1).to_numpy(), given.all(axis=1).to_numpy()
-    rules = {"text": any_text} | ({"label": _as_loaded(optional_class_name)} if needs & {"class", "angle"} else {})
+    named |= bool(needs & {"class", "angle"})
+    rules = {"text": any_text} | ({"label": _as_loaded(optional_class_name)} if named else {})
     numbers = dict.fromkeys((*VA, *["dominance"] * dominance), Number(-1, 1, optional=True)) | {"weight": Weight()}
     rows = parse_rows(frame, rules | {column: _as_loaded(rule) for column, rule in numbers.items()})
     if needs:
@@ -78,6 +83,14 @@ def check_dataset(dataset: Dataset, name: str, needs: Collection[str] = ("va",),
         raise ValueError(
             f"{name}: no text has dominance, which the model needs: load_va_dataset(..., dominance=True)."
         )
+    for column in VA if needs_va else ():
+        values = frame[column].dropna().astype(float)
+        if values.nunique() >= _FEW_VALUES and (values.min() >= 0 or values.max() <= 0):
+            logger.warning(
+                "%s: %s lies in [%.3g, %.3g], on one side of 0, the middle of the scale. If the texts were rated on "
+                "another one, load them with it: load_va_dataset(..., scale=(least, greatest)), --scale.",
+                name, column, values.min(), values.max(),
+            )  # fmt: skip
 
 
 def _as_loaded(rule: Rule) -> Rule:
@@ -95,6 +108,18 @@ def _as_loaded(rule: Rule) -> Rule:
 def class_names(dataset: Dataset) -> list[str]:
     """The distinct class labels in the column `label`, sorted; none without that column."""
     return sorted(set(_columns(dataset, ["label"])["label"]) - {None})
+
+
+def warn_of_similar_names(names: Iterable[str], where: str) -> None:
+    """Logs classes that differ in case alone, or are one number written in two ways: each is a class of its own."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        key = name.casefold().strip()
+        groups.setdefault(key.removesuffix(".0") if key.removesuffix(".0").isdecimal() else key, []).append(name)
+    for alike in groups.values():
+        if len(alike) > 1:
+            logger.warning("%s: %s are classes of their own. If they are one, write it in one way.",
+                           where, " and ".join(map(repr, alike)))  # fmt: skip
 
 
 def rows_with_va(dataset: Dataset) -> Dataset:

@@ -13,6 +13,8 @@ from carl_hf.utils.log_once import log_once
 from carl_hf.utils.setting_types import at_least
 from carl_hf.utils.suggestions import first_line
 
+_MOST_UNUSED_ROWS = 1000  # of an embedding, often padded by tens; cased BERT lacks 1,526 tokens of uncased
+
 
 def check_weights_file(config: dict[str, Any]) -> None:
     """Raises a ValueError if the configuration names a file of weights other than safetensors, which is a pickle."""
@@ -52,13 +54,16 @@ def damaged_weights_named(name: object = "the model") -> Iterator[None]:
 
 
 def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises a ValueError if the tokenizer has tokens for which the model has no embedding, or lacks its emoji."""
+    """Raises a ValueError if the tokenizer has tokens for which the model has no embedding, or lacks its emoji; warns
+    if it has so few that it looks like another model's."""
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise ValueError(
             f"The tokenizer has {len(tokenizer)} tokens, the model's embedding {rows} rows: pass the tokenizer that "
             "belongs to the model, or add rows: model.resize_token_embeddings(len(tokenizer))."
         )
+    if len(tokenizer) < rows - _MOST_UNUSED_ROWS:
+        log_once(f"The tokenizer has {len(tokenizer)} tokens, the model's embedding {rows} rows: is it another's?")
     config = getattr(model.config, "encoder", model.config)
     if getattr(config, "emoji_tokens", 0) and "\U0001f600" not in tokenizer.get_vocab():
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import re
 import threading
@@ -27,11 +28,13 @@ from transformers.utils.logging import EmptyTqdm, set_tqdm_hook
 from carl_hf.encoders.checks import check_loaded, check_weights_file
 from carl_hf.encoders.embedding import StatedPooling
 from carl_hf.encoders.emoji_tokens import add_emoji, with_emoji
+from carl_hf.encoders.layout import Pooling
 from carl_hf.encoders.packaged import HUB_IDS, resolve_encoder
 from carl_hf.utils.suggestions import first_line
 
 # or transformers asks a service of the Hub to convert a model without safetensors, and loads what it proposes
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
+logger = logging.getLogger(__name__)
 _loading = threading.RLock()
 
 
@@ -92,6 +95,25 @@ def load_measured_encoder(name: str) -> PreTrainedModel:
     check_loaded(name, info, optional=("pooler.",))
     if any(key.startswith("pooler.") for key in info["missing_keys"]):
         encoder.pooler = None
+    return encoder
+
+
+def named_or_loaded(encoder: str | Path | PreTrainedModel, *, pooling: Pooling, emoji: bool) -> PreTrainedModel:
+    """The encoder that a model is built around, checked: loaded by its name, or the loaded one without a head on it.
+    Logs it if this package has exported it for another pooling."""
+    if isinstance(encoder, (str, Path)):
+        name, resolved = str(encoder), resolve_encoder(str(encoder))
+        encoder = load_encoder(name, emoji=emoji)
+        own = stated_pooling(resolved) if find_file(resolved, "carl_export.json") else None
+        if own in ("cls", "mean") and own != pooling:
+            logger.warning("%s was trained with pooling %s, and goes on with %s: pooling=%r.", name, own, pooling, own)
+    elif not hasattr(encoder, "get_input_embeddings"):
+        raise ValueError(f"An encoder is a name, a folder or a transformers model, got {type(encoder).__name__}; of a "
+                         "SentenceTransformer take [0].auto_model.")  # fmt: skip
+    elif emoji:
+        raise ValueError("emoji=True takes the encoder's name; for a loaded one: with_emoji(tokenizer, encoder).")
+    encoder = encoder.base_model if isinstance(encoder, PreTrainedModel) else encoder
+    check_encoder(encoder)
     return encoder
 
 

@@ -52,6 +52,8 @@ class PublishingTrainer(Trainer):
         model |= {} if self.given_optimizer is None else {"optimizer": self.given_optimizer}
         model |= {"dropout_probabilities": dropout_probabilities(self.model.encoder)}
         model |= {"training_texts": self._training_texts()}
+        if self.args.load_best_model_at_end:  # the best value so far is one of this metric
+            model |= {"metric_for_best_model": self.args.metric_for_best_model.removeprefix("eval_")}
         return {**run_settings(self.provenance, encoder), **json.loads(json.dumps(model))}
 
     def _training_texts(self) -> str | None:

@@ -197,7 +197,8 @@ class ResumableTrainer(Trainer):
         elif trained.run is not None and now.run is not None:
             defaults = {field.name: field.default for field in fields(self.args)}
             pairs = {name: (trained.run.get(name), now.run.get(name)) for name in {**trained.run, **now.run}}
-            unstated = {"encoder", "dropout_probabilities", "training_texts"}  # None: no name, a stream
+            # None: no name, a stream, nothing chosen
+            unstated = {"encoder", "dropout_probabilities", "training_texts", "metric_for_best_model"}
             if "training_texts" not in trained.run:  # of an earlier version, which did not record these either
                 unstated |= {"data_seed", "optim_args", "train_sampling_strategy"}
             pairs = {n: pair for n, pair in pairs.items() if n not in unstated or None not in pair}

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from carl_hf.collator import CarlDataCollator
 from carl_hf.data.label_spaces import read_label_space
-from carl_hf.data.mixing import VA, class_names, rows_with_va
-from carl_hf.encoders.checks import check_positions, check_tokenizer
+from carl_hf.data.mixing import VA, class_names, rows_with_va, warn_of_similar_names
+from carl_hf.encoders.checks import check_positions, check_tokenizer, kept_length
 from carl_hf.encoders.loading import check_no_adapters
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.objectives import OBJECTIVES
@@ -85,6 +85,8 @@ def rows_of(dataset: Any, name: str, *, any_rows: bool = False) -> Any:
     elif isinstance(dataset, (list, tuple, torch.utils.data.Dataset)) and not isinstance(dataset, datasets.Dataset):
         if any_rows and not isinstance(dataset, (list, tuple)):
             return dataset
+        if not isinstance(dataset, (list, tuple)):
+            logger.warning("%s is read once, before the first step: what it draws at random stays as it is.", name)
         rows = [dataset[index] for index in range(len(dataset))]
         if rows and all(isinstance(row, Mapping) for row in rows):
             columns = dict.fromkeys(column for row in rows for column in row)
@@ -98,6 +100,8 @@ def rows_of(dataset: Any, name: str, *, any_rows: bool = False) -> Any:
             f"{name} is a {type(dataset).__name__}{parts}. It must be a datasets.Dataset, an IterableDataset, or a "
             "list of rows such as {'text': ..., 'valence': 0.5, 'arousal': -0.2} or {'text': ..., 'label': 'joy'}."
         )
+    if not any_rows and dataset.format["type"] == "custom":
+        raise ValueError(f"{name} has a transform, which training would not run: apply it by dataset.map(...).")
     if not any_rows:
         dataset = dataset.with_format(None)
     feature = dataset.features.get("label")
@@ -116,6 +120,7 @@ def leaves_parameters_unused(model: CarlModel, args: CarlTrainingArguments) -> b
 
 def classes_of(model: CarlModel, args: CarlTrainingArguments, train: Any) -> list[str] | None:
     """The class names for objectives that use classes, else None: the model's own, else those of the training texts.
+    Warns of heads that no objective trains, and of classes whose names look like slips of one.
 
     Raises:
         ValueError: if the model lacks a head or dropout that an objective needs, or a training text has a class that
@@ -131,6 +136,15 @@ def classes_of(model: CarlModel, args: CarlTrainingArguments, train: Any) -> lis
         )
     if "simcse" in args.weights and not any(m.p > 0 for m in model.modules() if isinstance(m, nn.Dropout)):
         raise ValueError("simcse contrasts two dropout masks, and the encoder's dropout is 0: dropout=0.1.")
+    untrained = sorted(set(model.config.heads) - set(args.heads))
+    if untrained and train is not None:
+        logger.warning(
+            "No objective trains the model's %s: in predict and compute_metrics its answers are those it began with. "
+            "CarlModel.from_encoder(..., heads=args.heads) leaves it out.", " and ".join(untrained),
+        )  # fmt: skip
+    if args.preset == "paper" and "mccl" in args.weights and model.config.contrast_layers == "none":
+        logger.warning("The paper contrasts predictions, this model the exported vectors: for preset='paper' "
+                       "CarlModel.from_encoder(..., contrast_layers='prediction').")  # fmt: skip
     if "class" not in args.label_kinds:
         return None
     found = class_names(train) if isinstance(train, datasets.Dataset) else []
@@ -143,12 +157,25 @@ def classes_of(model: CarlModel, args: CarlTrainingArguments, train: Any) -> lis
             f"The training texts have the label {unknown[0]!r}, which is none of the model's classes "
             f"{', '.join(classes)}: CarlModel.from_encoder(..., classes=class_names(train))."
         )
+    warn_of_similar_names(found, "The training texts")
     return classes
 
 
-def check_collator(model: CarlModel, collator: CarlDataCollator, classes: Sequence[str] | None) -> None:
-    """Raises a ValueError unless a collator makes batches for this model: with its classes in their order, its
-    dimensions, and tokens and positions that it has."""
+def check_collator(
+    model: CarlModel, args: CarlTrainingArguments, collator: CarlDataCollator, classes: Sequence[str] | None,
+    angles: Mapping[str, float],
+) -> None:  # fmt: skip
+    """Raises a ValueError unless a collator makes batches for this training: with the model's classes in their order,
+    its dimensions, tokens and positions that it has, and what the arguments and the labels ask for."""
+    wanted = {
+        "max_length": (collator.max_length, kept_length(args.max_length, collator.tokenizer)),
+        "chunks": (collator.chunks, args.gradient_cache_parts),
+        "angles": ({name: collator.angles.get(name) for name in angles}, dict(angles)),
+    }
+    for name, (own, needed) in wanted.items():
+        if own != needed:
+            raise ValueError(f"The collator has {name}={own}, and would need {needed} by the arguments: "
+                             f"CarlDataCollator(..., {name}=...), or leave data_collator out.")  # fmt: skip
     if classes is not None and list(collator.class_indices) != list(classes):
         raise ValueError(
             f"The collator numbers the classes {', '.join(collator.class_indices) or '(none)'}, the model "

@@ -131,6 +131,8 @@ class EvaluatingTrainer(Trainer):
                 f"{prefix}_loss is without" if "loss" in metrics else f"there is no {prefix}_loss",
             )  # fmt: skip
         metrics |= self._probe_dev(dataloader.dataset)
+        if taken := [name for name in metrics if f"{prefix}_{name}" in output.metrics]:
+            raise ValueError(f"compute_metrics returns {', '.join(taken)}, as the trainer's own: name it otherwise.")
         output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
         return output
 
