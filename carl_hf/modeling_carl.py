@@ -20,7 +20,13 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, in
 from transformers.utils import ModelOutput
 
 from carl_hf.configuration_carl import CarlConfig, ContrastLayers
-from carl_hf.encoders.checks import check_loaded, check_weights_file, check_word_embeddings, damaged_weights_named
+from carl_hf.encoders.checks import (
+    check_loaded,
+    check_weights_file,
+    check_word_embeddings,
+    damaged_weights_named,
+    say_if_padding_is_read,
+)
 from carl_hf.encoders.dropouts import set_dropout
 from carl_hf.encoders.embedding import embed_texts
 from carl_hf.encoders.loading import check_no_adapters, named_or_loaded, without_weights_bar
@@ -149,6 +155,7 @@ class CarlModel(CarlPreTrainedModel):
         encoder = named_or_loaded(encoder, pooling=pooling, emoji=emoji)
         encoder.float()  # training in bf16 or fp16 is autocast's; the weights, and the target, stay float32
         check_word_embeddings(encoder)
+        say_if_padding_is_read(encoder)
         pooler = getattr(encoder, "pooler", None)  # no config field says whether a pooler exists
         tokens = ("pad_token_id", "bos_token_id", "eos_token_id")  # the Trainer compares them with the tokenizer's
         config = CarlConfig(

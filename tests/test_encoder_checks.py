@@ -4,12 +4,13 @@ import pytest
 import torch
 from conftest import saved, tiny_config, tiny_encoder, toy_dataset
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, FNetConfig, FNetModel
 
 from carl_hf import CarlModel, CarlTrainer, CarlTrainingArguments
 from carl_hf.encoders import embed_poolings, embed_texts, load_classifier, load_encoder, load_measured_encoder, pool
 from carl_hf.evaluation.encoder import load_text_encoder
 from carl_hf.explain import Explainer
+from carl_hf.utils.log_once import log_once
 
 DOORS = {
     "load_encoder": load_encoder,
@@ -147,3 +148,13 @@ def test_the_encoder_of_a_model_with_a_head_is_taken(auto, tokenizer, tmp_path):
     expected = embed_texts(whole.base_model, TEXTS, tokenizer, pooling="mean")
     torch.testing.assert_close(embed_texts(whole, TEXTS, tokenizer, pooling="mean"), expected)
     trainer_of(model, tokenizer, tmp_path).train()
+
+
+def test_an_encoder_that_reads_padding_is_named(caplog):
+    log_once.cache_clear()
+    for family in ("bert", "roberta", "mpnet", "modernbert", "deberta-v2"):
+        CarlModel.from_encoder(tiny_encoder(family))
+    assert not caplog.records
+    fnet = FNetModel(FNetConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, intermediate_size=16))
+    CarlModel.from_encoder(fnet)
+    assert "FNetModel reads padding: a text's vector depends on the texts of its batch." in caplog.text

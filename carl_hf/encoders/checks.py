@@ -73,6 +73,29 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
 
 
 @torch.no_grad()
+def say_if_padding_is_read(encoder: PreTrainedModel) -> None:
+    """Logs it if an encoder reads padding, as FNet and ConvBERT do: a text's vector then depends on those that happen
+    to be encoded with it."""
+    words, training = encoder.get_input_embeddings(), encoder.training
+    padding = encoder.config.to_dict().get("pad_token_id") or 0
+    tokens = [i for i in range(min(8, len(words.weight))) if i != padding]
+    ids = torch.tensor([tokens + [padding] * len(tokens)], device=words.weight.device)
+    encoder.eval()
+    try:
+        alone = encoder(input_ids=ids[:, : len(tokens)]).last_hidden_state
+        padded = encoder(input_ids=ids, attention_mask=(torch.arange(ids.numel()) < len(tokens)).to(ids)[None])
+        read = not torch.allclose(padded.last_hidden_state[:, : len(tokens)], alone, 1e-2, 1e-3, equal_nan=True)
+    except TypeError:  # it takes no mask
+        read = True
+    except (ValueError, RuntimeError, AttributeError, NotImplementedError):  # it runs otherwise, and says so then
+        read = False
+    finally:
+        encoder.train(training)
+    if read:
+        log_once(f"{type(encoder).__name__} reads padding: a text's vector depends on the texts of its batch.")
+
+
+@torch.no_grad()
 def check_word_embeddings(encoder: PreTrainedModel) -> None:
     """Raises a ValueError unless the encoder gives word embeddings, which a training step perturbs, the states that it
     gives their tokens."""

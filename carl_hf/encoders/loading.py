@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils import cached_file
 from transformers.utils.logging import EmptyTqdm, set_tqdm_hook
 
-from carl_hf.encoders.checks import check_loaded, check_weights_file
+from carl_hf.encoders.checks import check_loaded, check_weights_file, say_if_padding_is_read
 from carl_hf.encoders.embedding import StatedPooling
 from carl_hf.encoders.emoji_tokens import add_emoji, with_emoji
 from carl_hf.encoders.layout import Pooling
@@ -82,7 +82,8 @@ def load_encoder(name: str, *, emoji: bool = False) -> PreTrainedModel:
     """
     encoder, info = _from_pretrained(AutoModel, name)
     check_loaded(name, info, optional=("pooler.",))
-    vars(encoder.config).pop("intervals", None)  # of a regressor's answers
+    for answers in ("intervals", "thresholds"):  # of a head that it was taken out of
+        vars(encoder.config).pop(answers, None)
     if emoji:
         check_encoder(encoder)
         with_emoji(load_tokenizer(name), encoder)
@@ -93,6 +94,7 @@ def load_measured_encoder(name: str) -> PreTrainedModel:
     """As [`load_encoder`], without a pooler that the weights lack: transformers would fill it with random numbers."""
     encoder, info = _from_pretrained(AutoModel, name)
     check_loaded(name, info, optional=("pooler.",))
+    say_if_padding_is_read(encoder)
     if any(key.startswith("pooler.") for key in info["missing_keys"]):
         encoder.pooler = None
     return encoder
