@@ -99,7 +99,8 @@ def test_a_csv_file_goes_out_in_its_dialect(dialect, score, frame, expected, tmp
 
 @pytest.mark.parametrize("name, content, comma", [
     ("in.csv", "text;views\njoy;1,234\nwoe;12,001\n", False), ("in.csv", "text;at;n\njoy;10.30;1,5\nwoe;;\n", True),
-    ("in.csv", "text;classes\njoy;1,2,3\nwoe;1,25\n", False), ("in.tsv", "text\tn\njoy\t1,5\n", False),
+    ("in.csv", "text;classes\njoy;1,2,3\nwoe;1,25\n", False), ("in.tsv", "text\tn\njoy\t1,5\n", True),
+    ("in.csv", "text;n\njoy;3,5\nwoe;NA\n", True), ("in.tsv", "text\tn\njoy\t1,234\n", False),
 ])  # fmt: skip
 def test_decimal_commas_are_those_of_a_column_of_numbers(name, content, comma, score, tmp_path):
     (tmp_path / name).write_text(content)

@@ -1,5 +1,6 @@
 """The command line of examples/adapt.py: its arguments, what it does and what it prints."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,6 +12,7 @@ from carl_hf.commands.environment import is_faster_in_bf16
 from carl_hf.commands.heads import va_regressor
 from carl_hf.data.mixing import rows_with_va
 from carl_hf.encoders import load_classifier, load_tokenizer
+from carl_hf.evaluation.valence_arousal import dimensions_of
 from carl_hf.export.adapting import ALONE, FINETUNED, adapt_va_regressor
 from carl_hf.export.folder import check_replaceable, read_record, record_of
 from carl_hf.export.head_training import HeadTraining
@@ -19,6 +21,8 @@ from carl_hf.export.seen import was_seen
 from carl_hf.report.tables import plain_table
 from carl_hf.utils.atomic_files import check_writable
 from carl_hf.utils.fields import setting
+
+_FAR = 0.25  # on [-1, 1]: ratings that do not reach it on both sides look like those of another scale
 
 
 @dataclass
@@ -76,6 +80,12 @@ def adapt(args: AdaptArguments) -> tuple[Path, dict[str, Any]]:
             dominance=model.config.num_labels > 2,
         )
     )  # fmt: skip
+    for name in dimensions_of(rated):
+        ends = {"above": max(rated[name]), "below": -min(rated[name])}
+        for side, end in ends.items():
+            if end < _FAR:
+                rating = sum(args.scale) / 2 + (args.scale[1] - args.scale[0]) / 2 * (end if side == "above" else -end)
+                logging.warning("No rating of %s is %s %g: is --scale %g %g theirs?", name, side, rating, *args.scale)
     length = min(record.get("max_length", 128), tokenizer.model_max_length)
     training = HeadTraining(batch_size=16, seed=args.seed, bf16=is_faster_in_bf16())
     found = adapt_va_regressor(model, tokenizer, rated, training=training, max_length=length)
@@ -109,6 +119,9 @@ def print_adaptation(record: Mapping[str, Any], scale: Sequence[float]) -> None:
     if found["chosen"] == ALONE:
         print("No way was better beyond chance: the answers are those of before, the intervals are new.")
     for name in names:
+        if (found["ways"][ALONE][name]["pearson"] or 0) < -1.96 / math.sqrt(found["different_texts"]):
+            print(f"Your ratings of {name} run against the model's answers: are they coded the other way round? "
+                  "If the chosen way follows them, so do the answers now.")  # fmt: skip
         if (own[name]["pearson"] or 0) < 1.96 / math.sqrt(found["different_texts"]):
             print(f"The answers do not follow your ratings of {name} beyond chance: rate more, or do not use them.")
 

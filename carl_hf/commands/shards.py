@@ -6,7 +6,9 @@ Shard k holds the rows from k * shard_rows on: neither the number of processes n
 import contextlib
 import hashlib
 import json
+import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from carl_hf.data.bad_rows import REMEDY, any_text, optional_text, parse_rows, refuse
+from carl_hf.data.bad_rows import REMEDY, any_text, is_missing, optional_text, parse_rows, refuse
 from carl_hf.data.files import EMPTY, Piece
 from carl_hf.data.streaming import PiecewiseTable
 from carl_hf.utils.atomic_files import write_atomically, write_json
 from carl_hf.utils.suggestions import first_line
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "_manifest.json"  # readers of a folder of Parquet files ignore names that begin with an underscore
 _SETTINGS = b"carl_hf.settings"  # key in a shard's metadata
@@ -51,6 +55,7 @@ def survey(
             rows at all.
     """
     digest, rows, empty, schema = hashlib.sha256(), 0, 0, pa.schema([])
+    unlike_texts: Counter[str] = Counter()
     rule = optional_text if empty_texts else any_text
     for table in tables:
         for piece in pieces_of(table, empty_texts=empty_texts):
@@ -66,9 +71,15 @@ def survey(
             digest.update(repr(cells.to_pydict()).encode("utf-8"))
             schema = unified(schema, cells.select(keep_columns).schema, table.name)
             rows, empty = rows + len(cells), empty + int(read[text_column].isna().sum())
+            for text in read[text_column].dropna():
+                unlike_texts["marks of a missing value, such as NA"] += is_missing(text)
+                unlike_texts["numbers"] += text.replace(".", "", 1).isdecimal()
             report(len(cells))
     if not rows:
         raise ValueError(f"{', '.join(table.name for table in tables)}: there are no rows.")
+    for what, count in unlike_texts.items():
+        if count:
+            logger.warning("%d cells of %r are %s: they are read as texts.", count, text_column, what)
     return Survey(rows, empty, schema, digest.hexdigest())
 
 

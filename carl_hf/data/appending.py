@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from carl_hf.data.bad_rows import is_missing
 from carl_hf.data.files import SEP, next_cells, open_csv
 from carl_hf.utils.text_files import byte_order_mark, open_text
 
@@ -104,14 +105,12 @@ def _csv_lines(path: Path, rows: Iterator[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _has_decimal_commas(path: Path) -> bool:
-    """Whether, in the first rows of a file with semicolons, a column holds nothing but numbers, some with a decimal
-    comma: not only such as 12,000."""
+    """Whether, in the first rows of a file, a column holds nothing but numbers and marks of missing ones, some with a
+    decimal comma: not only such as 12,000."""
     with open_csv(path) as (header, reader):
-        if reader.dialect.delimiter != ";":
-            return False
         read = itertools.takewhile(lambda row: row is not None, (next_cells(reader) for _ in range(_LOOKED_AT)))
         rows = [row for row in read if len(row) == len(header)]
-    columns = ([cell for cell in column if cell.strip()] for column in zip(*rows, strict=True))
+    columns = ([cell for cell in column if not is_missing(cell)] for column in zip(*rows, strict=True))
     return any(
         all(map(_NUMBER.fullmatch, column)) and not all(map(_THOUSANDS.fullmatch, column)) and "," in "".join(column)
         for column in columns

@@ -1,6 +1,8 @@
 """Training sets: texts with VA labels, class labels or both; checked, mixed, and kept apart from evaluation texts."""
 
+import json
 import logging
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import datasets
@@ -111,9 +113,15 @@ def class_names(dataset: Dataset) -> list[str]:
 
 
 def warn_of_similar_names(names: Iterable[str], where: str) -> None:
-    """Logs classes that differ in case alone, or are one number written in two ways: each is a class of its own."""
+    """Logs classes that differ in case alone, are one number written in two ways, or a list of others: each is a class
+    of its own."""
     groups: dict[str, list[str]] = {}
-    for name in sorted(set(names)):
+    names = set(names)
+    for name in sorted(names):
+        parts = re.split(r"\s*[,;|/]\s*", name.strip())
+        if len(parts) > 1 and set(parts) <= names:
+            logger.warning("%s: %r is a class of its own. A text with several has a list of them: %s.",
+                           where, name, json.dumps(parts, ensure_ascii=False))  # fmt: skip
         key = name.casefold().strip()
         groups.setdefault(key.removesuffix(".0") if key.removesuffix(".0").isdecimal() else key, []).append(name)
     for alike in groups.values():

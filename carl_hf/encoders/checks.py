@@ -133,14 +133,16 @@ def check_unicode(texts: Iterable[str]) -> None:
             raise ValueError(f"The text {ascii(text[:80])} holds half a character: correct or remove it.") from error
 
 
-def kept_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The tokens that are kept of a text, at most those of its tokenizer, which is said once if they are fewer; a
-    ValueError for fewer than three."""
+def kept_length(max_length: int, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel | None = None) -> int:
+    """The tokens that are kept of a text, at most those of its tokenizer and, if it is given, of the encoder, which is
+    said once if they are fewer; a ValueError for fewer than three."""
     at_least("max_length", max_length, 3)  # two special tokens and one of the text
-    if max_length > tokenizer.model_max_length:
-        limit = tokenizer.model_max_length
-        log_once(f"Texts are read up to {limit} tokens, the tokenizer's limit, not up to {max_length}.")
-    return min(max_length, tokenizer.model_max_length)
+    limits = {"tokenizer": tokenizer.model_max_length, "encoder": encoder and usable_positions(encoder)}
+    for owner, limit in limits.items():
+        if limit is not None and max_length > limit:
+            log_once(f"Texts are read up to {limit} tokens, the {owner}'s limit, not up to {max_length}.")
+            max_length = limit
+    return max_length
 
 
 def usable_positions(encoder: PreTrainedModel) -> int | None:

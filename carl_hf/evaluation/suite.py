@@ -65,8 +65,11 @@ def evaluate_encoder(
         Missing corpora are listed under "skipped" with the reason.
 
     Raises:
-        ValueError: for an unknown task, or a corpus file with missing columns or wrong values.
+        ValueError: for an unknown task, an `encode` that is no function, or a corpus file with missing columns or
+            wrong values.
     """
+    if not callable(encode):
+        raise ValueError(f"encode is a function from texts to vectors, got {encode!r}: load_text_encoder(name).")
     return run_tasks(encode, Settings(tasks=tasks, data_dir=data_dir, seed=seed, protocol=protocol)).metrics
 
 

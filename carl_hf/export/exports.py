@@ -1,7 +1,7 @@
 """The three exports: a trained model as a folder that loads without carl_hf.
 
-Each holds a plain model, its tokenizer with its maximum length, a model card (README.md), and carl_export.json, from
-which the card is rendered. None holds the target network, the optimizer's state or pickled files.
+Each holds a plain model, its tokenizer, a model card (README.md), and carl_export.json, from which the card is
+rendered; none the target network, the optimizer's state or pickled files.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +39,7 @@ from carl_hf.export.head_training import HeadTraining, train_emotion_classifier,
 from carl_hf.export.intervals import conformal_intervals, coverage_results
 from carl_hf.export.provenance import Provenance, digests_of, public_corpus_name
 from carl_hf.modeling_carl import CarlModel
+from carl_hf.utils.log_once import log_once
 from carl_hf.version import __version__
 
 _SOURCE = "I could dance all day, this is the best news in years!"
@@ -79,7 +80,7 @@ def export_encoder(
     Raises:
         ValueError: if the folder holds anything other than an export, or labels are not on their corpus's scale.
     """
-    max_length = kept_length(max_length, tokenizer)
+    max_length = kept_length(max_length, tokenizer, model.encoder)
 
     def embed(texts: Sequence[str]) -> np.ndarray:
         return model.embed(list(texts), tokenizer, max_length=max_length, normalize=True).numpy()
@@ -94,11 +95,9 @@ def export_encoder(
     sentences = list(_EXAMPLES.values())
     vectors = embed([_SOURCE, *sentences])
     widget = {
-        "example_title": "Which feels like it?",
-        "source_sentence": _SOURCE,
-        "sentences": sentences,
+        "example_title": "Which feels like it?", "source_sentence": _SOURCE, "sentences": sentences,
         "output": _ranked(sentences, vectors[1:] @ vectors[0]),
-    }
+    }  # fmt: skip
     contents = {
         "results": [asdict(result) for result in results], "baseline": baseline, "widget": [widget], "bias": bias,
     }  # fmt: skip
@@ -126,7 +125,7 @@ def export_va_regressor(
         train, dev: texts, valence, arousal (in [-1, 1]) that the head is fitted to, for a [`CarlModel`]; without
             `dev`, a tenth of `train`, drawn by `seed`, is it. For another model `dev` gives the intervals alone. The
             encoder must not have been trained on `dev`: without it, or if `provenance` says that training included
-            test rows, there are no intervals.
+            test rows, none are computed; another model keeps those that it has, which is said.
         training: how head and encoder are then trained together, for a [`CarlModel`], which stays as it is; what is
             written is the better of the two on `dev`. By default the encoder is frozen.
         adaptation: of another model, what [`carl_hf.export.adapting.adapt_va_regressor`] has returned; the texts are
@@ -139,7 +138,7 @@ def export_va_regressor(
         ValueError: if a [`CarlModel`] comes without `train`, another model is no such regressor, labels are not on
             their corpus's scale, or the folder holds anything other than an export.
     """
-    max_length = kept_length(max_length, tokenizer)
+    max_length = kept_length(max_length, tokenizer, model.encoder if isinstance(model, CarlModel) else model)
     test = {name: data.with_format(None) for name, data in (test or {}).items()}
     known = {name: dimensions_of(data) for name, data in test.items()}
     truth = {name: labels_of(test[name], dimensions=dimensions) for name, dimensions in known.items()}
@@ -171,6 +170,8 @@ def export_va_regressor(
     if unseen:
         answers, labels = outputs(dev["text"]).clip(0, 1), (labels_of(dev, dimensions=dimensions) + 1) / 2
         model.config.intervals = conformal_intervals(answers, labels, dimensions)
+    elif adaptation is None and getattr(model.config, "intervals", None):
+        log_once("The intervals are those that the model came with: if it was trained since, export it with dev=.")
     intervals = getattr(model.config, "intervals", None)
     results, outside = [], []
     for name, labels in truth.items():
@@ -226,7 +227,7 @@ def export_emotion_classifier(
         ValueError: if the model's labels are not the corpus's classes, a split of the corpus lacks texts or a class
             (see [`carl_hf.export.task_heads.check_classes`]), or the folder holds anything other than an export.
     """
-    max_length = kept_length(max_length, tokenizer)
+    max_length = kept_length(max_length, tokenizer, model.encoder if isinstance(model, CarlModel) else model)
     development = None
     fit: dict[str, Any] = {"max_length": max_length, "class_weights": class_weights}
     if fitted := isinstance(model, CarlModel):
@@ -246,14 +247,13 @@ def export_emotion_classifier(
         logits = classifier_outputs(model, list(texts), tokenizer, max_length=max_length)
         return task_heads.class_probabilities(logits.numpy().astype(float), multi_label=corpus.multi_label)
 
-    name = public_corpus_name(corpus_name)
     texts, labels = corpus.part(split_rows(corpus)[2])
     results, smallest = _emotion_results(corpus_name, probabilities(texts), labels, corpus.classes, calibration, seed)
     contents = {
         "head": {
-            "labels": list(corpus.classes), "frozen": _is_frozen(fitted, development), "corpora": [name],
-            "development": development, "temperature": calibration.temperature, "thresholds": calibration.thresholds,
-            "smallest_class": smallest,
+            "labels": list(corpus.classes), "frozen": _is_frozen(fitted, development),
+            "corpora": [public_corpus_name(corpus_name)], "development": development, "smallest_class": smallest,
+            "temperature": calibration.temperature, "thresholds": calibration.thresholds,
         },
         "results": [asdict(result) for result in results],
         "baseline": "most frequent label",

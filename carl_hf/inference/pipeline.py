@@ -78,6 +78,7 @@ class AffectPipeline:
                                  "that training has not seen has them. Export it anew, or do without.")  # fmt: skip
         self._multi_label = "emotion" in configs and configs["emotion"].problem_type == "multi_label_classification"
         self.thresholds = _stated(configs.get("emotion"), "thresholds", self.classes) if self._multi_label else {}
+        self._read_as = {head: _digest(config) for head, config in configs.items()}
         self._readers: list[tuple[Reader, list[str]]] | None = None
 
     @classmethod
@@ -122,8 +123,8 @@ class AffectPipeline:
         """A row for each text, in order.
 
         Args:
-            texts: any iterable of texts: a list, a column of a table, a generator. One that is None, NaN or white
-                space has no answers.
+            texts: any iterable of texts: a list, a column of a table, a generator. One that is None, NaN, white
+                space or nothing that the tokenizer reads has no answers.
 
         Returns:
             a table with the columns valence, arousal and, if the model has it, dominance (float32 in [0, 1], outputs
@@ -131,11 +132,12 @@ class AffectPipeline:
             emotions (only of a model that was trained on texts with several labels and states their thresholds: those
             whose probability reaches its threshold, the most probable first, such as "joy, surprise"; maybe none),
             tokens_cut (tokens of the text that were not read; only with `windows=False`) and tokens_unknown (tokens
-            that the tokenizer does not know, read as [UNK]). Columns of a model that is not there are left out. The
-            index is that of a Series, else 0, 1, ...
+            that the tokenizer does not know, read as [UNK]); of two models with other limits or tokenizers the larger
+            count. Columns of a model that is not there are left out. The index is that of a Series, else 0, 1, ...
 
         Raises:
-            ValueError: for anything but texts, and for a damaged model.
+            ValueError: for anything but texts, for a damaged model, and for one that was replaced by another with
+                other classes, thresholds or intervals since the pipeline was made.
         """
         table = pd.concat(list(self.stream(texts)), ignore_index=True)
         return table.set_axis(texts.index) if isinstance(texts, pd.Series) else table
@@ -177,21 +179,22 @@ class AffectPipeline:
             elif not is_blank(cell):
                 raise ValueError(f"Text {first + row} is no text but {type(cell).__name__} ({str(cell)[:40]}).")
         read = self._read(list(texts.values())) if texts else {}
+        rows, with_tokens = np.array([*texts], dtype=int), read.pop("with_tokens", np.zeros(0, dtype=bool))
         columns: dict[str, Any] = {}
 
-        def put(name: str, found: Any, empty: Any, dtype: Any) -> None:
+        def put(name: str, found: Any, empty: Any, dtype: Any, where: np.ndarray = rows[with_tokens]) -> None:
             columns[name] = np.full(len(cells), empty, dtype=dtype)
-            columns[name][list(texts)] = found
+            columns[name][where] = found
 
         if self.dimensions:
-            values = read["va"].clip(0, 1) if read else np.empty((0, len(self.dimensions)))
+            values = read["va"][with_tokens].clip(0, 1) if read else np.empty((0, len(self.dimensions)))
             for i, name in enumerate(self.dimensions):
                 put(name, values[:, i], np.nan, np.float32)
             for i, (name, width) in enumerate(self.widths.items()):
                 put(f"{name}_low", (values[:, i] - width).clip(0, 1), np.nan, np.float32)
                 put(f"{name}_high", (values[:, i] + width).clip(0, 1), np.nan, np.float32)
         if self.classes:
-            values = read["emotion"] if read else np.empty((0, len(self.classes)))
+            values = read["emotion"][with_tokens] if read else np.empty((0, len(self.classes)))
             put("emotion", np.array(self.classes, dtype=object)[values.argmax(axis=1)], None, object)
             put("emotion_probability", values.max(axis=1), np.nan, np.float32)
             if self.thresholds:
@@ -199,7 +202,7 @@ class AffectPipeline:
             for i, name in enumerate(self.classes if self.probabilities else ()):
                 put(f"emotion_{name}", values[:, i], np.nan, np.float32)
         for name in ("tokens_cut", "tokens_unknown"):
-            put(name, read.get(name, []), 0, np.int64)
+            put(name, read.get(name, []), 0, np.int64, rows)
         return pd.DataFrame(columns, index=range(first, first + len(cells)))
 
     def _reached(self, probabilities_C: np.ndarray) -> str:
@@ -220,7 +223,9 @@ class AffectPipeline:
                 if head == "emotion":
                     values = class_probabilities(values, multi_label=self._multi_label)
                 answers[head] = found.average(values)
-            answers |= {"tokens_cut": found.cut, "tokens_unknown": found.unknown}
+            for name, own in (("cut", found.cut), ("unknown", found.unknown)):
+                answers[f"tokens_{name}"] = np.maximum(answers.get(f"tokens_{name}", 0), own)
+            answers["with_tokens"] = np.add.reduceat(found.lengths, found.first) > 0
         return answers
 
     def _loaded(self) -> list[tuple[Reader, list[str]]]:
@@ -229,6 +234,10 @@ class AffectPipeline:
             readers: list[tuple[Reader, list[str]]] = []
             for head, name in self.names.items():
                 reader = Reader(name, device=device, max_length=self.max_length)
+                if _digest(reader.config) != self._read_as[head]:
+                    raise ValueError(
+                        f"{name} was replaced by another model since this pipeline was made: make it anew."
+                    )
                 if readers and readers[0][0].takes(reader):
                     readers[0][1].append(head)
                 else:
@@ -246,6 +255,12 @@ def _stated(config: PreTrainedConfig | None, attribute: str, names: Sequence[str
     """The number that a configuration states for each of the names; empty unless it states all."""
     known = getattr(config, attribute, None)
     return {name: known[name] for name in names} if isinstance(known, dict) and set(names) <= set(known) else {}
+
+
+def _digest(config: PreTrainedConfig) -> str:
+    """Of what a pipeline takes from a configuration before it loads the model."""
+    known = [getattr(config, name, None) for name in ("id2label", "problem_type", "intervals", "thresholds")]
+    return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
 
 def _kind(config: PreTrainedConfig) -> str | None:

@@ -35,7 +35,7 @@ class Reader:
     def __init__(self, name: str, *, device: torch.device, max_length: int | None = None):
         model, self.tokenizer = load_classifier(name).to(device).eval(), load_tokenizer(name)
         check_tokenizer(model, self.tokenizer)
-        self.encoder, self.device = model.base_model, device
+        self.encoder, self.device, self.config = model.base_model, device, model.config
         limits = (max_length, self.tokenizer.model_max_length, usable_positions(self.encoder), _MOST_TOKENS)
         self.max_length = min(limit for limit in limits if limit is not None)
         self.heads = [model]

@@ -17,9 +17,9 @@ from carl_hf.evaluation.encoder import TextEncoder, shared_encoder, stamp_of
 class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Embeds texts; for pipelines, grid searches and joblib.
 
-    There is nothing to fit. The encoder is loaded when it is first needed, once in each process for the same settings
-    and files; a pickle holds the settings and the files' times of change, so that a `memory` of joblib computes the
-    vectors anew where another encoder has been saved in the place of the one before.
+    Nothing is learnt; `fit` notes which encoder it was, so that another one, saved in its place, is refused. It is
+    loaded when it is first needed, once in each process for the same settings and files; a pickle holds the settings
+    and the files' times of change, so that a `memory` of joblib computes the vectors anew for another encoder.
 
     Args:
         model: Hub id or folder of an encoder: the export `encoder/`, or any other, as in
@@ -47,7 +47,7 @@ class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             ValueError: for anything but a list of texts, or an encoder that cannot be loaded.
         """
         _texts(X)
-        self._encoder()
+        self.fingerprint_ = self._encoder().fingerprint
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -57,9 +57,12 @@ class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             X: a list, array or column of texts.
 
         Raises:
-            ValueError: as [`fit`].
+            ValueError: as [`fit`], and for another encoder than that of `fit`.
         """
-        vectors = self._encoder().embed(_texts(X))
+        encoder = self._encoder()
+        if getattr(self, "fingerprint_", encoder.fingerprint) != encoder.fingerprint:
+            raise ValueError(f"{self.model} is another encoder than in fit, or is read to another length: fit again.")
+        vectors = encoder.embed(_texts(X))
         if self.normalize:
             vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(np.finfo(np.float32).tiny)
         return vectors
