@@ -1,5 +1,6 @@
 """CarlDataCollator: tokenizes texts, sorts them by length, pads them on the right, and divides them for encoding."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,8 +14,9 @@ from carl_hf.data.corpora import DIMENSIONS
 from carl_hf.data.mixing import VA
 from carl_hf.encoders.checks import check_padding, check_unicode, kept_length
 from carl_hf.losses import NO_CLASS
-from carl_hf.utils.log_once import log_once
 from carl_hf.utils.setting_types import at_least
+
+logger = logging.getLogger(__name__)
 
 
 class CarlDataCollator:
@@ -66,6 +68,7 @@ class CarlDataCollator:
         self.chunks = chunks
         self.class_indices = {name: index for index, name in enumerate(classes)}
         self.angles = angles
+        self._said_unknown = False
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if not rows or not all(isinstance(row, Mapping) for row in rows):
@@ -106,8 +109,11 @@ class CarlDataCollator:
 
     def _class(self, row: dict[str, Any]) -> int:
         label = self._label(row)
-        if self.class_indices and label and label not in self.class_indices:
-            log_once(f"A text has the label {label!r}, which is no class of the model: it counts as missing.")
+        if self.class_indices and label and label not in self.class_indices and not self._said_unknown:
+            self._said_unknown = True
+            logger.warning(
+                "Texts have labels that are no classes of the model, such as %r: they count as missing.", label
+            )
         return self.class_indices.get(label, NO_CLASS)
 
     def _label(self, row: dict[str, Any]) -> str:
