@@ -130,8 +130,8 @@ def test_cells_that_are_hardly_texts_are_counted(exports, tmp_path, caplog):
     table = write_table(tmp_path / "in.csv", rows)
     words = [table, "--model", exports[0], "--output", tmp_path / "out.csv", "--num_threads", 1]
     assert run_script("examples/score.py", *words) is None
-    assert "2 cells of 'text' are marks of a missing value, such as NA: they are read as texts." in caplog.text
-    assert "2 cells of 'text' are numbers: they are read as texts." in caplog.text
+    assert "'text': cells that are marks of a missing value, such as NA, and are read as texts: 2." in caplog.text
+    assert "'text': cells that are numbers, and are read as texts: 2." in caplog.text
 
 
 def test_a_class_that_lists_others_is_said(tmp_path, caplog):

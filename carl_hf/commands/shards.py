@@ -79,7 +79,7 @@ def survey(
         raise ValueError(f"{', '.join(table.name for table in tables)}: there are no rows.")
     for what, count in unlike_texts.items():
         if count:
-            logger.warning("%d cells of %r are %s: they are read as texts.", count, text_column, what)
+            logger.warning("Column %r: cells that are %s, and are read as texts: %d.", text_column, what, count)
     return Survey(rows, empty, schema, digest.hexdigest())
 
 
