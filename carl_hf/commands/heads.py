@@ -7,7 +7,8 @@ from typing import Literal
 
 from carl_hf import CarlTrainingArguments
 from carl_hf.encoders import Pooling
-from carl_hf.export.folder import read_record, record_of
+from carl_hf.encoders.loading import exported_pooling
+from carl_hf.export.folder import read_record
 from carl_hf.export.head_training import HeadTraining
 from carl_hf.inference.pipeline import AffectPipeline
 from carl_hf.utils.fields import setting
@@ -34,7 +35,7 @@ class HeadArguments:
 
 def settled_pooling(pooling: Pooling | None, encoder: str) -> Pooling:
     """The pooling that is asked for; else that of the export which the encoder is; else cls."""
-    if pooling is None and (own := (record_of(encoder) or {}).get("pooling", "cls")) != "cls":
+    if pooling is None and (own := exported_pooling(encoder) or "cls") != "cls":
         logging.info("%s was trained with --pooling %s, which is kept.", encoder, own)
         return own
     return pooling or "cls"

@@ -34,6 +34,8 @@ from carl_hf.utils.suggestions import first_line
 
 # or transformers asks a service of the Hub to convert a model without safetensors, and loads what it proposes
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
+EXPORT_RECORD = "carl_export.json"
+"""The file by which an export of this package is known."""
 logger = logging.getLogger(__name__)
 _loading = threading.RLock()
 
@@ -82,12 +84,17 @@ def load_encoder(name: str, *, emoji: bool = False) -> PreTrainedModel:
     """
     encoder, info = _from_pretrained(AutoModel, name)
     check_loaded(name, info, optional=("pooler.",))
-    for answers in ("intervals", "thresholds"):  # of a head that it was taken out of
-        vars(encoder.config).pop(answers, None)
+    forget_head(encoder.config)
     if emoji:
         check_encoder(encoder)
         with_emoji(load_tokenizer(name), encoder)
     return encoder
+
+
+def forget_head(config: PreTrainedConfig) -> None:
+    """Takes what this package has added of a head's answers out of the configuration of its encoder."""
+    for answers in ("intervals", "thresholds"):
+        vars(config).pop(answers, None)
 
 
 def load_measured_encoder(name: str) -> PreTrainedModel:
@@ -104,10 +111,9 @@ def named_or_loaded(encoder: str | Path | PreTrainedModel, *, pooling: Pooling, 
     """The encoder that a model is built around, checked: loaded by its name, or the loaded one without a head on it.
     Logs it if this package has exported it for another pooling."""
     if isinstance(encoder, (str, Path)):
-        name, resolved = str(encoder), resolve_encoder(str(encoder))
+        name, own = str(encoder), exported_pooling(str(encoder))
         encoder = load_encoder(name, emoji=emoji)
-        own = stated_pooling(resolved) if find_file(resolved, "carl_export.json") else None
-        if own in ("cls", "mean") and own != pooling:
+        if own not in (None, pooling):
             logger.warning("%s was trained with pooling %s, and goes on with %s: pooling=%r.", name, own, pooling, own)
     elif not hasattr(encoder, "get_input_embeddings"):
         raise ValueError(f"An encoder is a name, a folder or a transformers model, got {type(encoder).__name__}; of a "
@@ -274,6 +280,13 @@ def stated_pooling(resolved: str) -> StatedPooling | None:
     modes = [flag for flag in flags if not flag.startswith("include_")] or [state.get("pooling_mode")]
     known: dict[Any, StatedPooling] = {"cls_token": "cls", "mean_tokens": "mean", "cls": "cls", "mean": "mean"}
     return known.get(modes[0], "other") if len(modes) == 1 else "other"
+
+
+def exported_pooling(name: str) -> Pooling | None:
+    """The pooling that an encoder was exported for by this package; None of any other model."""
+    resolved = resolve_encoder(name)
+    stated = stated_pooling(resolved) if find_file(resolved, EXPORT_RECORD) else None
+    return None if stated == "other" else stated
 
 
 def _optional_json(resolved: str, file: str) -> Any:

@@ -17,14 +17,13 @@ from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.encoders.checks import check_padding
-from carl_hf.encoders.loading import find_file
+from carl_hf.encoders.loading import EXPORT_RECORD, find_file
 from carl_hf.encoders.packaged import resolve_encoder
 from carl_hf.export.cards import render_card
 from carl_hf.export.contents import check_content
 from carl_hf.export.provenance import Provenance, named_digests
 from carl_hf.utils.atomic_files import apply_umask, write_errors, write_json
 
-EXPORT_RECORD = "carl_export.json"
 _IN_USE = "in-use.lock"
 
 _PUBLISHED = re.compile(

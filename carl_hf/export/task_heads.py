@@ -21,7 +21,7 @@ from carl_hf.data.splits import divide, numbered, split_rows
 from carl_hf.encoders.checks import check_tokenizer
 from carl_hf.encoders.classifiers import Classifier, token_ids
 from carl_hf.encoders.embedding import classifier_outputs
-from carl_hf.encoders.loading import check_no_adapters
+from carl_hf.encoders.loading import check_no_adapters, forget_head
 from carl_hf.evaluation.probes import LinearProbe, best_threshold, fit_logistic, fit_multi_label, fit_ridge
 from carl_hf.evaluation.valence_arousal import dimensions_of, labels_of
 from carl_hf.modeling_carl import CarlModel
@@ -191,8 +191,7 @@ def _around_encoder(
     check_no_adapters(model)
     check_tokenizer(model, tokenizer)
     config: Any = copy.deepcopy(model.encoder.config)
-    for name in ("intervals", "thresholds"):  # of another head
-        vars(config).pop(name, None)
+    forget_head(config)  # another one
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in config.id2label.items()}
     config.problem_type, config.dtype = problem, torch.float32  # whatever the encoder was once loaded in

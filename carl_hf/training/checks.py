@@ -83,9 +83,9 @@ def rows_of(dataset: Any, name: str, *, any_rows: bool = False) -> Any:
     if isinstance(dataset, pd.DataFrame):
         dataset = datasets.Dataset.from_pandas(dataset, preserve_index=False)
     elif isinstance(dataset, (list, tuple, torch.utils.data.Dataset)) and not isinstance(dataset, datasets.Dataset):
-        if any_rows and not isinstance(dataset, (list, tuple)):
-            return dataset
         if not isinstance(dataset, (list, tuple)):
+            if any_rows:
+                return dataset
             logger.warning("%s is read once, before the first step: what it draws at random stays as it is.", name)
         rows = [dataset[index] for index in range(len(dataset))]
         if rows and all(isinstance(row, Mapping) for row in rows):
@@ -100,9 +100,9 @@ def rows_of(dataset: Any, name: str, *, any_rows: bool = False) -> Any:
             f"{name} is a {type(dataset).__name__}{parts}. It must be a datasets.Dataset, an IterableDataset, or a "
             "list of rows such as {'text': ..., 'valence': 0.5, 'arousal': -0.2} or {'text': ..., 'label': 'joy'}."
         )
-    if not any_rows and dataset.format["type"] == "custom":
-        raise ValueError(f"{name} has a transform, which training would not run: apply it by dataset.map(...).")
     if not any_rows:
+        if dataset.format["type"] == "custom":
+            raise ValueError(f"{name} has a transform, which training would not run: apply it by dataset.map(...).")
         dataset = dataset.with_format(None)
     feature = dataset.features.get("label")
     if isinstance(feature, datasets.ClassLabel):
