@@ -284,8 +284,9 @@ def stated_pooling(resolved: str) -> StatedPooling | None:
 
 def exported_pooling(name: str) -> Pooling | None:
     """The pooling that an encoder was exported for by this package; None of any other model."""
-    resolved = resolve_encoder(name)
-    stated = stated_pooling(resolved) if find_file(resolved, EXPORT_RECORD) else None
+    resolved, stated = resolve_encoder(name), None
+    with contextlib.suppress(OSError):  # there is no such model, which loading it says
+        stated = stated_pooling(resolved) if find_file(resolved, EXPORT_RECORD) else None
     return None if stated == "other" else stated
 
 
