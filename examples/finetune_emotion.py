@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     start_measuring_script(main_process=args.process_index == 0)
     use_all_cores(script.num_threads)
     script.settle(args)
-    head_training = script.head_training(args)
+    head_training = script.head_training(args, "emotion")
     resume = prepare_output(args, overwrite=script.overwrite_output_dir, encoder=script.encoder)
     corpus = script.read_corpus()
     emoji = script.emoji and not script.frozen

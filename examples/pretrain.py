@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     start_measuring_script(main_process=args.process_index == 0)
     use_all_cores(script.num_threads)
     script.settle(args)
-    head_training = script.head_training(args)
+    va_training, emotion_training = (script.head_training(args, head) for head in ("va", "emotion"))
     resume = prepare_output(args, overwrite=script.overwrite_output_dir, encoder=script.encoder)
     data = PretrainData(script, seed=args.seed)
 
@@ -107,12 +107,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         tests = {corpus: splits["test"] for corpus, splits in data.measured.items()}
         export_va_regressor(
             model, tokenizer, output / "va", train=train, dev=dev, test=tests, figures=plots, seed=args.seed,
-            corpora=list(tests) or script.corpora, training=head_training, **common,
+            corpora=list(tests) or script.corpora, training=va_training, **common,
         )  # fmt: skip
     if data.emotions is not None:
         export_emotion_classifier(
             model, tokenizer, output / "emotion", corpus=data.emotions, corpus_name=script.emotion_corpus,
-            seed=args.seed, training=head_training, **common,
+            seed=args.seed, training=emotion_training, **common,
         )  # fmt: skip
     print_before_after(results, {corpus: len(splits["test"]) for corpus, splits in data.measured.items()})
     print_heads(output)

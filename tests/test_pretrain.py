@@ -142,18 +142,31 @@ def test_heads_are_fine_tuned_and_what_ends_that_midway_costs_no_encoder(pretrai
     with monkeypatch.context() as patch:
         patch.setattr("carl_hf.export.exports.train_va_regressor", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(SystemExit, match="130"):
-            pretrain()
+            pretrain("--heads", "finetuned")
     assert export_files(out / "encoder") and read_record(out / "encoder")["bias"] and not (out / "va").exists()
     monkeypatch.setattr(heads, "HeadTraining", functools.partial(HeadTraining, fewest_texts=50))
-    pretrain("--overwrite_output_dir", "true", "--heads_epochs", "2", "--heads_learning_rate", "1e-3")
+    training = ("--heads", "finetuned", "--heads_epochs", "2", "--heads_learning_rate", "1e-3")
+    pretrain("--overwrite_output_dir", "true", *training)
     found = read_record(out / "va")["head"]["development"]
-    assert (found["epochs"], found["learning_rate"]) == (
-        2,
-        1e-3,
-    ) and f"va/ is {found['chosen']}" in capsys.readouterr().out
+    assert (found["epochs"], found["learning_rate"]) == (2, 1e-3)
+    assert f"va/ is {found['chosen']}" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="error: Training a head takes a learning rate above 0"):
         pretrain("--heads_epochs", "0", out=tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    "chosen, objectives, finetuned",
+    [
+        ("auto", ["mccl", "regression"], ["emotion"]),  # the encoder was trained to predict these labels
+        ("auto", ["mccl"], ["va", "emotion"]),
+        ("finetuned", ["mccl", "regression"], ["va", "emotion"]),
+        ("frozen", ["mccl"], []),
+    ],
+)
+def test_which_heads_are_fine_tuned(chosen, objectives, finetuned):
+    script, args = PretrainArguments(heads=chosen), CarlTrainingArguments("unused", objectives=objectives)
+    assert [head for head in ("va", "emotion") if script.head_training(args, head) is not None] == finetuned
 
 
 def test_the_first_command_of_the_readme(tmp_path):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from datasets import Dataset
 from transformers import Trainer
@@ -60,8 +60,8 @@ class FinetuneArguments(HeadArguments):
         if self.corpus in ("demo", *EMOTION) and (self.text_column, self.label_column) != ("text", "label"):
             raise ValueError(f"--text_column and --label_column are for files and Hub data sets, not {self.corpus}.")
 
-    def head_training(self, args: CarlTrainingArguments) -> HeadTraining | None:
-        return None if self.frozen else super().head_training(args)
+    def head_training(self, args: CarlTrainingArguments, head: Literal["va", "emotion"]) -> HeadTraining | None:
+        return None if self.frozen else super().head_training(args, head)
 
     def settle(self, args: CarlTrainingArguments) -> None:
         """Chooses the pooling where it is not given, and refuses training arguments that do not go with this script: a

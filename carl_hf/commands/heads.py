@@ -16,19 +16,21 @@ from carl_hf.utils.fields import setting
 
 @dataclass
 class HeadArguments:
-    heads: Literal["finetuned", "frozen"] = setting(
-        "finetuned",
-        "What va/ and emotion/ are: with at least 1,000 training texts, encoder and head fine-tuned together, if that "
-        "is better on development texts than a linear head on the frozen encoder; or always the latter.",
+    heads: Literal["auto", "finetuned", "frozen"] = setting(
+        "auto",
+        "What va/ and emotion/ are. finetuned: with at least 1,000 training texts, encoder and head fine-tuned "
+        "together, if that is better on development texts than a linear head on the frozen encoder. frozen: always "
+        "the latter. auto: va/ frozen if the regression is among --objectives (the encoder was then trained to "
+        "predict valence and arousal already), else finetuned.",
     )
     heads_learning_rate: float | None = setting(
         None, "Learning rate of that fine-tuning (default: 0.04 / width of the encoder, 1e-4 for minilm-l6)."
     )
     heads_epochs: int = setting(HeadTraining.epochs, "Epochs of that fine-tuning at most.")
 
-    def head_training(self, args: CarlTrainingArguments) -> HeadTraining | None:
+    def head_training(self, args: CarlTrainingArguments, head: Literal["va", "emotion"]) -> HeadTraining | None:
         """None for frozen encoders."""
-        if self.heads == "frozen":
+        if self.heads == "frozen" or (self.heads == "auto" and head == "va" and "regression" in args.weights):
             return None
         return HeadTraining(self.heads_learning_rate, self.heads_epochs, bf16=args.bf16, seed=args.seed)
 
