@@ -245,6 +245,7 @@ class Explainer:
 
         return explained(text, other), explained(other, text)
 
+    @torch.inference_mode(False)  # with gradients, whatever the caller's mode
     def _attribute(
         self, text: str, score: Callable[[Tensor], Tensor], target: str, method: Method, unit: Unit, steps: int
     ) -> Attribution:
@@ -254,8 +255,7 @@ class Explainer:
                 raise ValueError(f"Unknown {what} {given!r}{hint} Choose {' or '.join(known)}.")
         at_least("steps", steps, 1)
         encoded = self._tokenized(text)
-        embeds_1LE, baseline_1LE = self._embeds(encoded)
-        baseline = None
+        (embeds_1LE, baseline_1LE), baseline = self._embeds(encoded), None
         if method == "gradient_norm":
             answer_1 = score(embeds_1LE.requires_grad_())
             prediction = answer_1.item()

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import re
@@ -185,7 +186,15 @@ def test_models_that_were_fine_tuned_elsewhere_are_exported_as_they_are(tmp_path
         export_va_regressor(carl(), tokenizer, tmp_path / "va", train=toy_dataset(10))
 
 
-def test_an_export_replaces_an_export_and_nothing_else(tmp_path, tokenizer):
+@contextlib.contextmanager
+def stopping_midway(monkeypatch):
+    """Ends an export behind its weights."""
+    with monkeypatch.context() as patch, pytest.raises(FileNotFoundError):
+        patch.setattr("carl_hf.export.exports.save_tokenizer", Mock(side_effect=FileNotFoundError))
+        yield
+
+
+def test_an_export_replaces_an_export_and_nothing_else(tmp_path, tokenizer, monkeypatch):
     model, folder, mine = carl(), tmp_path / "encoder", tmp_path / "mine"
     export_encoder(model, tokenizer, folder, max_length=32)
     (folder / "figures").mkdir()
@@ -200,15 +209,17 @@ def test_an_export_replaces_an_export_and_nothing_else(tmp_path, tokenizer):
         assert (place / "thesis.txt").read_text() == "years of work"
     (folder / "thesis.txt").unlink()
     # a failure midway leaves the old export complete, and nothing beside it
-    with pytest.raises(FileNotFoundError):
-        export_encoder(model, tokenizer, folder, figures=[tmp_path / "nowhere.png"])
+    with stopping_midway(monkeypatch):
+        export_encoder(model, tokenizer, folder)
     for figures in ([tmp_path / "a) [x](y).png"], [tmp_path / "a.png", tmp_path / "b" / "a.png"], ["a.svg"]):
         with pytest.raises(ValueError, match="cannot be published"):
             export_encoder(model, tokenizer, folder, figures=figures)
+    with pytest.raises(ValueError, match="There is no figure .*nowhere.png"):
+        export_encoder(model, tokenizer, folder, figures=[tmp_path / "nowhere.png"])
     assert read_record(folder)["max_length"] == 16 and {p.name for p in tmp_path.iterdir()} == {"encoder", "mine"}
 
 
-def test_what_a_killed_export_has_left_is_removed_and_a_running_one_is_let_be(tmp_path, tokenizer):
+def test_what_a_killed_export_has_left_is_removed_and_a_running_one_is_let_be(tmp_path, tokenizer, monkeypatch):
     folder, model = export_encoder(carl(), tokenizer, tmp_path / "encoder"), carl()
     killed, running, unknown = (tmp_path / f".export-encoder-{name}" for name in ("killed", "running", "unknown"))
     for work in (killed, running, unknown):
@@ -216,8 +227,8 @@ def test_what_a_killed_export_has_left_is_removed_and_a_running_one_is_let_be(tm
     folder.rename(killed / "old")  # killed between the two moves
     (killed / "in-use.lock").touch()
     with FileLock(running / "in-use.lock"):
-        with pytest.raises(FileNotFoundError):
-            export_encoder(model, tokenizer, folder, figures=[tmp_path / "nowhere.png"])
+        with stopping_midway(monkeypatch):
+            export_encoder(model, tokenizer, folder)
         assert export_files(folder)  # the old one is back
         export_encoder(model, tokenizer, folder)
         assert {path.name for path in tmp_path.iterdir()} == {"encoder", running.name, unknown.name}
@@ -280,12 +291,12 @@ def test_unusual_encoders_get_heads_too(bare, tmp_path, tokenizer):
 def test_a_class_without_training_texts_is_named(multi_label):
     corpus = emotions(multi_label)
     fear = corpus.labels[:, 2] if multi_label else corpus.labels == 2
-    split = np.where(fear, "test", "train")
+    split = np.where(fear, "test", "train").astype(object)
     split[:2] = ["validation", "test"]
     with pytest.raises(ValueError, match="No training text of the emotion corpus has the label 'fear'"):
         check_classes(ClassCorpus(corpus.texts, corpus.labels, corpus.classes, split))
     with pytest.raises(ValueError, match="empty validation or test split"):
-        check_classes(ClassCorpus(corpus.texts, corpus.labels, corpus.classes, np.where(fear, "dev", "train")))
+        check_classes(ClassCorpus(corpus.texts, corpus.labels, corpus.classes, np.where(fear, "validation", "train")))
 
 
 def test_the_onnx_graphs_of_an_encoder_compute_the_same(tmp_path, tokenizer):

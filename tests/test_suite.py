@@ -139,6 +139,7 @@ def test_two_encoders_are_compared_on_the_same_items(small_corpora, good):
         assert gain[name] == pytest.approx(two - one) and len(gain[f"{name}_interval"]) == 2
     assert gains["emotion"]["goemotions-six"]["accuracy_interval"][0] > 0
     same = compare(good, good, seed=1)["polarity"]["mr"]
+    assert same.pop("texts") == len(good.items["polarity/mr"]["references"])
     assert same == {"accuracy": 0.0, "accuracy_interval": [0.0, 0.0], "f1": 0.0, "f1_interval": [0.0, 0.0]}
 
 

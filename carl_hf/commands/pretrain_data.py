@@ -18,7 +18,7 @@ from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
 from carl_hf.data.loading import NoRatingsError, NoSplitError, find_bad_rows
 from carl_hf.data.mixing import class_names, mix_datasets, remove_overlap, rows_with_va, va_from_class_labels
-from carl_hf.data.splits import is_drawn, split_rows
+from carl_hf.data.splits import SPLITS, is_drawn, split_rows
 from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.evaluation.emotion import class_dataset
 from carl_hf.export.intervals import FEWEST
@@ -183,7 +183,7 @@ class PretrainData:
                 logging.info("%s has class labels. Not measured here: carl-hf evaluate measures it.", corpus)
                 continue
             try:
-                splits = {split: self._load_measured(corpus, split) for split in ("train", "validation", "test")}
+                splits = {split: self._load_measured(corpus, split) for split in SPLITS}
             except NoSplitError as error:
                 if script.measure is not None:
                     raise
@@ -254,7 +254,7 @@ class PretrainData:
     def _load_class_labels(self, corpus: str, split: str) -> Dataset:
         """Texts of an emotion corpus with one class label each, in the splits of the evaluation."""
         whole = _emotion_corpus(corpus, self._script.data_dir, self._script.skip_bad_rows, None)
-        rows = dict(zip(("train", "validation", "test"), split_rows(whole), strict=True))
+        rows = dict(zip(SPLITS, split_rows(whole), strict=True))
         texts = class_dataset(whole, np.concatenate(list(rows.values())) if split == "all" else rows[split])
         if self._script.va_from_names is None or split == "validation":  # metrics are of labels that raters gave
             return texts

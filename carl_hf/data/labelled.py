@@ -26,7 +26,7 @@ from carl_hf.data.corpora import CORPORA, DIMENSIONS, MissingCorpus, read_corpus
 from carl_hf.data.files import read_table
 from carl_hf.data.loading import good_rows, normalized, read_source
 from carl_hf.data.mixing import warn_of_similar_names
-from carl_hf.data.splits import text_key, with_validation, without_overlap
+from carl_hf.data.splits import SPLITS, text_key, with_validation, without_overlap
 from carl_hf.utils.suggestions import listed
 
 logger = logging.getLogger(__name__)
@@ -52,13 +52,34 @@ class VaCorpus:
 @dataclass(frozen=True)
 class ClassCorpus:
     """Texts with classes: `labels` (N,) class indices, or (N, C) booleans where a text may have any number of them;
-    `split` (N,) or None; the rows of its file that were skipped."""
+    `split` (N,) of train, validation, test, or none for a text that takes no part; or None; the rows of its file that
+    were skipped.
+
+    Raises:
+        ValueError: unless each text has labels and, where there are splits, one of them; for an unknown class.
+    """
 
     texts: list[str]
     labels: np.ndarray
     classes: list[str]
     split: np.ndarray | None
     skipped: Sequence[BadRow] = ()
+
+    def __post_init__(self):
+        for name in ("labels", "split"):
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, values := np.asarray(given))
+                if len(values) != len(self.texts):
+                    raise ValueError(f"{len(self.texts)} texts have {len(values)} {name}: give one for each.")
+        flat, table = self.labels.ndim == 1, self.labels.shape[1:] == (len(self.classes),)
+        if not (table or (flat and len(self.labels) and self.labels.dtype.kind in "iu")):
+            raise ValueError("labels are numbers of the classes, (N,) integers, or a table of (N, classes) booleans.")
+        if flat and not (0 <= self.labels.min() and self.labels.max() < len(self.classes)):
+            raise ValueError(
+                f"labels are 0 to {len(self.classes) - 1}, got {self.labels.min()} to {self.labels.max()}."
+            )
+        if self.split is not None and (other := sorted({*self.split} - {*SPLITS, "none"})):
+            raise ValueError(f"A split is {listed(SPLITS)}, got '{other[0]}'.")
 
     @property
     def multi_label(self) -> bool:
@@ -118,7 +139,11 @@ EMOTION = {
 
 
 def read_emotion(
-    name: str, data_dir: str | Path | None, columns: Mapping[str, str] | None = None, *, skip_bad_rows: bool = False
+    name: str | Path,
+    data_dir: str | Path | None,
+    columns: Mapping[str, str] | None = None,
+    *,
+    skip_bad_rows: bool = False,
 ) -> ClassCorpus:
     """GoEmotions (six raw labels, texts with one label; or multi-label with Ekman's six and neutral, or all 28),
     ISEAR, EmoLit-12, the demo corpus, or a file of your own or a Hub data set with the columns `text`, `label` (a name
@@ -133,6 +158,7 @@ def read_emotion(
         MissingCorpus: if a corpus's file is not there. ValueError: for an unknown source, missing columns, a bad row,
             or a class with too few texts.
     """
+    name = str(name)
     if name == "demo":
         return _single_label(read_corpus(CORPORA["demo"], None), "demo")
     if name not in EMOTION:

@@ -83,7 +83,7 @@ def load_va_dataset(
     if (spec := CORPORA.get(name)) is not None:
         if columns:
             raise ValueError(f"columns are named of files and Hub data sets, not of {name}.")
-        if scale is not None and tuple(scale) != tuple(spec.scale):
+        if scale is not None and checked_scale(scale, name) != tuple(spec.scale):
             raise ValueError(f"{name} is rated from {spec.scale[0]:g} to {spec.scale[1]:g}: leave scale out.")
         scale = spec.scale
         frame = read_corpus(spec, data_dir, scale, ratings=agreement_weights)
@@ -155,7 +155,8 @@ def va_rules(scale: tuple[float, float] | None, name: str, *, dominance: bool = 
 def checked_scale(scale: tuple[float, float] | None, name: str) -> tuple[float, float]:
     if scale is None:
         raise ValueError(f"{name}: state the scale of its labels, such as scale=(1, 9) (--scale 1 9).")
-    least, greatest = scale if len(scale) == 2 and not isinstance(scale, str) else (math.nan, math.nan)
+    pair = isinstance(scale, Sequence) and len(scale) == 2 and all(isinstance(end, (int, float)) for end in scale)
+    least, greatest = scale if pair else (math.nan, math.nan)
     if not (math.isfinite(greatest - least) and least < greatest):
         raise ValueError(f"The scale must be (least, greatest), two numbers, got {scale}.")
     return least, greatest
@@ -178,11 +179,14 @@ def good_rows(rows: bad_rows.Rows, name: str, skip_bad_rows: bool) -> pd.DataFra
 def read_source(
     source: str | Path, columns: Mapping[str, str], needed: Sequence[str], *, some_of: Sequence[str] = ()
 ) -> bad_rows.Rows:
-    """The rows of a file or of a Hub data set, the latter with a column `split`, with columns as by [`renamed`]. A
-    ValueError for what is neither, cannot be read, has no rows, or lacks a column."""
+    """The rows of a file or of a Hub data set, the latter with a column `split`: its own, if it has one and is one
+    split on the Hub, else that on the Hub. Columns are as by [`renamed`]. A ValueError for what is neither, cannot be
+    read, has no rows, or lacks a column."""
     known = (*COLUMNS, "split", "raters", *(f"{name}_sd" for name in VA))
     if not isinstance(columns, Mapping) or not set(columns) <= set(known):
         raise ValueError(f"columns must be {{ours: theirs}}, with ours of {', '.join(known)}; got {columns!r}.")
+    if not isinstance(source, (str, Path)):
+        raise ValueError(f"A corpus is a name, a file or the id of a Hub data set, got a {type(source).__name__}.")
     path, name = Path(source), str(source)
     if path.suffix.lower() in SUFFIXES or path.exists():
         frame, bad = read_rows(path)
@@ -200,10 +204,13 @@ def read_source(
 
 
 def _read_hub_dataset(name: str) -> bad_rows.Rows:
-    rows, bad, first = [], [], 1
-    for split, part in load_hub_dataset(name).items():
+    rows, bad, first, parts = [], [], 1, load_hub_dataset(name)
+    for split, part in parts.items():
         piece = arrow_piece(part.with_format("arrow")[:], first, f"{name} ({split})")
-        rows.append(piece.frame.assign(split=split))
+        own = "split" in piece.frame
+        if own and len(parts) > 1:
+            log_once(f"{name}: its splits are those of the Hub; its column 'split' is not read.")
+        rows.append(piece.frame if own and len(parts) == 1 else piece.frame.assign(split=split))
         bad += piece.bad
         first += len(part)
     return pd.concat(rows), bad

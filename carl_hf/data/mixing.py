@@ -23,7 +23,7 @@ from carl_hf.data.bad_rows import (
     without_rows,
 )
 from carl_hf.data.label_spaces import LabelSpace
-from carl_hf.data.splits import text_key
+from carl_hf.data.splits import text_key, text_keys
 
 logger = logging.getLogger(__name__)
 
@@ -86,13 +86,17 @@ def check_dataset(
             f"{name}: no text has dominance, which the model needs: load_va_dataset(..., dominance=True)."
         )
     for column in VA if needs_va else ():
-        values = frame[column].dropna().astype(float)
-        if values.nunique() >= _FEW_VALUES and (values.min() >= 0 or values.max() <= 0):
-            logger.warning(
-                "%s: %s lies in [%.3g, %.3g], on one side of 0, the middle of the scale. If the texts were rated on "
-                "another one, load them with it: load_va_dataset(..., scale=(least, greatest)), --scale.",
-                name, column, values.min(), values.max(),
-            )  # fmt: skip
+        warn_of_one_side(name, column, frame[column].dropna().astype(float))
+
+
+def warn_of_one_side(name: str, column: str, values: np.ndarray | pd.Series) -> None:
+    """Logs labels that look like those of another scale: none is below the middle of [-1, 1], or none above it."""
+    if len(np.unique(values)) >= _FEW_VALUES and (values.min() >= 0 or values.max() <= 0):
+        logger.warning(
+            "%s: %s lies in [%.3g, %.3g], on one side of 0, the middle of the scale. If the texts were rated on "
+            "another one, load them with it: load_va_dataset(..., scale=(least, greatest)), --scale.",
+            name, column, values.min(), values.max(),
+        )  # fmt: skip
 
 
 def _as_loaded(rule: Rule) -> Rule:
@@ -151,8 +155,11 @@ def va_from_class_labels(dataset: Dataset, space: LabelSpace) -> Dataset:
 
 
 def remove_overlap(train: Dataset, others: Iterable[Iterable[str]]) -> Dataset:
-    """`train` without the texts that are in one of `others`, up to case and white space."""
-    held_out = {text_key(text) for other in others for text in other}
+    """`train` without the texts that are in one of `others`, lists of texts, up to case and white space. A ValueError
+    for anything else, such as a dataset in place of its column `text`."""
+    if isinstance(others, (str, Mapping, Dataset)):
+        raise ValueError(f"others is a list of lists of texts, got one {type(others).__name__}: [data['text']].")
+    held_out = {key for other in others for key in text_keys(other, "Each of others")}
     keep = [i for i, text in enumerate(_columns(train, ["text"])["text"]) if text_key(text) not in held_out]
     if len(keep) < len(train):
         logger.info("Left out of training: %d texts that are kept for evaluation.", len(train) - len(keep))

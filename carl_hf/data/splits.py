@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +12,22 @@ if TYPE_CHECKING:
     from carl_hf.data.labelled import ClassCorpus
 
 _SEED = 42
+SPLITS = ("train", "validation", "test")
 
 
 def text_key(text: str) -> str:
     """The same for texts that differ only in case and white space."""
     return " ".join(text.casefold().split())
+
+
+def text_keys(texts: Iterable[str], argument: str) -> set[str]:
+    """The [`text_key`] of every text; a ValueError that names the `argument` for one text, a table or other things."""
+    if isinstance(texts, (str, Mapping)) or hasattr(texts, "column_names"):
+        raise ValueError(f"{argument} takes a list of texts, got one {type(texts).__name__}: data['text'].")
+    texts = list(texts)
+    if others := [text for text in texts if not isinstance(text, str)]:
+        raise ValueError(f"{argument} takes a list of texts, got one with a {type(others[0]).__name__} in it.")
+    return set(map(text_key, texts))
 
 
 def is_drawn(text: str) -> bool:
@@ -78,7 +89,7 @@ def split_rows(corpus: ClassCorpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     if corpus.split is None:
         rest, test = draw(rows, 0.1)
         return _with_every_class(corpus, *draw(rest, 1 / 9), test)
-    train, validation, test = (rows[corpus.split == name] for name in ("train", "validation", "test"))
+    train, validation, test = (rows[corpus.split == name] for name in SPLITS)
     if len(validation) == 0:
         train, validation = _with_every_class(corpus, *draw(train, 0.1))
     return train, validation, test

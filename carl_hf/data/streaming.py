@@ -17,7 +17,7 @@ from carl_hf.data.files import PIECE, SUFFIXES, Piece, Wanted, arrow_piece, colu
 from carl_hf.data.hub_sets import load_hub_dataset
 from carl_hf.data.loading import NO_GOOD_ROW, SKIP_REMEDY, check_columns, normalized, parse_va_rows, renamed, va_rules
 from carl_hf.data.mixing import VA
-from carl_hf.data.splits import text_key
+from carl_hf.data.splits import text_key, text_keys
 from carl_hf.utils.suggestions import listed
 
 logger = logging.getLogger(__name__)
@@ -165,7 +165,8 @@ def stream_va_dataset(
     stream = datasets.IterableDataset.from_generator(
         _rows,
         gen_kwargs={
-            "files": files, "names": names, "scale": tuple(scale), "held_out": frozenset(map(text_key, held_out)),
+            "files": files, "names": names, "scale": tuple(scale),
+            "held_out": frozenset(text_keys(held_out, "held_out")),
             "skip_bad_rows": skip_bad_rows, "log": _Log({} if skipped is None else skipped),
             "dimensions": DIMENSIONS if dominance else VA,
         },

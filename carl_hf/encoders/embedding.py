@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -62,11 +62,7 @@ def embed_poolings(
     Args:
         progress: title of a progress bar, shown where the output is a terminal; no bar by default.
     """
-    if isinstance(texts, str):
-        raise ValueError("embed takes a list of texts, got one string: pass [text].")
-    if isinstance(texts, dict) or hasattr(texts, "columns") or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"embed takes a list of texts, got other things in a {type(texts).__name__}: table['text'].")
-    check_unicode(texts)
+    texts = list_of_texts(texts)
     unknown = [pooling for pooling in poolings if pooling not in get_args(ReadPooling)]
     if unknown:
         raise ValueError(f"Unknown pooling {unknown[0]!r}: choose from {', '.join(get_args(ReadPooling))}.")
@@ -75,7 +71,7 @@ def embed_poolings(
         raise ValueError(f"{type(encoder).__name__} has no pooler: choose the pooling 'cls' or 'mean'.")
     check_tokenizer(encoder, tokenizer)
     max_length = kept_length(max_length, tokenizer)
-    tokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"] if len(texts) else []
+    tokens = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"] if len(texts) else []
     return embed_tokens(encoder, tokens, tokenizer, poolings=poolings, batch_size=batch_size, progress=progress)
 
 
@@ -128,14 +124,27 @@ def classifier_outputs(
     return torch.cat(logits)[np.argsort(order)] if logits else torch.empty(0, model.config.num_labels)
 
 
+def list_of_texts(texts: Iterable[str]) -> list[str]:
+    """The texts of any iterable of them, such as a column of a table; a ValueError for anything else."""
+    if isinstance(texts, str):
+        raise ValueError("embed takes a list of texts, got one string: pass [text].")
+    is_table = isinstance(texts, Mapping) or hasattr(texts, "columns") or hasattr(texts, "column_names")
+    found = [] if is_table else list(texts)
+    if is_table or not all(isinstance(text, str) for text in found):
+        raise ValueError(f"embed takes a list of texts, got other things in a {type(texts).__name__}: table['text'].")
+    check_unicode(found)
+    return found
+
+
 @contextlib.contextmanager
 def _without_dropout(model: PreTrainedModel) -> Iterator[None]:
-    was_training = model.training
+    was_training = [(module, module.training) for module in model.modules()]  # parts of it may be frozen
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module, training in was_training:
+            module.training = training
 
 
 def _batches(lengths: Sequence[int], most: int, cost: Callable[[int, int], int]) -> Iterator[list[int]]:

@@ -36,6 +36,7 @@ from carl_hf.utils.suggestions import first_line
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
 EXPORT_RECORD = "carl_export.json"
 """The file by which an export of this package is known."""
+_CHECKPOINT = "This is a checkpoint of CARL training: name its export, the folder encoder/ of the run."
 logger = logging.getLogger(__name__)
 _loading = threading.RLock()
 
@@ -72,7 +73,7 @@ def load_config(name: str) -> PreTrainedConfig:
         raise ValueError(f"Cannot load the model {name!r}: {_why_not(resolved, error)}") from error
 
 
-def load_encoder(name: str, *, emoji: bool = False) -> PreTrainedModel:
+def load_encoder(name: str | Path, *, emoji: bool = False) -> PreTrainedModel:
     """Loads an encoder in float32, in eval mode. Only a pooler may be missing from its weights, which is then random.
 
     Args:
@@ -80,10 +81,14 @@ def load_encoder(name: str, *, emoji: bool = False) -> PreTrainedModel:
             `load_tokenizer(name, emoji=True)`.
 
     Raises:
-        ValueError: if there is no such encoder, none in safetensors, or weights are missing.
+        ValueError: if there is no such encoder, none in safetensors, or weights are missing; for a checkpoint of
+            training.
     """
+    name = str(name)
     encoder, info = _from_pretrained(AutoModel, name)
     check_loaded(name, info, optional=("pooler.",))
+    if encoder.config.model_type == "carl":
+        raise ValueError(_CHECKPOINT)
     forget_head(encoder.config)
     if emoji:
         check_encoder(encoder)
@@ -174,7 +179,7 @@ def check_encoder(encoder: PreTrainedModel) -> None:
     check_no_adapters(encoder)
     kind, family = type(encoder).__name__, encoder.config.model_type
     if family == "carl":
-        raise ValueError("This is a checkpoint of CARL training: name its export, the folder encoder/ of the run.")
+        raise ValueError(_CHECKPOINT)
     if family not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or encoder.config.is_encoder_decoder:
         raise ValueError(f"{kind} ({family}) is no bidirectional text encoder such as BERT or RoBERTa.")
     if encoder.config.to_dict().get("is_decoder"):

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.data.feeling import read_feeling_triplets
 from carl_hf.data.labelled import read_va
+from carl_hf.data.splits import SPLITS
 from carl_hf.encoders import Pooling, embed_poolings
 from carl_hf.evaluation.geometry import unit_rows
 from carl_hf.evaluation.neighbours import knn_predictions, nearest
@@ -70,7 +71,13 @@ def measure_before_after(
         trained: is read with `pooling`. tokenizer: of `trained`, and of `plain` unless `plain_tokenizer` is given.
         corpora: name -> train, validation and test splits.
         seed: of the bootstrap over test texts.
+
+    Raises:
+        ValueError: for a corpus that lacks a split.
     """
+    for corpus, splits in corpora.items():
+        if missing := [name for name in SPLITS if name not in splits]:
+            raise ValueError(f"{corpus} has no split {missing[0]!r}: train, validation and test are needed.")
     measured = BeforeAfter()
     before = _Reader(plain, plain_tokenizer or tokenizer, POOLINGS, max_length)
     after = _Reader(trained, tokenizer, (pooling,), max_length)

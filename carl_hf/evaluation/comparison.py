@@ -17,14 +17,20 @@ def compare(before: Evaluation, after: Evaluation, *, seed: int) -> dict[str, An
     Returns:
         {task: {corpus: metrics}}: Pearson r for each dimension of va, Spearman rho of semantics, what
         [`carl_hf.evaluation.space.space_gain`] compares, accuracy in percent and F1; each with a 95 % interval.
+
+    Raises:
+        ValueError: if they were measured on different texts, or with different seeds, which draw other texts.
     """
+    if None not in (before.seed, after.seed) and before.seed != after.seed:
+        raise ValueError(f"The two models were measured with the seeds {before.seed} and {after.seed}: take one.")
     result: dict[str, Any] = {}
     for key in before.items:
         task, corpus = key.split("/", 1)
         if key not in after.items or task == "geometry":
             continue
         one, two = before.items[key], after.items[key]
-        if any(values.shape != two[name].shape for name, values in one.items()):
+        same = all(values.shape == two[name].shape for name, values in one.items())
+        if not same or not np.array_equal(one.get("references", ()), two.get("references", ())):
             raise ValueError(f"{key}: the two models were measured on different texts.")
         if task == "va":
             truth = one["references"]
@@ -34,6 +40,7 @@ def compare(before: Evaluation, after: Evaluation, *, seed: int) -> dict[str, An
             gain = space_gain(one, two, seed=seed)
         else:
             gain = class_gain(one, two, seed)
+        gain["texts"] = len(next(iter(one.values())))
         if any(run.metrics[task][corpus].get("seen_in_training") for run in (before, after)):
             gain["seen_in_training"] = True
         result.setdefault(task, {})[corpus] = gain
@@ -74,9 +81,11 @@ def spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         the same nesting, each metric {"mean", "std"}, without those that a run lacks, intervals, counts and constant
-        predictors.
+        predictors; "seen_in_training" where it is True of a run.
     """
     result: dict[str, Any] = {}
+    if any(run.get("seen_in_training") is True for run in runs):
+        result["seen_in_training"] = True
     for key in runs[0]:
         if key in _NOT_AVERAGED or key.endswith("_interval") or any(key not in run for run in runs):
             continue

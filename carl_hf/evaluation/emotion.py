@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset
 
 from carl_hf.data.labelled import ClassCorpus
-from carl_hf.data.splits import split_rows
+from carl_hf.data.splits import SPLITS, split_rows
 from carl_hf.evaluation.geometry import dimension_curve
 from carl_hf.evaluation.probes import fit_logistic, fit_multi_label
 from carl_hf.evaluation.statistics import classification_report, multi_label_report
@@ -74,7 +74,7 @@ def few_shot(
 def emotion_curve(embeddings_NH: np.ndarray, corpus: ClassCorpus, *, seed: int) -> dict[str, Any]:
     """Test accuracy (percent) of a logistic probe against the number of kept dimensions, for a corpus whose texts have
     one class. See [`carl_hf.evaluation.geometry.dimension_curve`]."""
-    rows = dict(zip(("train", "validation", "test"), split_rows(corpus), strict=True))
+    rows = dict(zip(SPLITS, split_rows(corpus), strict=True))
     labels = {name: corpus.labels[chosen] for name, chosen in rows.items()}
 
     def score(splits: dict[str, np.ndarray]) -> float:

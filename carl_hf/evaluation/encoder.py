@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from carl_hf.configuration_carl import CarlConfig
 from carl_hf.encoders import loading
 from carl_hf.encoders.checks import check_positions, check_tokenizer, kept_length
-from carl_hf.encoders.embedding import PoolingChoice, classifier_outputs, embed_poolings
+from carl_hf.encoders.embedding import PoolingChoice, classifier_outputs, embed_poolings, list_of_texts
 from carl_hf.encoders.packaged import resolve_encoder
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.utils.atomic_files import write_atomically
@@ -105,6 +105,7 @@ class TextEncoder:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """float32 (N, H). A text that is repeated, or was asked for before, is embedded once."""
+        texts = list_of_texts(texts)
         missing = [text for text in dict.fromkeys(texts) if text not in self._cache]
         for start in range(0, len(missing), _CHUNK):
             chunk = missing[start : start + _CHUNK]
@@ -118,7 +119,7 @@ class TextEncoder:
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """float32 (N, H), computed anew; nothing is kept, neither in memory nor on disk."""
-        return self._vectors(list(texts))[self.pooling]
+        return self._vectors(list_of_texts(texts))[self.pooling]
 
     def _vectors(self, texts: list[str]) -> dict[str, np.ndarray]:
         vectors = {pooling: tensor.numpy() for pooling, tensor in self._embed(texts).items()}

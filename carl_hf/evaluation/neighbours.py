@@ -35,7 +35,9 @@ def nearest(queries_QH: np.ndarray, texts_NH: np.ndarray, count: int = NEIGHBOUR
 
 
 def knn_predictions(train_NH: np.ndarray, labels_ND: np.ndarray, queries_QH: np.ndarray) -> np.ndarray:
-    """(Q, D) means of the labels of the ten nearest training texts."""
+    """(Q, D) means of the labels of the ten nearest training texts; a ValueError unless each text has a label."""
+    if len(labels_ND) != len(train_NH):
+        raise ValueError(f"{len(train_NH)} texts have {len(labels_ND)} labels: give one for each.")
     return labels_ND[nearest(queries_QH, train_NH)].mean(1)
 
 

@@ -104,8 +104,10 @@ def label_nearness(embeddings_NH: np.ndarray, labels_ND: np.ndarray) -> dict[str
         or distances are constant.
 
     Raises:
-        ValueError: for an embedding row that is zero or not finite.
+        ValueError: for an embedding row that is zero or not finite, and unless each text has a label.
     """
+    if len(labels_ND) != len(embeddings_NH):
+        raise ValueError(f"{len(embeddings_NH)} texts have {len(labels_ND)} labels: give one for each.")
     return dict(zip(_NEARNESS, _nearness(unit_rows(embeddings_NH), labels_ND).tolist(), strict=True))
 
 

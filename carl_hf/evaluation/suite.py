@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import POLARITY, VaCorpus
@@ -34,10 +34,11 @@ from carl_hf.modeling_carl import CarlModel
 @dataclass
 class Evaluation:
     """`metrics`: {task: {corpus: metrics}}, as in results.json. `items`: {"task/corpus": arrays by test text}, what
-    [`carl_hf.evaluation.comparison`] and the plots need."""
+    [`carl_hf.evaluation.comparison`] and the plots need. `seed`: of the folds and draws."""
 
     metrics: dict[str, Any] = field(default_factory=dict)
     items: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    seed: int | None = None
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -68,8 +69,12 @@ def evaluate_encoder(
         ValueError: for an unknown task, an `encode` that is no function, or a corpus file with missing columns or
             wrong values.
     """
-    if not callable(encode):
-        raise ValueError(f"encode is a function from texts to vectors, got {encode!r}: load_text_encoder(name).")
+    if isinstance(encode, PreTrainedModel) or not callable(encode):
+        got = repr(encode) if isinstance(encode, str) else type(encode).__name__
+        raise ValueError(
+            f"encode is a function from texts to vectors, got {got}: load_text_encoder(name), or lambda texts: "
+            "model.embed(texts, tokenizer)."
+        )
     return run_tasks(encode, Settings(tasks=tasks, data_dir=data_dir, seed=seed, protocol=protocol)).metrics
 
 
@@ -107,7 +112,7 @@ def run_tasks(
             for name, corpus in (corpora.detector if carl is not None else {}).items()
         ),
     }
-    run, seconds = Evaluation(), {}
+    run, seconds = Evaluation(seed=seed), {}
     for task, results in measured.items():
         start = time.perf_counter() - encode.seconds  # without those of the embedding
         for name, (metrics, items) in results:

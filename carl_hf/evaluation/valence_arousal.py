@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from carl_hf.data.labelled import VaCorpus
 from carl_hf.data.mixing import on_scale
-from carl_hf.data.splits import divide
+from carl_hf.data.splits import SPLITS, divide
 from carl_hf.evaluation.geometry import dimension_curve
 from carl_hf.evaluation.probes import fit_ridge
 from carl_hf.evaluation.statistics import (
@@ -128,7 +128,7 @@ def valence_curve(embeddings_NH: np.ndarray, corpus: VaCorpus, *, seed: int) -> 
 
     See [`carl_hf.evaluation.geometry.dimension_curve`].
     """
-    rows = {name: corpus.rows(name) for name in ("train", "validation", "test")}
+    rows = {name: corpus.rows(name) for name in SPLITS}
     labels = {name: corpus.labels[chosen, :1] for name, chosen in rows.items()}
 
     def score(splits: dict[str, np.ndarray]) -> float:

@@ -4,7 +4,7 @@ Each holds a plain model, its tokenizer, a model card (README.md), and carl_expo
 rendered; none the target network, the optimizer's state or pickled files.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -28,27 +28,17 @@ from carl_hf.export import task_heads
 from carl_hf.export.adapting import ALONE, adaptation_results
 from carl_hf.export.bias import measure_bias
 from carl_hf.export.cards import Kind, Result, measured_row, va_results
-from carl_hf.export.folder import (
-    replacing_export,
-    save_model,
-    save_tokenizer,
-    write_record,
-    write_sentence_transformers_layout,
-)
+from carl_hf.export.folder import replacing_export, with_earlier_training, write_record
 from carl_hf.export.head_training import HeadTraining, train_emotion_classifier, train_va_regressor
+from carl_hf.export.inputs import check_rated, check_target, held_out, probe_sample
 from carl_hf.export.intervals import conformal_intervals, coverage_results
 from carl_hf.export.provenance import Provenance, digests_of, public_corpus_name
+from carl_hf.export.saving import save_model, save_tokenizer, write_sentence_transformers_layout
+from carl_hf.export.widgets import similarity_widget, text_widgets
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.utils.log_once import log_once
 from carl_hf.version import __version__
 
-_SOURCE = "I could dance all day, this is the best news in years!"
-_EXAMPLES = {
-    "Joyful": "We hugged and cheered until we had no voice left.",
-    "Calm": "A warm bath, soft music, and nothing left to do tonight.",
-    "Furious": "How dare you lie to my face again!",
-    "Sad": "The house has felt so empty since she left.",
-}
 _PROBE_TEXTS = 1000  # at most, of the probe that measures an encoder's bias
 
 
@@ -80,26 +70,21 @@ def export_encoder(
     Raises:
         ValueError: if the folder holds anything other than an export, or labels are not on their corpus's scale.
     """
-    max_length = kept_length(max_length, tokenizer, model.encoder)
+    check_target(model, CarlModel, tokenizer, folder, figures)
+    max_length, sample = kept_length(max_length, tokenizer, model.encoder), probe_sample(train, _PROBE_TEXTS, 20)
 
     def embed(texts: Sequence[str]) -> np.ndarray:
         return model.embed(list(texts), tokenizer, max_length=max_length, normalize=True).numpy()
 
     bias = None
-    if train is not None:
-        sample = train.with_format(None).select(np.random.default_rng(0).permutation(len(train))[:_PROBE_TEXTS])
+    if sample is not None:
         vectors, labels = embed(sample["text"]), labels_of(sample)
         fitted, validation = divide(np.arange(len(sample)), 8)
         probe = fit_ridge(vectors[fitted], labels[fitted], vectors[validation], labels[validation])
         bias = measure_bias(lambda texts: probe(embed(texts)), DIMENSIONS)
-    sentences = list(_EXAMPLES.values())
-    vectors = embed([_SOURCE, *sentences])
-    widget = {
-        "example_title": "Which feels like it?", "source_sentence": _SOURCE, "sentences": sentences,
-        "output": _ranked(sentences, vectors[1:] @ vectors[0]),
-    }  # fmt: skip
     contents = {
-        "results": [asdict(result) for result in results], "baseline": baseline, "widget": [widget], "bias": bias,
+        "results": [asdict(result) for result in results], "baseline": baseline, "widget": [similarity_widget(embed)],
+        "bias": bias,
     }  # fmt: skip
     return _write(
         "encoder", model.encoder, tokenizer, folder, contents, max_length, provenance, figures,
@@ -138,8 +123,10 @@ def export_va_regressor(
         ValueError: if a [`CarlModel`] comes without `train`, another model is no such regressor, labels are not on
             their corpus's scale, or the folder holds anything other than an export.
     """
+    check_target(model, (CarlModel, PreTrainedModel), tokenizer, folder, figures)
+    test = held_out(test)
     max_length = kept_length(max_length, tokenizer, model.encoder if isinstance(model, CarlModel) else model)
-    test = {name: data.with_format(None) for name, data in (test or {}).items()}
+    check_rated(train, dev, test, corpora)
     known = {name: dimensions_of(data) for name, data in test.items()}
     truth = {name: labels_of(test[name], dimensions=dimensions) for name, dimensions in known.items()}
     unseen = dev is not None and not getattr(provenance, "trained_on_test_rows", False)
@@ -196,7 +183,7 @@ def export_va_regressor(
         "intervals": intervals,
         "results": [asdict(result) for result in results],
         "baseline": baseline,
-        "widget": _text_widgets(outputs, dimensions),
+        "widget": text_widgets(outputs, dimensions),
         "bias": measure_bias(lambda texts: clipped(outputs(texts)), dimensions),
     }  # fmt: skip
     learnt = names[:-1] if adaptation and adaptation["chosen"] == ALONE else names
@@ -227,6 +214,11 @@ def export_emotion_classifier(
         ValueError: if the model's labels are not the corpus's classes, a split of the corpus lacks texts or a class
             (see [`carl_hf.export.task_heads.check_classes`]), or the folder holds anything other than an export.
     """
+    check_target(model, (CarlModel, PreTrainedModel), tokenizer, folder, figures)
+    if not isinstance(corpus, ClassCorpus):
+        raise ValueError(
+            f"corpus is a ClassCorpus, got a {type(corpus).__name__}: carl_hf.data.labelled.read_emotion."
+        )
     max_length = kept_length(max_length, tokenizer, model.encoder if isinstance(model, CarlModel) else model)
     development = None
     fit: dict[str, Any] = {"max_length": max_length, "class_weights": class_weights}
@@ -257,7 +249,7 @@ def export_emotion_classifier(
         },
         "results": [asdict(result) for result in results],
         "baseline": "most frequent label",
-        "widget": _text_widgets(probabilities, corpus.classes),
+        "widget": text_widgets(probabilities, corpus.classes),
         "bias": measure_bias(probabilities, corpus.classes),
     }  # fmt: skip
     return _write(
@@ -290,20 +282,6 @@ def _emotion_results(
     return [measured_row(corpus, *row) for row in rows], metrics["smallest_class"]
 
 
-def _text_widgets(predict: Callable[[Sequence[str]], np.ndarray], labels: Sequence[str]) -> list[dict[str, Any]]:
-    outputs = predict(list(_EXAMPLES.values()))
-    return [
-        {"text": text, "example_title": title, "output": _ranked(labels, scores)}
-        for (title, text), scores in zip(_EXAMPLES.items(), outputs, strict=True)
-    ]
-
-
-def _ranked(labels: Sequence[str], scores: np.ndarray) -> list[dict[str, Any]]:
-    """As a pipeline returns them: the highest score first."""
-    pairs = sorted(zip(labels, scores, strict=True), key=lambda pair: -pair[1])
-    return [{"label": label, "score": round(float(score), 4)} for label, score in pairs]
-
-
 def _write(
     kind: Kind, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path,
     contents: dict[str, Any], max_length: int, provenance: Provenance | None, figures: Sequence[str | Path], *,
@@ -311,6 +289,8 @@ def _write(
 ) -> Path:  # fmt: skip
     """Writes the folder; `contents` is what is special to this kind in its record. `pooling`: of an encoder."""
     check_no_adapters(model)
+    if provenance is not None and provenance.base_model is not None:
+        provenance = with_earlier_training(provenance, provenance.base_model)
     versions = {"carl_hf": __version__, "transformers": transformers.__version__, "torch": torch.__version__}
     record = {
         "kind": kind,

@@ -10,13 +10,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors
+import torch
 from filelock import FileLock, Timeout
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from carl_hf.encoders.checks import check_padding
 from carl_hf.encoders.loading import EXPORT_RECORD, find_file
 from carl_hf.encoders.packaged import resolve_encoder
 from carl_hf.export.cards import render_card
@@ -34,15 +33,10 @@ _PUBLISHED = re.compile(
     r"|figures/[A-Za-z0-9_.-]+\.png|onnx/model(_quantized)?\.onnx"
 )
 
+_GRAPHS = ("onnx/model.onnx", "onnx/model_quantized.onnx")
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _SLOW_VOCABULARY = {"vocab.txt", "bpe.codes", "spiece.model", "spm.model", "tokenizer.model", "sentencepiece.model",
                     "sentencepiece.bpe.model"}  # fmt: skip
-_ORIGIN = {
-    "auto_map", "custom_pipelines", "cache_dir", "transformers_weights", "name_or_path", "_name_or_path",
-    "is_local", "local_files_only", "backend",
-}  # fmt: skip
-_PATH = re.compile(r"(~|\.{1,2})?[/\\].|[A-Za-z]:[/\\]|file:")
-
 _REMEDY = (
     "What was written before is untouched: free space on the disk, or mend what the message says, and export again."
 )
@@ -65,7 +59,11 @@ def read_record(folder: str | Path) -> dict[str, Any] | None:
             return record
     except (ValueError, KeyError, TypeError):
         pass
-    raise ValueError(f"{path} is no valid record of an export: it was cut short or changed. Export again.")
+    raise _damaged(path)
+
+
+def _damaged(path: Path) -> ValueError:
+    return ValueError(f"{path} is no valid record of an export: it was cut short or changed. Export again.")
 
 
 def record_of(model: str) -> dict[str, Any] | None:
@@ -116,6 +114,8 @@ def export_files(folder: str | Path) -> list[str]:
             f"{folder} is no export: it holds no {EXPORT_RECORD}. export_encoder, export_va_regressor and "
             "export_emotion_classifier write one."
         )
+    if not {"kind", "pooling", "versions", "results", "widget", "card_sha256"} <= set(record):
+        raise _damaged(folder / EXPORT_RECORD)
     if foreign := _foreign_files(folder):
         raise ValueError(f"{folder} holds files that are not part of an export: {', '.join(foreign)}. Move them away.")
     files = _files(folder)
@@ -124,10 +124,33 @@ def export_files(folder: str | Path) -> list[str]:
         needed.add("tokenizer.json")
     if record["kind"] == "encoder":
         needed |= {"modules.json", "sentence_bert_config.json", "1_Pooling/config.json"}
+    needed |= {*record.get("figures", ())} | ({*_GRAPHS} if record.get("onnx") else set())
     missing = sorted(needed - set(files)) + _missing_weights(folder, files)
     if missing:
         raise ValueError(f"{folder} is no complete export: it lacks {', '.join(missing)}. Export again.")
+    check_weights_of(folder, record)
     return files
+
+
+def check_weights_of(folder: Path, record: dict[str, Any]) -> None:
+    """Raises a ValueError if the weights are not those that the record, and with it the card, was written for."""
+    if record.get("weights") not in (None, _digest_of_weights(folder)):
+        raise ValueError(
+            f"{folder}: the weights were changed since the export, and the card has the figures of the earlier ones: "
+            "export the model again."
+        )
+
+
+def _digest_of_weights(folder: Path) -> str:
+    """The same for the same weights in any number of files."""
+    digests = {}
+    for path in folder.glob("model*.safetensors"):
+        with safetensors.safe_open(path, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 - it is no dictionary
+                values = weights.get_tensor(name)
+                content = values.flatten().view(torch.uint8).numpy()
+                digests[name] = hashlib.sha256(f"{values.dtype} {values.shape}".encode() + content.data).hexdigest()
+    return _sha256(json.dumps(digests, sort_keys=True))
 
 
 def _missing_weights(folder: Path, files: Sequence[str]) -> list[str]:
@@ -196,29 +219,6 @@ def replacing_export(folder: str | Path) -> Iterator[Path]:
             raise
 
 
-def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """Saves weights and configuration, the latter without what names code or places elsewhere."""
-    model.save_pretrained(folder)
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    if (plain := _without_origin(config)) != config:
-        write_json(path, plain)
-
-
-def _without_origin(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without code to be loaded and without paths. Labels and tokens may look like a path."""
-
-    def stays(key: str, value: Any) -> bool:
-        texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
-        if key in _ORIGIN or (texts and key.endswith(("_path", "_file", "_dir", "_folder"))):
-            return False
-        return key.endswith(("_token", "_tokens")) or not any(map(_PATH.match, texts))
-
-    kept = {key: value for key, value in config.items() if stays(key, value)}
-    nested = {k: v for k, v in kept.items() if isinstance(v, dict) and k not in ("id2label", "label2id")}
-    return kept | {key: _without_origin(v) for key, v in nested.items() if key != "added_tokens_decoder"}
-
-
 def _remove_unless_in_use(left: Path, folder: Path) -> None:
     """Removes the working copy of an export to `folder` that was killed: its lock is free. If it was killed between
     moving the old export away and the new one in, the old one is put back first."""
@@ -230,50 +230,8 @@ def _remove_unless_in_use(left: Path, folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_length: int) -> None:
-    """Saves the tokenizer with `max_length`, without local paths, and so that transformers 4 reads it too."""
-    check_padding(tokenizer)
-    if tokenizer.is_fast:  # left over from the last call, and saved with it otherwise
-        tokenizer.backend_tokenizer.no_truncation()
-        tokenizer.backend_tokenizer.no_padding()
-    previous = tokenizer.model_max_length, tokenizer.padding_side
-    tokenizer.model_max_length, tokenizer.padding_side = max_length, "right"  # as in training
-    try:
-        tokenizer.save_pretrained(folder)
-    finally:
-        tokenizer.model_max_length, tokenizer.padding_side = previous
-    path = folder / "tokenizer_config.json"
-    config = _without_origin(json.loads(path.read_text(encoding="utf-8")))
-    if config.get("tokenizer_class") == "TokenizersBackend":  # its name before transformers 5
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if not config.get("extra_special_tokens"):  # a list, which transformers 4 does not read
-        config.pop("extra_special_tokens", None)
-    write_json(path, config)
-
-
-def write_sentence_transformers_layout(
-    folder: Path, pooling: Literal["cls", "mean"], width: int, max_length: int
-) -> None:
-    """The classic layout, which sentence-transformers 2 to 6 and text-embeddings-inference read."""
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
-    entries = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
-        for i, (path, name) in enumerate(modules)
-    ]
-    chosen = {"cls": "cls_token", "mean": "mean_tokens"}[pooling]
-    modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
-    pooling_config = {"word_embedding_dimension": width} | {f"pooling_mode_{mode}": mode == chosen for mode in modes}
-    write_json(folder / "modules.json", entries)
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
-    write_json(folder / "1_Pooling" / "config.json", pooling_config)
-
-
-def write_record(folder: Path, record: dict[str, Any], figures: Sequence[str | Path], name: str) -> None:
-    """Copies the figures, and writes carl_export.json and the card that is rendered from it.
-
-    Raises:
-        ValueError: if a figure is not a PNG file with a plain name, or two have the same name.
-    """
+def check_figures(figures: Sequence[str | Path]) -> list[str]:
+    """Where they lie in an export; a ValueError unless each is a PNG file with a plain name that no other has."""
     published = [f"figures/{Path(figure).name}" for figure in figures]
     for source, target in zip(figures, published, strict=True):
         if not _PUBLISHED.fullmatch(target) or published.count(target) > 1:
@@ -281,10 +239,18 @@ def write_record(folder: Path, record: dict[str, Any], figures: Sequence[str | P
                 f"The figure {Path(source).name!r} cannot be published: name each PNG file differently, with letters, "
                 "digits and hyphens."
             )
+        if not Path(source).is_file():
+            raise ValueError(f"There is no figure {source}.")
+    return published
+
+
+def write_record(folder: Path, record: dict[str, Any], figures: Sequence[str | Path], name: str) -> None:
+    """Copies the figures, and writes carl_export.json and the card that is rendered from it."""
+    published = check_figures(figures)
     for source, target in zip(figures, published, strict=True):
         (folder / "figures").mkdir(exist_ok=True)
         shutil.copy(source, folder / target)
-    _write_card(folder, {**record, "figures": published}, name)
+    _write_card(folder, {**record, "figures": published, "weights": _digest_of_weights(folder)}, name)
 
 
 def update_record(folder: Path, record: dict[str, Any]) -> None:

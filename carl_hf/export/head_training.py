@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_schedule_with_warmup, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
 from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import split_rows
 from carl_hf.encoders.classifiers import Classifier, token_ids
 from carl_hf.evaluation.probes import best_threshold
 from carl_hf.evaluation.valence_arousal import labels_of
+from carl_hf.utils.devices import kept_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +192,6 @@ def train_epochs(
     Args:
         tokens: ids of N texts, at least one. labels: (N, K) or (N,), the second argument of `loss`.
     """
-    set_seed(training.seed)
     model, rng = classifier.model, np.random.default_rng(training.seed)
     device, batches = model.device, -(-len(tokens) // training.batch_size)
     optimizer = torch.optim.AdamW(
@@ -199,20 +199,23 @@ def train_epochs(
     )
     steps = batches * training.epochs
     schedule = get_linear_schedule_with_warmup(optimizer, int(_WARMUP * steps), steps)
-    for epoch in range(1, training.epochs + 1):
-        model.train()
-        title = f"epoch {epoch} of at most {training.epochs}"
-        for rows in tqdm(np.array_split(rng.permutation(len(tokens)), batches), desc=title, leave=False, disable=None):
-            rows = sorted(rows, key=lambda row: -len(tokens[row]))
-            target = torch.from_numpy(labels[rows]).to(device)
-            with training.autocast(device):
-                outputs = classifier.logits([tokens[row] for row in rows])
-            loss(outputs.float(), target).backward()
-            torch.nn.utils.clip_grad_norm_(classifier.parameters, _MAX_GRAD_NORM)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-        yield epoch
+    with kept_random_state(device):
+        torch.manual_seed(training.seed)
+        for epoch in range(1, training.epochs + 1):
+            model.train()
+            drawn = np.array_split(rng.permutation(len(tokens)), batches)
+            title = f"epoch {epoch} of at most {training.epochs}"
+            for rows in tqdm(drawn, desc=title, leave=False, disable=None):
+                rows = sorted(rows, key=lambda row: -len(tokens[row]))
+                target = torch.from_numpy(labels[rows]).to(device)
+                with training.autocast(device):
+                    outputs = classifier.logits([tokens[row] for row in rows])
+                loss(outputs.float(), target).backward()
+                torch.nn.utils.clip_grad_norm_(classifier.parameters, _MAX_GRAD_NORM)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+            yield epoch
 
 
 def _weights(classifier: Classifier) -> list[Tensor]:

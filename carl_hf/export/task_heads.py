@@ -25,6 +25,7 @@ from carl_hf.encoders.loading import check_no_adapters, forget_head
 from carl_hf.evaluation.probes import LinearProbe, best_threshold, fit_logistic, fit_multi_label, fit_ridge
 from carl_hf.evaluation.valence_arousal import dimensions_of, labels_of
 from carl_hf.modeling_carl import CarlModel
+from carl_hf.utils.devices import kept_random_state
 
 FEWEST_TEXTS = 20
 """Texts with valence and arousal that a task head needs."""
@@ -195,7 +196,8 @@ def _around_encoder(
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in config.id2label.items()}
     config.problem_type, config.dtype = problem, torch.float32  # whatever the encoder was once loaded in
-    classifier = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    with kept_random_state(torch.device("cpu")):  # the last layer begins at random, and is fitted
+        classifier = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     dense = _pooler_dense(model)
     pooler = {f"pooler.dense.{name}": value for name, value in dense.state_dict().items()}  # if the encoder has none
     missing = classifier.base_model.load_state_dict(pooler | model.encoder.state_dict(), strict=False).missing_keys

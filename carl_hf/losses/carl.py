@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from carl_hf.losses.common import NEVER, in_full_precision, weighted_mean
+from carl_hf.losses.common import NEVER, check_one_each, in_full_precision, weighted_mean
 
 LabelKernel = Literal["cosine", "distance"]
 
@@ -178,5 +178,8 @@ def va_regression_loss(predicted_B2: Tensor, va_B2: Tensor, weight_B: Tensor | N
     Returns:
         scalar `Tensor` >= 0.
     """
+    if predicted_B2.shape != va_B2.shape:
+        raise ValueError(f"Predictions {tuple(predicted_B2.shape)} and labels {tuple(va_B2.shape)} differ in shape.")
+    check_one_each(va_B2, weight_B=weight_B)
     squared_B2 = (predicted_B2 - va_B2.nan_to_num()).square()
     return weighted_mean(squared_B2, ~va_B2.isnan(), None if weight_B is None else weight_B.unsqueeze(1))

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from carl_hf.losses.common import NEVER, NO_CLASS, in_full_precision, weighted_mean
+from carl_hf.losses.common import NEVER, check_one_each, in_full_precision, weighted_mean
 
 
 @in_full_precision
@@ -19,7 +19,7 @@ def proxy_anchor_loss(
     margin))).
 
     Args:
-        z_BD (`Tensor`): embeddings, any scale. labels_B (`Tensor`): classes, 0 to P - 1, or -1 for a text without.
+        z_BD (`Tensor`): embeddings, any scale. labels_B (`Tensor`): classes, 0 to P - 1; below 0 for a text without.
         proxies_PD (`Tensor`): one vector a class, any scale. alpha (`float`): how much harder texts weigh, > 0.
         margin (`float`): by which the cosine to the own proxy is to exceed 0, and that to others to fall below it.
         weight_B (`Tensor`, *optional*): of the texts, factors in the inner sums.
@@ -29,9 +29,10 @@ def proxy_anchor_loss(
 
     Source: Kim et al., CVPR 2020, arXiv 2003.13911, Eq 4; for emotions Park et al., ICAAI 2022.
     """
+    check_one_each(z_BD, labels_B=labels_B, weight_B=weight_B)
     cosine_PB = F.normalize(proxies_PD, dim=-1) @ F.normalize(z_BD, dim=-1).T
     own_PB = torch.arange(len(proxies_PD), device=z_BD.device).unsqueeze(1) == labels_B
-    other_PB = ~own_PB & (labels_B != NO_CLASS)
+    other_PB = ~own_PB & (labels_B >= 0)
 
     def log_one_plus_sum_exp(exponents_PB: Tensor, counted_PB: Tensor) -> Tensor:
         exponents_PB = exponents_PB if weight_B is None else exponents_PB + weight_B.log()
@@ -54,7 +55,7 @@ def supervised_contrastive_loss(
     from SupCon. Mean over the positives of an anchor, then over anchors that have one.
 
     Args:
-        z_BD (`Tensor`): embeddings, any scale. labels_B (`Tensor`): classes >= 0, or -1 for a text without.
+        z_BD (`Tensor`): embeddings, any scale. labels_B (`Tensor`): classes >= 0, or below 0 for a text without.
         temperature (`float`): > 0. weight_B (`Tensor`, *optional*): of the texts, as anchors.
 
     Returns:
@@ -63,9 +64,10 @@ def supervised_contrastive_loss(
     Source: Feeney and Hughes, "SINCERE: Supervised Information Noise-Contrastive Estimation Revisited",
     arXiv 2309.14277.
     """
+    check_one_each(z_BD, labels_B=labels_B, weight_B=weight_B)
     unit_BD = F.normalize(z_BD, dim=-1)
     logits_BB = unit_BD @ unit_BD.T / temperature
-    known_BB = (labels_B.unsqueeze(1) != NO_CLASS) & (labels_B != NO_CLASS)
+    known_BB = (labels_B.unsqueeze(1) >= 0) & (labels_B >= 0)
     same_BB = labels_B.unsqueeze(1) == labels_B
     positive_BB = same_BB & known_BB & ~torch.eye(len(z_BD), dtype=torch.bool, device=z_BD.device)
     negatives_B1 = torch.logsumexp(logits_BB.masked_fill(same_BB | ~known_BB, NEVER), dim=1, keepdim=True)
@@ -82,14 +84,15 @@ def class_cross_entropy(
     """Cross-entropy of a linear classifier, over the texts that have a class.
 
     Args:
-        logits_BC (`Tensor`): logits. labels_B (`Tensor`): classes, 0 to C - 1, or -1 for a text without.
+        logits_BC (`Tensor`): logits. labels_B (`Tensor`): classes, 0 to C - 1, or below 0 for a text without.
         weights_C (`Tensor`, *optional*): weight of every class; the mean is weighted too. weight_B (`Tensor`,
             *optional*): of the texts, times that of their class.
 
     Returns:
         scalar `Tensor` >= 0.
     """
-    known_B = labels_B != NO_CLASS
+    check_one_each(logits_BC, labels_B=labels_B, weight_B=weight_B)
+    known_B = labels_B >= 0
     classes_B = labels_B.clamp_min(0)
     weight_B = torch.ones_like(logits_BC[:, 0]) if weight_B is None else weight_B
     if weights_C is not None:

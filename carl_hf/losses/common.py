@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 NO_CLASS = -1
-"""Class index of a text without a class label."""
+"""Class index of a text without a class label; so are all below 0, such as -100, which PyTorch ignores."""
 NEVER = -1e9  # a logit whose probability is 0, finite so that a row of nothing else has no NaN in its gradient
 
 _Loss = TypeVar("_Loss", bound=Callable[..., Tensor])
@@ -18,6 +18,15 @@ def weighted_mean(cost_N: Tensor, counted_N: Tensor, weight_N: Tensor | None) ->
     """Mean of what is counted (booleans), each with its weight, or alike without weights; 0 where nothing is."""
     weight_N = counted_N if weight_N is None else weight_N * counted_N
     return (cost_N * weight_N).sum() / weight_N.sum().clamp_min(1e-12)
+
+
+def check_one_each(z_BD: Tensor, **given: Tensor | None) -> None:
+    """Raises a ValueError unless each of these, if it is given, has one number for each row: shape (B,)."""
+    for name, tensor in given.items():
+        if tensor is not None and tensor.shape != z_BD.shape[:1]:
+            raise ValueError(
+                f"{name} must have the shape ({len(z_BD)},), one for each row, got {tuple(tensor.shape)}."
+            )
 
 
 def in_full_precision(loss: _Loss) -> _Loss:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from carl_hf.losses.carl import label_distance
-from carl_hf.losses.common import in_full_precision, weighted_mean
+from carl_hf.losses.common import check_one_each, in_full_precision, weighted_mean
 
 
 @in_full_precision
@@ -29,6 +29,7 @@ def circular_loss(
 
     Source: Yamauchi and Aizawa, arXiv 2601.06575.
     """
+    check_one_each(z_BD, angles_B=angles_B, weight_B=weight_B)
     known_B, angles_B = ~angles_B.isnan(), angles_B.nan_to_num().to(z_BD.dtype)
     unit_BD = F.normalize(z_BD, dim=-1)
     cosine_BB = unit_BD @ unit_BD.T
@@ -63,11 +64,14 @@ def rank_n_contrast_loss(
     Source: Zha et al., "Rank-N-Contrast", NeurIPS 2023, arXiv 2210.01189, Eq 1 and 2, without its second view of a
     text.
     """
+    check_one_each(z_BD, weight_B=weight_B)
     if similarity == "cosine":
         unit_BD = F.normalize(z_BD, dim=-1)
         similarity_BB = unit_BD @ unit_BD.T
-    else:
+    elif similarity == "distance":
         similarity_BB = -torch.cdist(z_BD, z_BD, compute_mode="donot_use_mm_for_euclid_dist")
+    else:
+        raise ValueError(f"Unknown similarity {similarity!r}: choose 'distance' or 'cosine'.")
     # from the farthest label to the nearest; a denominator ends with the last text of the same distance
     nearness_BB = (label_distance(va_B2, va_B2) / -1e-5).round().nan_to_num(nan=torch.inf)
     nearness_BB.fill_diagonal_(torch.inf)  # what is not comparable, and a text with itself: after all, not counted

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from carl_hf.encoders.packing import TokenLayout
+from carl_hf.utils.devices import kept_random_state
 
 Encode = Callable[[Tensor, TokenLayout], Tensor]
 
@@ -29,8 +30,7 @@ class _RandomState:
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
-        devices = [] if self.device is None else [self.device]
-        with torch.random.fork_rng(devices, device_type="cuda" if self.device is None else self.device.type):
+        with kept_random_state(self.device or torch.device("cpu")):
             torch.set_rng_state(self.of_cpu)
             if self.device is not None:
                 torch.get_device_module(self.device).set_rng_state(self.of_device, self.device)

@@ -1,7 +1,7 @@
 """Label spaces: coordinates of emotion names on the plane of valence and arousal, as published.
 
-One CSV file for each source, with the columns `name` and either `valence` and `arousal` (in [-1, 1]) or `angle`
-(degrees, counter-clockwise from positive valence). SOURCES.md names the sources.
+One CSV file for each source, with the columns `name` and `valence` and `arousal` (in [-1, 1]), `angle` (degrees,
+counter-clockwise from positive valence), or all three. SOURCES.md names the sources.
 """
 
 import math
@@ -66,18 +66,21 @@ def read_label_space(source: str | Path) -> LabelSpace:
             "columns name, and valence and arousal in [-1, 1], or angle in degrees."
         )
     frame = read_table(path, comment="#")
-    ranges = {"angle": Number(-360, 360)} if "angle" in frame else dict.fromkeys(("valence", "arousal"), Number(-1, 1))
+    has_angle, has_va = "angle" in frame, not {"valence", "arousal"}.isdisjoint(frame)
+    ranges = {"angle": Number(-360, 360)} if has_angle else {}
+    if has_va or not has_angle:
+        ranges |= dict.fromkeys(("valence", "arousal"), Number(-1, 1))
     frame = check_table(frame, {"name": class_name, **ranges}, path)
     keys = frame["name"].map(_key)
     if keys.duplicated().any():
         raise ValueError(f"{path}: the name {keys[keys.duplicated()].iloc[0][:80]!r} is there twice.")
-    if "angle" in frame:
-        radians = [math.radians(angle) for angle in frame["angle"]]
-        points = [(math.cos(angle), math.sin(angle)) for angle in radians]
-        angles = [angle % 360 for angle in frame["angle"]]
-    else:
+    if "valence" in ranges:
         points = list(zip(frame["valence"], frame["arousal"], strict=True))
         angles = [math.degrees(math.atan2(a, v)) % 360 if v or a else None for v, a in points]
+    if has_angle:
+        angles = [angle % 360 for angle in frame["angle"]]
+    if "valence" not in ranges:
+        points = [(math.cos(angle), math.sin(angle)) for angle in map(math.radians, frame["angle"])]
     return LabelSpace(
         str(source) if known else path.name,
         va=dict(zip(keys, points, strict=True)),
