@@ -54,10 +54,11 @@ def add_comparisons(
     results: dict[str, Any], evaluations: dict[str, Evaluation], runs: dict[str, list[str]], seed: int
 ) -> None:
     """Adds each model's gains over the first model, and the spread over runs that differ only in their seed."""
-    first, *others = evaluations
+    first = next(iter(runs.values()))[0]
     results["comparisons"] = {
-        f"{name} minus {first}": compare(evaluations[first], evaluations[name], seed=seed) for name in others
-    }
+        f"{name} minus {first}": compare(evaluations[first], evaluations[name], seed=seed)
+        for name in evaluations if name != first and first in evaluations
+    }  # fmt: skip
     results["spread"] = {
         pattern: {"runs": names, "figures": spread([results["models"][name] for name in names])}
         for pattern, names in runs.items()
@@ -79,25 +80,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     comparators, missing = comparators_of(args)
     candidates += comparators
     corpora = Corpora(settings)
-    output, evaluations, failed = Path(args.output_dir), {}, []
+    output, evaluations = Path(args.output_dir), {}
     outputs.claim_output(output, resume=False, overwrite=args.overwrite_output_dir, kinds=outputs.EVALUATION)
     command = public_command("examples/evaluate.py", argv)
     run_record = {"command": command, "seed": args.seed, "protocol": args.protocol, "max_length": args.max_length}
-    results = {"models": {}, "comparators_left_out": missing, "run": {**run_record, **environment_record()},
+    results = {"models": {}, "failed": {}, "comparators_left_out": missing,
+               "run": {**run_record, **environment_record()},
                "files": sorted({"report.md", *outputs.recorded_files(output)} - {"results.json"})}  # fmt: skip
     for number, candidate in enumerate(candidates, 1):
         print(f"[{number}/{len(candidates)}] {candidate.name}", flush=True)
         try:
             evaluations[candidate.name] = measure(candidate, args, settings, corpora)
-        except (
-            ValueError,
-            OSError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:  # the other models are measured all the same
-            failed.append(candidate.name)
+        except (ValueError, OSError, RuntimeError, SafetensorError) as error:  # the others are measured all the same
+            results["failed"][candidate.name] = str(error)
             print(f"error: {candidate.name}: {error}", file=sys.stderr, flush=True)
             continue
+        if len(evaluations) == 1:  # of a run that is replaced
+            outputs.remove_results(output, ["report.md", "figures"])
         results["models"][candidate.name] = evaluations[candidate.name].metrics
         write_json(output / "results.json", results)  # keeps what is measured if something fails later
     if evaluations:
@@ -111,8 +110,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_report(results, output / "report.md", plots)
         print_summary(results, sys.stdout)
         print(f"\nresults: {output / 'results.json'}   report: {output / 'report.md'}   figures: {output / 'figures'}")
-    if failed:
-        sys.exit(f"error: not measured: {', '.join(failed)}")
+    if results["failed"]:
+        sys.exit(f"error: not measured: {', '.join(results['failed'])}")
 
 
 if __name__ == "__main__":

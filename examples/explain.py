@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.output is not None:
         figures = "\n".join(attribution.to_html() for attribution in found)
         with named_in_errors(Path(args.output)) as path:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f'<!doctype html><meta charset="utf-8">\n{figures}\n', encoding="utf-8")
     else:
         for attribution in found:

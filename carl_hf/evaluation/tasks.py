@@ -55,6 +55,10 @@ class Settings:
             unknown = [name for name in given if name not in known]
             if unknown:
                 raise ValueError(f"Unknown {what} {unknown[0]!r}: choose from {', '.join(known)}.")
+        if self.strict and self.data_dir is None:
+            raise ValueError(
+                "strict: without data_dir the demo corpus alone is measured. Name the folder of the others."
+            )
         if any(count < 1 for count in self.shots):
             raise ValueError(f"Few-shot probes need at least 1 text a class, got {min(self.shots)}.")
 

@@ -1,5 +1,6 @@
 """Publishing an export on the Hugging Face Hub: one commit, or none."""
 
+import re
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -113,8 +114,10 @@ def _check_kind(api: HfApi, repo_id: str, head: str, present: Collection[str], f
             api.hf_hub_download(repo_id, EXPORT_RECORD, revision=head, local_dir=work)
             there = (read_record(work) or {}).get("kind")
     kind = (read_record(folder) or {})["kind"]
-    if there != kind and (there is not None or "config.json" in present):
-        what = "a model that is no export of carl_hf" if there is None else f"an export of the kind {there!r}"
+    others = sorted(file for file in present if not re.match(r"\.gitattributes|README\.md|LICENSE", file))
+    if there != kind and (there is not None or others):
+        what = "a model" if "config.json" in present else others[0] if others else ""
+        what = f"{what} that is no export of carl_hf" if there is None else f"an export of the kind {there!r}"
         raise ValueError(f"{repo_id} holds {what}, this one is of the kind {kind!r}: name a repository of its own.")
 
 

@@ -16,14 +16,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.data.loading import load_va_dataset
 from carl_hf.encoders.loading import load_classifier, load_encoder, load_tokenizer
-from carl_hf.export.folder import read_record, update_record
+from carl_hf.export.folder import check_weights_of, read_record, update_record
 from carl_hf.utils.atomic_files import named_in_errors
+
+logger = logging.getLogger(__name__)
 
 _TEXTS = (
     "Good.",
     "What a wonderful day!",
     "I waited for three hours in the rain, and then they told me to go home. " * 5,
 )
+_MEASURE = {
+    "encoder": "mean cosine", "va": "mean absolute difference", "emotion": "share of texts with the same emotion",
+}  # fmt: skip
+_LEAST_AGREEMENT, _MOST_ERROR = {"encoder": 0.99, "emotion": 0.95}, 0.02
 _COMPARED = 200  # texts on which the answers of int8 are compared with those of float32
 
 
@@ -49,6 +55,7 @@ def export_onnx(folder: str | Path, *, tolerance: float = 1e-4) -> list[Path]:
     record = read_record(folder)
     if record is None:
         raise ValueError(f"{folder} holds no export: export_encoder and its like write one.")
+    check_weights_of(folder, record)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise ValueError(f"The ONNX export needs {package}: pip install 'carl_hf[onnx]'.")
@@ -64,12 +71,16 @@ def export_onnx(folder: str | Path, *, tolerance: float = 1e-4) -> list[Path]:
         with named_in_errors(folder / "onnx" / small.name):
             _quantize(exact, small)
         texts = load_va_dataset("demo", split="test")["text"][:_COMPARED]
-        answers = [_answers(path, tokenizer, texts, record["pooling"]) for path in (exact, small)]
+        answers = {path: _answers(path, tokenizer, texts, record["pooling"]) for path in (exact, small)}
+        agreement = _agreement(
+            record["kind"], answers[exact], answers[small], (record.get("head") or {}).get("thresholds")
+        )
+        if not (agreement <= _MOST_ERROR if record["kind"] == "va" else agreement >= _LEAST_AGREEMENT[record["kind"]]):
+            logger.warning("The answers of int8 (%s) differ much from those of float32: %s %.3g on %d texts. Use %s.",
+                           small.name, _MEASURE[record["kind"]], agreement, len(texts), exact.name)  # fmt: skip
         record["onnx"] = {
-            "bytes": [path.stat().st_size for path in (exact, small)],
-            "texts": len(texts),
-            "agreement": _agreement(record["kind"], *answers),
-        }
+            "bytes": [path.stat().st_size for path in (exact, small)], "texts": len(texts), "agreement": agreement,
+        }  # fmt: skip
         (folder / "onnx").mkdir(exist_ok=True)
         paths = [path.replace(folder / "onnx" / path.name) for path in (exact, small)]
         update_record(folder, record)
@@ -148,11 +159,15 @@ def _answers(path: Path, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str
     return np.concatenate(found)
 
 
-def _agreement(kind: str, exact: np.ndarray, small: np.ndarray) -> float:
+def _agreement(kind: str, exact: np.ndarray, small: np.ndarray, thresholds: Mapping[str, float] | None) -> float:
     """Mean cosine of an encoder's vectors, mean absolute difference of valence and arousal, share of texts with the
-    same most probable emotion."""
+    same most probable emotion or, by `thresholds`, the same emotions."""
     if kind == "encoder":
         return float((exact * small).sum(1).mean())
     if kind == "va":
         return float(np.abs(exact - small).mean())
+    if thresholds is not None:
+        cuts = np.array([*thresholds.values()])
+        least = np.log(cuts / (1 - cuts))  # of the logits
+        return float(((exact >= least) == (small >= least)).all(1).mean())
     return float((exact.argmax(1) == small.argmax(1)).mean())

@@ -1,6 +1,7 @@
 """What the record of a model says of the texts that it was trained on."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,21 @@ def has_seen(model: str, source: str, corpus: ClassCorpus) -> bool:
 
 
 def _origin(model: str) -> Mapping[str, Any]:
-    """What the export record of an encoder says of its training."""
-    record = record_of(model)
-    if record is None and Path(model).is_dir():
-        record = read_record(Path(model).parent / "encoder")  # the export beside a checkpoint
-    return (record or {}).get("provenance") or {"corpora": [], "trained_on_test_rows": False}
+    """What its record says of the training of an encoder: of an export, with a head that it was trained with, or of a
+    checkpoint of pretrain or finetune."""
+    record, folder = record_of(model), Path(model)
+    if record is None and (folder / "checkpoint.json").is_file():
+        run = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8")).get("run") or {}
+        if {"corpora", "trained_on_test_rows"} <= set(run):
+            return run
+    if record is None and folder.name.startswith("checkpoint-"):
+        record = read_record(folder.parent / "encoder")  # of the same run
+    origin = (record or {}).get("provenance") or {"corpora": [], "trained_on_test_rows": False}
+    head = (record or {}).get("head") or {}
+    if head.get("frozen", True):
+        return origin
+    files = {**origin.get("files", {}), **head.get("files", {})}
+    return {**origin, "corpora": [*origin["corpora"], *head.get("corpora", ())], "files": files}
 
 
 def head_trained_on(model: str) -> list[str]:

@@ -21,6 +21,7 @@ from carl_hf.encoders.dropouts import dropout_probabilities
 from carl_hf.encoders.packaged import packaged_name
 from carl_hf.export.cards import Result
 from carl_hf.export.exports import export_encoder
+from carl_hf.export.folder import with_earlier_training
 from carl_hf.export.hub import Push, push_export
 from carl_hf.export.provenance import Provenance, differing_settings, run_settings
 from carl_hf.export.task_heads import FEWEST_TEXTS
@@ -170,11 +171,12 @@ class PublishingTrainer(Trainer):
         if provenance is None:
             name = self.model.encoder.name_or_path
             provenance = Provenance(base_model=packaged_name(name) or name or None)
-        return dataclasses.replace(
+        complete = dataclasses.replace(
             provenance,
             settings={**(provenance.settings or {}), **differing_settings(self.args)},
             method=describe_objectives(self.args.weights) if provenance.method == "CARL" else provenance.method,
         )
+        return with_earlier_training(complete, complete.base_model) if complete.base_model else complete
 
 
 def _log_failure(push: Future) -> None:

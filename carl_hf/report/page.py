@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
 
-from carl_hf.evaluation.statistics import few_texts
+from carl_hf.evaluation.statistics import FEWEST_FOR_A_VERDICT, few_texts
+from carl_hf.report.baselines import constant_predictor, majority_class
 from carl_hf.report.paper import paper_tables, printed_table
 from carl_hf.report.space import TABLES, corpora_with
 from carl_hf.report.tables import MISSING, escape, format_metric, plain_table, short_names, table
@@ -93,10 +94,10 @@ class _Report:
         main = va or corpora_with(self.models, "nearness")
         self.va_corpus = "emobank" if "emobank" in main or not main else main[0]
         majority = {
-            task: {corpus: _majority_class(self.first(task, corpus)) for corpus in self.corpora(task)}
+            task: {corpus: majority_class(self.first(task, corpus)) for corpus in self.corpora(task)}
             for task in ("polarity", "emotion")
         }
-        constant = {"va": {corpus: _constant_predictor(self.first("va", corpus)) for corpus in va}}
+        constant = {"va": {corpus: constant_predictor(self.first("va", corpus)) for corpus in va}}
         self.trees = self.models | {_CONSTANT: constant, _MAJORITY: majority}
 
     def corpora(self, task: str) -> list[str]:
@@ -235,6 +236,8 @@ class _Report:
                     difference = _shown(tree, path, signed=True) if bounds else None
                     if difference:
                         beyond = "yes" if bounds[0] > 0 or bounds[1] < 0 else "no"
+                    if (_at(tree, (*path[:2], "texts")) or FEWEST_FOR_A_VERDICT) < FEWEST_FOR_A_VERDICT:
+                        beyond = self.missing(f"fewer than {FEWEST_FOR_A_VERDICT} texts")
                     if _at(tree, (*path[:2], "seen_in_training")):
                         beyond = SEEN
                     difference = difference or self.missing(_at(tree, path, "_reason") or "undefined")
@@ -247,6 +250,7 @@ class _Report:
             for path, leaf in _nodes(entry.get("figures") or {}):
                 if "mean" in leaf:
                     cell = " ± ".join(format_metric(path[-1], leaf[k]) for k in ("mean", "std"))
+                    cell += f" {SEEN}" * bool(_at(entry["figures"], (*path[:2], "seen_in_training")))
                     rows.append([escape(pattern), escape(", ".join(path)), str(len(entry.get("runs") or ())), cell])
         if rows:
             header = ["runs", "metric", "how many", "mean ± standard deviation"]
@@ -269,7 +273,8 @@ class _Report:
             task if len(whose) == len(self.models) else f"{task} ({', '.join(whose)})": reason
             for (task, reason), whose in names.items()
         }
-        lines |= {f"comparator {name}": why for name, why in (self.results.get("comparators_left_out") or {}).items()}
+        for what, key in (("comparator", "comparators_left_out"), ("model", "failed")):
+            lines |= {f"{what} {name}": why for name, why in (self.results.get(key) or {}).items()}
         if lines:
             yield "\n".join(["## Skipped", "", *(f"- {escape(what)}: {escape(why)}" for what, why in lines.items())])
 
@@ -307,21 +312,3 @@ def _shown(tree: _Tree, path: Sequence[str], *, interval: bool = True, signed: b
     numbers = [_at(tree, path), *(_at(tree, path, "_interval") or ())]
     text, *bounds = (format_metric(path[-1], number, signed=signed) for number in numbers)
     return f"{text} [{', '.join(bounds)}]" if bounds and interval else text
-
-
-def _constant_predictor(metrics: _Tree) -> dict[str, Any]:
-    result = {name: (metrics.get(name) or {}).get("constant") or {} for name in ("valence", "arousal", "dominance")}
-    for name, unit in (("angle_error", "degrees"), ("intensity_error", "mae")):
-        result[name] = {unit: (metrics.get(name) or {}).get("constant")}
-    return result
-
-
-def _majority_class(metrics: _Tree) -> dict[str, float]:
-    """Of a predictor that always says the most frequent class: the macro metrics of all its other classes are 0."""
-    if metrics.get("majority") is None:
-        return {}
-    result = {"accuracy": metrics["majority"]}
-    if metrics.get("classes"):
-        share, classes = metrics["majority"] / 100, len(metrics["classes"])
-        result |= {"precision": share / classes, "recall": 1 / classes, "f1": 2 * share / (1 + share) / classes}
-    return result

@@ -12,6 +12,7 @@ from carl_hf.commands.shards import Survey
 from carl_hf.data.bad_rows import MAX_CHARACTERS, refuse
 from carl_hf.data.files import EMPTY, column_names, read_pieces
 from carl_hf.encoders.embedding import embed_texts
+from carl_hf.encoders.loading import is_va_regressor, load_config
 from carl_hf.explain import Attribution, Explainer, Method, Target
 
 MOST_SENTENCES = 20
@@ -54,6 +55,8 @@ class Models:
     """
 
     def __init__(self, encoder: str, va: str, emotion: str):
+        if is_va_regressor(load_config(encoder)):
+            raise ValueError(f"{encoder} is a regressor, whose vectors are not compared: name the export encoder/.")
         self.affect = AffectPipeline(va, emotion, probabilities=True)
         self.va, self.encoder = Explainer.from_pretrained(va), Explainer.from_pretrained(encoder)
         corpus = load_va_dataset("demo", split="test")
