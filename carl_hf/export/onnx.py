@@ -71,10 +71,8 @@ def export_onnx(folder: str | Path, *, tolerance: float = 1e-4) -> list[Path]:
         with named_in_errors(folder / "onnx" / small.name):
             _quantize(exact, small)
         texts = load_va_dataset("demo", split="test")["text"][:_COMPARED]
-        answers = {path: _answers(path, tokenizer, texts, record["pooling"]) for path in (exact, small)}
-        agreement = _agreement(
-            record["kind"], answers[exact], answers[small], (record.get("head") or {}).get("thresholds")
-        )
+        expected, found = (_answers(path, tokenizer, texts, record["pooling"]) for path in (exact, small))
+        agreement = _agreement(record["kind"], expected, found, (record.get("head") or {}).get("thresholds"))
         if not (agreement <= _MOST_ERROR if record["kind"] == "va" else agreement >= _LEAST_AGREEMENT[record["kind"]]):
             logger.warning("The answers of int8 (%s) differ much from those of float32: %s %.3g on %d texts. Use %s.",
                            small.name, _MEASURE[record["kind"]], agreement, len(texts), exact.name)  # fmt: skip

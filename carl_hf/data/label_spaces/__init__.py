@@ -76,11 +76,12 @@ def read_label_space(source: str | Path) -> LabelSpace:
         raise ValueError(f"{path}: the name {keys[keys.duplicated()].iloc[0][:80]!r} is there twice.")
     if "valence" in ranges:
         points = list(zip(frame["valence"], frame["arousal"], strict=True))
-        angles = [math.degrees(math.atan2(a, v)) % 360 if v or a else None for v, a in points]
+    else:
+        points = [(math.cos(angle), math.sin(angle)) for angle in map(math.radians, frame["angle"])]
     if has_angle:
         angles = [angle % 360 for angle in frame["angle"]]
-    if "valence" not in ranges:
-        points = [(math.cos(angle), math.sin(angle)) for angle in map(math.radians, frame["angle"])]
+    else:
+        angles = [math.degrees(math.atan2(a, v)) % 360 if v or a else None for v, a in points]
     return LabelSpace(
         str(source) if known else path.name,
         va=dict(zip(keys, points, strict=True)),
