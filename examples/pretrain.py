@@ -100,19 +100,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_json(output / "results.json", {**results, "files": figures_in(output)})
 
     train, dev = data.for_va_head()
+    shared = va_training is None and emotion_training is not None
+    emotions, kept = data.for_emotion_head(train, dev, shared=shared)
     common = {"max_length": args.max_length, "provenance": trainer.provenance}
     card = rows_for_card(measured, script.encoder)
     encoder_folder = export_encoder(model, tokenizer, output / "encoder", train=train, figures=plots, **card, **common)
+    if emotions is not None:
+        export_emotion_classifier(
+            model, tokenizer, output / "emotion", corpus=emotions, corpus_name=script.emotion_corpus,
+            seed=args.seed, training=emotion_training, keep=kept, **common,
+        )  # fmt: skip
     if train is not None:
         tests = {corpus: splits["test"] for corpus, splits in data.measured.items()}
         export_va_regressor(
             model, tokenizer, output / "va", train=train, dev=dev, test=tests, figures=plots, seed=args.seed,
-            corpora=list(tests) or script.corpora, training=va_training, **common,
-        )  # fmt: skip
-    if data.emotions is not None:
-        export_emotion_classifier(
-            model, tokenizer, output / "emotion", corpus=data.emotions, corpus_name=script.emotion_corpus,
-            seed=args.seed, training=emotion_training, **common,
+            corpora=list(tests) or script.corpora, training=va_training, beside=kept and output / "emotion", **common,
         )  # fmt: skip
     print_before_after(results, {corpus: len(splits["test"]) for corpus, splits in data.measured.items()})
     print_heads(output)

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import make_trainer, tiny_encoder, words_of
+from conftest import EMOTIONS, emotions, make_trainer, tiny_encoder, words_of
 from transformers import TrainerCallback
 
 from carl_hf import CarlModel, CarlTrainingArguments, load_va_dataset
@@ -24,6 +24,8 @@ from carl_hf.data.splits import split_rows
 from carl_hf.evaluation.encoder import load_text_encoder
 from carl_hf.evaluation.space import measure_feeling
 from carl_hf.evaluation.statistics import resample_rows
+from carl_hf.export.folder import read_record
+from carl_hf.report.tables import fraction
 
 pytestmark = pytest.mark.usefixtures("measuring_packages")
 STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies"
@@ -316,6 +318,18 @@ def test_coverage_of_random_divisions(start, exports, capsys):
     for name, sigma in (("valence", 0.1), ("arousal", 0.2)):
         held, width = found[name].mean(0)
         assert held == pytest.approx(0.9, abs=0.02) and width == pytest.approx(1.645 * sigma, rel=0.1)
+
+
+def test_heads_of_two_runs_are_compared_on_test_texts(start, exports, capsys, tmp_path):
+    corpus, file = emotions(), tmp_path / "letters.csv"
+    pd.DataFrame({"text": corpus.texts, "label": [EMOTIONS[i] for i in corpus.labels]}).to_csv(file, index=False)
+    start("one_encoder", "--apart", exports[0], "--shared", exports[0], "--corpus", "demo", "--emotion", file)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    rows = {line[1]: line[2:] for line in lines if len(line) == 5}
+    card = {row["metric"]: row["value"] for row in read_record(exports[0] / "emotion")["results"]}
+    assert rows["macro F1"] == [*2 * [fraction(card["f1"])], ".000 [.000, .000]"]
+    assert rows["exactly right, %"] == [*2 * [f"{card['accuracy']:.1f}"], "0.0 [0.0, 0.0]"]
+    assert rows["passes of an encoder"] == ["1", "1", ""] and {"valence, Pearson r", "arousal, Pearson r"} <= {*rows}
 
 
 def test_a_teacher_rates_texts_that_nothing_is_measured_on(start, exports, corpora, monkeypatch, tmp_path):

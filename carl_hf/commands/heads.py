@@ -20,8 +20,9 @@ class HeadArguments:
         "auto",
         "What va/ and emotion/ are. finetuned: with at least 1,000 training texts, encoder and head fine-tuned "
         "together, if that is better on development texts than a linear head on the frozen encoder. frozen: always "
-        "the latter. auto: va/ frozen if the regression is among --objectives (the encoder was then trained to "
-        "predict valence and arousal already), else finetuned.",
+        "the latter. auto: as finetuned, but if the regression is among --objectives (the encoder was then trained to "
+        "predict valence and arousal already), va/ is a linear head on the encoder of emotion/, which keeps its "
+        "answers, so that one pass serves both; on the frozen one if that costs more than 0.01 of R2.",
     )
     heads_learning_rate: float | None = setting(
         None, "Learning rate of that fine-tuning (default: 0.04 / width of the encoder, 1e-4 for minilm-l6)."
@@ -56,7 +57,11 @@ def print_heads(output: Path) -> None:
     """Says of each head in the output folder whether its encoder is frozen or fine-tuned, and why."""
     for kind in ("va", "emotion"):
         found = ((read_record(output / kind) or {}).get("head") or {}).get("development")
-        if found:
+        if found and "shared" in found:
+            where = "the encoder of emotion/" if found["chosen"] == "shared" else "an encoder of its own"
+            print(f"{kind}/ reads {where}: {found['metric']} on development texts {found['shared']:.4g} "
+                  f"on that of emotion/, {found['frozen']:.4g} before emotion/ was trained.")  # fmt: skip
+        elif found:
             finetuned = "not finite" if found["finetuned"] is None else f"{found['finetuned']:.4g}"
             chosen = "fine-tuned" if found["chosen"] == "finetuned" else "frozen"
             print(f"{kind}/ is {chosen}: {found['metric']} on development texts {found['frozen']:.4g} "

@@ -1,5 +1,6 @@
 """The data of examples/pretrain.py: corpora loaded and mixed, or streamed, and kept apart from what is measured."""
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
 from carl_hf.data.loading import NoRatingsError, NoSplitError, find_bad_rows
 from carl_hf.data.mixing import class_names, mix_datasets, remove_overlap, rows_with_va, va_from_class_labels
-from carl_hf.data.splits import SPLITS, is_drawn, split_rows
+from carl_hf.data.splits import SPLITS, is_drawn, split_rows, text_key
 from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.evaluation.emotion import class_dataset
 from carl_hf.export.intervals import FEWEST
@@ -129,6 +130,32 @@ class PretrainData:
             return None, None
         validation = [(splits["validation"], 1.0) for splits in self.measured.values()]
         return train, mix_datasets(validation, seed=self._seed) if validation else self._for_va_head
+
+    def for_emotion_head(
+        self, train: Dataset | None, dev: Dataset | None, *, shared: bool
+    ) -> tuple[ClassCorpus | None, Dataset | None]:
+        """The corpus of emotion/, and None. If va/, with these texts, is to share its encoder: the corpus without
+        training texts by which va/ is chosen or measured, and the texts whose answers are kept, unless that leaves a
+        class without texts."""
+        corpus = self.emotions
+        if not shared or corpus is None or train is None:
+            return corpus, None
+        judging = [dev, *(splits["test"] for splits in self.measured.values())]
+        held_out = {text_key(text) for data in judging if data is not None for text in data["text"]}
+        split = np.full(len(corpus.texts), "none", dtype="<U10")
+        for name, rows in zip(SPLITS, split_rows(corpus), strict=True):
+            split[rows] = name
+        seen = [i for i in np.flatnonzero(split == "train") if text_key(corpus.texts[i]) in held_out]
+        split[seen] = "none"
+        apart = dataclasses.replace(corpus, split=split)
+        try:
+            check_classes(apart)
+        except ValueError as error:
+            logging.info("va/ and emotion/ have an encoder each: %d texts are in both corpora. %s", len(seen), error)
+            return corpus, None
+        if seen:
+            logging.info("Left out of training emotion/: %d texts by which va/ is measured.", len(seen))
+        return apart, train
 
     def _drawn_for_va_head(self) -> Dataset | None:
         """About a tenth of the training texts, for what is chosen and calibrated after training: on texts that the

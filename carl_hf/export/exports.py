@@ -34,6 +34,7 @@ from carl_hf.export.inputs import check_rated, check_target, held_out, probe_sam
 from carl_hf.export.intervals import conformal_intervals, coverage_results
 from carl_hf.export.provenance import Provenance, digests_of, public_corpus_name
 from carl_hf.export.saving import save_model, save_tokenizer, write_sentence_transformers_layout
+from carl_hf.export.shared_encoder import check_beside, fit_beside, with_emotions
 from carl_hf.export.widgets import similarity_widget, text_widgets
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.utils.log_once import log_once
@@ -97,7 +98,7 @@ def export_va_regressor(
     train: Dataset | None = None, dev: Dataset | None = None, test: Mapping[str, Dataset] | None = None,
     corpora: Sequence[str] = (), max_length: int = 128, provenance: Provenance | None = None,
     figures: Sequence[str | Path] = (), seed: int = 42, training: HeadTraining | None = None,
-    adaptation: Mapping[str, Any] | None = None,
+    adaptation: Mapping[str, Any] | None = None, beside: str | Path | None = None,
 ) -> Path:  # fmt: skip
     """Writes a valence-arousal regressor for `AutoModelForSequenceClassification` and the text-classification
     pipeline. Its labels are valence and arousal, its outputs (v + 1) / 2 and (a + 1) / 2. If all texts of `train` and
@@ -113,6 +114,9 @@ def export_va_regressor(
             test rows, none are computed; another model keeps those that it has, which is said.
         training: how head and encoder are then trained together, for a [`CarlModel`], which stays as it is; what is
             written is the better of the two on `dev`. By default the encoder is frozen.
+        beside: folder of an emotion classifier that was exported from this [`CarlModel`]: the head is fitted to its
+            encoder, so that one pass answers both, unless that costs more than
+            [`carl_hf.export.shared_encoder.MAY_LOSE`].
         adaptation: of another model, what [`carl_hf.export.adapting.adapt_va_regressor`] has returned; the texts are
             the last of `corpora`.
         test: corpus -> held-out texts and labels for the results of the card.
@@ -124,6 +128,7 @@ def export_va_regressor(
             their corpus's scale, or the folder holds anything other than an export.
     """
     check_target(model, (CarlModel, PreTrainedModel), tokenizer, folder, figures)
+    check_beside(beside, model, training)
     test = held_out(test)
     max_length = kept_length(max_length, tokenizer, model.encoder if isinstance(model, CarlModel) else model)
     check_rated(train, dev, test, corpora)
@@ -137,6 +142,8 @@ def export_va_regressor(
         train, dev = task_heads.with_development(train, dev, seed=seed)
         with (training or HeadTraining()).autocast(model.device):
             model = task_heads.fit_va_regressor(model, tokenizer, train, dev, max_length=max_length)
+            if beside is not None:
+                model, development = fit_beside(beside, model, tokenizer, train, dev, max_length=max_length)
         if training is not None:
             development = train_va_regressor(model, tokenizer, train, dev, training, max_length=max_length)
     elif not is_va_regressor(model.config, type(model).__name__):
@@ -154,6 +161,8 @@ def export_va_regressor(
         return np.clip(2 * answers - 1, -1, 1)
 
     names = [*map(public_corpus_name, fitted_to := corpora or getattr(provenance, "corpora", ()))]
+    if beside is not None and development["chosen"] == "shared":
+        provenance = with_emotions(provenance, beside)
     if unseen:
         answers, labels = outputs(dev["text"]).clip(0, 1), (labels_of(dev, dimensions=dimensions) + 1) / 2
         model.config.intervals = conformal_intervals(answers, labels, dimensions)
@@ -194,7 +203,7 @@ def export_emotion_classifier(
     model: CarlModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, *,
     corpus: ClassCorpus, corpus_name: str, max_length: int = 128, provenance: Provenance | None = None,
     figures: Sequence[str | Path] = (), seed: int = 42, class_weights: Literal["equal", "balanced"] = "equal",
-    training: HeadTraining | None = None,
+    training: HeadTraining | None = None, keep: Dataset | None = None,
 ) -> Path:  # fmt: skip
     """Writes an emotion classifier for `AutoModelForSequenceClassification` and the text-classification pipeline, its
     probabilities calibrated. For multi-label corpora the card and the configuration give a threshold for each label.
@@ -207,7 +216,8 @@ def export_emotion_classifier(
             split. corpus_name: its name there, or its file.
         class_weights: whether every text weighs the same when the head is fitted, or every class.
         training: how head and encoder are then trained together, as for [`export_va_regressor`]; the better of the two
-            on the corpus's validation split is written.
+            on the corpus's validation split is written. keep: texts, valence, arousal, whose answers by a linear head
+            that training leaves as they are, so that [`export_va_regressor`] can share the encoder (`beside`).
         Everything else as for [`export_encoder`].
 
     Raises:
@@ -219,6 +229,10 @@ def export_emotion_classifier(
         raise ValueError(
             f"corpus is a ClassCorpus, got a {type(corpus).__name__}: carl_hf.data.labelled.read_emotion."
         )
+    if keep is not None:
+        if training is None or not isinstance(model, CarlModel):
+            raise ValueError("keep= is for a CarlModel that is trained: pass training= too, or leave out keep=.")
+        labels_of(task_heads.with_development(keep, None, seed=seed)[0])  # refuses what it cannot be fitted to
     max_length = kept_length(max_length, tokenizer, model.encoder if isinstance(model, CarlModel) else model)
     development = None
     fit: dict[str, Any] = {"max_length": max_length, "class_weights": class_weights}
@@ -226,7 +240,7 @@ def export_emotion_classifier(
         with (training or HeadTraining()).autocast(model.device):
             model = task_heads.fit_emotion_classifier(model, tokenizer, corpus, **fit)
         if training is not None:
-            development = train_emotion_classifier(model, tokenizer, corpus, training, **fit)
+            development = train_emotion_classifier(model, tokenizer, corpus, training, keep=keep, **fit)
     else:
         own = [model.config.id2label[i] for i in range(model.config.num_labels)]
         if own != list(corpus.classes):
@@ -259,7 +273,7 @@ def export_emotion_classifier(
 
 def _is_frozen(fitted: bool, development: dict[str, Any] | None) -> bool:
     """Whether the head was fitted here, and its encoder was not trained, or not for the better."""
-    return fitted and (development is None or development["chosen"] == "frozen")
+    return fitted and (development is None or development["chosen"] != "finetuned")
 
 
 def _emotion_results(

@@ -4,6 +4,7 @@ fine-tuning (Kumar et al. 2022, ICLR).
 Shape suffixes: N texts, K outputs.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,13 +23,14 @@ from carl_hf.data.splits import split_rows
 from carl_hf.encoders.classifiers import Classifier, token_ids
 from carl_hf.evaluation.probes import best_threshold
 from carl_hf.evaluation.valence_arousal import labels_of
+from carl_hf.export.kept_answers import keeping_answers
+from carl_hf.export.regression import Loss, explained_variance, weighted_squared_error
 from carl_hf.utils.devices import kept_random_state
 
 logger = logging.getLogger(__name__)
 
 _RATE_OF_WIDTH_1 = 0.04
 _WARMUP, _WEIGHT_DECAY, _MAX_GRAD_NORM = 0.1, 0.01, 1.0
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -82,33 +84,27 @@ def train_va_regressor(
     dimensions = tuple(model.config.id2label.values())
     labels, truth = ((labels_of(data, dimensions=dimensions) + 1) / 2 for data in (train, dev))
 
-    def score(outputs_NK: np.ndarray) -> float:
-        return float(1 - (np.square(outputs_NK.clip(0, 1) - truth).mean(0) / np.maximum(truth.var(0), 1e-6)).mean())
-
     return _train(
         model, tokenizer, train["text"], labels.astype(np.float32), dev["text"], training,
-        loss=weighted_squared_error(labels, model.device), score=score, metric="explained variance (R2)",
-        max_length=max_length,
+        loss=weighted_squared_error(labels, model.device), score=lambda outputs: explained_variance(outputs, truth),
+        metric="explained variance (R2)", max_length=max_length,
     )  # fmt: skip
-
-
-def weighted_squared_error(labels_NK: np.ndarray, device: torch.device) -> Loss:
-    """The squared error of each dimension over its variance in `labels_NK`."""
-    weight_K = torch.tensor(1 / np.maximum(labels_NK.var(0), 1e-6), dtype=torch.float32, device=device)
-    return lambda outputs_NK, target_NK: (weight_K * (outputs_NK - target_NK).square()).mean()
 
 
 def train_emotion_classifier(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: ClassCorpus, training: HeadTraining,
-    *, max_length: int = 128, class_weights: Literal["equal", "balanced"] = "equal",
+    *, max_length: int = 128, class_weights: Literal["equal", "balanced"] = "equal", keep: Dataset | None = None,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Trains an emotion classifier in place, by cross-entropy; one of a multi-label corpus by that of each class.
 
     Args:
         model, corpus, class_weights: as from and for [`carl_hf.export.task_heads.fit_emotion_classifier`].
+        keep: texts, valence, arousal: a head that is fitted to them keeps its answers (see
+            [`carl_hf.export.kept_answers`]).
 
     Returns:
-        as [`_train`]; the metric is accuracy (percent), or macro F1 at the best thresholds of a multi-label corpus.
+        as [`_train`], and "kept": the number of texts in `keep`, where it is given; the metric is accuracy (percent),
+        or macro F1 at the best thresholds of a multi-label corpus.
     """
     train, dev, _ = split_rows(corpus)
     (texts, labels), (dev_texts, truth) = corpus.part(train), corpus.part(dev)
@@ -127,10 +123,21 @@ def train_emotion_classifier(
             return F.binary_cross_entropy_with_logits(outputs_NK, target)
         return F.cross_entropy(outputs_NK, target, weight=weight)
 
-    return _train(
-        model, tokenizer, texts, labels.astype(np.float32) if corpus.multi_label else labels, dev_texts, training,
-        loss=loss, score=score, metric="macro F1" if corpus.multi_label else "accuracy", max_length=max_length,
-    )  # fmt: skip
+    labels = labels.astype(np.float32) if corpus.multi_label else labels
+    metric, outputs = "macro F1" if corpus.multi_label else "accuracy", len(corpus.classes)
+    with contextlib.ExitStack() as kept:
+        objective: Loss = loss
+        if keep is not None and len(texts) >= training.fewest_texts:
+            limits = {"max_length": max_length, "seed": training.seed}
+            with training.autocast(model.device):
+                texts, labels, objective = kept.enter_context(
+                    keeping_answers(model, tokenizer, keep, texts, labels, loss, **limits)
+                )
+        found = _train(
+            model, tokenizer, texts, labels, dev_texts, training, loss=objective,
+            score=lambda outputs_NK: score(outputs_NK[:, :outputs]), metric=metric, max_length=max_length,
+        )  # fmt: skip
+    return found if found is None or keep is None else {**found, "kept": len(keep)}
 
 
 def _train(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.data.labelled import ClassCorpus
@@ -60,12 +60,27 @@ def fit_va_regressor(
         ValueError: for labels that are not on their corpus's scale.
     """
     dimensions = min(dimensions_of(train), dimensions_of(dev), key=len)
-    labels = [labels_of(data, dimensions=dimensions) for data in (train, dev)]
     regressor = _around_encoder(model, tokenizer, dimensions, "regression")
-    features = [last_layer_inputs(regressor, tokenizer, data["text"], max_length)[0] for data in (train, dev)]
-    probe = fit_ridge(features[0], labels[0], features[1], labels[1], chosen_by="squared_error")
-    set_last_layer(regressor, LinearProbe(probe.weight / 2, (probe.bias + 1) / 2))
+    fit_last_layer(regressor, tokenizer, train, dev, max_length=max_length)
     return regressor
+
+
+def fit_last_layer(
+    regressor: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Dataset, dev: Dataset, *, max_length: int
+) -> None:
+    """Fits the last layer of a valence-arousal regressor in place, the rest frozen; see [`fit_va_regressor`]."""
+    probe = ridge_head(regressor, tokenizer, train, dev, tuple(regressor.config.id2label.values()), max_length)
+    set_last_layer(regressor, LinearProbe(probe.weight / 2, (probe.bias + 1) / 2))
+
+
+def ridge_head(
+    classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Dataset, dev: Dataset,
+    dimensions: Sequence[str], max_length: int,
+) -> LinearProbe:  # fmt: skip
+    """A linear head for `dimensions` in [-1, 1], on what the last layer of any classifier reads."""
+    labels = [labels_of(data, dimensions=dimensions) for data in (train, dev)]
+    inputs = [last_layer_inputs(classifier, tokenizer, data["text"], max_length)[0] for data in (train, dev)]
+    return fit_ridge(inputs[0], labels[0], inputs[1], labels[1], chosen_by="squared_error")
 
 
 def with_development(train: Dataset, dev: Dataset | None, *, seed: int) -> tuple[Dataset, Dataset]:
@@ -192,10 +207,8 @@ def _around_encoder(
     check_no_adapters(model)
     check_tokenizer(model, tokenizer)
     config: Any = copy.deepcopy(model.encoder.config)
-    forget_head(config)  # another one
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: i for i, label in config.id2label.items()}
-    config.problem_type, config.dtype = problem, torch.float32  # whatever the encoder was once loaded in
+    _set_labels(config, labels, problem)
+    config.dtype = torch.float32  # whatever the encoder was once loaded in
     with kept_random_state(torch.device("cpu")):  # the last layer begins at random, and is fitted
         classifier = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     dense = _pooler_dense(model)
@@ -210,6 +223,30 @@ def _around_encoder(
                 if layer.bias is not None:
                     layer.bias.copy_(dense.bias)
     return classifier.to(model.device).eval()
+
+
+def _set_labels(config: Any, labels: Sequence[str], problem: _ProblemType) -> None:
+    forget_head(config)  # another one
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: i for i, label in config.id2label.items()}
+    config.problem_type = problem
+
+
+def with_labels(classifier: PreTrainedModel, labels: Sequence[str], problem: _ProblemType) -> PreTrainedModel:
+    """A copy of a classifier with other outputs; its last layer is all zeros."""
+    classifier = copy.deepcopy(classifier)
+    path = last_layer(classifier)
+    layer = classifier.get_submodule(path)
+    replace_rows(layer, layer.weight.new_zeros(len(labels), layer.in_features), layer.weight.new_zeros(len(labels)))
+    _set_labels(classifier.config, labels, problem)
+    classifier.num_labels = len(labels)
+    return classifier
+
+
+def replace_rows(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    """Gives a linear layer other outputs: weight (K, H), bias (K,)."""
+    layer.weight, layer.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+    layer.out_features = len(bias)
 
 
 def _pooler_dense(model: CarlModel) -> nn.Linear:
