@@ -288,7 +288,7 @@ class Explainer:
 
     def _tokenized(self, text: str) -> BatchEncoding:
         if not isinstance(text, str) or not text.strip():
-            raise ValueError("The text is empty: give at least one word.")
+            raise ValueError("The text is empty, or no string: give one text of at least one word.")
         checks.check_unicode([text])
         outputs = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
         encoded = self.tokenizer(text, truncation=True, max_length=self.max_length, **outputs)

@@ -88,6 +88,11 @@ def test_missing_corpora_are_named_with_the_remedy(monkeypatch, tmp_path):
         raise urllib.error.URLError("no route")
 
     monkeypatch.setattr("carl_hf.data.corpora._CACHE", tmp_path)
+    monkeypatch.setattr("urllib.request.urlopen", None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"Cannot fetch emobank from https://.* \(HF_HUB_OFFLINE=1 forbids it\)"):
+        load_va_dataset("emobank")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("urllib.request.urlopen", unreachable)
     for name, folder, message in (
         ("emobank", None, "Cannot fetch emobank from https://.*--data_dir DIR, where DIR holds emobank/emobank.csv"),
@@ -102,6 +107,7 @@ def test_missing_corpora_are_named_with_the_remedy(monkeypatch, tmp_path):
 def test_a_download_is_used_only_if_its_checksum_fits(monkeypatch, corpora_dir, tmp_path):
     published = (corpora_dir / "emobank" / "emobank.csv").read_bytes()
     monkeypatch.setattr("carl_hf.data.corpora._CACHE", tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     for body in (EMOBANK.encode(), b"<html>", published[:-1000]):
         monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout, body=body: io.BytesIO(body))
         with pytest.raises(ValueError, match="checksum differs. Nothing was used"):

@@ -48,7 +48,11 @@ class FinetuneArguments(HeadArguments):
         "many, instead of refusing it.",
     )
     frozen: bool = setting(False, "Fit only the linear head; the encoder stays as it is.")
-    patience: int = setting(2, "Evaluations without a better validation accuracy until training stops; 0: never.")
+    patience: int = setting(
+        2,
+        "Evaluations without a better validation accuracy until training stops; 0, or without "
+        "--load_best_model_at_end true: never.",
+    )
     licence: str | None = setting(None, "Licence of the exports, as the Hub writes it (default: follows the corpus).")
     language: str = setting("en", "Language of the texts, for the model card.")
     num_threads: int | None = setting(None, "CPU threads (default: all cores).")

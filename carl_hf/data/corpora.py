@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from huggingface_hub.constants import HF_HOME
+from huggingface_hub import constants
 
 from carl_hf.data.agreement import emobank_ratings, facebook_ratings
 from carl_hf.data.bad_rows import Number, Weight, check_table, class_name, corpus_text, split_name
@@ -21,7 +21,7 @@ from carl_hf.utils.atomic_files import named_in_errors
 
 logger = logging.getLogger(__name__)
 DIMENSIONS = ("valence", "arousal", "dominance")
-_CACHE = Path(HF_HOME) / "carl_hf"
+_CACHE = Path(constants.HF_HOME) / "carl_hf"
 
 
 class MissingCorpus(ValueError):
@@ -107,6 +107,8 @@ def _fetched_path(spec: CorpusSpec) -> Path:
     if path.exists() and _is_published(spec, path):
         return path
     try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE=1 forbids it")
         with urllib.request.urlopen(spec.url, timeout=60) as response:
             body = response.read()
     except (http.client.HTTPException, OSError) as error:
