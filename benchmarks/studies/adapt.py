@@ -33,7 +33,7 @@ from carl_hf.evaluation.statistics import agreement
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of
 from carl_hf.export.adapting import ALONE, FINETUNED, WAYS, adapt_va_regressor
 from carl_hf.export.head_training import HeadTraining
-from carl_hf.export.task_heads import last_layer, last_layer_inputs
+from carl_hf.export.last_layer import last_layer, last_layer_inputs
 from carl_hf.inference import AffectPipeline
 from carl_hf.report.tables import fraction, table
 from carl_hf.utils.atomic_files import write_json

@@ -21,9 +21,10 @@ from carl_hf.evaluation.valence_arousal import dimensions_of, labels_of
 from carl_hf.export.cards import Result
 from carl_hf.export.head_training import HeadTraining, train_epochs
 from carl_hf.export.intervals import conformal_intervals
+from carl_hf.export.last_layer import last_layer, last_layer_inputs, set_last_layer
 from carl_hf.export.provenance import public_corpus_name
 from carl_hf.export.regression import weighted_squared_error
-from carl_hf.export.task_heads import FEWEST_TEXTS, last_layer, last_layer_inputs, set_last_layer
+from carl_hf.export.task_heads import FEWEST_TEXTS
 
 logger = logging.getLogger(__name__)
 

@@ -30,11 +30,12 @@ from carl_hf.export.bias import measure_bias
 from carl_hf.export.cards import Kind, Result, measured_row, va_results
 from carl_hf.export.folder import replacing_export, with_earlier_training, write_record
 from carl_hf.export.head_training import HeadTraining, train_emotion_classifier, train_va_regressor
-from carl_hf.export.inputs import check_rated, check_target, held_out, probe_sample
+from carl_hf.export.inputs import check_beside, check_keep, check_rated, check_target, held_out, probe_sample
 from carl_hf.export.intervals import conformal_intervals, coverage_results
+from carl_hf.export.last_layer import LastLayerInputs
 from carl_hf.export.provenance import Provenance, digests_of, public_corpus_name
 from carl_hf.export.saving import save_model, save_tokenizer, write_sentence_transformers_layout
-from carl_hf.export.shared_encoder import check_beside, fit_beside, with_emotions
+from carl_hf.export.shared_encoder import fit_beside, with_emotions
 from carl_hf.export.widgets import similarity_widget, text_widgets
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.utils.log_once import log_once
@@ -229,18 +230,19 @@ def export_emotion_classifier(
         raise ValueError(
             f"corpus is a ClassCorpus, got a {type(corpus).__name__}: carl_hf.data.labelled.read_emotion."
         )
-    if keep is not None:
-        if training is None or not isinstance(model, CarlModel):
-            raise ValueError("keep= is for a CarlModel that is trained: pass training= too, or leave out keep=.")
-        labels_of(task_heads.with_development(keep, None, seed=seed)[0])  # refuses what it cannot be fitted to
+    check_keep(keep, model, training)
     max_length = kept_length(max_length, tokenizer, model.encoder if isinstance(model, CarlModel) else model)
     development = None
-    fit: dict[str, Any] = {"max_length": max_length, "class_weights": class_weights}
     if fitted := isinstance(model, CarlModel):
+        model = task_heads.untrained_classifier(model, tokenizer, corpus)
+        read = LastLayerInputs(model, tokenizer, max_length)
         with (training or HeadTraining()).autocast(model.device):
-            model = task_heads.fit_emotion_classifier(model, tokenizer, corpus, **fit)
+            task_heads.fit_classes(model, read, corpus, class_weights=class_weights)
         if training is not None:
-            development = train_emotion_classifier(model, tokenizer, corpus, training, keep=keep, **fit)
+            development = train_emotion_classifier(
+                model, tokenizer, corpus, training,
+                max_length=max_length, class_weights=class_weights, keep=keep, read=read,
+            )  # fmt: skip
     else:
         own = [model.config.id2label[i] for i in range(model.config.num_labels)]
         if own != list(corpus.classes):

@@ -20,7 +20,7 @@ from carl_hf.encoders.loading import EXPORT_RECORD, find_file
 from carl_hf.encoders.packaged import resolve_encoder
 from carl_hf.export.cards import render_card
 from carl_hf.export.contents import check_content
-from carl_hf.export.provenance import Provenance, named_digests
+from carl_hf.export.provenance import Provenance, named_digests, with_head
 from carl_hf.utils.atomic_files import apply_umask, write_errors, write_json
 
 _IN_USE = "in-use.lock"
@@ -78,20 +78,17 @@ def with_earlier_training(provenance: Provenance, encoder: str) -> Provenance:
     """The provenance of a model that was made from `encoder`: if that is an export, its base model, corpora (also of a
     head that was trained with it) and method of training come first, and its licence still holds."""
     record = record_of(encoder) or {}
-    earlier, head = record.get("provenance"), record.get("head") or {}
-    if earlier is None:
+    if (earlier := record.get("provenance")) is None:
         return provenance
-    with_head, head_files = [], {}
-    if not head.get("frozen", True):
-        with_head, head_files = head.get("corpora", []), head.get("files", {})
+    earlier = with_head(earlier, record.get("head"))
     methods = [method for method in (earlier["method"], provenance.method) if method is not None]
     return replace(
         provenance,
         base_model=earlier["base_model"],
-        corpora=list(dict.fromkeys([*earlier["corpora"], *with_head, *provenance.corpora])),
+        corpora=list(dict.fromkeys([*earlier["corpora"], *provenance.corpora])),
         trained_on_test_rows=earlier["trained_on_test_rows"] or provenance.trained_on_test_rows,
         method=", then ".join(methods) or None,
-        files=named_digests(earlier.get("files", {}).items(), head_files.items(), provenance.files.items()),
+        files=named_digests(earlier.get("files", {}).items(), provenance.files.items()),
         tenth_kept=provenance.tenth_kept and earlier.get("tenth_kept", False),
         base_licence=earlier.get("licence"),
         settings=earlier.get("settings") if provenance.method is None else provenance.settings,

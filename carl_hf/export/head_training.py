@@ -24,6 +24,7 @@ from carl_hf.encoders.classifiers import Classifier, token_ids
 from carl_hf.evaluation.probes import best_threshold
 from carl_hf.evaluation.valence_arousal import labels_of
 from carl_hf.export.kept_answers import keeping_answers
+from carl_hf.export.last_layer import LastLayerInputs
 from carl_hf.export.regression import Loss, explained_variance, weighted_squared_error
 from carl_hf.utils.devices import kept_random_state
 
@@ -94,13 +95,14 @@ def train_va_regressor(
 def train_emotion_classifier(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: ClassCorpus, training: HeadTraining,
     *, max_length: int = 128, class_weights: Literal["equal", "balanced"] = "equal", keep: Dataset | None = None,
+    read: LastLayerInputs | None = None,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Trains an emotion classifier in place, by cross-entropy; one of a multi-label corpus by that of each class.
 
     Args:
         model, corpus, class_weights: as from and for [`carl_hf.export.task_heads.fit_emotion_classifier`].
         keep: texts, valence, arousal: a head that is fitted to them keeps its answers (see
-            [`carl_hf.export.kept_answers`]).
+            [`carl_hf.export.kept_answers`]). read: what the last layer of `model` reads, if some of it is known.
 
     Returns:
         as [`_train`], and "kept": the number of texts in `keep`, where it is given; the metric is accuracy (percent),
@@ -128,11 +130,10 @@ def train_emotion_classifier(
     with contextlib.ExitStack() as kept:
         objective: Loss = loss
         if keep is not None and len(texts) >= training.fewest_texts:
-            limits = {"max_length": max_length, "seed": training.seed}
+            read = read or LastLayerInputs(model, tokenizer, max_length)
             with training.autocast(model.device):
-                texts, labels, objective = kept.enter_context(
-                    keeping_answers(model, tokenizer, keep, texts, labels, loss, **limits)
-                )
+                answers = keeping_answers(model, read, keep, texts, labels, loss, seed=training.seed)
+                texts, labels, objective = kept.enter_context(answers)
         found = _train(
             model, tokenizer, texts, labels, dev_texts, training, loss=objective,
             score=lambda outputs_NK: score(outputs_NK[:, :outputs]), metric=metric, max_length=max_length,

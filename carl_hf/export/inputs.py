@@ -12,7 +12,9 @@ from carl_hf.data.mixing import warn_of_one_side
 from carl_hf.data.splits import text_keys
 from carl_hf.encoders.checks import check_padding
 from carl_hf.evaluation.valence_arousal import DIMENSIONS, labels_of
-from carl_hf.export.folder import check_figures, check_replaceable
+from carl_hf.export.folder import check_figures, check_replaceable, read_record
+from carl_hf.export.task_heads import with_development
+from carl_hf.modeling_carl import CarlModel
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,26 @@ def check_rated(
         if data is not None and (repeated := len(seen & text_keys(data["text"], name))):
             logger.warning("%s shares %d texts with train, so that its figures are partly of texts that the head has "
                            "seen: carl_hf.data.remove_overlap leaves them out of train.", name, repeated)  # fmt: skip
+
+
+def check_beside(beside: str | Path | None, model: object, training: object) -> None:
+    """Raises a ValueError unless the folder `beside`, if there is one, holds an exported emotion classifier, and a
+    linear head of a [`CarlModel`] is to share its encoder."""
+    if beside is None:
+        return
+    if training is not None or not isinstance(model, CarlModel):
+        raise ValueError("beside= is for the linear head of a CarlModel: leave out training=, or beside=.")
+    if (read_record(beside) or {}).get("kind") != "emotion":
+        raise ValueError(f"{beside} is no exported emotion classifier: pass the folder that holds one, or None.")
+
+
+def check_keep(keep: Dataset | None, model: object, training: object) -> None:
+    """Raises a ValueError unless `keep`, if it is given, can be fitted to, and a [`CarlModel`] is to be trained."""
+    if keep is None:
+        return
+    if training is None or not isinstance(model, CarlModel):
+        raise ValueError("keep= is for a CarlModel that is trained: pass training= too, or leave out keep=.")
+    labels_of(with_development(keep, None, seed=0)[0])
 
 
 def probe_sample(train: Dataset | None, most: int, fewest: int) -> Dataset | None:

@@ -11,23 +11,25 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from carl_hf.evaluation.valence_arousal import dimensions_of
+from carl_hf.export.last_layer import LastLayerInputs, last_layer, replace_rows
 from carl_hf.export.regression import Loss, weighted_squared_error
-from carl_hf.export.task_heads import last_layer, last_layer_inputs, replace_rows, ridge_head, with_development
+from carl_hf.export.task_heads import ridge_head, with_development
 
 
 @contextmanager
 def keeping_answers(
-    classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rated: Dataset, texts: Sequence[str],
-    labels: np.ndarray, loss: Loss, *, max_length: int, seed: int,
+    classifier: PreTrainedModel, read: LastLayerInputs, rated: Dataset, texts: Sequence[str], labels: np.ndarray,
+    loss: Loss, *, seed: int,
 ) -> Iterator[tuple[list[str], np.ndarray, Loss]]:  # fmt: skip
     """Within it, an emotion classifier has D further outputs, those of a linear valence-arousal head on its frozen
     encoder.
 
     Args:
-        classifier: with K outputs and a linear head on a frozen encoder. rated: texts, valence, arousal.
+        classifier: with K outputs and a linear head on a frozen encoder. read: what that head reads.
+        rated: texts, valence, arousal.
         texts, labels: (N,) classes or (N, K), that it is to be trained on. loss: of its outputs and such labels.
 
     Yields:
@@ -36,10 +38,10 @@ def keeping_answers(
         squared error of the answers over their variance.
     """
     train, dev = with_development(rated, None, seed=seed)
-    head = ridge_head(classifier, tokenizer, train, dev, dimensions_of(rated), max_length)
+    head = ridge_head(read, train, dev, dimensions_of(rated))
     known = set(texts)
     every = [*texts, *(text for data in (train, dev) for text in data["text"] if text not in known)]
-    answers_ND = head(last_layer_inputs(classifier, tokenizer, every, max_length)[0])
+    answers_ND = head(read(every))
     kept_loss = weighted_squared_error(answers_ND, classifier.device)
     own = labels.reshape(len(texts), -1).astype(float)
     own = np.concatenate([own, np.full((len(every) - len(texts), own.shape[1]), np.nan)])

@@ -140,6 +140,16 @@ def digests_of(corpora: Iterable[str]) -> dict[str, str]:
     return named_digests((Path(path).name, file_digest(path)) for path in corpora if Path(path).is_file())
 
 
+def with_head(origin: Mapping[str, Any], head: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """What an encoder was made from, of its record, and what else it was trained on together with its head."""
+    if head is None or head.get("frozen", True):
+        return origin
+    return {
+        **origin, "corpora": list(dict.fromkeys([*origin["corpora"], *head.get("corpora", ())])),
+        "files": named_digests(origin.get("files", {}).items(), head.get("files", {}).items()),
+    }  # fmt: skip
+
+
 def public_model_id(name: str | None) -> str | None:
     """The Hub id of a model; None for a folder or what is no valid id."""
     if name in HUB_IDS:

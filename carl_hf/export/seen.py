@@ -9,7 +9,7 @@ from typing import Any
 from carl_hf.data.corpora import CORPORA
 from carl_hf.data.labelled import EMOTION, ClassCorpus
 from carl_hf.export.folder import read_record, record_of
-from carl_hf.export.provenance import file_digest
+from carl_hf.export.provenance import file_digest, with_head
 
 _GOEMOTIONS = [name for name in EMOTION if name.startswith("goemotions")]
 
@@ -47,11 +47,7 @@ def _origin(model: str) -> Mapping[str, Any]:
     if record is None and folder.name.startswith("checkpoint-"):
         record = read_record(folder.parent / "encoder")  # of the same run
     origin = (record or {}).get("provenance") or {"corpora": [], "trained_on_test_rows": False}
-    head = (record or {}).get("head") or {}
-    if head.get("frozen", True):
-        return origin
-    files = {**origin.get("files", {}), **head.get("files", {})}
-    return {**origin, "corpora": [*origin["corpora"], *head.get("corpora", ())], "files": files}
+    return with_head(origin, (record or {}).get("head"))
 
 
 def head_trained_on(model: str) -> list[str]:

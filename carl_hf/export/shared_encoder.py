@@ -14,22 +14,10 @@ from carl_hf.evaluation.valence_arousal import labels_of
 from carl_hf.export.folder import read_record
 from carl_hf.export.provenance import Provenance, public_corpus_name
 from carl_hf.export.regression import explained_variance
-from carl_hf.export.task_heads import fit_last_layer, with_labels
-from carl_hf.modeling_carl import CarlModel
+from carl_hf.export.task_heads import fit_last_layer, relabel
 
 MAY_LOSE = 0.01
 """Of the explained variance (R2) on development texts, what sharing the encoder of `emotion/` may cost `va/`."""
-
-
-def check_beside(beside: str | Path | None, model: object, training: object) -> None:
-    """Raises a ValueError unless the folder `beside`, if there is one, holds an exported emotion classifier, and a
-    linear head of a [`CarlModel`] is to share its encoder."""
-    if beside is None:
-        return
-    if training is not None or not isinstance(model, CarlModel):
-        raise ValueError("beside= is for the linear head of a CarlModel: leave out training=, or beside=.")
-    if (read_record(beside) or {}).get("kind") != "emotion":
-        raise ValueError(f"{beside} is no exported emotion classifier: pass the folder that holds one, or None.")
 
 
 def fit_beside(
@@ -53,7 +41,7 @@ def fit_beside(
     if type(shared) is not type(frozen) or shared.config.hidden_size != frozen.config.hidden_size:
         raise ValueError(f"{emotion} was not made from this model: it is a {type(shared).__name__}.")
     dimensions = tuple(frozen.config.id2label.values())
-    shared = with_labels(shared, dimensions, "regression")
+    relabel(shared, dimensions, "regression")
     fit_last_layer(shared, tokenizer, train, dev, max_length=max_length)
     truth_NK = (labels_of(dev, dimensions=dimensions) + 1) / 2
 

@@ -13,17 +13,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import divide, numbered, split_rows
 from carl_hf.encoders.checks import check_tokenizer
-from carl_hf.encoders.classifiers import Classifier, token_ids
 from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.encoders.loading import check_no_adapters, forget_head
 from carl_hf.evaluation.probes import LinearProbe, best_threshold, fit_logistic, fit_multi_label, fit_ridge
 from carl_hf.evaluation.valence_arousal import dimensions_of, labels_of
+from carl_hf.export.last_layer import LastLayerInputs, last_layer, replace_rows, set_last_layer
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.utils.devices import kept_random_state
 
@@ -69,18 +69,15 @@ def fit_last_layer(
     regressor: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Dataset, dev: Dataset, *, max_length: int
 ) -> None:
     """Fits the last layer of a valence-arousal regressor in place, the rest frozen; see [`fit_va_regressor`]."""
-    probe = ridge_head(regressor, tokenizer, train, dev, tuple(regressor.config.id2label.values()), max_length)
+    read = LastLayerInputs(regressor, tokenizer, max_length)
+    probe = ridge_head(read, train, dev, tuple(regressor.config.id2label.values()))
     set_last_layer(regressor, LinearProbe(probe.weight / 2, (probe.bias + 1) / 2))
 
 
-def ridge_head(
-    classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Dataset, dev: Dataset,
-    dimensions: Sequence[str], max_length: int,
-) -> LinearProbe:  # fmt: skip
+def ridge_head(read: LastLayerInputs, train: Dataset, dev: Dataset, dimensions: Sequence[str]) -> LinearProbe:
     """A linear head for `dimensions` in [-1, 1], on what the last layer of any classifier reads."""
     labels = [labels_of(data, dimensions=dimensions) for data in (train, dev)]
-    inputs = [last_layer_inputs(classifier, tokenizer, data["text"], max_length)[0] for data in (train, dev)]
-    return fit_ridge(inputs[0], labels[0], inputs[1], labels[1], chosen_by="squared_error")
+    return fit_ridge(read(train["text"]), labels[0], read(dev["text"]), labels[1], chosen_by="squared_error")
 
 
 def with_development(train: Dataset, dev: Dataset | None, *, seed: int) -> tuple[Dataset, Dataset]:
@@ -120,16 +117,26 @@ def fit_emotion_classifier(
     Raises:
         ValueError: as [`check_classes`].
     """
+    classifier = untrained_classifier(model, tokenizer, corpus)
+    fit_classes(classifier, LastLayerInputs(classifier, tokenizer, max_length), corpus, class_weights=class_weights)
+    return classifier
+
+
+def untrained_classifier(model: CarlModel, tokenizer: PreTrainedTokenizerBase, corpus: ClassCorpus) -> PreTrainedModel:
+    """The classifier of [`fit_emotion_classifier`] before its last layer is fitted."""
     check_classes(corpus)
-    train, dev, _ = split_rows(corpus)
-    classifier, texts = _around_encoder(model, tokenizer, corpus.classes, problem_type(corpus)), corpus.texts
-    features = [
-        last_layer_inputs(classifier, tokenizer, [texts[i] for i in rows], max_length)[0] for rows in (train, dev)
-    ]
-    data = features[0], corpus.labels[train], features[1], corpus.labels[dev]
+    return _around_encoder(model, tokenizer, corpus.classes, problem_type(corpus))
+
+
+def fit_classes(
+    classifier: PreTrainedModel, read: LastLayerInputs, corpus: ClassCorpus, *,
+    class_weights: Literal["equal", "balanced"],
+) -> None:  # fmt: skip
+    """Fits the last layer of a classifier in place, the rest frozen; see [`fit_emotion_classifier`]."""
+    (texts, labels), (dev_texts, dev_labels) = (corpus.part(rows) for rows in split_rows(corpus)[:2])
+    data = read(texts), labels, read(dev_texts), dev_labels
     probe, _ = fit_multi_label(*data) if corpus.multi_label else fit_logistic(*data, class_weights=class_weights)
     set_last_layer(classifier, probe)
-    return classifier
 
 
 def calibrate_classifier(
@@ -232,21 +239,12 @@ def _set_labels(config: Any, labels: Sequence[str], problem: _ProblemType) -> No
     config.problem_type = problem
 
 
-def with_labels(classifier: PreTrainedModel, labels: Sequence[str], problem: _ProblemType) -> PreTrainedModel:
-    """A copy of a classifier with other outputs; its last layer is all zeros."""
-    classifier = copy.deepcopy(classifier)
-    path = last_layer(classifier)
-    layer = classifier.get_submodule(path)
+def relabel(classifier: PreTrainedModel, labels: Sequence[str], problem: _ProblemType) -> None:
+    """Gives a classifier other outputs; its last layer becomes all zeros."""
+    layer = classifier.get_submodule(last_layer(classifier))
     replace_rows(layer, layer.weight.new_zeros(len(labels), layer.in_features), layer.weight.new_zeros(len(labels)))
     _set_labels(classifier.config, labels, problem)
     classifier.num_labels = len(labels)
-    return classifier
-
-
-def replace_rows(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
-    """Gives a linear layer other outputs: weight (K, H), bias (K,)."""
-    layer.weight, layer.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
-    layer.out_features = len(bias)
 
 
 def _pooler_dense(model: CarlModel) -> nn.Linear:
@@ -260,30 +258,3 @@ def _pooler_dense(model: CarlModel) -> nn.Linear:
     nn.init.eye_(identity.weight)
     nn.init.zeros_(identity.bias)
     return identity
-
-
-def last_layer(classifier: PreTrainedModel) -> str:
-    """Path of the linear layer that outputs the logits."""
-    linear = {path: layer for path, layer in classifier.named_modules() if isinstance(layer, nn.Linear)}
-    return [path for path, layer in linear.items() if layer.out_features == classifier.config.num_labels][-1]
-
-
-def last_layer_inputs(
-    classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
-) -> tuple[np.ndarray, list[list[int]]]:
-    """What the last layer reads of each text, (N, H), and the ids of its tokens."""
-    path, tokens = last_layer(classifier), token_ids(texts, tokenizer, max_length)
-    layer = classifier.get_submodule(path)
-    classifier.set_submodule(path, nn.Identity())
-    try:
-        return Classifier(classifier, tokenizer).predict(tokens).numpy(), tokens
-    finally:
-        classifier.set_submodule(path, layer)
-
-
-def set_last_layer(classifier: PreTrainedModel, probe: LinearProbe) -> None:
-    """Puts a probe in the place of the last layer's weights."""
-    layer = classifier.get_submodule(last_layer(classifier))
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(probe.weight))
-        layer.bias.copy_(torch.from_numpy(probe.bias))

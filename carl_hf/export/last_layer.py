@@ -1,0 +1,69 @@
+"""The last linear layer of a classification model, which outputs the logits: where it is, what it reads, and how it is
+replaced.
+
+Shape suffixes: N texts, K outputs, H width of what the layer reads.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from carl_hf.encoders.classifiers import Classifier, token_ids
+from carl_hf.evaluation.probes import LinearProbe
+
+
+def last_layer(classifier: PreTrainedModel) -> str:
+    """Path of the linear layer that outputs the logits."""
+    linear = {path: layer for path, layer in classifier.named_modules() if isinstance(layer, nn.Linear)}
+    return [path for path, layer in linear.items() if layer.out_features == classifier.config.num_labels][-1]
+
+
+def last_layer_inputs(
+    classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+) -> tuple[np.ndarray, list[list[int]]]:
+    """What the last layer reads of each text, (N, H), and the ids of its tokens."""
+    path, tokens = last_layer(classifier), token_ids(texts, tokenizer, max_length)
+    layer = classifier.get_submodule(path)
+    classifier.set_submodule(path, nn.Identity())
+    try:
+        return Classifier(classifier, tokenizer).predict(tokens).numpy(), tokens
+    finally:
+        classifier.set_submodule(path, layer)
+
+
+def set_last_layer(classifier: PreTrainedModel, probe: LinearProbe) -> None:
+    """Puts a probe in the place of the last layer's weights."""
+    layer = classifier.get_submodule(last_layer(classifier))
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(probe.weight))
+        layer.bias.copy_(torch.from_numpy(probe.bias))
+
+
+def replace_rows(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    """Gives a linear layer other outputs: weight (K, H), bias (K,)."""
+    layer.weight, layer.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+    layer.out_features = len(bias)
+
+
+class LastLayerInputs:
+    """What the last layer of a classifier reads of texts: each text is read once, as long as this is kept. It holds
+    for as long as nothing below the last layer is trained.
+
+    Args:
+        max_length: tokens of a text.
+    """
+
+    def __init__(self, classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int):
+        self._read = classifier, tokenizer
+        self._max_length = max_length
+        self._inputs_H: dict[str, np.ndarray] = {}
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """(N, H)."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._inputs_H]
+        if new:
+            self._inputs_H.update(zip(new, last_layer_inputs(*self._read, new, self._max_length)[0], strict=True))
+        return np.stack([self._inputs_H[text] for text in texts])
