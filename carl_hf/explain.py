@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.adversary import token_saliency
-from carl_hf.encoders import checks, loading
+from carl_hf.encoders import checks, loading, stated
 from carl_hf.encoders.packaged import resolve_encoder
 from carl_hf.encoders.packing import Pooling, check_pooling, pool
 from carl_hf.utils.devices import default_device
@@ -169,13 +169,13 @@ class Explainer:
 
     @classmethod
     def from_pretrained(
-        cls, name: str, *, max_length: int = 128, device: str | torch.device | None = None
+        cls, name: str, *, max_length: int | None = None, device: str | torch.device | None = None
     ) -> "Explainer":
         """An exported regressor or encoder, from its folder or Hub id, `"minilm-l6"` or `"mpnet-base"`. An encoder is
         pooled as its folder states, else by its first token.
 
         Args:
-            max_length: tokens read of a text. device: an accelerator where there is one, by default.
+            max_length: tokens read of a text (default: as exported). device: by default an accelerator, if any.
 
         Raises:
             ValueError: if there is no such model, it is of another kind, or has no tokenizer.
@@ -186,14 +186,14 @@ class Explainer:
             model = loading.load_classifier(name)
         else:
             model = loading.load_encoder(name)
-            pooling = loading.stated_pooling(resolve_encoder(name)) or "cls"
+            pooling = stated.stated_pooling(resolve_encoder(name)) or "cls"
             if pooling == "other":
                 raise ValueError(
                     f"{name} has modules beyond pooling, through which similarities are not explained: name an "
                     "encoder with cls or mean pooling."
                 )
-        model.to(default_device(device))
-        return cls(model, tokenizer, pooling=pooling, max_length=max_length)  # type: ignore[arg-type]
+        length = max_length or stated.reading_length(name)
+        return cls(model.to(default_device(device)), tokenizer, pooling=pooling, max_length=length)  # type: ignore
 
     def explain(
         self, text: str, target: Target = "valence", method: Method = "integrated_gradients", *, unit: Unit = "word",

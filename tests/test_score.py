@@ -22,8 +22,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, run_script
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from filelock import FileLock
 
 from carl_hf import AffectPipeline
+from carl_hf.commands.outputs import LOCK
 from carl_hf.commands.sharded import ShardJob, write_shards
 from carl_hf.commands.shards import Shards
 
@@ -285,14 +287,25 @@ def test_killed_and_stopped_the_table_is_that_of_a_run_that_was_not(score, frame
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv", "whole.csv"]
 
 
+def test_two_runs_do_not_write_one_table(score, frame, tmp_path):
+    frame.to_csv(tmp_path / "in.csv", index=False)
+    (tmp_path / "out.csv.parts").mkdir()
+    with FileLock(tmp_path / "out.csv.parts" / LOCK):
+        assert "another run is writing to it. Wait for its end" in score(tmp_path / "in.csv", "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+    assert "150" in score(tmp_path / "in.csv", "out.csv")
+    assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "out.csv"}
+
+
 def test_what_goes_wrong_in_a_process_ends_the_others_and_is_said(tmp_path):
     (tmp_path / "in.csv").write_text("text\na\nb\nc\nd\n")
     shards = Shards(tmp_path / "parts", {}, total=4, shard_rows=1)
     shards.prepare({}, overwrite=False)
     job = ShardJob(shards, [str(tmp_path / "in.csv")], ["text"], answer_on=int, processes=2)  # a device is no number
+    before = multiprocessing.active_children()
     with pytest.raises(ValueError, match="^TypeError: int"):
         write_shards(job)
-    assert multiprocessing.active_children() == [] and len(shards.missing()) == 4
+    assert multiprocessing.active_children() == before and len(shards.missing()) == 4
 
 
 def test_a_process_that_fails_as_it_is_looked_at_is_not_missed(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """CarlVectorizer in scikit-learn: its own checks, pipelines, searches, other processes."""
 
 import contextlib
+import copy
+import json
 import pickle
 import shutil
 import unittest
@@ -8,7 +10,7 @@ import unittest
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import EMOTIONS, emotions, tiny_encoder
+from conftest import EMOTIONS, emotions, run_script, tiny_encoder
 
 sklearn = pytest.importorskip("sklearn")
 
@@ -22,9 +24,11 @@ from sklearn.utils.estimator_checks import estimator_checks_generator  # noqa: E
 from sklearn.utils.validation import validate_data  # noqa: E402
 from transformers import AutoModel, AutoTokenizer  # noqa: E402
 
+from carl_hf import CarlModel, export_encoder  # noqa: E402
 from carl_hf.encoders import embed_texts  # noqa: E402
 from carl_hf.evaluation import encoder  # noqa: E402
 from carl_hf.evaluation.encoder import load_text_encoder  # noqa: E402
+from carl_hf.explain import Explainer  # noqa: E402
 from carl_hf.inference import CarlVectorizer  # noqa: E402
 
 
@@ -62,6 +66,28 @@ def test_vectors_are_those_of_embed_texts(tiny, vectors):
     np.testing.assert_allclose(unit, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
     table = clone(vectors).set_output(transform="pandas").fit_transform(texts)
     assert table.shape == (3, 16) and table.columns[15] == "carlvectorizer15"
+
+
+def test_an_export_for_longer_texts_is_read_as_long(tokenizer, tmp_path):
+    """By all that load it by its name."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = 256
+    model = CarlModel.from_encoder(tiny_encoder(max_position_embeddings=256), pooling="mean").eval()
+    folder = export_encoder(model, tokenizer, tmp_path / "encoder", max_length=160)
+    text = " ".join(["joy", "woe", "calm", "storm", "sea"] * 40)
+    whole, cut = (model.embed([text], tokenizer, max_length=length).numpy() for length in (160, 128))
+    assert np.abs(whole - cut).max() > 1e-3
+    np.testing.assert_allclose(CarlVectorizer(str(folder)).fit_transform([text]), whole, atol=1e-5)
+    np.testing.assert_allclose(CarlVectorizer(str(folder), max_length=128).fit_transform([text]), cut, atol=1e-5)
+    assert Explainer.from_pretrained(str(folder)).max_length == 160
+    pd.DataFrame({"text": [text]}).to_parquet(tmp_path / "in.parquet")
+    words = [tmp_path / "in.parquet", "--model", folder, "--output_dir", tmp_path / "out", "--num_threads", 1]
+    assert run_script("examples/embed.py", *words) is None
+    np.testing.assert_allclose(pd.read_parquet(tmp_path / "out")["embedding"][0], whole[0], atol=1e-5)
+    assert json.loads((tmp_path / "out" / "_manifest.json").read_text())["settings"]["max_length"] == 160
+    (folder / "carl_export.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"encoder: carl_export.json is damaged. Export the model again."):
+        CarlVectorizer(str(folder)).fit([text])
 
 
 @pytest.mark.filterwarnings("ignore:Can't test estimator")

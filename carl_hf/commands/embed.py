@@ -7,6 +7,7 @@ import pyarrow as pa
 import torch
 
 from carl_hf.commands.sharded import Answer, ShardArguments
+from carl_hf.encoders.stated import reading_length
 from carl_hf.evaluation.encoder import TextEncoder, shared_encoder, split_pooling
 from carl_hf.utils.fields import setting
 
@@ -27,7 +28,7 @@ class EmbedArguments(ShardArguments):
     shard_rows: int = setting(50_000, "Rows of a shard; a killed process loses at most one shard.")
     dtype: Literal["float32", "float16"] = setting("float32", "Number format of the stored embeddings.")
     bf16: bool = setting(False, "Compute in bfloat16 (autocast).")
-    max_length: int = setting(128, "Tokens to keep of a text.")
+    max_length: int | None = setting(None, "Tokens to keep of a text (default: those of an export, else 128).")
 
     def __post_init__(self):
         super().__post_init__()
@@ -39,7 +40,8 @@ class EmbedArguments(ShardArguments):
 
     def shard_settings(self) -> dict[str, Any]:
         """The arguments that the content of a shard depends on."""
-        return {name: getattr(self, name) for name in _SETTINGS}
+        length = self.max_length or reading_length(split_pooling(self.model)[0])
+        return {name: getattr(self, name) for name in _SETTINGS} | {"max_length": length}
 
     def load(self, device: torch.device) -> TextEncoder:
         """The encoder that `--model` names."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from carl_hf import CarlTrainingArguments
 from carl_hf.encoders import Pooling
-from carl_hf.encoders.loading import exported_pooling
+from carl_hf.encoders.stated import exported_pooling
 from carl_hf.export.folder import read_record
 from carl_hf.export.head_training import HeadTraining
 from carl_hf.inference.pipeline import AffectPipeline

@@ -23,6 +23,7 @@ TRAINING = ("results.json", SKIPPED_STEPS, *_EXPORTS, "figures", "checkpoint-*")
 """What a training script leaves; only checkpoint-N with a number N is a checkpoint."""
 EVALUATION = ("results.json", "report.md", "figures")
 """What examples/evaluate.py leaves."""
+LOCK = ".lock"
 _locks: dict[Path, FileLock] = {}
 
 
@@ -110,6 +111,18 @@ def check_output_dir(folder: str | Path, *, resume: bool, overwrite: bool, kinds
         )
 
 
+def locked(folder: Path, flag: str) -> FileLock:
+    """The lock of a folder, taken; a ValueError if another process has it. `flag` names the folder in the message."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"{flag} {folder}: another run is writing to it. Wait for its end, or name another."
+        ) from None
+    return lock
+
+
 def claim_output(folder: str | Path, *, resume: bool, overwrite: bool, kinds: Sequence[str] = TRAINING) -> None:
     """Makes the folder and locks it until this process ends, so that no two runs write to it; then, unless a run is
     resumed, removes the results of the one before.
@@ -120,14 +133,7 @@ def claim_output(folder: str | Path, *, resume: bool, overwrite: bool, kinds: Se
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     if folder not in _locks:
-        lock = FileLock(folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(
-                f"--output_dir {folder}: another run is writing to it. Wait for its end, or name another folder."
-            ) from None
-        _locks[folder] = lock
+        _locks[folder] = locked(folder, "--output_dir")
     check_output_dir(folder, resume=resume, overwrite=overwrite, kinds=kinds)  # once more: nobody else writes now
     if not resume and kinds == TRAINING:
         remove_results(folder)

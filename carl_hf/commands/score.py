@@ -90,13 +90,17 @@ def score(args: ScoreArguments, affect: AffectPipeline, *, show_progress: bool =
         if _same_kind(files, args.texts, output)
         else _table_writer(args, output.suffix.lower())
     )
+
+    def finish() -> None:
+        with remedy_for_a_full_disk(shards):
+            write_atomically(output, partial(write, shards))
+            shards.remove()
+
     answer_on = partial(_answer_on, affect, args.text_column, args.prefix)
     args.write(
-        shards, [args.text_column], answer_on, overwrite=args.overwrite, empty_texts=True, show_progress=show_progress
-    )
-    with remedy_for_a_full_disk(shards):
-        write_atomically(output, partial(write, shards))
-        shards.remove()
+        shards, [args.text_column], answer_on, overwrite=args.overwrite, empty_texts=True,
+        show_progress=show_progress, finish=finish,
+    )  # fmt: skip
     return found
 
 

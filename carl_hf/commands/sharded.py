@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from carl_hf.commands.environment import environment_record, start_logging, use_all_cores
+from carl_hf.commands.outputs import LOCK, locked
 from carl_hf.commands.shards import Shards, Survey, survey
 from carl_hf.data.streaming import PiecewiseTable, files_of, open_tables
 from carl_hf.utils.fields import check_positive, setting
@@ -47,22 +48,28 @@ class ShardArguments:
     def write(
         self, shards: Shards, columns: Sequence[str], answer_on: Callable[[torch.device], Answer], *,
         overwrite: bool, empty_texts: bool = False, show_progress: bool = True,
+        finish: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
-        """Writes what is missing of the shards: see [`ShardJob`], [`Shards.prepare`] and [`write_shards`].
+        """Writes what is missing of the shards: see [`ShardJob`], [`Shards.prepare`] and [`write_shards`]; then calls
+        `finish`. Meanwhile no other run may write to their folder.
 
         Raises:
-            ValueError: as these, for texts in the folder of the shards, and if rows were lost meanwhile.
+            ValueError: as these, for texts in the folder of the shards, if another run writes to it, and if rows were
+                lost meanwhile.
         """
         folder = shards.folder.resolve()
         if any(folder in file.resolve().parents for source in self.texts for file in files_of(source)):
             raise ValueError(f"{shards.flag} {shards.folder} holds texts that are read: name another folder.")
-        with remedy_for_a_full_disk(shards):
-            about = {"model": self.model, "texts": self.texts, "versions": environment_record()["versions"]}
-            shards.prepare(about, overwrite=overwrite)
-        job = ShardJob(shards, self.texts, columns, answer_on, empty_texts, self.processes, self.num_threads)
-        write_shards(job, show_progress=show_progress)
-        if shards.missing():
-            raise ValueError(f"{', '.join(self.texts)}: rows were lost while they were read: start anew.")
+        with _claimed(shards):
+            with remedy_for_a_full_disk(shards):
+                about = {"model": self.model, "texts": self.texts, "versions": environment_record()["versions"]}
+                shards.prepare(about, overwrite=overwrite)
+            job = ShardJob(shards, self.texts, columns, answer_on, empty_texts, self.processes, self.num_threads)
+            write_shards(job, show_progress=show_progress)
+            if shards.missing():
+                raise ValueError(f"{', '.join(self.texts)}: rows were lost while they were read: start anew.")
+            if finish is not None:
+                finish()
 
 
 @dataclass(frozen=True)
@@ -204,6 +211,23 @@ def _end_with_parent() -> None:
     """A killed parent takes its workers with it; the next run would meet them otherwise."""
     connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
+
+
+@contextlib.contextmanager
+def _claimed(shards: Shards) -> Iterator[None]:
+    """Keeps other runs from writing to the folder of the shards, which is removed if it is empty then."""
+    if shards.folder.exists() and not shards.folder.is_dir():
+        raise ValueError(f"{shards.flag} {shards.folder} is a file; name a folder.")
+    with remedy_for_a_full_disk(shards):
+        shards.folder.mkdir(parents=True, exist_ok=True)
+        lock = locked(shards.folder, shards.flag)
+    try:
+        yield
+    finally:
+        lock.release()
+        (shards.folder / LOCK).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it holds shards
+            shards.folder.rmdir()
 
 
 @contextlib.contextmanager

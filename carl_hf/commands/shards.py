@@ -3,7 +3,6 @@
 Shard k holds the rows from k * shard_rows on: neither the number of processes nor a kill changes the result.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -172,8 +171,6 @@ class Shards:
         Raises:
             ValueError: if the folder holds shards with other settings, or Parquet files that are no shards.
         """
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"{self.flag} {self.folder} is a file; name a folder.")
         manifest = self.folder / MANIFEST
         remedy = f"name another folder, or start anew with {self.overwrite_flag}"
         if not manifest.exists() and (foreign := [path.name for path in self._files() if not _is_shard(path)]):
@@ -200,11 +197,9 @@ class Shards:
         write_json(manifest, {"settings": self.settings, "rows": self.total, "shards": len(self), **about})
 
     def remove(self) -> None:
-        """Removes the shards and the manifest, and the folder unless it holds anything else."""
+        """Removes the shards and the manifest."""
         for path in (*self._files(), self.folder / MANIFEST):
             path.unlink()
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
 
     def _files(self) -> list[Path]:
         """What is called like a shard, finished or not."""

@@ -9,7 +9,7 @@ _NAMES = {
     "checks": ("check_loaded", "check_padding", "check_positions", "check_tokenizer", "check_weights_file"),
     "loading": (
         "check_encoder", "check_no_adapters", "is_va_regressor", "load_classifier", "load_config", "load_encoder",
-        "load_measured_encoder", "load_tokenizer", "load_sentence_transformer", "stated_pooling",
+        "load_measured_encoder", "load_tokenizer", "load_sentence_transformer",
     ),
     "packaged": ("PACKAGED_ENCODER", "packaged_name", "resolve_encoder"),
     "emoji_tokens": ("add_emoji", "with_emoji"),
@@ -19,5 +19,6 @@ _NAMES = {
     ),
     "layout": ("Pooling",),
     "packing": ("pool",),
+    "stated": ("stated_pooling",),
 }  # fmt: skip
 __getattr__, __all__ = lazy_names(__name__, _NAMES)

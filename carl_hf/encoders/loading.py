@@ -1,7 +1,6 @@
 """Loading a pretrained encoder and its tokenizer, from a Hub id, a folder, or a name of `packaged.py`."""
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -22,20 +21,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-from transformers.utils import cached_file
 from transformers.utils.logging import EmptyTqdm, set_tqdm_hook
 
 from carl_hf.encoders.checks import check_loaded, check_weights_file, say_if_padding_is_read
-from carl_hf.encoders.embedding import StatedPooling
 from carl_hf.encoders.emoji_tokens import add_emoji, with_emoji
 from carl_hf.encoders.layout import Pooling
 from carl_hf.encoders.packaged import HUB_IDS, resolve_encoder
+from carl_hf.encoders.stated import exported_pooling, find_file, optional_json
 from carl_hf.utils.suggestions import first_line
 
 # or transformers asks a service of the Hub to convert a model without safetensors, and loads what it proposes
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
-EXPORT_RECORD = "carl_export.json"
-"""The file by which an export of this package is known."""
 _CHECKPOINT = "This is a checkpoint of CARL training: name its export, the folder encoder/ of the run."
 logger = logging.getLogger(__name__)
 _loading = threading.RLock()
@@ -148,7 +144,7 @@ def _from_pretrained(auto: Any, name: str, **settings: Any) -> tuple[PreTrainedM
     """From safetensors alone: other files of weights are pickles, which can run code when they are opened."""
     resolved = resolve_encoder(name)
     try:
-        check_weights_file(_optional_json(resolved, "config.json") or {})
+        check_weights_file(optional_json(resolved, "config.json") or {})
         with without_weights_bar():
             return auto.from_pretrained(
                 resolved, dtype="float32", use_safetensors=True, output_loading_info=True, trust_remote_code=False,
@@ -230,14 +226,14 @@ def load_sentence_transformer(name: str, **settings: Any) -> Any:
     if int(sentence_transformers.__version__.split(".")[0]) < 6:
         raise ValueError("Older sentence-transformers run any code that a model names: sentence-transformers>=6.")
     resolved = resolve_encoder(name)
-    modules = [(module["type"], module["path"]) for module in _optional_json(resolved, "modules.json") or ()]
+    modules = [(module["type"], module["path"]) for module in optional_json(resolved, "modules.json") or ()]
     for kind, folder in modules:  # grows by the modules within
         if not kind.startswith("sentence_transformers."):
             raise ValueError(f"{name} has a module of the type {kind}, which is code of its own: not loaded.")
         within = f"{folder}/" if folder else ""
-        parts = (_optional_json(resolved, f"{within}router_config.json") or {}).get("types", {})
+        parts = (optional_json(resolved, f"{within}router_config.json") or {}).get("types", {})
         modules += [(part, f"{within}{key}") for key, part in parts.items()]
-        check_weights_file(_optional_json(resolved, f"{within}config.json") or {})
+        check_weights_file(optional_json(resolved, f"{within}config.json") or {})
         weights, pickled = (
             find_file(resolved, f"{within}{file}") for file in ("model.safetensors", "pytorch_model.bin")
         )
@@ -265,48 +261,6 @@ def is_va_regressor(config: PreTrainedConfig, model_class: str | None = None) ->
         and config.problem_type == "regression"
         and list(config.id2label.values()) in (["valence", "arousal"], ["valence", "arousal", "dominance"])
     )
-
-
-def stated_pooling(resolved: str) -> StatedPooling | None:
-    """Pooling that a sentence-transformers folder or repository states; None where it is of another kind.
-
-    Args:
-        resolved: a folder or Hub id, as from [`resolve_encoder`].
-    """
-    modules = _optional_json(resolved, "modules.json")
-    if modules is None:
-        return None
-    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
-    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Normalize"}:
-        return "other"
-    state = _optional_json(resolved, f"{modules[1]['path']}/config.json") or {}
-    flags = (key.removeprefix("pooling_mode_") for key, value in state.items() if value is True)
-    # sentence-transformers up to 5 writes a flag for each mode, version 6 one name
-    modes = [flag for flag in flags if not flag.startswith("include_")] or [state.get("pooling_mode")]
-    known: dict[Any, StatedPooling] = {"cls_token": "cls", "mean_tokens": "mean", "cls": "cls", "mean": "mean"}
-    return known.get(modes[0], "other") if len(modes) == 1 else "other"
-
-
-def exported_pooling(name: str) -> Pooling | None:
-    """The pooling that an encoder was exported for by this package; None of any other model."""
-    resolved, stated = resolve_encoder(name), None
-    with contextlib.suppress(OSError):  # there is no such model, which loading it says
-        stated = stated_pooling(resolved) if find_file(resolved, EXPORT_RECORD) else None
-    return None if stated == "other" else stated
-
-
-def _optional_json(resolved: str, file: str) -> Any:
-    """Content of a model's JSON file; None if it has no such file or cannot be reached."""
-    path = find_file(resolved, file)
-    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-def find_file(resolved: str, file: str) -> str | None:
-    """Where a file of a folder or of a model on the Hub lies; None if there is none, or the Hub cannot be reached."""
-    return cached_file(
-        resolved, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )  # fmt: skip
 
 
 def _why_not(name: str, error: Exception) -> str:

@@ -22,6 +22,7 @@ from carl_hf.encoders import loading
 from carl_hf.encoders.checks import check_positions, check_tokenizer, kept_length
 from carl_hf.encoders.embedding import PoolingChoice, classifier_outputs, embed_poolings, list_of_texts
 from carl_hf.encoders.packaged import resolve_encoder
+from carl_hf.encoders.stated import reading_length, stated_pooling
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.utils.atomic_files import write_atomically
 from carl_hf.utils.devices import default_device
@@ -139,7 +140,7 @@ def default_cache_dir() -> Path:
 
 
 def load_text_encoder(
-    name: str, *, pooling: PoolingChoice = "auto", max_length: int = 128, batch_size: int = 64,
+    name: str, *, pooling: PoolingChoice = "auto", max_length: int | None = 128, batch_size: int = 64,
     cache_dir: str | Path | None = None, device: str | torch.device | None = None, show_progress: bool = True,
 ) -> TextEncoder:  # fmt: skip
     """An encoder from a Hub id, a folder (of a plain encoder, a CARL checkpoint or a sentence-transformers model) or
@@ -150,7 +151,8 @@ def load_text_encoder(
             layout), else `"cls"`; `"pooler"` is the encoder's own pooler output. A sentence-transformers model with
             modules beyond cls or mean pooling and normalisation runs, under `"auto"`, through that library.
             Vectors are not normalised.
-        max_length: tokens kept of a text, at most those of the tokenizer.
+        max_length: tokens kept of a text, at most those of the tokenizer; None for as many as an export of this
+            package was made for, and 128 for any other model.
         device: where it runs; an accelerator where there is one, by default.
         show_progress: a bar for every call, where stderr is a terminal.
 
@@ -161,8 +163,9 @@ def load_text_encoder(
     if pooling not in get_args(PoolingChoice):
         raise ValueError(f"Unknown pooling {pooling!r}: choose from {', '.join(get_args(PoolingChoice))}.")
     resolved, config = resolve_encoder(name), loading.load_config(name)
+    max_length = reading_length(name) if max_length is None else max_length
     if pooling == "auto":
-        stated = config.pooling if isinstance(config, CarlConfig) else loading.stated_pooling(resolved)
+        stated = config.pooling if isinstance(config, CarlConfig) else stated_pooling(resolved)
         if stated is None and not Path(resolved).is_dir():
             logger.warning("%s states no pooling: its first token is taken. Choose another with --pooling.", name)
         pooling = stated or "cls"  # type: ignore[assignment]
@@ -191,7 +194,7 @@ def load_text_encoder(
 
 
 def shared_encoder(
-    name: str, pooling: PoolingChoice, max_length: int, batch_size: int, device: str | torch.device | None
+    name: str, pooling: PoolingChoice, max_length: int | None, batch_size: int, device: str | torch.device | None
 ) -> TextEncoder:
     """[`load_text_encoder`] without a bar, once in a process for the same settings and files."""
     return _loaded(name, pooling, max_length, batch_size, device, stamp_of(name))
@@ -206,7 +209,12 @@ def stamp_of(name: str) -> tuple[tuple[str, int, int], ...]:
 
 @functools.lru_cache(maxsize=2)
 def _loaded(
-    name: str, pooling: PoolingChoice, max_length: int, batch_size: int, device: str | torch.device | None, stamp: Any
+    name: str,
+    pooling: PoolingChoice,
+    max_length: int | None,
+    batch_size: int,
+    device: str | torch.device | None,
+    stamp: Any,
 ) -> TextEncoder:
     return load_text_encoder(
         name, pooling=pooling, max_length=max_length, batch_size=batch_size, device=device, show_progress=False

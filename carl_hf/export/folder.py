@@ -16,8 +16,8 @@ import safetensors
 import torch
 from filelock import FileLock, Timeout
 
-from carl_hf.encoders.loading import EXPORT_RECORD, find_file
 from carl_hf.encoders.packaged import resolve_encoder
+from carl_hf.encoders.stated import EXPORT_RECORD, find_file
 from carl_hf.export.cards import render_card
 from carl_hf.export.contents import check_content
 from carl_hf.export.provenance import Provenance, named_digests, with_head

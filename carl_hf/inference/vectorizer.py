@@ -25,13 +25,14 @@ class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         model: Hub id or folder of an encoder: the export `encoder/`, or any other, as in
             [`carl_hf.evaluation.encoder.load_text_encoder`].
         pooling: `"auto"` takes what the folder states, else `"cls"`; `"mean"` or `"pooler"`.
-        max_length: tokens kept of a text. batch_size: texts of 32 tokens that are encoded together.
+        max_length: tokens kept of a text, by default as many as an export was made for, and 128 of any other model.
+        batch_size: texts of 32 tokens that are encoded together.
         normalize: scale every vector to length 1. device: an accelerator where there is one, by default.
     """
 
     def __init__(
-        self, model: str = "runs/carl-demo/encoder", *, pooling: PoolingChoice = "auto", max_length: int = 128,
-        batch_size: int = 64, normalize: bool = False, device: str | None = None,
+        self, model: str = "runs/carl-demo/encoder", *, pooling: PoolingChoice = "auto",
+        max_length: int | None = None, batch_size: int = 64, normalize: bool = False, device: str | None = None,
     ):  # fmt: skip
         self.model = model
         self.pooling = pooling

@@ -1,0 +1,73 @@
+"""What the folder or repository of a model states of it."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import cached_file
+
+from carl_hf.encoders.embedding import StatedPooling
+from carl_hf.encoders.layout import Pooling
+from carl_hf.encoders.packaged import resolve_encoder
+
+EXPORT_RECORD = "carl_export.json"
+"""The file by which an export of this package is known."""
+
+
+def stated_pooling(resolved: str) -> StatedPooling | None:
+    """Pooling that a sentence-transformers folder or repository states; None where it is of another kind.
+
+    Args:
+        resolved: a folder or Hub id, as from [`resolve_encoder`].
+    """
+    modules = optional_json(resolved, "modules.json")
+    if modules is None:
+        return None
+    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
+    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Normalize"}:
+        return "other"
+    state = optional_json(resolved, f"{modules[1]['path']}/config.json") or {}
+    flags = (key.removeprefix("pooling_mode_") for key, value in state.items() if value is True)
+    # sentence-transformers up to 5 writes a flag for each mode, version 6 one name
+    modes = [flag for flag in flags if not flag.startswith("include_")] or [state.get("pooling_mode")]
+    known: dict[Any, StatedPooling] = {"cls_token": "cls", "mean_tokens": "mean", "cls": "cls", "mean": "mean"}
+    return known.get(modes[0], "other") if len(modes) == 1 else "other"
+
+
+def exported_pooling(name: str) -> Pooling | None:
+    """The pooling that an encoder was exported for by this package; None of any other model."""
+    resolved, stated = resolve_encoder(name), None
+    with contextlib.suppress(OSError):  # there is no such model, which loading it says
+        stated = stated_pooling(resolved) if find_file(resolved, EXPORT_RECORD) else None
+    return None if stated == "other" else stated
+
+
+def reading_length(name: str) -> int:
+    """How many tokens of a text a model reads by default: as many as it was exported for by this package; 128 for any
+    other model.
+
+    Raises:
+        ValueError: if the record of the export is damaged.
+    """
+    try:
+        record = optional_json(resolve_encoder(name), EXPORT_RECORD)
+        return 128 if record is None else int(record["max_length"])
+    except OSError:  # there is no such model, which loading it says
+        return 128
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{name}: {EXPORT_RECORD} is damaged. Export the model again.") from error
+
+
+def optional_json(resolved: str, file: str) -> Any:
+    """Content of a model's JSON file; None if it has no such file or cannot be reached."""
+    path = find_file(resolved, file)
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def find_file(resolved: str, file: str) -> str | None:
+    """Where a file of a folder or of a model on the Hub lies; None if there is none, or the Hub cannot be reached."""
+    return cached_file(
+        resolved, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )  # fmt: skip
