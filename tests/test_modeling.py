@@ -143,6 +143,19 @@ def test_an_encoder_that_reads_tokens_otherwise_than_their_word_embeddings_is_re
         CarlModel.from_encoder(tiny_encoder("esm", token_dropout=True, mask_token_id=3, emb_layer_norm_before=False))
 
 
+@pytest.mark.parametrize("kind, settings, message", [
+    ("ibert", {}, "does not read word embeddings"),
+    ("perceiver", {"d_model": 16, "d_latents": 16, "num_latents": 4, "num_blocks": 1, "num_self_attends_per_block": 1,
+                   "num_self_attention_heads": 2, "num_cross_attention_heads": 2}, "has no layer of word embeddings"),
+])  # fmt: skip
+def test_an_encoder_without_usual_word_embeddings_is_refused(kind, settings, message):
+    tiny = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "intermediate_size": 16}  # fmt: skip
+    encoder = AutoModel.from_config(AutoConfig.for_model(kind, **{**tiny, **settings}))
+    with pytest.raises(ValueError, match=message):
+        CarlModel.from_encoder(encoder)
+
+
 def test_embed_leaves_the_training_mode_and_takes_no_lone_string(carl, tokenizer):
     carl.train()
     assert torch.equal(carl.embed(["abc"], tokenizer), carl.embed(["abc"], tokenizer))

@@ -50,6 +50,12 @@ def test_sentence_transformers_models_with_modules_of_their_own_run_through_that
     assert encoder.width == 5 and encoder.pooling == "sentence-transformers"
     np.testing.assert_allclose(encoder(TEXTS), wide.encode(TEXTS), atol=1e-5)
     assert load_text_encoder(str(tmp_path / "dense"), pooling="cls").width == 16
+    prompted = library.SentenceTransformer(modules=[plain[0], plain[1]], device="cpu", prompts={"query": "joy joy "})
+    prompted.default_prompt_name = "query"  # before every text
+    prompted.save(str(tmp_path / "prompted"))
+    vectors = load_text_encoder(str(tmp_path / "prompted"))(TEXTS)
+    np.testing.assert_allclose(vectors, prompted.encode(TEXTS), atol=1e-5)
+    assert np.abs(vectors - load_text_encoder(str(tmp_path / "prompted"), pooling="cls")(TEXTS)).max() > 1e-3
 
 
 def counting(cache_dir, fingerprint="f", pooling="cls"):

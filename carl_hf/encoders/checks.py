@@ -77,6 +77,8 @@ def say_if_padding_is_read(encoder: PreTrainedModel) -> None:
     """Logs it if an encoder reads padding, as FNet and ConvBERT do: a text's vector then depends on those that happen
     to be encoded with it."""
     words, training = encoder.get_input_embeddings(), encoder.training
+    if not isinstance(words, nn.Module):  # Perceiver
+        return
     padding = encoder.config.to_dict().get("pad_token_id") or 0
     tokens = [i for i in range(min(8, len(words.weight))) if i != padding]
     ids = torch.tensor([tokens + [padding] * len(tokens)], device=words.weight.device)
@@ -102,6 +104,8 @@ def check_word_embeddings(encoder: PreTrainedModel) -> None:
     words, training, settings = encoder.get_input_embeddings(), encoder.training, encoder.config.to_dict()
     if "flash" in str(encoder.config._attn_implementation):  # it runs in half precision alone
         return
+    if not isinstance(words, nn.Module):
+        raise ValueError(f"{type(encoder).__name__} has no layer of word embeddings: CARL cannot train it.")
     tokens = [i for i in range(min(8, len(words.weight))) if i != settings.get("pad_token_id")]
     ids = torch.tensor([tokens], device=words.weight.device)
     encoder.eval()
@@ -109,7 +113,7 @@ def check_word_embeddings(encoder: PreTrainedModel) -> None:
         states = encoder(input_ids=ids).last_hidden_state
         try:
             by_words = encoder(inputs_embeds=words(ids)).last_hidden_state
-        except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+        except (ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
             raise ValueError(f"{type(encoder).__name__} does not read word embeddings: {first_line(error)}") from error
     finally:
         encoder.train(training)

@@ -16,7 +16,8 @@ EXPORT_RECORD = "carl_export.json"
 
 
 def stated_pooling(resolved: str) -> StatedPooling | None:
-    """Pooling that a sentence-transformers folder or repository states; None where it is of another kind.
+    """Pooling that a sentence-transformers folder or repository states; "other" with modules beyond pooling, or with a
+    prompt before every text; None where it is of another kind.
 
     Args:
         resolved: a folder or Hub id, as from [`resolve_encoder`].
@@ -25,7 +26,8 @@ def stated_pooling(resolved: str) -> StatedPooling | None:
     if modules is None:
         return None
     kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
-    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Normalize"}:
+    prompt = (optional_json(resolved, "config_sentence_transformers.json") or {}).get("default_prompt_name")
+    if prompt or kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Normalize"}:
         return "other"
     state = optional_json(resolved, f"{modules[1]['path']}/config.json") or {}
     flags = (key.removeprefix("pooling_mode_") for key, value in state.items() if value is True)

@@ -149,7 +149,8 @@ def load_text_encoder(
     Args:
         pooling: `"auto"` takes what the folder states (a CARL checkpoint's configuration, a sentence-transformers
             layout), else `"cls"`; `"pooler"` is the encoder's own pooler output. A sentence-transformers model with
-            modules beyond cls or mean pooling and normalisation runs, under `"auto"`, through that library.
+            modules beyond cls or mean pooling and normalisation, or a default prompt, runs, under `"auto"`, through
+            that library.
             Vectors are not normalised.
         max_length: tokens kept of a text, at most those of the tokenizer; None for as many as an export of this
             package was made for, and 128 for any other model.
