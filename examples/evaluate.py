@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     candidates += comparators
     corpora = Corpora(settings)
     output, evaluations = Path(args.output_dir), {}
-    outputs.claim_output(output, resume=False, overwrite=args.overwrite_output_dir, kinds=outputs.EVALUATION)
+    outputs.claim_output(output, resume=None, overwrite=args.overwrite_output_dir, kinds=outputs.EVALUATION)
     command = public_command("examples/evaluate.py", argv)
     run_record = {"command": command, "seed": args.seed, "protocol": args.protocol, "max_length": args.max_length}
     results = {"models": {}, "failed": {}, "comparators_left_out": missing,

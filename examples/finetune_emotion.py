@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     output, main_process = Path(args.output_dir), args.process_index == 0
     if main_process:
-        claim_output(output, resume=bool(resume), overwrite=script.overwrite_output_dir)
+        claim_output(output, resume=resume or args.resume_from_checkpoint, overwrite=script.overwrite_output_dir)
     if trainer is not None:
         show_progress(trainer)
         if main_process:

@@ -29,7 +29,7 @@ from carl_hf.commands.arguments import parse_arguments
 from carl_hf.commands.before_after import draw_before_after, print_before_after, rows_for_card
 from carl_hf.commands.environment import leave_at_once, start_measuring_script, use_all_cores
 from carl_hf.commands.heads import print_heads
-from carl_hf.commands.outputs import claim_output, errors_in_one_line, figures_in, prepare_output, remove_heads
+from carl_hf.commands.outputs import claim_output, errors_in_one_line, figures_in, prepare_output, remove_stale
 from carl_hf.commands.pretrain import PretrainArguments, run_record
 from carl_hf.commands.pretrain_data import PretrainData
 from carl_hf.encoders import load_encoder, load_tokenizer
@@ -70,14 +70,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     show_progress(trainer)
     output, main_process = Path(args.output_dir), trainer.is_world_process_zero()
     if main_process:
-        claim_output(output, resume=bool(resume), overwrite=script.overwrite_output_dir)
+        claim_output(output, resume=resume or args.resume_from_checkpoint, overwrite=script.overwrite_output_dir)
         print(f"Training {script.encoder} on {'a stream of' if data.size is None else data.size} texts ...")
     trainer.train(resume_from_checkpoint=resume)
     if not main_process:
         leave_at_once()
 
-    remove_heads(output)  # of a run that was resumed
     trainer.export(output / "encoder", measure_bias=False)  # measured below, and kept whatever comes
+    remove_stale(output)  # of a run that was resumed
     plain = load_encoder(script.encoder).to(args.device)
     if plain_weights is not None:
         update_target(model.encoder, plain_weights.to(args.device), momentum=1 - script.toward_plain)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from carl_hf import CarlTrainingArguments
 from carl_hf.commands.arguments import parse_arguments, parse_script_arguments
 from carl_hf.commands.environment import use_all_cores
-from carl_hf.commands.outputs import EVALUATION, check_output_dir, claim_output, remove_results
+from carl_hf.commands.outputs import EVALUATION, check_output_dir, claim_output, prepare_output, remove_results
 from carl_hf.training.checkpoints import CompletionRecord, mark_complete
 
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
@@ -167,7 +168,7 @@ def test_a_folder_that_holds_a_run_is_refused_resumed_or_replaced(tmp_path):
     check_output_dir(out, resume=True, overwrite=False)
     check_output_dir(out, resume=False, overwrite=True)
     assert (out / "results.json").exists()  # nothing goes before all else has been checked
-    claim_output(out, resume=False, overwrite=True)
+    claim_output(out, resume=None, overwrite=True)
     assert {path.name for path in out.iterdir()} == {"notes.txt", ".lock"}  # what is not a run's stays
     for below in ("notes.txt", "notes.txt/more/out"):
         with pytest.raises(ValueError, match="notes.txt is a file"):
@@ -192,12 +193,44 @@ def test_files_of_the_user_are_not_deleted(name, tmp_path):
 def test_folders_that_are_called_like_results_are_not_taken_for_them(tmp_path):
     (tmp_path / "checkpoint-thesis").mkdir()
     write(tmp_path / "checkpoint-notes.md", "mine")
-    claim_output(tmp_path, resume=False, overwrite=True)
+    claim_output(tmp_path, resume=None, overwrite=True)
     assert {p.name for p in tmp_path.iterdir()} == {"checkpoint-thesis", "checkpoint-notes.md", ".lock"}
     write(tmp_path / "results.json", "[1, 2]")
     write(tmp_path / "report.md", "my thesis")
     with pytest.raises(ValueError, match="results.json, report.md. It is not replaced"):
         check_output_dir(tmp_path, resume=False, overwrite=True, kinds=EVALUATION)
+
+
+def test_a_folder_with_another_run_is_not_taken_for_that_of_a_checkpoint_elsewhere(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    a_run(first)
+    a_run(second)
+    args = CarlTrainingArguments(str(second), use_cpu=True, resume_from_checkpoint=str(first / "checkpoint-3"))
+    with pytest.raises(ValueError, match="b holds another run"):
+        prepare_output(args, overwrite=False, encoder="minilm-l6")
+    with pytest.raises(ValueError, match="b holds another run"):
+        claim_output(second, resume=args.resume_from_checkpoint, overwrite=False)
+    args.resume_from_checkpoint = str(second / "checkpoint-3")
+    assert prepare_output(args, overwrite=False, encoder="minilm-l6") == args.resume_from_checkpoint
+    claim_output(second, resume=args.resume_from_checkpoint, overwrite=False)
+    assert (second / "results.json").exists()
+    args.resume_from_checkpoint = str(first / "checkpoint-3")
+    claim_output(second, resume=prepare_output(args, overwrite=True, encoder="minilm-l6"), overwrite=True)
+    assert [path.name for path in second.iterdir()] == [".lock"]
+
+
+def test_a_run_that_was_killed_at_its_first_checkpoint_begins_anew_by_auto(tmp_path):
+    (tmp_path / "checkpoint-3").mkdir()
+    args = CarlTrainingArguments(str(tmp_path), use_cpu=True, resume_from_checkpoint="auto")
+    assert prepare_output(args, overwrite=False, encoder="minilm-l6") is None
+    claim_output(tmp_path, resume="auto", overwrite=False)
+    (tmp_path / "results.json").write_text("{}")  # of a run without checkpoints
+    for refused in (
+        lambda: prepare_output(args, overwrite=False, encoder="minilm-l6"),
+        lambda: claim_output(tmp_path, resume="auto", overwrite=False),
+    ):
+        with pytest.raises(ValueError, match="holds another run"):
+            refused()
 
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path):
@@ -209,11 +242,11 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path):
     other.stdout.readline()
     try:
         with pytest.raises(ValueError, match="another run is writing to it"):
-            claim_output(tmp_path, resume=False, overwrite=True)
+            claim_output(tmp_path, resume=None, overwrite=True)
     finally:
         other.kill()
         other.wait()
-    claim_output(tmp_path, resume=False, overwrite=False)  # the lock of a killed process is free
+    claim_output(tmp_path, resume=None, overwrite=False)  # the lock of a killed process is free
 
 
 @pytest.mark.parametrize("flags", (["--hub_tokn", "secret-1"], ["--tokn=hf_" + "a" * 34]))

@@ -12,7 +12,7 @@ from conftest import run_script, toy_dataset
 from carl_hf import CarlModel, Provenance, export_encoder, export_va_regressor
 from carl_hf.commands import adapt
 from carl_hf.commands.finetune import FinetuneArguments
-from carl_hf.commands.outputs import remove_heads
+from carl_hf.commands.outputs import remove_stale
 from carl_hf.commands.pretrain import PretrainArguments
 from carl_hf.commands.pretrain_data import PretrainData
 from carl_hf.data.corpora import CORPORA
@@ -229,10 +229,13 @@ def test_an_encoder_in_the_output_folder_is_not_replaced_before_it_is_read(expor
     assert sorted(path.name for path in run.iterdir()) == ["emotion", "encoder", "va"]
 
 
-def test_heads_of_an_encoder_that_has_trained_on_are_removed(exports, tmp_path):
+def test_what_was_made_of_an_encoder_that_has_trained_on_is_removed(exports, tmp_path):
     run = shutil.copytree(exports[0], tmp_path / "run")
-    (run / "notes").mkdir()
+    for folder in ("notes", "figures"):
+        (run / folder).mkdir()
+        (run / folder / "a.png").touch()
     (run / "emotion" / "mine.txt").write_text("kept", encoding="utf-8")  # nobody's export
-    remove_heads(run)
+    (run / "results.json").write_text('{"run": {}, "files": ["figures/a.png"]}', encoding="utf-8")
+    remove_stale(run)
     assert sorted(path.name for path in run.iterdir()) == ["emotion", "encoder", "notes"]
     assert (run / "emotion" / "mine.txt").read_text(encoding="utf-8") == "kept"

@@ -41,11 +41,9 @@ def remove_results(folder: str | Path, kinds: Sequence[str] = TRAINING) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def remove_heads(folder: str | Path) -> None:
-    """Removes va/ and emotion/ of a run that has gone on training: its new encoder is not theirs."""
-    for name in ("va", "emotion"):
-        if (path := Path(folder) / name).exists() and not _foreign(path, set()):
-            shutil.rmtree(path)
+def remove_stale(folder: str | Path) -> None:
+    """Removes the heads, figures and results of a run that has gone on training: its new encoder is not theirs."""
+    remove_results(folder, ("va", "emotion", "figures", "results.json"))
 
 
 def recorded_files(folder: str | Path) -> set[str]:
@@ -123,9 +121,19 @@ def locked(folder: Path, flag: str) -> FileLock:
     return lock
 
 
-def claim_output(folder: str | Path, *, resume: bool, overwrite: bool, kinds: Sequence[str] = TRAINING) -> None:
-    """Makes the folder and locks it until this process ends, so that no two runs write to it; then, unless a run is
-    resumed, removes the results of the one before.
+def _goes_on(folder: str | Path, resume: str | None) -> bool:
+    """Whether a training that begins with the checkpoint `resume` is the one in the folder."""
+    if resume == "auto":  # one with nothing but incomplete checkpoints has just begun
+        return all(path.name.startswith("checkpoint-") for path in results_of_a_run(folder))
+    return resume == "last" or (resume is not None and Path(resume).resolve().parent == Path(folder).resolve())
+
+
+def claim_output(folder: str | Path, *, resume: str | None, overwrite: bool, kinds: Sequence[str] = TRAINING) -> None:
+    """Makes the folder and locks it until this process ends, so that no two runs write to it; then, unless the run in
+    it is resumed, removes its results.
+
+    Args:
+        resume: the checkpoint with which training begins, or "auto" where there is none yet.
 
     Raises:
         ValueError: if another process has locked it, or as [`check_output_dir`]. OSError: if it cannot be made.
@@ -134,8 +142,9 @@ def claim_output(folder: str | Path, *, resume: bool, overwrite: bool, kinds: Se
     folder.mkdir(parents=True, exist_ok=True)
     if folder not in _locks:
         _locks[folder] = locked(folder, "--output_dir")
-    check_output_dir(folder, resume=resume, overwrite=overwrite, kinds=kinds)  # once more: nobody else writes now
-    if not resume and kinds == TRAINING:
+    own = _goes_on(folder, resume)
+    check_output_dir(folder, resume=own, overwrite=overwrite, kinds=kinds)  # once more: nobody else writes now
+    if not own and kinds == TRAINING:
         remove_results(folder)
 
 
@@ -151,16 +160,15 @@ def prepare_output(args: CarlTrainingArguments, *, overwrite: bool, encoder: str
     if not resume and Path(args.output_dir).resolve() in Path(encoder).resolve().parents:
         raise ValueError(f"--output_dir {args.output_dir} holds --encoder {encoder}: name another output folder.")
     if args.process_index == 0:
-        check_output_dir(args.output_dir, resume=bool(resume), overwrite=overwrite)
+        own = resume == "auto" or _goes_on(args.output_dir, resume)
+        check_output_dir(args.output_dir, resume=own, overwrite=overwrite)
     if resume in ("last", "auto"):
         try:
             return last_checkpoint(args.output_dir)
         except ValueError:
             if resume == "last":
                 raise
-            # a folder with nothing but incomplete checkpoints is a run that has just begun
-            unfinished = all(path.name.startswith("checkpoint-") for path in results_of_a_run(args.output_dir))
-            check_output_dir(args.output_dir, resume=unfinished, overwrite=overwrite)
+            check_output_dir(args.output_dir, resume=_goes_on(args.output_dir, resume), overwrite=overwrite)
             logging.info("There is no checkpoint to go on from: training starts anew.")
             return None
     if resume and not Path(resume).is_dir():
