@@ -233,6 +233,8 @@ def check_batches(args: CarlTrainingArguments, train: Any, dev: Any) -> None:
     global_batch = args.train_batch_size * args.world_size
     if global_batch < 2:
         raise ValueError("A contrastive batch needs at least 2 texts: raise per_device_train_batch_size.")
+    if args.dataloader_prefetch_factor is not None and args.dataloader_prefetch_factor < 1:
+        raise ValueError(f"dataloader_prefetch_factor must be at least 1, got {args.dataloader_prefetch_factor}.")
     if dev is not None and args.eval_batch_size * args.world_size < 2 and not {*args.weights} <= _BY_ITSELF:
         raise ValueError("A batch of an evaluation needs at least 2 texts too: raise per_device_eval_batch_size.")
     if train is None:  # nothing is to be trained
@@ -277,24 +279,34 @@ def steps_per_epoch(args: CarlTrainingArguments, train: Any) -> int:
     return max(1, math.ceil(batches / args.gradient_accumulation_steps))
 
 
-def check_metric(args: CarlTrainingArguments, probe: DevProbe | None, dev: Any) -> None:
-    """Raises a ValueError if the best checkpoint is to be chosen by a metric that no evaluation will have."""
+def check_metric(args: CarlTrainingArguments, probe: DevProbe | None, dev: Any, *, own_metrics: bool) -> None:
+    """Raises a ValueError if the best checkpoint is to be chosen by a metric that no evaluation will have.
+
+    Args:
+        own_metrics: whether the user's compute_metrics may add others.
+    """
     metric = (args.metric_for_best_model or "").removeprefix("eval_")
     if metric in OBJECTIVES and metric not in args.weights:
         raise ValueError(f"The best checkpoint is to be chosen by {metric}, which is none of the objectives.")
-    if not metric.endswith(("_pearson", "label_accuracy")):
+    of_probe = metric.endswith(("_pearson", "label_accuracy"))
+    if not metric or dev is None or (own_metrics and not of_probe):
         return
+    sets = evaluation_sets(dev).items()
+    probed = [f"{name}_{m}".lstrip("_") for name, part in sets if probe is not None for m in probe.metrics_for(part)]
+    others = ("loss", *args.weights, "zero_label_fraction", "detector_auc", "changed_coordinates")
+    if metric in {*probed, *(f"{name}_{m}".lstrip("_") for name, _ in sets for m in others)}:
+        return
+    losses = [f"{name}_loss".lstrip("_") for name, _ in sets]
+    remedy = f"Name another --metric_for_best_model ({', '.join([*sorted(probed), *losses])})."
+    if not of_probe:
+        raise ValueError(f"The best checkpoint is to be chosen by {metric}, which no evaluation has. {remedy}")
     if probe is None:
         raise ValueError(
             f"The best checkpoint is to be chosen by {args.metric_for_best_model}, but there is no probe: it needs "
             "--probe_texts, scikit-learn (pip install 'carl_hf[eval]'), a tokenizer as processing_class, and "
             "train_dataset and eval_dataset as datasets.Dataset. Or name another --metric_for_best_model."
         )
-    sets = evaluation_sets(dev).items()
-    known = [f"{name}_{metric}".lstrip("_") for name, part in sets for metric in probe.metrics_for(part)]
-    if metric not in known:
-        raise ValueError(
-            f"The best checkpoint is to be chosen by {args.metric_for_best_model}, but training and validation texts "
-            "do not both carry the labels for it. Name another --metric_for_best_model "
-            f"({', '.join([*sorted(known), *(f'{name}_loss'.lstrip('_') for name, _ in sets)])})."
-        )
+    raise ValueError(
+        f"The best checkpoint is to be chosen by {args.metric_for_best_model}, but training and validation texts do "
+        f"not both carry the labels for it. {remedy}"
+    )
