@@ -27,6 +27,7 @@ from carl_hf.data.streaming import open_tables
 def main(argv: Sequence[str] | None = None) -> None:
     start_writing_script()
     args = parse_script_arguments(EmbedArguments, argv, description=__doc__, leading="texts")
+    args.check_apart(Path(args.output_dir), "--output_dir")
     columns = [args.text_column, *args.keep_columns]
     tables = open_tables(args.texts, columns)
     encoder = args.load(torch.device("cpu"))  # here for its settings; each process loads it where it runs

@@ -180,6 +180,8 @@ def test_a_stream_reads_no_further_than_asked(affect):
     first, second = next(tables), next(tables)
     with pytest.raises(ValueError, match="rows must be positive"):
         next(affect.stream(["joy"], rows=0))
+    column = pd.Series(["joy", "woe", "calm"], index=[30, 10, 20])
+    assert [table.index.tolist() for table in affect.stream(column, rows=2)] == [[30, 10], [20]]
     assert len(taken) == 10 and second.index.tolist() == [5, 6, 7, 8, 9]
     whole = affect([f"joy {i}" for i in range(10)])
     np.testing.assert_allclose(pd.concat([first, second])["valence"], whole["valence"], atol=1e-6)
@@ -262,6 +264,17 @@ def test_everything_runs_on_the_accelerator_that_is_there_unless_another_is_want
         with pytest.raises(InterruptedError):
             load(f"{exports[0]}/va")
         assert moved.call_args.args[0].type == "meta"
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has an accelerator")
+@pytest.mark.parametrize("device", ["cuda", 0, "gpu", 1.5])
+def test_a_device_that_is_not_there_is_named(device, exports):
+    for use in (
+        lambda: AffectPipeline.from_pretrained(exports[0], device=device)(["joy"]),
+        lambda: Explainer.from_pretrained(str(exports[0] / "va"), device=device),
+    ):
+        with pytest.raises(ValueError, match=f"no device {device!r}.*choose cpu"):
+            use()
 
 
 def test_no_bar_is_shown_for_weights_but_where_the_user_loads_them(exports, monkeypatch, capsys):

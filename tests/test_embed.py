@@ -114,6 +114,10 @@ def test_incomplete_and_foreign_files_are_not_taken_for_shards(embed, parquet, o
     assert "_manifest.json is damaged: name another folder" in embed(parquet)
     (out / "_manifest.json").unlink()
     assert "holds Parquet files, but no _manifest.json" in embed(parquet)
+    (out / "other.parquet").write_bytes(parquet.read_bytes())  # would be read with the shards
+    for more in ((), ("--overwrite_output_dir", "true")):
+        assert "holds other.parquet, which is no shard: name another folder" in embed(parquet, *more)
+    (out / "other.parquet").unlink()
     (out / "part-00003.parquet").write_bytes(parquet.read_bytes())  # somebody's
     for more in ((), ("--overwrite_output_dir", "true")):
         assert "holds part-00003.parquet, which is no shard: name another folder" in embed(parquet, *more)
@@ -125,7 +129,7 @@ def test_texts_in_the_folder_of_the_shards_are_refused(embed, parquet, out):
     own = out / "own.parquet"
     own.write_bytes(parquet.read_bytes())
     for texts in (own, out):
-        assert "holds texts that are read: name another folder" in embed(texts, "--overwrite_output_dir", "true")
+        assert "holds texts that are read: name another" in embed(texts, "--overwrite_output_dir", "true")
     assert [*out.iterdir()] == [own]
 
 

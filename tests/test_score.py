@@ -103,12 +103,14 @@ def test_a_csv_file_goes_out_in_its_dialect(dialect, score, frame, expected, tmp
     ("in.csv", "text;views\njoy;1,234\nwoe;12,001\n", False), ("in.csv", "text;at;n\njoy;10.30;1,5\nwoe;;\n", True),
     ("in.csv", "text;classes\njoy;1,2,3\nwoe;1,25\n", False), ("in.tsv", "text\tn\njoy\t1,5\n", True),
     ("in.csv", "text;n\njoy;3,5\nwoe;NA\n", True), ("in.tsv", "text\tn\njoy\t1,234\n", False),
+    ("in.csv", 'text,tags\njoy,"3,12"\nwoe,"1,5"\n', False),
 ])  # fmt: skip
 def test_decimal_commas_are_those_of_a_column_of_numbers(name, content, comma, score, tmp_path):
     (tmp_path / name).write_text(content)
     score(tmp_path / name, "out" + name[2:])
-    first = re.split("[;\t]", (tmp_path / ("out" + name[2:])).read_text().splitlines()[1])
-    valence = first[content.splitlines()[0].count(";" if ";" in content else "\t") + 1]
+    separator = next(sign for sign in "\t;," if sign in content.splitlines()[0])
+    with (tmp_path / ("out" + name[2:])).open(newline="") as file:
+        valence = [*csv.DictReader(file, delimiter=separator)][0]["valence"]
     assert ("," in valence) is comma and 0 <= float(valence.replace(",", ".")) <= 1
 
 
@@ -219,6 +221,7 @@ def test_numbers_of_two_tables_that_no_type_holds_are_named(score, tmp_path):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": "joy", "k": number}))
     error = score(tmp_path, "out/out.csv")
     assert re.search(r"a.jsonl: column 'k' cannot be written beside that of the other tables, as double", error)
+    assert not (tmp_path / "out").exists()  # nothing was scored before
 
 
 def test_line_breaks_of_json_lines_stay_in_their_cells(score, tmp_path):
@@ -229,6 +232,7 @@ def test_line_breaks_of_json_lines_stay_in_their_cells(score, tmp_path):
     written = (tmp_path / "out.csv").read_bytes()
     assert b"\r\n" not in written and pd.read_csv(tmp_path / "out.csv")["text"].tolist() == texts
     assert "A .tsv file cannot hold 'one\\rtwo', with a tab or a line break" in score(tmp_path / "in.jsonl", "out.tsv")
+    assert not (tmp_path / "out.tsv.parts").exists()  # nothing was scored before
 
 
 def test_what_somebody_left_in_the_folder_of_the_answers_stays(score, frame, tmp_path):
@@ -238,6 +242,15 @@ def test_what_somebody_left_in_the_folder_of_the_answers_stays(score, frame, tmp
     notes.write_text("mine", encoding="utf-8")
     assert "error" not in score(tmp_path / "in.parquet", "out.csv") and (tmp_path / "out.csv").is_file()
     assert [*notes.parent.iterdir()] == [notes]
+
+
+def test_a_pattern_that_covers_the_folder_of_the_answers_is_refused(score, frame, tmp_path):
+    (tmp_path / "out.parquet.parts").mkdir()
+    for name in ("in.parquet", "out.parquet.parts/part-00000.parquet"):
+        frame.to_parquet(tmp_path / name)
+    assert "out.parquet.parts holds texts that are read: name another" in score(
+        f"{tmp_path}/**/*.parquet", "out.parquet"
+    )
 
 
 def test_a_hub_data_set(score, frame, expected, tmp_path, monkeypatch):
@@ -351,7 +364,7 @@ def test_what_an_unfinished_run_left_is_of_other_settings(score, frame, tmp_path
         patch.setattr("carl_hf.commands.score.append_cells", stop)
         assert "stopped" in score(tmp_path / "in.csv", "out.csv")
     error = score(tmp_path / "in.csv", "out.csv", "--windows", "false")
-    assert "another checksum of model" in error and "--overwrite true" in error
+    assert "another checksum of the model and its settings" in error and "--overwrite true" in error
     with monkeypatch.context() as patch:
         patch.setattr("carl_hf.commands.score.append_cells", stop)
         score(tmp_path / "in.csv", "out.csv", "--windows", "false", "--overwrite", "true")

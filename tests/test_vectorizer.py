@@ -147,10 +147,16 @@ def test_another_encoder_in_the_same_folder_is_read_anew(tiny, tmp_path):
 
 @pytest.mark.parametrize("given, message", [
     ("joy", "got one str: pass"), ({"text": ["joy"]}, "got one dict"),
-    (["joy", None], "got NoneType as text 1"), ([], "got no texts"),
+    (["joy", None], "text 1 is missing: drop or fill it"), ([], "got no texts"),
+    (["joy", 3], "text 1 is no text but int"),
     (pd.DataFrame({"text": ["joy"]}), r"a table of shape \(1, 1\): table\['text'\]"),
 ])  # fmt: skip
 def test_anything_but_texts_is_refused(given, message, vectors):
     for call in (vectors.fit, vectors.transform):
         with pytest.raises(ValueError, match=message):
             call(given)
+
+
+def test_fit_takes_no_generator_which_transform_would_find_empty(vectors):
+    with pytest.raises(ValueError, match=r"a generator has them once: list\(texts\)"):
+        vectors.fit_transform(text for text in ["joy", "woe"])

@@ -10,6 +10,7 @@ from carl_hf.commands.sharded import Answer, ShardArguments
 from carl_hf.encoders.stated import reading_length
 from carl_hf.evaluation.encoder import TextEncoder, shared_encoder, split_pooling
 from carl_hf.utils.fields import setting
+from carl_hf.utils.suggestions import first_line
 
 _RESERVED = ("row", "text", "embedding")  # the columns that a shard always has
 _SETTINGS = ("max_length", "bf16", "dtype", "shard_rows", "text_column", "keep_columns")
@@ -56,7 +57,13 @@ class EmbedArguments(ShardArguments):
             with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
                 vectors = encoder.embed(texts.to_pylist()).astype(self.dtype)
             embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-            kept = rows.select(self.keep_columns).cast(schema)
+            try:
+                kept = rows.select(self.keep_columns).cast(schema)
+            except pa.ArrowException as error:
+                raise ValueError(
+                    f"A column of --keep_columns {' '.join(self.keep_columns)} cannot be written as one type for all "
+                    f"inputs ({first_line(error)}): leave it out, or give it one type."
+                ) from error
             return pa.table(
                 {"text": texts, "embedding": embedding, **dict(zip(schema.names, kept.columns, strict=True))}
             )

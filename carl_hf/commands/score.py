@@ -5,7 +5,6 @@ import io
 import itertools
 import json
 import math
-import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,13 +76,14 @@ def score(args: ScoreArguments, affect: AffectPipeline, *, show_progress: bool =
         raise ValueError(f"--output {output} is one of the tables to read: name another.")
     if output.exists() and not args.overwrite:
         raise ValueError(f"--output {output} exists: name another, or replace it with --overwrite true.")
+    folder = output.with_name(f"{output.name}.parts")
+    args.check_apart(folder, "--output")
     tables = open_tables(args.texts, [args.text_column], optional=names)
     found = checked_rows(tables, args.text_column, empty_texts=True, new_columns=names, show_progress=show_progress)
     settings = {
         "text_column": args.text_column, "prefix": args.prefix, "shard_rows": args.shard_rows,
         "checksum_of_model": affect.fingerprint(), "checksum_of_texts": found.sha256,
     }  # fmt: skip
-    folder = output.with_name(f"{output.name}.parts")
     shards = Shards(folder, settings, found.rows, args.shard_rows, "--output", "--overwrite true")
     write = (
         partial(_copy, files[0])
@@ -146,6 +146,7 @@ def _table_writer(args: ScoreArguments, kind: str) -> Callable[[Shards, BinaryIO
     files; a ValueError if their types do not go together."""
     tables = open_tables(args.texts, [args.text_column], optional=None)
     schema = _schema_of(tables)
+    _rehearse(tables, schema, kind)
 
     def rows(shards: Shards) -> Iterator[pa.Table]:
         answers = pa.concat_tables([_stored(shards, 0)])[:0]
@@ -174,6 +175,17 @@ def _table_writer(args: ScoreArguments, kind: str) -> Callable[[Shards, BinaryIO
     return write
 
 
+def _rehearse(tables: Sequence[PiecewiseTable], schema: pa.Schema, kind: str) -> None:
+    """Raises a ValueError for a cell that the finished table cannot hold, before any is scored."""
+    for table in tables:
+        for piece in pieces_of(table, empty_texts=True):
+            if piece.arrow is not None and len(tables) == 1 and kind != ".tsv":
+                return  # its types are those of the schema
+            cells = pa.table(_columns_as(schema, piece, table.name), schema=schema)
+            if kind == ".tsv":
+                _refuse_breaks(cells)
+
+
 def _columns_as(schema: pa.Schema, piece: Piece, name: str) -> list[pa.ChunkedArray]:
     cells, columns = as_arrow(piece, [field.name for field in schema if field.name in piece.frame], name), []
     for field in schema:
@@ -183,7 +195,7 @@ def _columns_as(schema: pa.Schema, piece: Piece, name: str) -> list[pa.ChunkedAr
         except pa.ArrowException as error:
             raise ValueError(
                 f"{name}: column {field.name!r} cannot be written beside that of the other tables, as {field.type} "
-                f"({first_line(error)})."
+                f"({first_line(error)}). Give it one type, or score the tables one by one."
             ) from error
     return columns
 
@@ -219,13 +231,14 @@ def _write_text(tables: Iterator[pa.Table], own: int, kind: str, file: BinaryIO)
     for number, table in enumerate(tables):
         names = table.column_names
         answers = _rounded(table.select(names[own:]))
-        found = pa.table([*table.columns[:own], *answers.columns], names=names).to_pylist()
+        found = pa.table([*table.columns[:own], *answers.columns], names=names)
         if kind == ".jsonl":
-            text.writelines(map(_json_line, found))
+            text.writelines(map(_json_line, found.to_pylist()))
         else:
+            if kind == ".tsv":
+                _refuse_breaks(found)  # of a class, too
             writer.writerows([names] if number == 0 else [])
-            rows = map(_plain, found)
-            writer.writerows(map(_without_breaks, rows) if kind == ".tsv" else rows)
+            writer.writerows(map(_plain, found.to_pylist()))
     text.flush()
     text.detach()
 
@@ -240,11 +253,15 @@ class _Lines:
         self._file.write(row.removesuffix("\r\n") + "\n")
 
 
-def _without_breaks(cells: list[Any]) -> list[Any]:
-    for cell in cells:
-        if isinstance(cell, str) and re.search(r"[\t\r\n]", cell):
-            raise ValueError(f"A .tsv file cannot hold {reprlib.repr(cell)}, with a tab or a line break: name a .csv.")
-    return cells
+def _refuse_breaks(table: pa.Table) -> None:
+    for column in table.columns:
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            for cell in column.filter(pc.match_substring_regex(column, r"[\t\r\n]")):
+                raise ValueError(
+                    f"A .tsv file cannot hold {reprlib.repr(cell.as_py())}, with a tab or a line break: name a .csv."
+                )
 
 
 def _json_line(row: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -45,6 +46,11 @@ class ShardArguments:
             raise ValueError("There are no texts: name a file, a folder, a pattern or a Hub data set.")
         check_positive(self, "shard_rows", "batch_size", "max_length", "processes", "num_threads")
 
+    def check_apart(self, folder: Path, flag: str) -> None:
+        """Raises a ValueError if the folder of the shards holds texts that are to be read."""
+        if any(folder.resolve() in file.resolve().parents for source in self.texts for file in files_of(source)):
+            raise ValueError(f"{flag} {folder} holds texts that are read: name another.")
+
     def write(
         self, shards: Shards, columns: Sequence[str], answer_on: Callable[[torch.device], Answer], *,
         overwrite: bool, empty_texts: bool = False, show_progress: bool = True,
@@ -54,12 +60,8 @@ class ShardArguments:
         `finish`. Meanwhile no other run may write to their folder.
 
         Raises:
-            ValueError: as these, for texts in the folder of the shards, if another run writes to it, and if rows were
-                lost meanwhile.
+            ValueError: as these, if another run writes to the folder, and if rows were lost meanwhile.
         """
-        folder = shards.folder.resolve()
-        if any(folder in file.resolve().parents for source in self.texts for file in files_of(source)):
-            raise ValueError(f"{shards.flag} {shards.folder} holds texts that are read: name another folder.")
         with _claimed(shards):
             with remedy_for_a_full_disk(shards):
                 about = {"model": self.model, "texts": self.texts, "versions": environment_record()["versions"]}

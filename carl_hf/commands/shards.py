@@ -173,8 +173,11 @@ class Shards:
         """
         manifest = self.folder / MANIFEST
         remedy = f"name another folder, or start anew with {self.overwrite_flag}"
-        if not manifest.exists() and (foreign := [path.name for path in self._files() if not _is_shard(path)]):
-            raise ValueError(f"{self.flag} {self.folder} holds {foreign[0]}, which is no shard: name another folder.")
+        shards = {path for path in self._files() if manifest.exists() or _is_shard(path)}
+        if foreign := sorted({*self._files(), *self.folder.glob("*.parquet")} - shards):  # read with the shards
+            raise ValueError(
+                f"{self.flag} {self.folder} holds {foreign[0].name}, which is no shard: name another folder."
+            )
         if overwrite:
             own = {self.path(shard) for shard in {*range(len(self))}.difference(self.missing())}
             for path in {*self._files()} - own:
@@ -188,11 +191,12 @@ class Shards:
             if other is None:
                 return
             if any(map(_is_shard, self._files())):
+                what = other.replace("_", " ").replace("of model", "of the model and its settings")
                 raise ValueError(
-                    f"{self.flag} {self.folder} holds rows with another {other.replace('_', ' ')} "
-                    f"({before.get(other)!r}, now {self.settings[other]!r}): {remedy}."
+                    f"{self.flag} {self.folder} holds rows with another {what} ({before.get(other)!r}, now "
+                    f"{self.settings[other]!r}): {remedy}."
                 )
-        elif any(self.folder.glob("*.parquet")):
+        elif shards:
             raise ValueError(f"{self.flag} {self.folder} holds Parquet files, but no {MANIFEST}: {remedy}.")
         write_json(manifest, {"settings": self.settings, "rows": self.total, "shards": len(self), **about})
 

@@ -106,8 +106,10 @@ def _csv_lines(path: Path, rows: Iterator[Mapping[str, Any]]) -> Iterator[str]:
 
 def _has_decimal_commas(path: Path) -> bool:
     """Whether, in the first rows of a file, a column holds nothing but numbers and marks of missing ones, some with a
-    decimal comma: not only such as 12,000."""
+    decimal comma: not only such as 12,000. Where commas divide cells, numbers have points."""
     with open_csv(path) as (header, reader):
+        if reader.dialect.delimiter == ",":
+            return False
         read = itertools.takewhile(lambda row: row is not None, (next_cells(reader) for _ in range(_LOOKED_AT)))
         rows = [row for row in read if len(row) == len(header)]
     columns = ([cell for cell in column if not is_missing(cell)] for column in zip(*rows, strict=True))

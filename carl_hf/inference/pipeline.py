@@ -145,14 +145,17 @@ class AffectPipeline:
     def stream(self, texts: Iterable[str | None], *, rows: int = PIECE) -> Iterator[pd.DataFrame]:
         """The same in tables of at most `rows` rows (for no texts, one without rows), read as they are asked for: so
         the memory does not grow with the texts."""
-        if isinstance(texts, (str, bytes, dict, pd.DataFrame)) or not isinstance(texts, Iterable):
-            hint = "[text]" if isinstance(texts, (str, bytes)) else "table['text']"
+        if isinstance(texts, (str, bytes, dict, set, frozenset, pd.DataFrame)) or not isinstance(texts, Iterable):
+            hint = "[text]" if isinstance(texts, (str, bytes)) else "table['text'], or a list"
             raise ValueError(f"AffectPipeline takes texts, got one {type(texts).__name__}: pass {hint}.")
         if rows < 1:
             raise ValueError(f"rows must be positive, got {rows}.")
         remaining, first = iter(texts), 0
         while (taken := list(itertools.islice(remaining, rows))) or not first:
-            yield self._table(taken, first)
+            table = self._table(taken, first)
+            if isinstance(texts, pd.Series):
+                table = table.set_axis(texts.index[first : first + len(taken)])
+            yield table
             first += len(taken)
             if not taken:
                 return

@@ -1,6 +1,6 @@
 """An encoder as a transformer of scikit-learn: texts to vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ try:
 except ImportError as error:
     raise ImportError("CarlVectorizer needs scikit-learn: pip install 'carl_hf[eval]'") from error
 
+from carl_hf.data.bad_rows import is_blank
 from carl_hf.encoders.embedding import PoolingChoice
 from carl_hf.evaluation.encoder import TextEncoder, shared_encoder, stamp_of
 
@@ -47,6 +48,10 @@ class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Raises:
             ValueError: for anything but a list of texts, or an encoder that cannot be loaded.
         """
+        if isinstance(X, Iterator):
+            raise ValueError(
+                "CarlVectorizer reads the texts of fit again, and a generator has them once: list(texts)."
+            )
         _texts(X)
         self.fingerprint_ = self._encoder().fingerprint
         return self
@@ -97,8 +102,11 @@ def _texts(X: Any) -> Sequence[str]:
     found = list(X) if getattr(X, "ndim", 1) == 1 else None
     wrong = None if found is None else next((row for row, text in enumerate(found) if not isinstance(text, str)), None)
     if found is None or wrong is not None:
-        what = f"a table of shape {X.shape}" if found is None else f"{type(found[wrong]).__name__} as text {wrong}"
-        raise ValueError(f"CarlVectorizer takes a list or a column of texts, got {what}: table['text'].")
+        if found is None:
+            raise ValueError(f"CarlVectorizer takes a list or a column of texts, got a table of shape {X.shape}: "
+                             "table['text'].")  # fmt: skip
+        what = "missing" if is_blank(found[wrong]) else f"no text but {type(found[wrong]).__name__}"
+        raise ValueError(f"CarlVectorizer takes texts alone, and text {wrong} is {what}: drop or fill it.")
     if not found:
         raise ValueError("CarlVectorizer got no texts: 0 sample(s), and a minimum of 1 is required.")
     return found

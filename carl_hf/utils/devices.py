@@ -6,11 +6,24 @@ from collections.abc import Iterator
 import torch
 
 
-def default_device(wanted: str | torch.device | None = None) -> torch.device:
-    """`wanted`, if it is one; else the accelerator (CUDA, MPS, XPU, ...), where there is one; else the CPU."""
+def default_device(wanted: str | int | torch.device | None = None) -> torch.device:
+    """`wanted`, if it is one; else the accelerator (CUDA, MPS, XPU, ...), where there is one; else the CPU.
+
+    Raises:
+        ValueError: for a device that torch does not know, or that this machine does not have.
+    """
     # torch names the accelerator that it is built for even on a machine without it
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return torch.device(wanted or found or "cpu")
+    if wanted is None:
+        return torch.device(found or "cpu")
+    there = "cpu" if found is None else f"cpu or {found.type}"
+    try:
+        device = torch.device(wanted)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"There is no device {wanted!r}: choose {there}.") from error
+    if device.type not in ("cpu", "meta") and (found is None or device.type != found.type):
+        raise ValueError(f"This machine, or its torch, has no device {wanted!r}: choose {there}.")
+    return device
 
 
 @contextlib.contextmanager
