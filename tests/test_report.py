@@ -298,6 +298,13 @@ def test_demo_corpus_stands_in_where_emobank_was_not_measured(tmp_path):
     assert summary.splitlines()[1].split()[:5] == ["a", ".500", SEEN, ".300", SEEN]
 
 
+def test_summary_has_what_was_measured_files_of_the_user_too():
+    out = io.StringIO()
+    print_summary({"models": {"a": {"emotion": {"mine": {"accuracy": 61.26, "f1": 0.5}}}}}, out)
+    header, row, *_ = out.getvalue().splitlines()
+    assert header.split() == ["model", "mine,", "accuracy"] and row.split() == ["a", "61.3"]
+
+
 def test_summary_is_one_aligned_row_a_model():
     out = io.StringIO()
     print_summary(results(), out)

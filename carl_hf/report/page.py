@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
 
+from carl_hf.data.labelled import EMOTION
 from carl_hf.evaluation.statistics import FEWEST_FOR_A_VERDICT, few_texts
 from carl_hf.report.baselines import constant_predictor, majority_class
 from carl_hf.report.paper import paper_tables, printed_table
@@ -62,7 +63,8 @@ def write_report(results: _Tree, path: Path, pictures: Sequence[Path] = ()) -> N
 
 
 def print_summary(results: _Tree, file: TextIO) -> None:
-    """Prints one row a model: r of valence and arousal, accuracies in percent, macro F1, Spearman rho."""
+    """Prints one row a model: r of valence and arousal, accuracies in percent, macro F1, Spearman rho; what no model
+    has is left out."""
     report = _Report(results)
     columns = _columns("va", report.va_corpus, {"V r": _VA["V r"], "A r": _VA["A r"]}) | {
         **{title: _POLARITY[title] for title in ("MR", "CR", "SST5")}, "six": ("emotion", _SIX, "accuracy"),
@@ -70,6 +72,13 @@ def print_summary(results: _Tree, file: TextIO) -> None:
         "feeling": ("space", "feeling-over-topic", "accuracy"),
         "near": ("space", report.va_corpus, "nearness", "both"),
     }  # fmt: skip
+    own = (corpus for corpus in report.corpora("emotion") if corpus not in EMOTION)
+    columns |= {f"{corpus}, accuracy": ("emotion", corpus, "accuracy") for corpus in own}
+    columns = {
+        title: path
+        for title, path in columns.items()
+        if any(_shown(tree, path, interval=False) for tree in report.models.values())
+    } or columns
     rows = [[name, *(_marked(tree, path) for path in columns.values())] for name, tree in report.models.items()]
     print(plain_table(["model", *columns], rows), *report.footnotes(), sep="\n", file=file)
     print(f"V r, A r: Pearson r on {report.va_corpus}; near: ρ of cosine with label nearness there.", file=file)
