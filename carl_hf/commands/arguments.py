@@ -233,7 +233,7 @@ def _expanded(value: Any) -> Any:
 
 
 def _read_settings(path: Path, known: set[str], removed: dict[str, str], parser: _FileParser) -> dict[str, Any]:
-    content = read_yaml(path, "the configuration")
+    typed, content = (read_yaml(path, "the configuration", as_written=written) for written in (False, True))
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -251,6 +251,10 @@ def _read_settings(path: Path, known: set[str], removed: dict[str, str], parser:
             continue
         if isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
             raise ValueError(f"{path}: {name} must be a value or a list of values, not a list of lists or mappings.")
+        if isinstance(value, list) and None in value:
+            raise ValueError(f"{path}: {name} has an empty item: remove it.")
+        if isinstance(typed[name], bool) and value.lower() in ("on", "off"):
+            value = str(typed[name])
         # parsed as the flag of that name, so that types and checks are the same
         words = [str(v) for v in value] if isinstance(value, list) else [str(value)]
         try:
