@@ -56,6 +56,9 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path):
         ("max_steps: 1e3", "--max_steps.*: invalid int value"),
         ("perturb_half: maybe", "perturb_half"),
         ("lr_scheduler_type: 3", "lr_scheduler_type|SchedulerType"),
+        ("seed: 1\nseed: 2", "seed stands there twice"),
+        ("corpora: [demo, null]", "corpora has an empty item"),
+        ("max_steps: 1:30", "invalid int value: '1:30'"),
         ("seed: -1", "--seed must lie between 0 and 4294967295, got -1"),
         ("seed: 4294967296", "--seed must lie between 0 and 4294967295, got 4294967296"),
         (None, "Cannot read the configuration"),
@@ -73,6 +76,10 @@ def test_values_of_a_file_have_the_types_of_the_flags(tmp_path):
     script, args = parse_arguments(Script, ["--config", write(tmp_path / "c.yaml", text)])
     assert script.corpora == ["demo"] and args.perturb_half is False
     assert args.output_dir == "2024" and args.max_steps == 7
+    text = "corpora: [no, 010]\ndata_dir: on\nbf16: off\nseed: 010\nperturb_half: no"  # YAML would make of them
+    script, args = parse_arguments(Script, ["--config", write(tmp_path / "c.yaml", text)])  # False, 8, True, ...
+    assert script == Script(["no", "010"], "on") and args.bf16 is False and args.seed == 10
+    assert args.perturb_half is False
 
 
 @pytest.mark.parametrize("words, processor, expected", [

@@ -253,10 +253,11 @@ def _read_settings(path: Path, known: set[str], removed: dict[str, str], parser:
             raise ValueError(f"{path}: {name} must be a value or a list of values, not a list of lists or mappings.")
         if isinstance(value, list) and None in value:
             raise ValueError(f"{path}: {name} has an empty item: remove it.")
-        if isinstance(typed[name], bool) and value.lower() in ("on", "off"):
-            value = str(typed[name])
         # parsed as the flag of that name, so that types and checks are the same
         words = [str(v) for v in value] if isinstance(value, list) else [str(value)]
+        switch = parser._option_string_actions[f"--{name}"]
+        if isinstance(typed[name], bool) and switch.type not in (None, str):
+            words = [str(typed[name])]  # on and off, too
         try:
             settings |= vars(parser.parse_args([f"--{name}", *words] if len(words) != 1 else [f"--{name}={words[0]}"]))
         except ValueError as error:
