@@ -93,7 +93,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
         given_eval_dataset = eval_dataset
         eval_dataset = held_out if isinstance(eval_dataset, Mapping) else held_out.get("")
         for name, dataset in [("train_dataset", train_dataset), *(("eval_dataset", p) for p in held_out.values())]:
-            if isinstance(dataset, datasets.Dataset):
+            if isinstance(dataset, datasets.Dataset) and isinstance(data_collator, CarlDataCollator | None):
                 # an evaluation leaves out the losses for which its texts have no labels
                 needs = args.label_kinds if name == "train_dataset" or args.label_kinds == {"va"} else ()
                 named = bool(args.label_kinds & {"class", "angle"})

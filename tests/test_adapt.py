@@ -184,7 +184,7 @@ def test_what_the_answers_do_not_follow_is_said(capsys):
     assert "No way was better beyond chance" in printed
 
 
-def test_a_file_is_adapted_to_and_exported(exports, tmp_path):
+def test_a_file_is_adapted_to_and_exported(exports, tmp_path, caplog):
     rows = [f"joy {i};7;8" if i % 2 else f"woe {i};2;3" for i in range(30)]
     labels, out = tmp_path / "mine.csv", tmp_path / "out"
     labels.write_text("\n".join(["comment;valence;arousal", *rows]))
@@ -226,5 +226,10 @@ def test_a_file_is_adapted_to_and_exported(exports, tmp_path):
     labels.write_text("text,valence,arousal\n" + "".join(f"joy {i},0.1,0.2\n" for i in range(10)))
     assert "at least 20 texts with valence and arousal, got 10" in adapt(labels, *new)
     assert "licence" in adapt(labels, *new, "--licence", "My Licence")
+    splits = 15 * ["train"] + 4 * ["dev"] + 30 * ["test"]
+    rows = "".join(f"joy {i},0.5,0.2,2,{split}\n" for i, split in enumerate(splits))
+    labels.write_text(f"text,valence,arousal,weight,split\n{rows}")
+    assert "at least 20 texts with valence and arousal, got 19" in adapt(labels, *new)
+    assert "the 30 texts of the split test are left out" in caplog.text and "column weight is for the" in caplog.text
     assert "has no valence-arousal regressor" in adapt(labels, *new[2:], "--model", exports[0] / "emotion")
     assert not (tmp_path / "new").exists()

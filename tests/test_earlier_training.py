@@ -1,10 +1,9 @@
 """What a model was trained on before, which a later training, adaptation or evaluation has to know."""
 
 import dataclasses
-import hashlib
+import importlib.resources
 import json
 import shutil
-from unittest import mock
 
 import pytest
 from conftest import run_script, toy_dataset
@@ -15,7 +14,6 @@ from carl_hf.commands.finetune import FinetuneArguments
 from carl_hf.commands.outputs import remove_stale
 from carl_hf.commands.pretrain import PretrainArguments
 from carl_hf.commands.pretrain_data import PretrainData
-from carl_hf.data.corpora import CORPORA
 from carl_hf.export.adapting import ALONE, FINETUNED
 from carl_hf.export.folder import EXPORT_RECORD, read_record, with_earlier_training
 from carl_hf.export.provenance import digests_of, file_digest, named_digests, run_settings
@@ -174,10 +172,17 @@ def test_texts_that_a_head_was_fitted_to_are_not_adapted_to(export, tmp_path):
     adapted = adapt._provenance(read_record(change_record(export, **fitted)), "x", str(other), FINETUNED)
     assert not adaptable(export, labels, provenance={"files": adapted.files}, head={})
     assert not adaptable(export, other, provenance={"files": adapted.files}, head={})
-    emobank = dataclasses.replace(CORPORA["emobank"], sha256=hashlib.sha256(labels.read_bytes()).hexdigest())
-    with mock.patch.dict(CORPORA, emobank=emobank):  # by its name
-        assert not adaptable(export, labels, provenance={"corpora": ["emobank"]}, head={})
-        assert adaptable(export, other, provenance={"corpora": ["emobank"]}, head={})
+    resources = importlib.resources.files("carl_hf.data.resources")
+    demo = shutil.copy(resources / "demo.csv", tmp_path / "mine.csv")
+    assert not adaptable(export, demo, provenance={"corpora": ["demo"]}, head={})  # by its content
+    assert adaptable(export, demo, provenance={"corpora": ["emobank"]}, head={})
+    assert adaptable(export, other, provenance={"corpora": ["demo", "emobank"]}, head={})
+
+
+def test_a_published_corpus_is_known_by_its_content(export, corpora_dir):
+    labels = corpora_dir / "emobank" / "emobank.csv"
+    assert not adaptable(export, labels, provenance={"corpora": ["emobank"]}, head={})
+    assert adaptable(export, labels, provenance={"corpora": ["facebook"]}, head={})
 
 
 def test_a_head_s_record_knows_its_files_and_has_intervals_of_unseen_texts_alone(tiny, tokenizer, tmp_path):

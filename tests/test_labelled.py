@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from conftest import write_table
 
+from carl_hf.data.bad_rows import BadCell, class_names
 from carl_hf.data.labelled import MissingCorpus, read_emotion, read_polarity, read_sts, read_va
 from carl_hf.data.splits import split_rows
 
@@ -150,12 +151,43 @@ def test_lists_of_labels_are_several_classes_of_a_text(kind, tmp_path):
     elif kind == "lists":
         pd.DataFrame({"text": list("abcdefg"), "label": several}).to_json(path, orient="records", lines=True)
     else:
-        written = {"python": repr, "json": json.dumps, "numpy": lambda labels: f"[{' '.join(labels)}]"}[kind]
+        written = {"python": repr, "json": json.dumps, "numpy": lambda labels: f"[{' '.join(map(repr, labels))}]"}[
+            kind
+        ]
         write(tmp_path, path.name, text=list("abcdefg"), label=list(map(written, several)))
     corpus = read_emotion(path, None)
     assert corpus.multi_label and corpus.classes == ["fear", "joy", "sad"]
     found = [{corpus.classes[i] for i in row.nonzero()[0]} for row in corpus.labels]
     assert found == [{name.strip() for name in labels} for labels in several]
+
+
+@pytest.mark.parametrize("cell, names", [
+    ("[mixed feelings]", ["mixed feelings"]), ("[don't know, joy, can't tell]", ["don't know", "joy", "can't tell"]),
+    ("[1 2]", ["1", "2"]), ('["don\'t know", "joy"]', ["don't know", "joy"]), ("[]", []), (["joy", "joy"], ["joy"]),
+])  # fmt: skip
+def test_names_in_a_list_are_taken_whole(cell, names):
+    assert class_names("label", cell) == tuple(names)
+
+
+@pytest.mark.parametrize(
+    "cell", ["[joy; calm]", "['don't know', 'joy']", "[1 0 0]", [0, 0, 1], "[True, False, False]"]
+)
+def test_what_is_no_list_of_names_is_refused(cell):
+    with pytest.raises(BadCell):
+        class_names("label", cell)
+
+
+def test_marks_of_two_classes_are_no_classes_and_a_class_of_few_lists_is_said(tmp_path, caplog):
+    marks = write(tmp_path, "marks.csv", text=list("abcdefgh"), label=["[1 0]", "[0 1]"] * 4)
+    with pytest.raises(ValueError, match="every text has the class '0', .* write the names of the classes"):
+        read_emotion(marks, None)
+    mostly = write(tmp_path, "mostly.csv", text=[f"t{i}" for i in range(24)], weight=[1.0] * 24,
+                   label=["joy", "fear"] * 11 + ["['joy', 'fear']", "joy"])  # fmt: skip
+    assert read_emotion(mostly, None).multi_label
+    assert "1 of 24 texts have no class or several, such as 't22'" in caplog.text
+    assert "the column weight is not read" in caplog.text
+    none = write(tmp_path, "none.csv", text=list("abcdefgh"), label=["joy", "None"] * 4)
+    assert read_emotion(none, None).classes == ["None", "joy"] and "'None' is a class like any other" in caplog.text
 
 
 def test_a_hub_data_set_with_train_alone_is_divided(monkeypatch):

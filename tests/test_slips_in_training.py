@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 from conftest import make_trainer, saved, tiny_encoder, toy_dataset, write_table
+from datasets import Dataset
 
 from carl_hf import CarlDataCollator, CarlModel, CarlTrainer, CarlTrainingArguments, export_encoder, load_va_dataset
 from carl_hf.commands.heads import settled_pooling
@@ -117,6 +118,25 @@ def test_a_collator_of_the_callers_does_what_the_arguments_say(own, given, messa
     collator = CarlDataCollator(tokenizer, **{"max_length": settings["max_length"], **own})
     with pytest.raises(ValueError, match=message):
         CarlTrainer(model=model, args=args, train_dataset=rows, data_collator=collator, processing_class=tokenizer)
+
+
+def test_a_collator_of_the_callers_may_have_rows_of_its_own(tmp_path, tokenizer):
+    collate = CarlDataCollator(tokenizer, max_length=32)
+
+    def own(rows):
+        return collate([{"text": row["comment"], "valence": row["stars"] / 5, "arousal": 0.1} for row in rows])
+
+    rows = [{"comment": f"joy {i}", "stars": i % 5} for i in range(16)]
+    args = CarlTrainingArguments(
+        str(tmp_path), per_device_train_batch_size=8, max_steps=1, use_cpu=True, remove_unused_columns=False,
+        report_to="none", disable_tqdm=True, save_strategy="no",
+    )  # fmt: skip
+    for given in (rows, Dataset.from_list(rows)):
+        model = CarlModel.from_encoder(tiny_encoder(), heads=args.heads)
+        trainer = CarlTrainer(model, args, train_dataset=given, data_collator=own, processing_class=tokenizer)
+        assert trainer.train().global_step == 1
+    with pytest.raises(ValueError, match="train_dataset has no column 'text'"):
+        CarlTrainer(model, args, train_dataset=given, processing_class=tokenizer)
 
 
 def test_a_class_of_a_stream_that_the_model_lacks_is_named(tokenizer, caplog):

@@ -1,15 +1,19 @@
 """The command line of examples/adapt.py: its arguments, what it does and what it prints."""
 
+import contextlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from datasets import Dataset, concatenate_datasets
 
 from carl_hf import Provenance, export_va_regressor, load_va_dataset
 from carl_hf.commands.environment import is_faster_in_bf16
 from carl_hf.commands.heads import va_regressor
+from carl_hf.data.loading import NoSplitError, Split
 from carl_hf.data.mixing import rows_with_va
 from carl_hf.encoders import load_classifier, load_tokenizer
 from carl_hf.evaluation.valence_arousal import dimensions_of
@@ -74,18 +78,14 @@ def adapt(args: AdaptArguments) -> tuple[Path, dict[str, Any]]:
             f"{args.model} was trained on {args.labels}: its errors there say nothing of new texts, so rate others."
         )
     model, tokenizer = load_classifier(name), load_tokenizer(name)
-    rated = rows_with_va(
-        load_va_dataset(
-            args.labels, scale=(args.scale[0], args.scale[1]), columns=columns, skip_bad_rows=args.skip_bad_rows,
-            dominance=model.config.num_labels > 2,
-        )
-    )  # fmt: skip
-    for name in dimensions_of(rated):
-        ends = {"above": max(rated[name]), "below": -min(rated[name])}
+    rated = _rated_texts(args, columns, dominance=model.config.num_labels > 2)
+    for dimension in dimensions_of(rated):
+        ends = {"above": max(rated[dimension]), "below": -min(rated[dimension])}
         for side, end in ends.items():
             if end < _FAR:
                 rating = sum(args.scale) / 2 + (args.scale[1] - args.scale[0]) / 2 * (end if side == "above" else -end)
-                logging.warning("No rating of %s is %s %g: is --scale %g %g theirs?", name, side, rating, *args.scale)
+                logging.warning("No rating of %s is %s %g: is --scale %g %g theirs?",
+                                dimension, side, rating, *args.scale)  # fmt: skip
     length = min(record.get("max_length", 128), tokenizer.model_max_length)
     training = HeadTraining(batch_size=16, seed=args.seed, bf16=is_faster_in_bf16())
     found = adapt_va_regressor(model, tokenizer, rated, training=training, max_length=length)
@@ -96,6 +96,27 @@ def adapt(args: AdaptArguments) -> tuple[Path, dict[str, Any]]:
         corpora=[*(record.get("head") or {}).get("corpora", []), args.labels],
     )  # fmt: skip
     return folder, read_record(folder)
+
+
+def _rated_texts(args: AdaptArguments, columns: Mapping[str, str], *, dominance: bool) -> Dataset:
+    """The texts with valence and arousal, but for those of a split "test"."""
+
+    def read(split: Split) -> Dataset:
+        return load_va_dataset(
+            args.labels, split=split, scale=(args.scale[0], args.scale[1]), columns=columns,
+            skip_bad_rows=args.skip_bad_rows, dominance=dominance,
+        )  # fmt: skip
+
+    found: dict[Split, Dataset] = {"train": read("train")}
+    for split in get_args(Split)[1:3]:
+        with contextlib.suppress(NoSplitError):
+            found[split] = read(split)
+    if (test := found.pop("test", None)) is not None:
+        logging.warning("%s: the %d texts of the split test are left out.", args.labels, len(test))
+    rated = rows_with_va(concatenate_datasets([*found.values()]))
+    if "weight" in rated.column_names:
+        logging.warning("The column weight is for the training of an encoder: here each text counts the same.")
+    return rated
 
 
 def print_adaptation(record: Mapping[str, Any], scale: Sequence[float]) -> None:

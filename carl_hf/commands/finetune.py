@@ -1,5 +1,6 @@
 """The command line of examples/finetune_emotion.py: its arguments and data, and what it records and prints."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -98,8 +99,10 @@ class FinetuneArguments(HeadArguments):
 def training_splits(corpus: ClassCorpus) -> tuple[Dataset, Dataset]:
     """Training texts, and the validation texts whose label occurs in training; where texts may have several classes,
     those that have one."""
-    train, validation, _ = split_rows(corpus)
-    train, validation = class_dataset(corpus, train), class_dataset(corpus, validation)
+    rows, validation, _ = split_rows(corpus)
+    train, validation = class_dataset(corpus, rows), class_dataset(corpus, validation)
+    if len(train) < len(rows):
+        logging.info("The encoder is trained on the texts with one class, %d of %d.", len(train), len(rows))
     known = set(class_names(train))
     return train, validation.select([i for i, label in enumerate(validation["label"]) if label in known])
 
@@ -140,7 +143,8 @@ def print_results(results: dict[str, Any]) -> None:
         circle = report.get("circular_order", {}).get("circular_correlation")
         rows.append([name, accuracy, f1, "" if circle is None else f"{circle:.3f}"])
     print(f"\n{results['corpus']}: {texts} test texts, {len(results['classes'])} classes [95 % interval]")
-    print(plain_table(["", "accuracy", "macro F1", "circular r"], rows))
+    exact = "confusion" not in next(iter(results["models"].values()))  # texts may have several classes
+    print(plain_table(["", "exactly right" if exact else "accuracy", "macro F1", "circular r"], rows))
     note = few_texts(next(iter(results["models"].values())).get("smallest_class"))
     if note:
         print(f"{note[0].upper()}{note[1:]}.")

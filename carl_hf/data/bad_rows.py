@@ -21,9 +21,12 @@ LEAST_WEIGHT, GREATEST_WEIGHT = 1e-30, 1e30
 REMEDY = "correct or remove the row"
 TO_UTF8 = 'save the file as UTF-8 ("CSV UTF-8" in Excel, or iconv -f cp1252 -t utf-8)'
 _FIRST = 5
-_MISSING = ("NA", "<NA>", "N/A", "NaN", "nan", "NULL")
+_MISSING = ("NA", "<NA>", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null")
 _LIST = re.compile(r"\s*\[(.*)\]\s*", re.DOTALL)
 _QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
+_ALL_QUOTED = re.compile(rf"\s*((?:{_QUOTED.pattern})[\s,]*)+")
+_NUMBERS = re.compile(r"[\s\d.+-]*")
+_ONE_HOT = ({"0", "1"}, {"0.0", "1.0"}, {"False", "True"})
 _SPLITS = {
     name: split
     for split, names in {
@@ -95,14 +98,24 @@ def corpus_text(column: str, cell: Any) -> str:
 
 def class_names(column: str, cell: Any) -> tuple[str, ...]:
     """The classes of a text: a name without white space around it, or a number as a string; or a list of them, which
-    in CSV is written `['joy', 'sad']`, `["joy", "sad"]` or `[1 2]`."""
+    in CSV is written `['joy', 'sad']`, `["joy", "sad"]`, `[joy, sad]` or `[1 2]`."""
     cells = cell if isinstance(cell, list) else [None if is_missing(cell) else cell]
     if isinstance(cell, str) and (listed := _LIST.fullmatch(cell)):
         inner = listed[1]
-        quoted = [single or double for single, double in _QUOTED.findall(inner)]
-        cells = quoted or inner.split("," if "," in inner else None)
-    found = [_filled(column, name, (str, numbers.Number), "name") for name in cells]
-    return tuple(dict.fromkeys(str(name).strip() for name in found))
+        if _ALL_QUOTED.fullmatch(inner):
+            cells = [single or double for single, double in _QUOTED.findall(inner)]
+        elif "," not in inner and _NUMBERS.fullmatch(inner):
+            cells = inner.split()
+        else:
+            cells = inner.split(",")
+            if any(sign in inner for sign in ";|") or any(name.strip().startswith(("'", '"')) for name in cells):
+                detail = f"column {column!r} holds {reprlib.repr(cell)}: a list of names is written ['joy', 'sad']"
+                raise BadCell(f"{column} is no list of names", detail)
+    found = [str(_filled(column, name, (str, numbers.Number), "name")).strip() for name in cells]
+    if len(set(found)) < len(found) and any(set(found) <= marks for marks in _ONE_HOT):
+        detail = f"column {column!r} holds {reprlib.repr(cell)}, marks of classes in place of the classes' names"
+        raise BadCell(f"{column} has marks in place of names", detail)
+    return tuple(dict.fromkeys(found))
 
 
 def class_name(column: str, cell: Any) -> str:

@@ -83,6 +83,15 @@ def read_corpus(
     return check_table(frame, {"split": split_name}, path) if "split" in frame else frame
 
 
+def is_copy(path: str | Path, spec: CorpusSpec) -> bool:
+    """Whether a file has the texts and labels of a corpus whose content is known."""
+    content = content_sha256(read_corpus(spec, None)) if spec.name == "demo" else spec.sha256
+    try:
+        return content is not None and content_sha256(_read(spec, Path(path), spec.scale)) == content
+    except (ValueError, OSError, KeyError, TypeError):  # it is nothing of the kind
+        return False
+
+
 def _local_path(spec: CorpusSpec, data_dir: str | Path | None) -> Path | None:
     """Where a corpus is; None if it is to be fetched."""
     if spec.name == "demo":

@@ -112,6 +112,7 @@ _POLARITY = {
     "imdb": ("imdb/imdb.parquet", ("negative", "positive")),
 }
 POLARITY = tuple(_POLARITY)
+_FEW = 0.1  # of the texts
 
 
 def read_polarity(name: str, data_dir: str | Path | None) -> ClassCorpus:
@@ -173,10 +174,13 @@ def read_emotion(
         frame = good_rows(rows, name, skip_bad_rows)
         if "split" in frame and (frame["split"] == "train").all():
             frame = frame.drop(columns="split")
+        if "weight" in frame:
+            logger.warning("%s: the column weight is not read: each text counts the same for its class.", path)
         _say_repeats(frame, path)
         if frame["label"].map(len).eq(1).all():
             frame["label"] = frame["label"].str[0]
             return replace(_single_label(frame, path), skipped=rows[1])
+        _say_several(frame, path)
         return replace(_multi_label(frame, frame["label"], path), skipped=rows[1])
     if not name.startswith("goemotions"):
         path, frame = _read(EMOTION[name], data_dir, ("text", "label"))
@@ -218,6 +222,11 @@ def _single_label(frame: pd.DataFrame, path: Path | str, classes: Sequence[str] 
 def _multi_label(frame: pd.DataFrame, names: Iterable[Sequence[str]], path: Path | str) -> ClassCorpus:
     classes = sorted({label for labels in names for label in labels})
     table = np.array([[label in labels for label in classes] for labels in names], dtype=bool)
+    if len(classes) > 1 and (everywhere := table.all(axis=0)).any():
+        raise ValueError(
+            f"{path}: every text has the class {classes[int(everywhere.argmax())]!r}, which tells nothing apart: "
+            "remove it; in place of marks such as [0 1] write the names of the classes."
+        )
     return _class_corpus(frame, table, classes, path)
 
 
@@ -244,6 +253,17 @@ def _class_corpus(frame: pd.DataFrame, labels: np.ndarray, classes: list[str], p
                 f"{needed}. Remove the class or merge it with another."
             )
     return ClassCorpus(texts, labels, classes, split)
+
+
+def _say_several(frame: pd.DataFrame, name: Path) -> None:
+    """Logs why a file is one of several classes a text, where few of its texts are so."""
+    other = frame["label"].map(len) != 1
+    if other.mean() < _FEW:
+        logger.warning(
+            "%s: %d of %d texts have no class or several, such as %s: so each may have several, and accuracy counts "
+            "the texts with exactly the right ones. Give each one class if that is not meant.",
+            name, other.sum(), len(frame), reprlib.repr(frame["text"][other.idxmax()]),
+        )  # fmt: skip
 
 
 def _say_repeats(frame: pd.DataFrame, name: Path) -> None:

@@ -121,6 +121,8 @@ def warn_of_similar_names(names: Iterable[str], where: str) -> None:
     of its own."""
     groups: dict[str, list[str]] = {}
     names = set(names)
+    if "None" in names:
+        logger.warning("%s: 'None' is a class like any other. Leave the cell empty where a label is missing.", where)
     for name in sorted(names):
         parts = re.split(r"\s*[,;|/]\s*", name.strip())
         if len(parts) > 1 and set(parts) <= names:

@@ -1,12 +1,11 @@
 """What the record of a model says of the texts that it was trained on."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from carl_hf.data.corpora import CORPORA
+from carl_hf.data.corpora import CORPORA, is_copy
 from carl_hf.data.labelled import EMOTION, ClassCorpus
 from carl_hf.export.folder import read_record, record_of
 from carl_hf.export.provenance import file_digest, with_head
@@ -73,5 +72,4 @@ def was_seen(labels: str, record: Mapping[str, Any]) -> bool:
         return labels in corpora
     if file_digest(labels) in {*origin.get("files", {}).values(), *head.get("files", {}).values()}:
         return True
-    pinned = {CORPORA[name].sha256 for name in corpora & set(CORPORA)} - {None}
-    return hashlib.sha256(Path(labels).read_bytes()).hexdigest() in pinned
+    return any(is_copy(labels, CORPORA[name]) for name in corpora & set(CORPORA))

@@ -256,6 +256,8 @@ def check_batches(args: CarlTrainingArguments, train: Any, dev: Any) -> None:
             "A stream is read by at most one worker of each process, or its rows would be dealt out twice: "
             "--dataloader_num_workers 0 or 1."
         )
+    if args.max_steps <= 0 and args.num_train_epochs <= 0:
+        raise ValueError(f"num_train_epochs {args.num_train_epochs:g} trains nothing: it must be positive.")
     epochs = args.max_steps / steps_per_epoch(args, train) if args.max_steps > 0 else args.num_train_epochs
     if args.warmup_epochs_of_heads >= epochs:
         span = "a stream is one epoch" if is_stream(train) else f"training is {epochs:g} epochs"
