@@ -19,6 +19,7 @@ from carl_hf.commands import outputs
 from carl_hf.commands.arguments import parse_script_arguments, public_command
 from carl_hf.commands.environment import environment_record, start_measuring_script, use_all_cores
 from carl_hf.commands.evaluate import Candidate, EvaluateArguments, comparators_of, runs_of_models
+from carl_hf.data.bad_rows import Skipped
 from carl_hf.encoders import load_config, load_tokenizer, resolve_encoder
 from carl_hf.evaluation.comparison import compare, spread
 from carl_hf.evaluation.encoder import default_cache_dir, load_text_encoder, load_va_head, split_pooling
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = Settings(
         tasks=args.tasks, data_dir=args.data_dir, seed=args.seed, va=args.va, polarity=args.polarity,
         emotion=args.emotion, protocol=args.protocol, shots=args.shots, strict=args.strict,
+        columns={"text": args.text_column, "label": args.label_column}, skip_bad_rows=args.skip_bad_rows,
     )  # fmt: skip
     runs = runs_of_models(args)
     candidates = [Candidate(name, *split_pooling(name, args.pooling)) for names in runs.values() for name in names]
@@ -84,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     outputs.claim_output(output, resume=None, overwrite=args.overwrite_output_dir, kinds=outputs.EVALUATION)
     command = public_command("examples/evaluate.py", argv)
     run_record = {"command": command, "seed": args.seed, "protocol": args.protocol, "max_length": args.max_length}
+    if skipped := {name: Skipped.of(c.skipped).record() for name, c in corpora.emotion.items() if c.skipped}:
+        run_record["skipped_rows"] = skipped
     results = {"models": {}, "failed": {}, "comparators_left_out": missing,
                "run": {**run_record, **environment_record()},
                "files": sorted({"report.md", *outputs.recorded_files(output)} - {"results.json"})}  # fmt: skip

@@ -126,6 +126,21 @@ def test_a_model_that_fails_costs_the_others_nothing(models, small_corpora, tmp_
     assert (tmp_path / "out" / "report.md").exists()
 
 
+def test_columns_and_bad_rows_of_a_file_of_the_user_have_flags(models, tmp_path, evaluate, capsys):
+    rows = "".join(f"{'joy' if i % 2 else 'woe'} {i},{'glad' if i % 2 else 'glum'}\n" for i in range(40))
+    (tmp_path / "own.csv").write_text(f"comment,feels\n{rows}unsaid,\n")
+    flags = ["--model", models / "run-0" / "encoder", "--tasks", "emotion", "--emotion", tmp_path / "own.csv",
+             "--no_cache", "true", "--output_dir", tmp_path / "out"]  # fmt: skip
+    assert "Name yours by --text_column, --label_column" in evaluate(*flags)
+    flags += ["--text_column", "comment", "--label_column", "feels"]
+    assert "row 41: column 'label' is empty" in evaluate(*flags)
+    assert evaluate(*flags, "--skip_bad_rows", "true") is None
+    results = results_in(tmp_path / "out")
+    assert results["run"]["skipped_rows"]["own"]["rows"] == 1
+    (found,) = results["models"].values()
+    assert f"{found['emotion']['own']['accuracy']:.1f}" in capsys.readouterr().out
+
+
 def test_what_a_model_was_trained_on_is_read_from_its_record(models, tmp_path):
     assert trained_on("minilm-l6") == trained_on(str(models / "run-0" / "encoder")) == []
     for name in ("encoder", "checkpoint-3"):

@@ -33,6 +33,9 @@ class EvaluateArguments:
         ["goemotions-six", "goemotions-ekman", "isear", "emolit12"],
         "Emotion corpora; also goemotions-28, and files with the columns text, label and optionally split.",
     )
+    text_column: str = setting("text", "Name of the column with the texts, in files.")
+    label_column: str = setting("label", "Name of the column with the class labels, in files.")
+    skip_bad_rows: bool = setting(False, "Leave out rows of files that cannot be read, instead of refusing the file.")
     shots: list[int] = setting([], "Training texts per class of few-shot probes, such as 8 16.")
     comparators: str | None = setting(None, "YAML file with more models, such as examples/configs/comparators.yaml.")
     seeds: int | None = setting(None, "Number of runs that '{seed}' in a model's name stands for.")

@@ -32,6 +32,7 @@ class Settings:
             names of corpora, or files with the columns `text`, `label` and maybe `split`.
         protocol: SentEval's, for polarity. shots: training texts a class of few-shot emotion probes.
         strict: a corpus that is missing is an error.
+        columns, skip_bad_rows: of the files, as for [`carl_hf.data.labelled.read_emotion`].
     """
 
     tasks: Sequence[str] = TASKS[:-1]
@@ -43,6 +44,8 @@ class Settings:
     protocol: Literal["fast", "test"] = "fast"
     shots: Sequence[int] = ()
     strict: bool = False
+    columns: Mapping[str, str] | None = None
+    skip_bad_rows: bool = False
 
     def __post_init__(self):
         for what, given, known in (
@@ -99,12 +102,17 @@ class Corpora:
                 found[key] = corpus
             return found
 
+        def read_names(name: str, folder: str | Path | None) -> data.ClassCorpus:
+            if name in (*data.EMOTION, "demo"):
+                return data.read_emotion(name, folder)
+            return data.read_emotion(name, folder, settings.columns, skip_bad_rows=settings.skip_bad_rows)
+
         own_va, polarity = (tuple(dict.fromkeys(names)) for names in (settings.va, settings.polarity))
         va, demo = ("demo",) if only_demo else ("emobank",), ("demo",) if only_demo else ()
         self.va = read("va", demo or own_va, data.read_va)
         self.polarity = read("polarity", polarity, data.read_polarity)
         emotion = tuple(dict.fromkeys((*demo, *settings.emotion)))
-        self.emotion = read("emotion", emotion, data.read_emotion)
+        self.emotion = read("emotion", emotion, read_names)
         self.geometry = read("geometry", demo or ("goemotions-six", "emolit12"), data.read_emotion)
         self.curve = read("geometry", va, data.read_va)
         self.detector = read("detector", va, data.read_va)
@@ -112,7 +120,7 @@ class Corpora:
         self.triplets = read_feeling_triplets("test") if "space" in settings.tasks else None
         self.space_va = read("space", demo or own_va, data.read_va)
         single = [name for name in emotion if name not in ("goemotions-ekman", "goemotions-28")]
-        self.space_emotion = self._retrievable(read("space", single, data.read_emotion))
+        self.space_emotion = self._retrievable(read("space", single, read_names))
         self.space_polarity = read("space", polarity, data.read_polarity)
         self.space_probe = read("space", va, data.read_va)
 
