@@ -192,7 +192,7 @@ class Explainer:
                     f"{name} has modules beyond pooling, through which similarities are not explained: name an "
                     "encoder with cls or mean pooling."
                 )
-        length = max_length or stated.reading_length(name)
+        length = stated.reading_length(name) if max_length is None else max_length
         return cls(model.to(default_device(device)), tokenizer, pooling=pooling, max_length=length)  # type: ignore
 
     def explain(

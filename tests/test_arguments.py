@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from carl_hf import CarlTrainingArguments
+from carl_hf.commands.adapt import AdaptArguments
 from carl_hf.commands.arguments import parse_arguments, parse_script_arguments
 from carl_hf.commands.environment import use_all_cores
 from carl_hf.commands.outputs import EVALUATION, check_output_dir, claim_output, prepare_output, remove_results
@@ -96,6 +97,12 @@ def test_bfloat16_follows_the_cpu_where_nothing_else_decides(words, processor, e
     config = write(tmp_path / "c.yaml", "bf16: auto")
     if "--bf16" not in words:
         assert parse_arguments(Script, [*words.split(), "--config", config])[1].bf16 is expected
+
+
+def test_words_after_the_flags_are_said_to_come_first(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse_script_arguments(AdaptArguments, ["--seed", "3", "mine.csv"], leading="labels")
+    assert "unrecognized arguments: mine.csv (labels come first, before all flags)" in capsys.readouterr().err
 
 
 def test_the_default_file_is_left_out_where_a_flag_says_so(tmp_path):

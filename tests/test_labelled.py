@@ -122,6 +122,10 @@ def test_repeated_texts_and_columns_that_are_called_almost_right_are_said(tmp_pa
     assert len(corpus.texts) == 12 and corpus.split is None
     assert "1 rows repeat a text and are left out, 1 of them with another label" in caplog.text
     assert "the column 'Split' is not read; call it 'split' if it is meant" in caplog.text
+    rows = [(f"text {i}", ["joy", "fear"][i % 2], ["train", "test"][i % 4 // 2]) for i in range(12)]
+    pd.DataFrame([*rows, ("text 3", "joy", "test")], columns=["text", "label", "split"]).to_csv(path, index=False)
+    assert len(read_emotion(path.as_posix(), None).texts) == 13
+    assert "1 rows repeat a text of their split with another label, and count too" in caplog.text
 
 
 def test_a_hub_data_set_gives_the_names_of_its_classes(monkeypatch):

@@ -354,7 +354,7 @@ TWO = {"corpora": ["emobank", "facebook"]}
         ({"corpora": ["emobank", "goemotions-six"]}, {}, "scale"),
         ({"corpora": ["a.csv", "b.csv"], "shuffle_buffer": 100}, {}, "scale"),
         (TWO | {"weights": [1, 0]}, {}, "scale"),
-        (TWO | {"va_from_names": "circle12"}, {}, "scale"),
+        ({"corpora": [*TWO["corpora"], "goemotions-six"], "va_from_names": "circle12"}, {}, "scale"),
         (TWO, {"label_space": "goemotions28"}, "scale"),
     ],
 )
@@ -362,6 +362,13 @@ def test_several_corpora_with_va_labels_are_standardized(settings, arguments, ex
     script = PretrainArguments(**settings)
     script.settle(CarlTrainingArguments(str(tmp_path), use_cpu=True, **arguments))
     assert script.normalization == expected == script.provenance("x").settings.get("normalization", "scale")
+
+
+def test_labels_from_names_need_a_corpus_of_names():
+    with pytest.raises(
+        ValueError, match="--va_from_names is for corpora of class labels alone, and none of --corpora"
+    ):
+        PretrainArguments(**TWO, va_from_names="circle12")
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import emotions, tiny_encoder, toy_dataset
+from conftest import emotions, tiny_encoder, toy_dataset, write_table
 from datasets import Dataset, DatasetDict
 from torch import nn
 
 from carl_hf import (
+    AffectPipeline,
     CarlModel,
+    CarlTrainer,
+    CarlTrainingArguments,
     evaluate_encoder,
     export_emotion_classifier,
     export_encoder,
@@ -279,3 +282,14 @@ def test_a_corpus_of_ones_own_is_checked():
         with pytest.raises(ValueError, match=message):
             ClassCorpus(*wrong)
     assert len(read_emotion("demo", None).texts) == len(load_va_dataset("demo", split="all")) and "demo" in CORPORA
+
+
+def test_the_run_of_an_encoder_is_named_and_ends_of_a_scale_may_be_numpy_s(exports, tmp_path):
+    with pytest.raises(ValueError, match="is an encoder, .* beside it: name its run"):
+        AffectPipeline.from_pretrained(exports[0] / "encoder")
+    path = write_table(tmp_path / "my.csv", [{"text": "joy", "valence": 1, "arousal": 9}])
+    assert load_va_dataset(path, scale=(np.int64(1), np.int64(9)))["arousal"] == [1.0]
+    args = CarlTrainingArguments(str(tmp_path), use_cpu=True)
+    model = CarlModel.from_encoder(tiny_encoder(), heads=args.heads)
+    with pytest.raises(ValueError, match=r"eval_dataset\['b'\] is None: leave it out"):
+        CarlTrainer(model, args, train_dataset=toy_dataset(), eval_dataset={"a": toy_dataset(8), "b": None})

@@ -104,6 +104,8 @@ class _ExplicitParser(HfArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
+        if self._leading and message.startswith("unrecognized arguments: ") and "-" not in message.split(": ")[1][:1]:
+            message += f" ({self._leading} come first, before all flags)"
         raise super().error(_without_tokens(message))
 
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:

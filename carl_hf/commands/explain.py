@@ -21,5 +21,5 @@ class ExplainArguments:
             raise ValueError('There is no text: carl-hf explain "What a lovely evening."')
         if self.output is not None:
             check_writable(Path(self.output).parent, "--output")
-            if Path(self.output).is_file():
+            if Path(self.output).is_file() or Path(self.output).is_dir():
                 raise ValueError(f"--output {self.output} exists: name another file, or remove it.")

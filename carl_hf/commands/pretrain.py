@@ -126,6 +126,11 @@ class PretrainArguments(HeadArguments):
             )
         if self.streams and self.agreement_weights:
             raise ValueError("--agreement_weights needs a whole corpus; a stream takes a column weight.")
+        if self.va_from_names is not None and not {*self.corpora} & {*EMOTION}:
+            raise ValueError(
+                "--va_from_names is for corpora of class labels alone, and none of --corpora is one "
+                f"({', '.join(EMOTION)})."
+            )
         if not 0 <= self.toward_plain <= 1:
             raise ValueError(f"--toward_plain must lie in [0, 1], got {self.toward_plain}.")
         if self.scale is not None and len(self.scale) != 2:

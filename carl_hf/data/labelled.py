@@ -267,12 +267,20 @@ def _say_several(frame: pd.DataFrame, name: Path) -> None:
 
 
 def _say_repeats(frame: pd.DataFrame, name: Path) -> None:
-    """Logs the rows of a file without splits that [`_without_repeats`] leaves out."""
+    """Logs the rows of a file without splits that [`_without_repeats`] leaves out; of one with splits, those that
+    repeat a text of their split with another label."""
     keys = frame["text"].map(text_key)
-    if "split" in frame or not (repeated := keys.duplicated()).any():
+    groups = keys if "split" not in frame else keys + "\n" + frame["split"]
+    if not (repeated := groups.duplicated()).any():
         return
     labels = frame["label"].map(frozenset)
-    other = labels[repeated] != keys[repeated].map(labels.groupby(keys).first())
+    other = labels[repeated] != groups[repeated].map(labels.groupby(groups).first())
+    if "split" in frame:
+        if other.any():
+            logger.warning(
+                "%s: %d rows repeat a text of their split with another label, and count too.", name, other.sum()
+            )
+        return
     logger.warning(
         "%s: %d rows repeat a text and are left out, %d of them with another label. A text with several labels has "
         "one row, with a list of them.", name, repeated.sum(), other.sum(),

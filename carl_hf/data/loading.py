@@ -2,6 +2,7 @@
 
 import logging
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -155,8 +156,8 @@ def va_rules(scale: tuple[float, float] | None, name: str, *, dominance: bool = 
 def checked_scale(scale: tuple[float, float] | None, name: str) -> tuple[float, float]:
     if scale is None:
         raise ValueError(f"{name}: state the scale of its labels, such as scale=(1, 9) (--scale 1 9).")
-    pair = isinstance(scale, Sequence) and len(scale) == 2 and all(isinstance(end, (int, float)) for end in scale)
-    least, greatest = scale if pair else (math.nan, math.nan)
+    pair = isinstance(scale, Sequence) and len(scale) == 2 and all(isinstance(end, numbers.Real) for end in scale)
+    least, greatest = map(float, scale) if pair else (math.nan, math.nan)
     if not (math.isfinite(greatest - least) and least < greatest):
         raise ValueError(f"The scale must be (least, greatest), two numbers, got {scale}.")
     return least, greatest

@@ -111,7 +111,11 @@ class AffectPipeline:
             except ValueError as error:
                 errors.append(error)
         if not found:
-            raise ValueError(f"{name} is an encoder, with no {name}-va or {name}-emotion beside it.") from errors[0]
+            run = folder.resolve().parent
+            hint = f": name its run, {folder.parent}" if any((run / head).is_dir() for head in _HEADS) else ""
+            raise ValueError(
+                f"{name} is an encoder, with no {name}-va or {name}-emotion beside it{hint}."
+            ) from errors[0]
         for missing in errors:
             logger.warning("Answers without it: %s", missing)
         return cls(**found, **settings)  # type: ignore[arg-type]

@@ -63,6 +63,8 @@ def as_value_error() -> Iterator[None]:
 def evaluation_sets(dataset: Any) -> dict[str, Any]:
     """Name -> evaluation set, of a dictionary of them or of one, whose name is ""; none of None."""
     if isinstance(dataset, Mapping):
+        if missing := [name for name, rows in dataset.items() if rows is None]:
+            raise ValueError(f"eval_dataset[{missing[0]!r}] is None: leave it out.")
         return dict(dataset)
     return {} if dataset is None else {"": dataset}
 
