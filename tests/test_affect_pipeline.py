@@ -65,6 +65,13 @@ def test_heads_of_other_families(family, settings, tokenizer, tmp_path):
     assert "valence" not in table
 
 
+def test_bfloat16_moves_the_answers_little(exports, affect):
+    table, plain = AffectPipeline.from_pretrained(exports[0], bf16=True)(TEXTS), affect(TEXTS)
+    for name in ("valence", "arousal", "emotion_probability"):
+        moved = (table[name] - plain[name]).abs().max()
+        assert 0 < moved < 0.1  # these weights magnify rounding
+
+
 def test_intervals_are_those_of_the_export_round_the_answers(exports, tmp_path):
     folder = shutil.copytree(exports[0] / "va", tmp_path / "va")
     config = AutoConfig.from_pretrained(folder)

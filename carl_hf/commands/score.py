@@ -44,6 +44,7 @@ class ScoreArguments(ShardArguments):
     intervals: bool = setting(False, "Also between which values nine in ten labels lie.")
     windows: bool = setting(True, "Read long texts in windows whose answers are averaged; false: their beginning.")
     max_length: int | None = setting(None, "Tokens of a window at most (default: the model's).")
+    bf16: bool = setting(False, "Compute in bfloat16 (autocast).")
     shard_rows: int = setting(8192, "Rows that a killed process loses at most.")
 
     def __post_init__(self):
@@ -54,7 +55,7 @@ class ScoreArguments(ShardArguments):
     def pipeline(self) -> AffectPipeline:
         return AffectPipeline.from_pretrained(
             self.model, batch_size=self.batch_size, max_length=self.max_length, windows=self.windows,
-            probabilities=self.probabilities, intervals=self.intervals,
+            probabilities=self.probabilities, intervals=self.intervals, bf16=self.bf16,
         )  # fmt: skip
 
 
