@@ -189,8 +189,8 @@ class Explainer:
             pooling = stated.stated_pooling(resolve_encoder(name)) or "cls"
             if pooling == "other":
                 raise ValueError(
-                    f"{name} has modules beyond pooling, through which similarities are not explained: name an "
-                    "encoder with cls or mean pooling."
+                    f"{name} has modules beyond pooling, or a prompt, through which similarities are not explained: "
+                    "name an encoder with cls or mean pooling."
                 )
         length = stated.reading_length(name) if max_length is None else max_length
         return cls(model.to(default_device(device)), tokenizer, pooling=pooling, max_length=length)  # type: ignore

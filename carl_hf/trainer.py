@@ -125,7 +125,8 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
         checks.check_batches(args, train_dataset, eval_dataset)
         if args.probe_texts and self._can_probe():
             self.dev_probe = DevProbe(train_dataset, texts=args.probe_texts, seed=args.seed)
-        checks.check_metric(args, self.dev_probe, eval_dataset, own_metrics=self.compute_metrics is not None)
+        more = self.compute_metrics is not None or type(self) is not CarlTrainer or kwargs.get("callbacks")
+        checks.check_metric(args, self.dev_probe, eval_dataset, own_metrics=bool(more))
         self.nonfinite = SkipNonFiniteSteps(self.accelerator, processing_class, self.log)
         self.add_callback(self.nonfinite)
         self.add_callback(TargetUpdateCallback(args.initial_momentum, lambda: self.nonfinite.skipped))

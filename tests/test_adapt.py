@@ -230,6 +230,8 @@ def test_a_file_is_adapted_to_and_exported(exports, tmp_path, caplog):
     rows = "".join(f"joy {i},0.5,0.2,2,{split}\n" for i, split in enumerate(splits))
     labels.write_text(f"text,valence,arousal,weight,split\n{rows}")
     assert "at least 20 texts with valence and arousal, got 19" in adapt(labels, *new)
-    assert "the 30 texts of the split test are left out" in caplog.text and "column weight is for the" in caplog.text
+    assert "30 texts are of the split test, and left out" in caplog.text and "not use the column weight" in caplog.text
+    labels.write_text("text,valence,arousal,split\n" + "".join(f"joy {i},0.1,0.2,test\n" for i in range(10)))
+    assert "at least 20 texts with valence and arousal, got 10" in adapt(labels, *new)  # there are no others
     assert "has no valence-arousal regressor" in adapt(labels, *new[2:], "--model", exports[0] / "emotion")
     assert not (tmp_path / "new").exists()

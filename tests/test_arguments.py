@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import os
 import re
 import subprocess
@@ -60,6 +61,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path):
         ("seed: 1\nseed: 2", "seed stands there twice"),
         ("corpora: [demo, null]", "corpora has an empty item"),
         ("max_steps: 1:30", "invalid int value: '1:30'"),
+        ("eval_strategy: perhaps", "invalid choice: 'perhaps'"),
         ("seed: -1", "--seed must lie between 0 and 4294967295, got -1"),
         ("seed: 4294967296", "--seed must lie between 0 and 4294967295, got 4294967296"),
         (None, "Cannot read the configuration"),
@@ -81,6 +83,18 @@ def test_values_of_a_file_have_the_types_of_the_flags(tmp_path):
     script, args = parse_arguments(Script, ["--config", write(tmp_path / "c.yaml", text)])  # False, 8, True, ...
     assert script == Script(["no", "010"], "on") and args.bf16 is False and args.seed == 10
     assert args.perturb_half is False
+    text = "eval_strategy: no\nmax_grad_norm: .inf\nmax_steps: 0x10\nperturb_half: on"
+    _, args = parse_arguments(Script, ["--config", write(tmp_path / "c.yaml", text)])
+    assert (args.eval_strategy, args.max_grad_norm, args.max_steps, args.perturb_half) == ("no", math.inf, 16, True)
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no file names of open pipes")
+def test_a_configuration_may_come_from_a_pipe():
+    read, write_end = os.pipe()
+    os.write(write_end, b"seed: 77")
+    os.close(write_end)
+    assert parse_arguments(Script, ["--config", f"/dev/fd/{read}"])[1].seed == 77
+    os.close(read)
 
 
 @pytest.mark.parametrize("words, processor, expected", [
@@ -231,6 +245,21 @@ def test_a_folder_with_another_run_is_not_taken_for_that_of_a_checkpoint_elsewhe
     args.resume_from_checkpoint = str(first / "checkpoint-3")
     claim_output(second, resume=prepare_output(args, overwrite=True, encoder="minilm-l6"), overwrite=True)
     assert [path.name for path in second.iterdir()] == [".lock"]
+
+
+def test_a_checkpoint_on_another_disk_is_of_the_run_and_an_encoder_that_would_go_is_kept(tmp_path):
+    run, other = tmp_path / "run", tmp_path / "other"
+    a_run(run)
+    a_run(other)
+    (run / "checkpoint-3").rename(tmp_path / "elsewhere")
+    (run / "checkpoint-3").symlink_to(tmp_path / "elsewhere")
+    args = CarlTrainingArguments(str(run), use_cpu=True, resume_from_checkpoint="last")
+    claim_output(run, resume=prepare_output(args, overwrite=False, encoder="minilm-l6"), overwrite=False)
+    args = CarlTrainingArguments(str(other), use_cpu=True, resume_from_checkpoint=str(run / "checkpoint-3"))
+    with pytest.raises(ValueError, match="holds --encoder"):
+        prepare_output(args, overwrite=True, encoder=str(other / "encoder"))
+    args.resume_from_checkpoint = str(other / "checkpoint-3")
+    assert prepare_output(args, overwrite=False, encoder=str(other / "encoder")) == args.resume_from_checkpoint
 
 
 def test_a_run_that_was_killed_at_its_first_checkpoint_begins_anew_by_auto(tmp_path):

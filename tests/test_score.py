@@ -300,12 +300,22 @@ def test_killed_and_stopped_the_table_is_that_of_a_run_that_was_not(score, frame
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv", "whole.csv"]
 
 
-def test_two_runs_do_not_write_one_table(score, frame, tmp_path):
+def test_two_runs_do_not_write_one_table(score, frame, tmp_path, monkeypatch):
     frame.to_csv(tmp_path / "in.csv", index=False)
     (tmp_path / "out.csv.parts").mkdir()
     with FileLock(tmp_path / "out.csv.parts" / LOCK):
         assert "another run is writing to it. Wait for its end" in score(tmp_path / "in.csv", "out.csv")
     assert not (tmp_path / "out.csv").exists()
+
+    def slowly(*arguments, **settings):
+        write_shards(*arguments, **settings)
+        (tmp_path / "out.csv").write_text("of another run, which has ended meanwhile")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("carl_hf.commands.sharded.write_shards", slowly)
+        assert "out.csv exists: name another" in score(tmp_path / "in.csv", "out.csv")
+    assert (tmp_path / "out.csv").read_text().startswith("of another run")
+    (tmp_path / "out.csv").unlink()
     assert "150" in score(tmp_path / "in.csv", "out.csv")
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "out.csv"}
 

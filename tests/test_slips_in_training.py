@@ -133,8 +133,9 @@ def test_a_collator_of_the_callers_may_have_rows_of_its_own(tmp_path, tokenizer)
     )  # fmt: skip
     for given in (rows, Dataset.from_list(rows)):
         model = CarlModel.from_encoder(tiny_encoder(), heads=args.heads)
-        trainer = CarlTrainer(model, args, train_dataset=given, data_collator=own, processing_class=tokenizer)
-        assert trainer.train().global_step == 1
+        sets = {"train_dataset": given, "eval_dataset": given}
+        trainer = CarlTrainer(model, args, **sets, data_collator=own, processing_class=tokenizer)
+        assert trainer.train().global_step == 1 and trainer.evaluate()["eval_loss"] > 0
     with pytest.raises(ValueError, match="train_dataset has no column 'text'"):
         CarlTrainer(model, args, train_dataset=given, processing_class=tokenizer)
 

@@ -318,13 +318,14 @@ STARS = toy_dataset(16).remove_columns("arousal")
         ({"probe_texts": 0}, "there is no probe"),
         ({"metric_for_best_model": "supcon"}, "by supcon, which is none of the objectives"),
         ({"metric_for_best_model": "f1"}, "by f1, which no evaluation has. Name another .*va_pearson, .*loss"),
+        ({"metric_for_best_model": "detector_auc", "objectives": ["mccl"]}, "by detector_auc, which no"),
         ({"dataloader_num_workers": 1, "dataloader_prefetch_factor": 0}, "prefetch_factor must be at least 1, got 0"),
         ({"data": NAMES, "dev": NAMES, "objectives": ["circular"], "label_space": "circle12"},
          r"do not both carry the labels .*\(label_accuracy, loss\)"),
         ({"data": STARS, "dev": STARS}, r"chosen by va_pearson.*\(valence_pearson, loss\)"),
         ({"dev": DatasetDict(near=toy_dataset(9), far=toy_dataset(9))}, "near_va_pearson.*far_loss"),
     ],
-    ids=["no-probe", "no-objective", "no-metric", "prefetch", "names", "valence", "several"],
+    ids=["no-probe", "no-objective", "no-metric", "no-detector", "prefetch", "names", "valence", "several"],
 )  # fmt: skip
 def test_a_best_checkpoint_by_what_is_not_measured_is_refused_before_training(settings, message, tmp_path, tokenizer):
     best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1,

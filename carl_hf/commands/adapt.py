@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 
 from carl_hf import Provenance, export_va_regressor, load_va_dataset
 from carl_hf.commands.environment import is_faster_in_bf16
 from carl_hf.commands.heads import va_regressor
 from carl_hf.data.loading import NoSplitError, Split
-from carl_hf.data.mixing import rows_with_va
+from carl_hf.data.mixing import remove_overlap, rows_with_va
 from carl_hf.encoders import load_classifier, load_tokenizer
 from carl_hf.evaluation.valence_arousal import dimensions_of
 from carl_hf.export.adapting import ALONE, FINETUNED, adapt_va_regressor
@@ -99,7 +99,7 @@ def adapt(args: AdaptArguments) -> tuple[Path, dict[str, Any]]:
 
 
 def _rated_texts(args: AdaptArguments, columns: Mapping[str, str], *, dominance: bool) -> Dataset:
-    """The texts with valence and arousal, but for those of a split "test"."""
+    """The texts with valence and arousal, but for those of a split "test", if there are others."""
 
     def read(split: Split) -> Dataset:
         return load_va_dataset(
@@ -107,15 +107,14 @@ def _rated_texts(args: AdaptArguments, columns: Mapping[str, str], *, dominance:
             skip_bad_rows=args.skip_bad_rows, dominance=dominance,
         )  # fmt: skip
 
-    found: dict[Split, Dataset] = {"train": read("train")}
-    for split in get_args(Split)[1:3]:
-        with contextlib.suppress(NoSplitError):
-            found[split] = read(split)
-    if (test := found.pop("test", None)) is not None:
-        logging.warning("%s: the %d texts of the split test are left out.", args.labels, len(test))
-    rated = rows_with_va(concatenate_datasets([*found.values()]))
+    rated = rows_with_va(read("all"))
+    with contextlib.suppress(NoSplitError):
+        test = read("test")["text"]
+        if len(rest := remove_overlap(rated, [test])):
+            logging.warning("%s: %d texts are of the split test, and left out.", args.labels, len(rated) - len(rest))
+            rated = rest
     if "weight" in rated.column_names:
-        logging.warning("The column weight is for the training of an encoder: here each text counts the same.")
+        logging.warning("adapt does not use the column weight: each text counts the same.")
     return rated
 
 

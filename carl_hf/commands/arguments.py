@@ -1,6 +1,7 @@
 """Parsing of command lines: flags win over a YAML file, the file over a preset, the preset over the defaults."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import re
@@ -20,7 +21,7 @@ from carl_hf.commands.environment import is_faster_in_bf16
 from carl_hf.training_args import REMOVED, CarlTrainingArguments
 from carl_hf.utils.progress import bars_only_in_a_terminal
 from carl_hf.utils.suggestions import did_you_mean
-from carl_hf.utils.yaml_files import read_yaml
+from carl_hf.utils.yaml_files import read_as_written
 
 Script = TypeVar("Script")
 
@@ -235,12 +236,12 @@ def _expanded(value: Any) -> Any:
 
 
 def _read_settings(path: Path, known: set[str], removed: dict[str, str], parser: _FileParser) -> dict[str, Any]:
-    typed, content = (read_yaml(path, "the configuration", as_written=written) for written in (False, True))
+    content, written = read_as_written(path, "the configuration")
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold 'name: value' lines.")
-    settings = {}
+    settings: dict[str, Any] = {}
     for name, value in content.items():
         if name in removed:
             raise ValueError(f"{path}: {name} was removed: {removed[name]}.")
@@ -255,16 +256,29 @@ def _read_settings(path: Path, known: set[str], removed: dict[str, str], parser:
             raise ValueError(f"{path}: {name} must be a value or a list of values, not a list of lists or mappings.")
         if isinstance(value, list) and None in value:
             raise ValueError(f"{path}: {name} has an empty item: remove it.")
-        # parsed as the flag of that name, so that types and checks are the same
-        words = [str(v) for v in value] if isinstance(value, list) else [str(value)]
-        switch = parser._option_string_actions[f"--{name}"]
-        if isinstance(typed[name], bool) and switch.type not in (None, str):
-            words = [str(typed[name])]  # on and off, too
         try:
-            settings |= vars(parser.parse_args([f"--{name}", *words] if len(words) != 1 else [f"--{name}={words[0]}"]))
+            settings |= _parsed(parser, name, written.get(name, value), value)
         except ValueError as error:
             raise ValueError(f"{path}: {str(error)[:500]}") from error
     return settings
+
+
+def _parsed(parser: _FileParser, name: str, written: Any, read: Any) -> dict[str, Any]:
+    """A setting parsed as the flag of that name, so that types and checks are the same: as it is written, or, if the
+    flag does not take that, as YAML reads it (`on`, `.inf`, `0x10`, but no 1:30 as a number of base 60)."""
+
+    def parsed(value: Any) -> dict[str, Any]:
+        words = list(map(str, value)) if isinstance(value, list) else [str(value)]
+        return vars(parser.parse_args([f"--{name}", *words] if len(words) != 1 else [f"--{name}={words[0]}"]))
+
+    try:
+        return parsed(written)
+    except ValueError:
+        if written == str(read) or ":" in str(written):
+            raise
+        with contextlib.suppress(ValueError):
+            return parsed(read)
+        raise
 
 
 def public_command(script: str, argv: Sequence[str] | None = None) -> str:

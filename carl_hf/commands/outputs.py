@@ -43,7 +43,13 @@ def remove_results(folder: str | Path, kinds: Sequence[str] = TRAINING) -> None:
 
 def remove_stale(folder: str | Path) -> None:
     """Removes the heads, figures and results of a run that has gone on training: its new encoder is not theirs."""
-    remove_results(folder, ("va", "emotion", "figures", "results.json"))
+    figures = Path(folder) / "figures"
+    for file in recorded_files(folder):
+        if file.startswith("figures/"):
+            (Path(folder) / file).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it is not there, or holds somebody's
+        figures.rmdir()
+    remove_results(folder, ("va", "emotion", "results.json"))
 
 
 def recorded_files(folder: str | Path) -> set[str]:
@@ -114,6 +120,9 @@ def locked(folder: Path, flag: str) -> FileLock:
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
+        if not (folder / LOCK).exists():  # the run before was just removing it
+            lock.release()
+            raise Timeout(lock.lock_file)
     except Timeout:
         raise ValueError(
             f"{flag} {folder}: another run is writing to it. Wait for its end, or name another."
@@ -125,7 +134,7 @@ def _goes_on(folder: str | Path, resume: str | None) -> bool:
     """Whether a training that begins with the checkpoint `resume` is the one in the folder."""
     if resume == "auto":  # one with nothing but incomplete checkpoints has just begun
         return all(path.name.startswith("checkpoint-") for path in results_of_a_run(folder))
-    return resume == "last" or (resume is not None and Path(resume).resolve().parent == Path(folder).resolve())
+    return resume is not None and Path(resume).parent.resolve() == Path(folder).resolve()
 
 
 def claim_output(folder: str | Path, *, resume: str | None, overwrite: bool, kinds: Sequence[str] = TRAINING) -> None:
@@ -156,25 +165,26 @@ def prepare_output(args: CarlTrainingArguments, *, overwrite: bool, encoder: str
         ValueError: if the folder holds another run, or the encoder, which a new run would replace, or there is no such
             checkpoint, or it is incomplete.
     """
-    resume = args.resume_from_checkpoint
-    if not resume and Path(args.output_dir).resolve() in Path(encoder).resolve().parents:
-        raise ValueError(f"--output_dir {args.output_dir} holds --encoder {encoder}: name another output folder.")
-    if args.process_index == 0:
-        own = resume == "auto" or _goes_on(args.output_dir, resume)
-        check_output_dir(args.output_dir, resume=own, overwrite=overwrite)
-    if resume in ("last", "auto"):
+    asked, folder = args.resume_from_checkpoint, args.output_dir
+    resume = asked
+    if asked in ("last", "auto"):
         try:
-            return last_checkpoint(args.output_dir)
+            resume = last_checkpoint(folder)
         except ValueError:
-            if resume == "last":
+            if asked == "last":
                 raise
-            check_output_dir(args.output_dir, resume=_goes_on(args.output_dir, resume), overwrite=overwrite)
-            logging.info("There is no checkpoint to go on from: training starts anew.")
-            return None
-    if resume and not Path(resume).is_dir():
-        raise ValueError(f"--resume_from_checkpoint {resume} is no checkpoint folder; 'last' finds the newest one.")
-    if resume:
-        read_completion_record(resume)
+            resume = None
+    elif asked and not Path(asked).is_dir():
+        raise ValueError(f"--resume_from_checkpoint {asked} is no checkpoint folder; 'last' finds the newest one.")
+    elif asked:
+        read_completion_record(asked)
+    own = _goes_on(folder, resume or asked)
+    if not own and Path(folder).resolve() in Path(encoder).resolve().parents:
+        raise ValueError(f"--output_dir {folder} holds --encoder {encoder}: name another output folder.")
+    if args.process_index == 0:
+        check_output_dir(folder, resume=own, overwrite=overwrite)
+    if asked and not resume:
+        logging.info("There is no checkpoint to go on from: training starts anew.")
     return resume
 
 

@@ -75,8 +75,7 @@ def score(args: ScoreArguments, affect: AffectPipeline, *, show_progress: bool =
     files = list(itertools.chain.from_iterable(map(files_of, args.texts)))
     if output.exists() and any(output.samefile(file) for file in files):
         raise ValueError(f"--output {output} is one of the tables to read: name another.")
-    if output.exists() and not args.overwrite:
-        raise ValueError(f"--output {output} exists: name another, or replace it with --overwrite true.")
+    _check_free(output, args)
     folder = output.with_name(f"{output.name}.parts")
     args.check_apart(folder, "--output")
     tables = open_tables(args.texts, [args.text_column], optional=names)
@@ -93,6 +92,7 @@ def score(args: ScoreArguments, affect: AffectPipeline, *, show_progress: bool =
     )
 
     def finish() -> None:
+        _check_free(output, args)  # another run may have written it meanwhile
         with remedy_for_a_full_disk(shards):
             write_atomically(output, partial(write, shards))
             shards.remove()
@@ -103,6 +103,11 @@ def score(args: ScoreArguments, affect: AffectPipeline, *, show_progress: bool =
         show_progress=show_progress, finish=finish,
     )  # fmt: skip
     return found
+
+
+def _check_free(output: Path, args: ScoreArguments) -> None:
+    if output.exists() and not args.overwrite:
+        raise ValueError(f"--output {output} exists: name another, or replace it with --overwrite true.")
 
 
 def _answer_on(affect: AffectPipeline, text_column: str, prefix: str, device: torch.device) -> Answer:
@@ -255,9 +260,11 @@ class _Lines:
 
 
 def _refuse_breaks(table: pa.Table) -> None:
-    for column in table.columns:
+    for column in (pa.chunked_array([table.column_names]), *table.columns):
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
+        if pa.types.is_string_view(column.type):
+            column = column.cast(pa.large_string())
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             for cell in column.filter(pc.match_substring_regex(column, r"[\t\r\n]")):
                 raise ValueError(

@@ -226,10 +226,10 @@ def _claimed(shards: Shards) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
         (shards.folder / LOCK).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it holds shards
             shards.folder.rmdir()
+        lock.release()
 
 
 @contextlib.contextmanager

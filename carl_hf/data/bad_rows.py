@@ -1,5 +1,7 @@
 """The rules for texts, class labels and numbers; the rows that break them are refused, or left out and counted."""
 
+import contextlib
+import json
 import math
 import numbers
 import re
@@ -25,7 +27,7 @@ _MISSING = ("NA", "<NA>", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null")
 _LIST = re.compile(r"\s*\[(.*)\]\s*", re.DOTALL)
 _QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 _ALL_QUOTED = re.compile(rf"\s*((?:{_QUOTED.pattern})[\s,]*)+")
-_NUMBERS = re.compile(r"[\s\d.+-]*")
+_MARK = re.compile(r"[+-]?[\d.]+|True|False")
 _ONE_HOT = ({"0", "1"}, {"0.0", "1.0"}, {"False", "True"})
 _SPLITS = {
     name: split
@@ -101,21 +103,27 @@ def class_names(column: str, cell: Any) -> tuple[str, ...]:
     in CSV is written `['joy', 'sad']`, `["joy", "sad"]`, `[joy, sad]` or `[1 2]`."""
     cells = cell if isinstance(cell, list) else [None if is_missing(cell) else cell]
     if isinstance(cell, str) and (listed := _LIST.fullmatch(cell)):
-        inner = listed[1]
-        if _ALL_QUOTED.fullmatch(inner):
-            cells = [single or double for single, double in _QUOTED.findall(inner)]
-        elif "," not in inner and _NUMBERS.fullmatch(inner):
-            cells = inner.split()
-        else:
-            cells = inner.split(",")
-            if any(sign in inner for sign in ";|") or any(name.strip().startswith(("'", '"')) for name in cells):
-                detail = f"column {column!r} holds {reprlib.repr(cell)}: a list of names is written ['joy', 'sad']"
-                raise BadCell(f"{column} is no list of names", detail)
+        cells = _listed(column, cell, listed[1])
     found = [str(_filled(column, name, (str, numbers.Number), "name")).strip() for name in cells]
-    if len(set(found)) < len(found) and any(set(found) <= marks for marks in _ONE_HOT):
+    if len(set(found)) < len(found) and set(found) in _ONE_HOT:
         detail = f"column {column!r} holds {reprlib.repr(cell)}, marks of classes in place of the classes' names"
         raise BadCell(f"{column} has marks in place of names", detail)
     return tuple(dict.fromkeys(found))
+
+
+def _listed(column: str, cell: str, inner: str) -> list[Any]:
+    """The names in a list that is written as text, `inner` between its brackets."""
+    with contextlib.suppress(ValueError):
+        return json.loads(cell)
+    if _ALL_QUOTED.fullmatch(inner):
+        return [single or double for single, double in _QUOTED.findall(inner)]
+    words, names = inner.split(), [name.strip() for name in inner.split(",")]
+    if "," not in inner and (len(words) < 2 or all(map(_MARK.fullmatch, words))):
+        return words
+    if "," not in inner or any(name.startswith(("'", '"')) or ";" in name or "|" in name for name in names):
+        detail = f"column {column!r} holds {reprlib.repr(cell)}: a list of names is written ['joy', 'sad']"
+        raise BadCell(f"{column} is no list of names", detail)
+    return names
 
 
 def class_name(column: str, cell: Any) -> str:

@@ -222,11 +222,14 @@ def _single_label(frame: pd.DataFrame, path: Path | str, classes: Sequence[str] 
 def _multi_label(frame: pd.DataFrame, names: Iterable[Sequence[str]], path: Path | str) -> ClassCorpus:
     classes = sorted({label for labels in names for label in labels})
     table = np.array([[label in labels for label in classes] for labels in names], dtype=bool)
-    if len(classes) > 1 and (everywhere := table.all(axis=0)).any():
+    if table.all():
         raise ValueError(
-            f"{path}: every text has the class {classes[int(everywhere.argmax())]!r}, which tells nothing apart: "
-            "remove it; in place of marks such as [0 1] write the names of the classes."
+            f"{path}: every text has all classes, {listed(classes[:3])}, which tells nothing apart. In place of marks "
+            "such as [0 1] write the names of the classes."
         )
+    if (everywhere := table.all(axis=0)).any():
+        name = classes[int(everywhere.argmax())]
+        logger.warning("%s: every text has the class %r, so that nothing is learnt of it.", path, name)
     return _class_corpus(frame, table, classes, path)
 
 

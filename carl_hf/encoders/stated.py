@@ -26,7 +26,8 @@ def stated_pooling(resolved: str) -> StatedPooling | None:
     if modules is None:
         return None
     kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
-    prompt = (optional_json(resolved, "config_sentence_transformers.json") or {}).get("default_prompt_name")
+    settings = optional_json(resolved, "config_sentence_transformers.json") or {}
+    prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name"))
     if prompt or kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Normalize"}:
         return "other"
     state = optional_json(resolved, f"{modules[1]['path']}/config.json") or {}

@@ -113,7 +113,7 @@ class Corpora:
         self.polarity = read("polarity", polarity, data.read_polarity)
         emotion = tuple(dict.fromkeys((*demo, *settings.emotion)))
         self.emotion = read("emotion", emotion, read_names)
-        self.geometry = read("geometry", demo or ("goemotions-six", "emolit12"), data.read_emotion)
+        self.geometry = read("geometry", demo or ("goemotions-six", "emolit12"), read_names)
         self.curve = read("geometry", va, data.read_va)
         self.detector = read("detector", va, data.read_va)
         self.semantics = read("semantics", ("stsb",), data.read_sts)

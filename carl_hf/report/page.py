@@ -81,8 +81,14 @@ def print_summary(results: _Tree, file: TextIO) -> None:
     } or columns
     rows = [[name, *(_marked(tree, path) for path in columns.values())] for name, tree in report.models.items()]
     print(plain_table(["model", *columns], rows), *report.footnotes(), sep="\n", file=file)
-    print(f"V r, A r: Pearson r on {report.va_corpus}; near: ρ of cosine with label nearness there.", file=file)
-    print("MR, CR, SST5, six: accuracy, percent; feeling: feeling over topic, percent. STS: ρ.", file=file)
+    legend = {
+        "V r": f"V r, A r: Pearson r on {report.va_corpus}",
+        "MR": "MR, CR, SST5, six: accuracy, percent",
+        "feeling": "feeling: feeling over topic, percent",
+        "STS": "STS: ρ",
+        "near": f"near: ρ of cosine with label nearness on {report.va_corpus}",
+    }
+    print("; ".join(text for title, text in legend.items() if title in columns), file=file)
 
 
 def _marked(tree: _Tree, path: Sequence[str]) -> str:

@@ -287,17 +287,19 @@ def check_metric(args: CarlTrainingArguments, probe: DevProbe | None, dev: Any, 
     """Raises a ValueError if the best checkpoint is to be chosen by a metric that no evaluation will have.
 
     Args:
-        own_metrics: whether the user's compute_metrics may add others.
+        own_metrics: whether the user's compute_metrics, callbacks or subclass may add others.
     """
     metric = (args.metric_for_best_model or "").removeprefix("eval_")
     if metric in OBJECTIVES and metric not in args.weights:
         raise ValueError(f"The best checkpoint is to be chosen by {metric}, which is none of the objectives.")
-    of_probe = metric.endswith(("_pearson", "label_accuracy"))
+    dimensions = ("valence", "arousal", "dominance", "va")
+    of_probe = metric.endswith((*(f"{name}_pearson" for name in dimensions), "label_accuracy"))
     if not metric or dev is None or (own_metrics and not of_probe):
         return
     sets = evaluation_sets(dev).items()
     probed = [f"{name}_{m}".lstrip("_") for name, part in sets if probe is not None for m in probe.metrics_for(part)]
-    others = ("loss", *args.weights, "zero_label_fraction", "detector_auc", "changed_coordinates")
+    of_detector = ("detector_auc", "changed_coordinates") if "ptd" in args.weights else ()
+    others = ("loss", *args.weights, "zero_label_fraction", *of_detector)
     if metric in {*probed, *(f"{name}_{m}".lstrip("_") for name, _ in sets for m in others)}:
         return
     losses = [f"{name}_loss".lstrip("_") for name, _ in sets]

@@ -144,7 +144,7 @@ class EvaluatingTrainer(Trainer):
 
     def _can_probe(self) -> bool:
         sets = [self.train_dataset, *evaluation_sets(self.eval_dataset).values()]
-        held = len(sets) > 1 and all(isinstance(dataset, datasets.Dataset) for dataset in sets)
+        held = len(sets) > 1 and all(isinstance(d, datasets.Dataset) and "text" in d.column_names for d in sets)
         return held and self.processing_class is not None and importlib.util.find_spec("sklearn") is not None
 
     def _say_unknown(self, dataset: Any) -> None:

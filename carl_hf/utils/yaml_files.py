@@ -8,32 +8,33 @@ import yaml
 _MOST_VALUES = 100_000  # with those that aliases (`*name`) repeat: a few nested ones make billions
 
 
-def read_yaml(path: Path, what: str, *, as_written: bool = False) -> Any:
+def read_yaml(path: Path, what: str) -> Any:
     """The names, numbers, lists and mappings of a YAML file; never a Python object.
 
     Args:
         what: for messages, such as "the configuration".
-        as_written: the values of the names in the file are strings as they stand there, or lists of such, but for null
-            and mappings: `no` is "no", and not False.
 
     Raises:
         ValueError: if the file cannot be read, is no such YAML, gives a name twice, or its aliases make it too large.
     """
+    return read_as_written(path, what)[0]
+
+
+def read_as_written(path: Path, what: str) -> tuple[Any, dict[str, str | list[str | None]]]:
+    """The same, and of a file of names, name -> the value as it is written: a string, or those of a list; so `no` is
+    "no", and not False. Names with null or a mapping are not in it."""
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         root = loader.get_single_node()
         if root is not None and _values(root, {}) > _MOST_VALUES:
             raise yaml.YAMLError(f"more than {_MOST_VALUES:,} values, aliases (*name) written out: remove some.")
-        if isinstance(root, yaml.MappingNode):
-            names = [name.value for name, _ in root.value if isinstance(name, yaml.ScalarNode)]
-            if twice := [name for name in names if names.count(name) > 1]:
-                raise yaml.YAMLError(f"{twice[0]} stands there twice: remove one.")
+        pairs = root.value if isinstance(root, yaml.MappingNode) else []
+        names = [name.value for name, _ in pairs if isinstance(name, yaml.ScalarNode)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.YAMLError(f"{twice[0]} stands there twice: remove one.")
         content = None if root is None else loader.construct_document(root)
-        if not (as_written and isinstance(root, yaml.MappingNode) and isinstance(content, dict)):
-            return content
-        return content | {
-            name.value: written for name, value in root.value if (written := _written(value)) is not None
-        }
+        written = {name.value: _written(value) for name, value in pairs if isinstance(name, yaml.ScalarNode)}
+        return content, {name: value for name, value in written.items() if value is not None}
     except OSError as error:
         raise ValueError(f"Cannot read {what} {path}: {error.strerror}.") from error
     except Exception as error:  # beside YAMLError what a value raises that does not fit its tag, as in `!!bool x`
