@@ -284,7 +284,7 @@ def end_after_a_shard(command, parts, number) -> str:
 
 def test_killed_and_stopped_the_table_is_that_of_a_run_that_was_not(score, frame, exports, tmp_path):
     """Nor does the number of processes matter."""
-    pd.concat([frame] * 20).to_csv(tmp_path / "in.csv", index=False, sep=";")
+    pd.concat([frame] * 10).to_csv(tmp_path / "in.csv", index=False, sep=";")
     more = ["--batch_size", "1", "--shard_rows", "100"]
     score(tmp_path / "in.csv", "whole.csv", *more)
     command = [
@@ -295,7 +295,7 @@ def test_killed_and_stopped_the_table_is_that_of_a_run_that_was_not(score, frame
     said = end_after_a_shard(command, tmp_path / "out.csv.parts", signal.SIGINT)  # as a terminal sends Ctrl-C
     assert said.endswith("\nStopped. What is finished is kept; the same command goes on.\n") and "Trace" not in said
     assert not (tmp_path / "out.csv").exists()
-    assert " of 30 shards are finished" in score(tmp_path / "in.csv", "out.csv", *more)
+    assert " of 15 shards are finished" in score(tmp_path / "in.csv", "out.csv", *more)
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv", "whole.csv"]
 
