@@ -22,7 +22,7 @@ from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.export import shared_encoder
 from carl_hf.export.folder import read_record
 from carl_hf.export.kept_answers import keeping_answers
-from carl_hf.export.last_layer import LastLayerInputs, last_layer
+from carl_hf.export.last_layer import last_layer, reading_once
 from carl_hf.export.task_heads import fit_emotion_classifier, fit_va_regressor, with_development
 
 pytestmark = pytest.mark.usefixtures("measuring_packages")
@@ -46,7 +46,7 @@ def test_the_loss_and_its_gradient_are_those_of_a_loop_over_texts(multi_label, c
     train, dev = with_development(RATED, None, seed=3)
     frozen = fit_va_regressor(carl, tokenizer, train, dev, max_length=32)
     own_loss = F.binary_cross_entropy_with_logits if multi_label else F.cross_entropy
-    read = LastLayerInputs(classifier, tokenizer, 32)
+    read = reading_once(classifier, tokenizer, 32)
     with keeping_answers(classifier, read, RATED, texts, labels, own_loss, seed=3) as (every, targets, loss):
         assert every[: len(texts)] == texts and sorted(every[len(texts) :]) == sorted(RATED["text"][10:])
         outputs = classifier_outputs(classifier, every, tokenizer, max_length=32)

@@ -28,13 +28,13 @@ from carl_hf.commands.environment import use_all_cores
 from carl_hf.data.feeling import read_feeling_triplets
 from carl_hf.data.labelled import ClassCorpus, read_emotion, read_polarity, read_va
 from carl_hf.data.splits import split_rows
+from carl_hf.encoders.embedding import EncodeOnce
 from carl_hf.evaluation.emotion import class_dataset
 from carl_hf.evaluation.encoder import load_text_encoder, split_pooling
 from carl_hf.evaluation.neighbours import knn_predictions, retrieval
 from carl_hf.evaluation.polarity import measure_polarity
 from carl_hf.evaluation.space import label_nearness, measure_feeling
 from carl_hf.evaluation.statistics import pearson
-from carl_hf.evaluation.suite import EncodeOnce
 from carl_hf.report.tables import fraction, table
 from carl_hf.training.dev_probe import DevProbe
 from carl_hf.utils.devices import default_device

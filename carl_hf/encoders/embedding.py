@@ -2,8 +2,9 @@
 
 import contextlib
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -134,6 +135,41 @@ def list_of_texts(texts: Iterable[str]) -> list[str]:
         raise ValueError(f"embed takes a list of texts, got other things in a {type(texts).__name__}: table['text'].")
     check_unicode(found)
     return found
+
+
+class EncodeOnce:
+    """Reads each text once, as long as this is kept, and counts the seconds.
+
+    Args:
+        encode: texts -> (N, H), finite numbers, else a ValueError.
+    """
+
+    def __init__(self, encode: Callable[[Sequence[str]], np.ndarray]):
+        self.seconds = 0.0
+        self._encode = encode
+        self._known: dict[str, np.ndarray] = {}
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        start = time.perf_counter()
+        missing = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if missing:
+            self._known.update(zip(missing, _finite_vectors(self._encode(missing), len(missing)), strict=True))
+        result = np.stack([self._known[text] for text in texts])
+        self.seconds += time.perf_counter() - start
+        return result
+
+
+def _finite_vectors(vectors: Any, texts: int) -> np.ndarray:
+    if isinstance(vectors, torch.Tensor):
+        vectors = vectors.detach().float().cpu().numpy()
+    vectors = np.asarray(vectors)
+    if vectors.ndim != 2 or len(vectors) != texts:
+        raise ValueError(
+            f"The encoder must return an array (texts, dimensions), got {vectors.shape} for {texts} texts."
+        )
+    if not np.isfinite(vectors).all():
+        raise ValueError("The encoder returned vectors that are not finite.")
+    return vectors
 
 
 @contextlib.contextmanager

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.data.label_spaces import read_label_space
 from carl_hf.data.labelled import POLARITY, VaCorpus
 from carl_hf.data.splits import split_rows
+from carl_hf.encoders.embedding import EncodeOnce
 from carl_hf.evaluation.circumplex import circular_order, radius_against_intensity
 from carl_hf.evaluation.detector import measure_detector
 from carl_hf.evaluation.emotion import emotion_curve, measure_emotion
@@ -127,37 +127,6 @@ def run_tasks(
     run.metrics["skipped"] = _skipped(settings, corpora, carl is not None)
     run.metrics["seconds"] = {"embedding": round(encode.seconds, 1), **seconds}
     return run
-
-
-class EncodeOnce:
-    """Embeds each text once in a run, and counts the seconds."""
-
-    def __init__(self, encode: Encode):
-        self.seconds = 0.0
-        self._encode = encode
-        self._known: dict[str, np.ndarray] = {}
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        start = time.perf_counter()
-        missing = [text for text in dict.fromkeys(texts) if text not in self._known]
-        if missing:
-            self._known.update(zip(missing, _checked_vectors(self._encode(missing), len(missing)), strict=True))
-        result = np.stack([self._known[text] for text in texts])
-        self.seconds += time.perf_counter() - start
-        return result
-
-
-def _checked_vectors(vectors: Any, texts: int) -> np.ndarray:
-    if isinstance(vectors, torch.Tensor):
-        vectors = vectors.detach().float().cpu().numpy()
-    vectors = np.asarray(vectors)
-    if vectors.ndim != 2 or len(vectors) != texts:
-        raise ValueError(
-            f"The encoder must return an array (texts, dimensions), got {vectors.shape} for {texts} texts."
-        )
-    if not np.isfinite(vectors).all():
-        raise ValueError("The encoder returned vectors that are not finite.")
-    return vectors
 
 
 def _va(

@@ -32,7 +32,7 @@ from carl_hf.export.folder import replacing_export, with_earlier_training, write
 from carl_hf.export.head_training import HeadTraining, train_emotion_classifier, train_va_regressor
 from carl_hf.export.inputs import check_beside, check_keep, check_rated, check_target, held_out, probe_sample
 from carl_hf.export.intervals import conformal_intervals, coverage_results
-from carl_hf.export.last_layer import LastLayerInputs
+from carl_hf.export.last_layer import reading_once
 from carl_hf.export.provenance import Provenance, digests_of, public_corpus_name
 from carl_hf.export.saving import save_model, save_tokenizer, write_sentence_transformers_layout
 from carl_hf.export.shared_encoder import fit_beside, with_emotions
@@ -235,7 +235,7 @@ def export_emotion_classifier(
     development = None
     if fitted := isinstance(model, CarlModel):
         model = task_heads.untrained_classifier(model, tokenizer, corpus)
-        read = LastLayerInputs(model, tokenizer, max_length)
+        read = reading_once(model, tokenizer, max_length)
         with (training or HeadTraining()).autocast(model.device):
             task_heads.fit_classes(model, read, corpus, class_weights=class_weights)
         if training is not None:

@@ -21,10 +21,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_sc
 from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import split_rows
 from carl_hf.encoders.classifiers import Classifier, token_ids
+from carl_hf.encoders.embedding import EncodeOnce
 from carl_hf.evaluation.probes import best_threshold
 from carl_hf.evaluation.valence_arousal import labels_of
 from carl_hf.export.kept_answers import keeping_answers
-from carl_hf.export.last_layer import LastLayerInputs
+from carl_hf.export.last_layer import reading_once
 from carl_hf.export.regression import Loss, explained_variance, weighted_squared_error
 from carl_hf.utils.devices import kept_random_state
 
@@ -95,7 +96,7 @@ def train_va_regressor(
 def train_emotion_classifier(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: ClassCorpus, training: HeadTraining,
     *, max_length: int = 128, class_weights: Literal["equal", "balanced"] = "equal", keep: Dataset | None = None,
-    read: LastLayerInputs | None = None,
+    read: EncodeOnce | None = None,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Trains an emotion classifier in place, by cross-entropy; one of a multi-label corpus by that of each class.
 
@@ -130,7 +131,7 @@ def train_emotion_classifier(
     with contextlib.ExitStack() as kept:
         objective: Loss = loss
         if keep is not None and len(texts) >= training.fewest_texts:
-            read = read or LastLayerInputs(model, tokenizer, max_length)
+            read = read or reading_once(model, tokenizer, max_length)
             with training.autocast(model.device):
                 answers = keeping_answers(model, read, keep, texts, labels, loss, seed=training.seed)
                 texts, labels, objective = kept.enter_context(answers)

@@ -13,15 +13,16 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from carl_hf.encoders.embedding import EncodeOnce
 from carl_hf.evaluation.valence_arousal import dimensions_of
-from carl_hf.export.last_layer import LastLayerInputs, last_layer, replace_rows
+from carl_hf.export.last_layer import last_layer, replace_rows
 from carl_hf.export.regression import Loss, weighted_squared_error
 from carl_hf.export.task_heads import ridge_head, with_development
 
 
 @contextmanager
 def keeping_answers(
-    classifier: PreTrainedModel, read: LastLayerInputs, rated: Dataset, texts: Sequence[str], labels: np.ndarray,
+    classifier: PreTrainedModel, read: EncodeOnce, rated: Dataset, texts: Sequence[str], labels: np.ndarray,
     loss: Loss, *, seed: int,
 ) -> Iterator[tuple[list[str], np.ndarray, Loss]]:  # fmt: skip
     """Within it, an emotion classifier has D further outputs, those of a linear valence-arousal head on its frozen

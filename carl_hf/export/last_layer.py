@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.encoders.classifiers import Classifier, token_ids
+from carl_hf.encoders.embedding import EncodeOnce
 from carl_hf.evaluation.probes import LinearProbe
 
 
@@ -48,22 +49,6 @@ def replace_rows(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
     layer.out_features = len(bias)
 
 
-class LastLayerInputs:
-    """What the last layer of a classifier reads of texts: each text is read once, as long as this is kept. It holds
-    for as long as nothing below the last layer is trained.
-
-    Args:
-        max_length: tokens of a text.
-    """
-
-    def __init__(self, classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int):
-        self._read = classifier, tokenizer
-        self._max_length = max_length
-        self._inputs_H: dict[str, np.ndarray] = {}
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """(N, H)."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._inputs_H]
-        if new:
-            self._inputs_H.update(zip(new, last_layer_inputs(*self._read, new, self._max_length)[0], strict=True))
-        return np.stack([self._inputs_H[text] for text in texts])
+def reading_once(classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodeOnce:
+    """Texts -> what the last layer reads of them, (N, H). It holds for as long as nothing below that is trained."""
+    return EncodeOnce(lambda texts: last_layer_inputs(classifier, tokenizer, texts, max_length)[0])

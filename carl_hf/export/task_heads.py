@@ -19,11 +19,11 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import divide, numbered, split_rows
 from carl_hf.encoders.checks import check_tokenizer
-from carl_hf.encoders.embedding import classifier_outputs
+from carl_hf.encoders.embedding import EncodeOnce, classifier_outputs
 from carl_hf.encoders.loading import check_no_adapters, forget_head
 from carl_hf.evaluation.probes import LinearProbe, best_threshold, fit_logistic, fit_multi_label, fit_ridge
 from carl_hf.evaluation.valence_arousal import dimensions_of, labels_of
-from carl_hf.export.last_layer import LastLayerInputs, last_layer, replace_rows, set_last_layer
+from carl_hf.export.last_layer import last_layer, reading_once, replace_rows, set_last_layer
 from carl_hf.modeling_carl import CarlModel
 from carl_hf.utils.devices import kept_random_state
 
@@ -69,12 +69,12 @@ def fit_last_layer(
     regressor: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Dataset, dev: Dataset, *, max_length: int
 ) -> None:
     """Fits the last layer of a valence-arousal regressor in place, the rest frozen; see [`fit_va_regressor`]."""
-    read = LastLayerInputs(regressor, tokenizer, max_length)
+    read = reading_once(regressor, tokenizer, max_length)
     probe = ridge_head(read, train, dev, tuple(regressor.config.id2label.values()))
     set_last_layer(regressor, LinearProbe(probe.weight / 2, (probe.bias + 1) / 2))
 
 
-def ridge_head(read: LastLayerInputs, train: Dataset, dev: Dataset, dimensions: Sequence[str]) -> LinearProbe:
+def ridge_head(read: EncodeOnce, train: Dataset, dev: Dataset, dimensions: Sequence[str]) -> LinearProbe:
     """A linear head for `dimensions` in [-1, 1], on what the last layer of any classifier reads."""
     labels = [labels_of(data, dimensions=dimensions) for data in (train, dev)]
     return fit_ridge(read(train["text"]), labels[0], read(dev["text"]), labels[1], chosen_by="squared_error")
@@ -118,7 +118,7 @@ def fit_emotion_classifier(
         ValueError: as [`check_classes`].
     """
     classifier = untrained_classifier(model, tokenizer, corpus)
-    fit_classes(classifier, LastLayerInputs(classifier, tokenizer, max_length), corpus, class_weights=class_weights)
+    fit_classes(classifier, reading_once(classifier, tokenizer, max_length), corpus, class_weights=class_weights)
     return classifier
 
 
@@ -129,7 +129,7 @@ def untrained_classifier(model: CarlModel, tokenizer: PreTrainedTokenizerBase, c
 
 
 def fit_classes(
-    classifier: PreTrainedModel, read: LastLayerInputs, corpus: ClassCorpus, *,
+    classifier: PreTrainedModel, read: EncodeOnce, corpus: ClassCorpus, *,
     class_weights: Literal["equal", "balanced"],
 ) -> None:  # fmt: skip
     """Fits the last layer of a classifier in place, the rest frozen; see [`fit_emotion_classifier`]."""
