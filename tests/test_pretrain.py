@@ -355,13 +355,25 @@ TWO = {"corpora": ["emobank", "facebook"]}
         ({"corpora": ["a.csv", "b.csv"], "shuffle_buffer": 100}, {}, "scale"),
         (TWO | {"weights": [1, 0]}, {}, "scale"),
         ({"corpora": [*TWO["corpora"], "goemotions-six"], "va_from_names": "circle12"}, {}, "scale"),
-        (TWO, {"label_space": "goemotions28"}, "scale"),
+        (TWO, {"label_space": "goemotions28", "objectives": ["circular"]}, "scale"),
     ],
 )
 def test_several_corpora_with_va_labels_are_standardized(settings, arguments, expected, tmp_path):
     script = PretrainArguments(**settings)
     script.settle(CarlTrainingArguments(str(tmp_path), use_cpu=True, **arguments))
     assert script.normalization == expected == script.provenance("x").settings.get("normalization", "scale")
+
+
+@pytest.mark.parametrize("unused", ({"label_space": "circle12"}, {"class_weights": "balanced"}))
+def test_a_setting_of_an_objective_that_is_not_asked_for_is_refused(unused, tmp_path):
+    with pytest.raises(ValueError, match=f"--{[*unused][0]} is a setting of c.*, which is not among --objectives"):
+        PretrainArguments().settle(CarlTrainingArguments(str(tmp_path), use_cpu=True, **unused))
+
+
+@pytest.mark.parametrize("emotions", ({}, {"emotion_corpus": "isear"}))
+def test_a_column_of_class_labels_needs_a_file_that_has_it(emotions):
+    with pytest.raises(ValueError, match="--label_column is for an --emotion_corpus that is a file"):
+        PretrainArguments(corpora=["emobank"], label_column="emotion", **emotions)
 
 
 def test_labels_from_names_need_a_corpus_of_names():
@@ -452,14 +464,16 @@ def test_texts_on_which_the_emotion_classifier_is_measured_are_not_trained_on(st
     assert {*fitted["text"]} == trained and bool(kept) == (stream is None)
 
 
-def test_a_training_file_s_own_text_column_holds_for_its_emotions_too(csv, tmp_path):
+def test_a_training_file_s_own_columns_hold_for_its_emotions_too(csv, tmp_path):
     path, other = tmp_path / "two-columns.csv", tmp_path / "other.csv"
-    frame = pd.read_csv(csv).drop(columns="split").assign(label=["joy", "anger", "fear", "sadness"] * 40)
+    frame = pd.read_csv(csv).drop(columns="split").assign(emotion=["joy", "anger", "fear", "sadness"] * 40)
     frame.to_csv(other, index=False)
     frame.assign(sentence="so " + frame["text"]).to_csv(path, index=False)
     settings = {"corpora": [str(path)], "scale": [1, 9], "text_column": "sentence", "normalization": "scale"}
+    settings["label_column"] = "emotion"
     data = PretrainData(PretrainArguments(**settings, emotion_corpus=str(path)), seed=1)
     assert all(text.startswith("so ") for text in data.emotions.texts)
+    assert {*data.train["label"]} == {*data.emotions.classes} == {"joy", "anger", "fear", "sadness"}
     held_out = [data.emotions.texts[i] for rows in split_rows(data.emotions)[1:] for i in rows]
     assert len(held_out) == 32 and not {*data.train["text"]} & {*held_out}
     data = PretrainData(PretrainArguments(**settings, emotion_corpus=str(other)), seed=1)

@@ -60,6 +60,7 @@ class PretrainArguments(HeadArguments):
     )
     valence_column: str | None = setting(None, "Its name in files and Hub datasets.")
     arousal_column: str | None = setting(None, "Its name in files and Hub datasets.")
+    label_column: str | None = setting(None, "Its name in an --emotion_corpus that is a file or Hub dataset.")
     va_from_names: str | None = setting(
         None,
         "Label space (see --label_space) from which texts without VA labels get valence and arousal by their class "
@@ -135,6 +136,8 @@ class PretrainArguments(HeadArguments):
             raise ValueError(f"--toward_plain must lie in [0, 1], got {self.toward_plain}.")
         if self.scale is not None and len(self.scale) != 2:
             raise ValueError(f"--scale needs two numbers, the least and the greatest label, got {self.scale}.")
+        if self.label_column is not None and (self.emotion_corpus is None or self.emotion_corpus in KNOWN):
+            raise ValueError("--label_column is for an --emotion_corpus that is a file or a Hub dataset.")
         if self.emotion_corpus is None and "demo" in self.corpora:
             self.emotion_corpus = "demo"
 
@@ -146,7 +149,17 @@ class PretrainArguments(HeadArguments):
     def settle(self, args: CarlTrainingArguments) -> None:
         """Chooses pooling, layers of the contrast and normalization where they are not given. Raters of several
         corpora use their scales in different ways, so that these are standardized (docs/recipe.md), unless the paper's
-        settings are asked for, or class labels get coordinates on the same plane (`label_space`, `va_from_names`)."""
+        settings are asked for, or class labels get coordinates on the same plane (`label_space`, `va_from_names`).
+
+        Raises:
+            ValueError: for a setting that no objective of the run uses.
+        """
+        for name, default, objective in (
+            ("label_space", None, "circular"),
+            ("class_weights", "equal", "cross_entropy"),
+        ):
+            if getattr(args, name) != default and objective not in args.weights:
+                raise ValueError(f"--{name} is a setting of {objective}, which is not among --objectives.")
         self.pooling = settled_pooling(self.pooling, self.encoder)
         self.contrast_layers = self.contrast_layers or ("prediction" if args.preset == "paper" else "none")
         if self.normalization is not None:
@@ -199,7 +212,10 @@ class PretrainArguments(HeadArguments):
 
     def _reading(self, defaults: dict[str, Any]) -> dict[str, Any]:
         """How the corpora are read, where that differs from the defaults."""
-        names = ("scale", "text_column", "valence_column", "arousal_column", "skip_bad_rows", "shuffle_buffer")
+        names = (
+            "scale", "text_column", "valence_column", "arousal_column", "label_column", "skip_bad_rows",
+            "shuffle_buffer",
+        )  # fmt: skip
         found = {name: getattr(self, name) for name in names} | {
             "measure": self.measure and list(map(public_corpus_name, self.measure)),
             "emotion_corpus": self.emotion_corpus and public_corpus_name(self.emotion_corpus),

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,9 @@ class PretrainData:
         self.measured = self._measured_splits()
         self.emotions: ClassCorpus | None = None
         if script.emotion_corpus is not None:
-            own = [Path(corpus).resolve() for corpus in script.corpora if corpus not in KNOWN]
-            column = script.text_column if Path(script.emotion_corpus).resolve() in own else None
-            self.emotions = _emotion_corpus(script.emotion_corpus, script.data_dir, script.skip_bad_rows, column)
+            text_column = script.text_column if self._has_emotions(script.corpora) else None
+            columns = (("text", text_column), ("label", script.label_column))
+            self.emotions = _emotion_corpus(script.emotion_corpus, script.data_dir, script.skip_bad_rows, columns)
             check_classes(self.emotions)
         self._skipped = self._skipped_when_loaded()
         self._skipped_in_stream: dict[str, Skipped] = {}
@@ -96,7 +96,7 @@ class PretrainData:
             return self._load_class_labels(corpus, split)
         normalization = "scale" if original_scale else script.normalization
         source = {"data_dir": script.data_dir} if corpus in CORPORA else {
-            "skip_bad_rows": script.skip_bad_rows, **self._format()
+            "skip_bad_rows": script.skip_bad_rows, **self._format([corpus])
         }  # fmt: skip
         return load_va_dataset(
             corpus, split=split, normalization=normalization, agreement_weights=agreement_weights,  # type: ignore[arg-type]
@@ -192,8 +192,8 @@ class PretrainData:
         if not script.skip_bad_rows:
             return {}
         loaded = dict.fromkeys([*([] if script.streams else script.corpora), *(script.measure or [])])
-        settings = {"agreement_weights": script.agreement_weights, "dominance": script.dominance, **self._format()}
-        bad = {corpus: find_bad_rows(corpus, **settings) for corpus in loaded if corpus not in KNOWN}
+        settings = {"agreement_weights": script.agreement_weights, "dominance": script.dominance}
+        bad = {c: find_bad_rows(c, **settings, **self._format([c])) for c in loaded if c not in KNOWN}
         if self.emotions is not None:
             bad.setdefault(script.emotion_corpus, self.emotions.skipped)  # type: ignore[call-overload]
         return {corpus: Skipped.of(rows).record() for corpus, rows in bad.items() if rows}
@@ -266,13 +266,20 @@ class PretrainData:
         return stream_va_dataset(
             script.corpora, held_out=self._held_out, skip_bad_rows=script.skip_bad_rows,
             shuffle_buffer=script.shuffle_buffer, seed=self._seed, skipped=self._skipped_in_stream,
-            dominance=script.dominance, **self._format(),
+            dominance=script.dominance, **self._format(script.corpora),
         )  # fmt: skip
 
-    def _format(self) -> dict[str, Any]:
-        """Scale and columns of files and Hub datasets."""
+    def _has_emotions(self, corpora: Sequence[str]) -> bool:
+        """Whether one of these files or Hub datasets is the corpus of the emotion classifier too."""
+        emotions = self._script.emotion_corpus
+        own = [Path(corpus).resolve() for corpus in corpora if corpus not in KNOWN]
+        return emotions is not None and Path(emotions).resolve() in own
+
+    def _format(self, corpora: Sequence[str]) -> dict[str, Any]:
+        """Scale and columns of these files and Hub datasets."""
         script = self._script
-        named = {"text": script.text_column, "valence": script.valence_column, "arousal": script.arousal_column}
+        named = {"text": script.text_column, "valence": script.valence_column, "arousal": script.arousal_column,
+                 "label": script.label_column if self._has_emotions(corpora) else None}  # fmt: skip
         return {
             "scale": tuple(script.scale) if script.scale else None,
             "columns": {ours: theirs for ours, theirs in named.items() if theirs},
@@ -280,7 +287,7 @@ class PretrainData:
 
     def _load_class_labels(self, corpus: str, split: str) -> Dataset:
         """Texts of an emotion corpus with one class label each, in the splits of the evaluation."""
-        whole = _emotion_corpus(corpus, self._script.data_dir, self._script.skip_bad_rows, None)
+        whole = _emotion_corpus(corpus, self._script.data_dir, self._script.skip_bad_rows, ())
         rows = dict(zip(SPLITS, split_rows(whole), strict=True))
         texts = class_dataset(whole, np.concatenate(list(rows.values())) if split == "all" else rows[split])
         if self._script.va_from_names is None or split == "validation":  # metrics are of labels that raters gave
@@ -289,6 +296,8 @@ class PretrainData:
 
 
 @functools.lru_cache(maxsize=2)
-def _emotion_corpus(name: str, data_dir: str | None, skip_bad_rows: bool, text_column: str | None) -> ClassCorpus:
-    columns = {"text": text_column} if text_column else None
-    return read_emotion(name, data_dir, columns, skip_bad_rows=skip_bad_rows)
+def _emotion_corpus(
+    name: str, data_dir: str | None, skip_bad_rows: bool, columns: Sequence[tuple[str, str | None]]
+) -> ClassCorpus:
+    named = {ours: theirs for ours, theirs in columns if theirs}
+    return read_emotion(name, data_dir, named, skip_bad_rows=skip_bad_rows)
