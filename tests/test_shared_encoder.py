@@ -23,7 +23,7 @@ from carl_hf.export import shared_encoder
 from carl_hf.export.folder import read_record
 from carl_hf.export.kept_answers import keeping_answers
 from carl_hf.export.last_layer import last_layer, reading_once
-from carl_hf.export.task_heads import fit_emotion_classifier, fit_va_regressor, with_development
+from carl_hf.export.task_heads import fit_classes, fit_va_regressor, untrained_classifier, with_development
 
 pytestmark = pytest.mark.usefixtures("measuring_packages")
 RATED = va_riddles(200, 2).map(lambda row, i: {"text": row["text"] + "!" * (i > 9)}, with_indices=True)
@@ -39,14 +39,15 @@ def corpus_of(seed=0, size=300, *, multi_label=False):
 @pytest.mark.parametrize("multi_label", [False, True], ids=["one label", "multi-label"])
 def test_the_loss_and_its_gradient_are_those_of_a_loop_over_texts(multi_label, carl, tokenizer):  # noqa: F811
     corpus = corpus_of(multi_label=multi_label)
-    classifier = fit_emotion_classifier(carl, tokenizer, corpus, max_length=32)
+    classifier = untrained_classifier(carl, tokenizer, corpus)
+    read = reading_once(classifier, tokenizer, 32)
+    fit_classes(classifier, read, corpus, class_weights="equal")
     before, (texts, labels) = copy.deepcopy(classifier), corpus.part(split_rows(corpus)[0])
     labels = labels.astype(np.float32) if multi_label else labels
     layer, old = (model.get_submodule(last_layer(model)) for model in (classifier, before))
     train, dev = with_development(RATED, None, seed=3)
     frozen = fit_va_regressor(carl, tokenizer, train, dev, max_length=32)
     own_loss = F.binary_cross_entropy_with_logits if multi_label else F.cross_entropy
-    read = reading_once(classifier, tokenizer, 32)
     with keeping_answers(classifier, read, RATED, texts, labels, own_loss, seed=3) as (every, targets, loss):
         assert every[: len(texts)] == texts and sorted(every[len(texts) :]) == sorted(RATED["text"][10:])
         outputs = classifier_outputs(classifier, every, tokenizer, max_length=32)

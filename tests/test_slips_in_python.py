@@ -103,7 +103,7 @@ def test_what_an_export_cannot_do_is_said_before_its_head_is_trained(tokenizer, 
     def trained(*args, **settings):
         raise AssertionError("the head was trained first")
 
-    for name in ("fit_va_regressor", "fit_emotion_classifier"):
+    for name in ("fit_va_regressor", "fit_classes"):
         monkeypatch.setattr(f"carl_hf.export.task_heads.{name}", trained)
     occupied, model, train, dev = tmp_path / "mine", carl(), toy_dataset(40), toy_dataset(20, seed=1)
     occupied.mkdir()

@@ -17,7 +17,8 @@ from conftest import Tags
 from carl_hf import CarlModel, load_va_dataset
 from carl_hf.data.labelled import ClassCorpus, read_emotion
 from carl_hf.encoders.loading import load_encoder, load_tokenizer
-from carl_hf.export.task_heads import fit_emotion_classifier, fit_va_regressor
+from carl_hf.export.last_layer import reading_once
+from carl_hf.export.task_heads import fit_classes, fit_va_regressor, untrained_classifier
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed: pip install 'carl_hf[space]'")
 pytest.importorskip("captum", reason="captum is not installed: pip install 'carl_hf[space]'")
@@ -205,7 +206,9 @@ def fitted(tmp_path_factory):
     fit_va_regressor(model, tokenizer, train.select(range(400)), dev.select(range(100))).save_pretrained(folder / "va")
     names = read_emotion("demo", None)
     few = ClassCorpus(names.texts[:300], names.labels[:300], names.classes, None)
-    fit_emotion_classifier(model, tokenizer, few).save_pretrained(folder / "emotion")
+    emotion = untrained_classifier(model, tokenizer, few)
+    fit_classes(emotion, reading_once(emotion, tokenizer, 128), few, class_weights="equal")
+    emotion.save_pretrained(folder / "emotion")
     for head in ("encoder", "va", "emotion"):
         tokenizer.save_pretrained(folder / head)
     return folder

@@ -16,7 +16,6 @@ from carl_hf.data.bad_rows import Skipped
 from carl_hf.data.labelled import EMOTION, ClassCorpus, read_emotion
 from carl_hf.data.mixing import class_names
 from carl_hf.data.splits import split_rows
-from carl_hf.encoders import Pooling
 from carl_hf.evaluation.emotion import class_dataset
 from carl_hf.evaluation.statistics import few_texts
 from carl_hf.export.folder import with_earlier_training
@@ -30,10 +29,6 @@ from carl_hf.utils.fields import setting
 @dataclass
 class FinetuneArguments(HeadArguments):
     encoder: str = setting("minilm-l6", "Encoder: Hub id, folder of an export, 'minilm-l6' or 'mpnet-base'.")
-    pooling: Pooling | None = setting(
-        None, "Pooling of the encoder's last hidden states (default: that of the export which it is, else cls)."
-    )
-    dropout: float | None = setting(None, "Dropout of the encoder in training (default: the encoder's own).")
     emoji: bool = setting(
         True, "Give an encoder that is trained, and whose tokenizer reads emoji as unknown, a token for each."
     )
@@ -42,7 +37,6 @@ class FinetuneArguments(HeadArguments):
     )
     text_column: str = setting("text", "Its name in a file or Hub data set.")
     label_column: str = setting("label", "Its name in a file or Hub data set.")
-    data_dir: str | None = setting(None, "Folder with local copies of the corpora.")
     skip_bad_rows: bool = setting(
         False,
         "Leave out the rows of a file or Hub data set that cannot be read or have no text or label, and record how "
@@ -54,10 +48,6 @@ class FinetuneArguments(HeadArguments):
         "Evaluations without a better validation accuracy until training stops; 0, or without "
         "--load_best_model_at_end true: never.",
     )
-    licence: str | None = setting(None, "Licence of the exports, as the Hub writes it (default: follows the corpus).")
-    language: str = setting("en", "Language of the texts, for the model card.")
-    num_threads: int | None = setting(None, "CPU threads (default: all cores).")
-    overwrite_output_dir: bool = setting(False, "Replace the run in the output folder.")
 
     def __post_init__(self):
         if self.patience < 0:

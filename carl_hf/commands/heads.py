@@ -16,6 +16,19 @@ from carl_hf.utils.fields import setting
 
 @dataclass
 class HeadArguments:
+    """What the scripts that train an encoder and export its heads have in common."""
+
+    pooling: Pooling | None = setting(
+        None, "Pooling of the encoder's last hidden states (default: that of the export which it is, else cls)."
+    )
+    dropout: float | None = setting(None, "Dropout of the encoder in training (default: the encoder's own).")
+    data_dir: str | None = setting(None, "Folder with local copies of the corpora.")
+    licence: str | None = setting(
+        None, "Licence of the exports, as the Hub writes it (default: follows from the corpora)."
+    )
+    language: str = setting("en", "Language of the texts, for the model card.")
+    num_threads: int | None = setting(None, "CPU threads (default: all cores).")
+    overwrite_output_dir: bool = setting(False, "Replace the run in the output folder.")
     heads: Literal["auto", "finetuned", "frozen"] = setting(
         "auto",
         "What va/ and emotion/ are. finetuned: with at least 1,000 training texts, encoder and head fine-tuned "

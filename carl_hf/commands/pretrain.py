@@ -15,7 +15,6 @@ from carl_hf.data.corpora import CORPORA
 from carl_hf.data.labelled import EMOTION, ClassCorpus
 from carl_hf.data.loading import Normalization
 from carl_hf.data.streaming import files_of
-from carl_hf.encoders import Pooling
 from carl_hf.export.folder import record_of, with_earlier_training
 from carl_hf.export.provenance import file_digest, named_digests, public_corpus_name
 from carl_hf.export.seen import has_seen
@@ -31,10 +30,6 @@ class PretrainArguments(HeadArguments):
     encoder: str = setting(
         "minilm-l6", "Encoder: Hub id, folder, 'minilm-l6' (extra [demo]) or 'mpnet-base' ([base])."
     )
-    pooling: Pooling | None = setting(
-        None, "Pooling of the encoder's last hidden states (default: that of the export which it is, else cls)."
-    )
-    dropout: float | None = setting(None, "Dropout of the encoder in training (default: the encoder's own).")
     emoji: bool = setting(True, "Give an encoder whose tokenizer reads emoji as unknown a token for each.")
     contrast_layers: ContrastLayers | None = setting(
         None,
@@ -53,7 +48,6 @@ class PretrainArguments(HeadArguments):
         f"objectives that use class labels: {', '.join(EMOTION)} (their texts with one label).",
     )
     weights: list[float] | None = setting(None, "How often each corpus is passed in an epoch (default: once each).")
-    data_dir: str | None = setting(None, "Folder with local copies of the corpora.")
     scale: list[float] | None = setting(None, "Least and greatest label of the files and Hub datasets, such as 1 9.")
     text_column: str | None = setting(
         None, "Its name in files and Hub datasets (in an --emotion_corpus only if that is also a training corpus)."
@@ -104,12 +98,6 @@ class PretrainArguments(HeadArguments):
         "goemotions-28, isear, emolit12, or a file with text and label (default: demo, if it is a training corpus; "
         "else no classifier).",
     )
-    licence: str | None = setting(
-        None, "Licence of the exports, as the Hub writes it (default: follows from the corpora)."
-    )
-    language: str = setting("en", "Language of the texts, for the model card.")
-    num_threads: int | None = setting(None, "CPU threads (default: all cores).")
-    overwrite_output_dir: bool = setting(False, "Replace the run in the output folder.")
 
     def __post_init__(self):
         if self.weights is not None and len(self.weights) != len(self.corpora):

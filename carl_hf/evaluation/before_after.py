@@ -14,6 +14,7 @@ from carl_hf.data.feeling import read_feeling_triplets
 from carl_hf.data.labelled import read_va
 from carl_hf.data.splits import SPLITS
 from carl_hf.encoders import Pooling, embed_poolings
+from carl_hf.encoders.embedding import EncodeOnce
 from carl_hf.evaluation.geometry import unit_rows
 from carl_hf.evaluation.neighbours import knn_predictions, nearest
 from carl_hf.evaluation.space import measure_feeling, nearness_report, space_gain
@@ -104,16 +105,15 @@ class _Reader:
         self, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, poolings: Sequence[Pooling],
         max_length: int,
     ):  # fmt: skip
-        self._embed = partial(embed_poolings, encoder, tokenizer=tokenizer, poolings=poolings, max_length=max_length)
-        self._row: dict[str, int] = {}
-        self._vectors = {pooling: [] for pooling in poolings}
+        def embed(texts: Sequence[str]) -> np.ndarray:
+            found = embed_poolings(encoder, texts, tokenizer, poolings=poolings, max_length=max_length)
+            return np.concatenate([found[pooling].numpy() for pooling in poolings], axis=1)
+
+        self._poolings, self._embed = poolings, EncodeOnce(embed)
 
     def __call__(self, texts: Sequence[str], pooling: Pooling) -> np.ndarray:
-        missing = [text for text in dict.fromkeys(texts) if text not in self._row]
-        for name, vectors in self._embed(missing).items():
-            self._vectors[name].extend(vectors.numpy())
-        self._row |= {text: len(self._row) + i for i, text in enumerate(missing)}
-        return np.stack([self._vectors[pooling][self._row[text]] for text in texts])
+        vectors = np.split(self._embed(texts), len(self._poolings), axis=1)
+        return np.ascontiguousarray(vectors[self._poolings.index(pooling)])
 
 
 def _measure_feeling(measured: BeforeAfter, before: _Reader, after: _Reader, *, pooling: Pooling, seed: int) -> None:

@@ -211,7 +211,7 @@ def export_emotion_classifier(
 
     Args:
         model: a trained [`CarlModel`], on whose frozen encoder the head is fitted (see
-            [`carl_hf.export.task_heads.fit_emotion_classifier`]), or a sequence-classification model trained on these
+            [`carl_hf.export.task_heads.fit_classes`]), or a sequence-classification model trained on these
             classes, which is calibrated in place.
         corpus: texts and classes, from [`carl_hf.data.labelled.read_emotion`]; the card reports metrics on its test
             split. corpus_name: its name there, or its file.

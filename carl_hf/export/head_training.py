@@ -101,7 +101,7 @@ def train_emotion_classifier(
     """Trains an emotion classifier in place, by cross-entropy; one of a multi-label corpus by that of each class.
 
     Args:
-        model, corpus, class_weights: as from and for [`carl_hf.export.task_heads.fit_emotion_classifier`].
+        model, corpus, class_weights: as from and for [`carl_hf.export.task_heads.fit_classes`].
         keep: texts, valence, arousal: a head that is fitted to them keeps its answers (see
             [`carl_hf.export.kept_answers`]). read: what the last layer of `model` reads, if some of it is known.
 

@@ -106,24 +106,12 @@ def with_development(train: Dataset, dev: Dataset | None, *, seed: int) -> tuple
     return train.select(np.flatnonzero(~in_dev)), train.select(np.flatnonzero(in_dev))
 
 
-def fit_emotion_classifier(
-    model: CarlModel, tokenizer: PreTrainedTokenizerBase, corpus: ClassCorpus, *, max_length: int = 128,
-    class_weights: Literal["equal", "balanced"] = "equal",
-) -> PreTrainedModel:  # fmt: skip
-    """A sequence-classification model over the corpus's classes: logistic regression on its train split, the strength
-    chosen on its validation split (see [`carl_hf.data.splits.split_rows`]). `class_weights` says whether every text
-    weighs the same, or every class; for multi-label corpora it is not used.
+def untrained_classifier(model: CarlModel, tokenizer: PreTrainedTokenizerBase, corpus: ClassCorpus) -> PreTrainedModel:
+    """A sequence-classification model over the corpus's classes, before [`fit_classes`].
 
     Raises:
         ValueError: as [`check_classes`].
     """
-    classifier = untrained_classifier(model, tokenizer, corpus)
-    fit_classes(classifier, reading_once(classifier, tokenizer, max_length), corpus, class_weights=class_weights)
-    return classifier
-
-
-def untrained_classifier(model: CarlModel, tokenizer: PreTrainedTokenizerBase, corpus: ClassCorpus) -> PreTrainedModel:
-    """The classifier of [`fit_emotion_classifier`] before its last layer is fitted."""
     check_classes(corpus)
     return _around_encoder(model, tokenizer, corpus.classes, problem_type(corpus))
 
@@ -132,7 +120,13 @@ def fit_classes(
     classifier: PreTrainedModel, read: EncodeOnce, corpus: ClassCorpus, *,
     class_weights: Literal["equal", "balanced"],
 ) -> None:  # fmt: skip
-    """Fits the last layer of a classifier in place, the rest frozen; see [`fit_emotion_classifier`]."""
+    """Fits the last layer of a classifier in place, the rest frozen, by logistic regression on the corpus's train
+    split, the strength chosen on its validation split (see [`carl_hf.data.splits.split_rows`]).
+
+    Args:
+        read: what that layer reads. class_weights: whether every text weighs the same, or every class; not used for
+            multi-label corpora.
+    """
     (texts, labels), (dev_texts, dev_labels) = (corpus.part(rows) for rows in split_rows(corpus)[:2])
     data = read(texts), labels, read(dev_texts), dev_labels
     probe, _ = fit_multi_label(*data) if corpus.multi_label else fit_logistic(*data, class_weights=class_weights)
