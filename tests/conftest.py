@@ -34,6 +34,7 @@ from carl_hf import (
 )
 from carl_hf.configuration_carl import HEADS
 from carl_hf.data.labelled import ClassCorpus
+from carl_hf.utils.log_once import log_once
 
 torch.set_num_threads(1)  # the models here are tiny: more threads only wait for each other
 datasets.disable_progress_bars()
@@ -59,6 +60,12 @@ def load_script(path: str) -> ModuleType:
         patch.syspath_prepend(str((ROOT / path).parent))  # for what stands beside it
         spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(autouse=True)
+def said_anew():
+    """What is logged once in a process is logged once in each test."""
+    log_once.cache_clear()
 
 
 def run_script(path: str, *words: object) -> str | None:

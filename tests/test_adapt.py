@@ -14,7 +14,7 @@ from conftest import ROOT, run_script, tiny_encoder, toy_dataset
 from datasets import Dataset
 
 from carl_hf import AffectPipeline, CarlModel
-from carl_hf.commands.adapt import print_adaptation
+from carl_hf.commands.adapt import AdaptArguments, adapt, print_adaptation
 from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.evaluation.probes import LinearProbe
 from carl_hf.export import adapting
@@ -182,6 +182,14 @@ def test_what_the_answers_do_not_follow_is_said(capsys):
     printed = capsys.readouterr().out
     assert [f"follow your ratings of {name} beyond" in printed for name in metrics] == [False, True, True]
     assert "No way was better beyond chance" in printed
+
+
+def test_an_export_that_another_run_has_written_meanwhile_is_kept(tmp_path):
+    args = AdaptArguments(labels="mine.csv", output=str(tmp_path / "out"))
+    (tmp_path / "out" / "va").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds a va/: name another"):
+        adapt(args)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["va"]
 
 
 def test_a_file_is_adapted_to_and_exported(exports, tmp_path, caplog):

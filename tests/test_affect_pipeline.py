@@ -247,6 +247,7 @@ def test_mistakes_are_named(exports, affect, tmp_path):
         (lambda: AffectPipeline(va=folder / "va", batch_size=0), "batch_size must be positive"),
         (lambda: AffectPipeline(va=folder / "va", max_length=2)(["joy"]), "leaves no room"),
         (lambda: affect("joy"), r"one str: pass \[text\]"),
+        (lambda: affect(np.array("joy")), "one ndarray: pass"),
         (lambda: affect(pd.DataFrame({"text": ["a"]})), r"pass table\['text'\]"),
         (lambda: affect(["joy", 3]), "Text 1 is no text but int"),
     ):

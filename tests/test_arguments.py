@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import run_script
 
 from carl_hf import CarlTrainingArguments
-from carl_hf.commands.adapt import AdaptArguments
+from carl_hf.commands.adapt import AdaptArguments, adapt
 from carl_hf.commands.arguments import parse_arguments, parse_script_arguments
 from carl_hf.commands.environment import use_all_cores
 from carl_hf.commands.outputs import EVALUATION, check_output_dir, claim_output, prepare_output, remove_results
@@ -172,6 +173,16 @@ def test_leading_words_are_values_of_one_setting():
     script = parse_script_arguments(Script, ["a.csv", "b", "--data_dir", "x"], leading="corpora")
     assert (script.corpora, script.data_dir) == (["a.csv", "b"], "x")
     assert parse_script_arguments(Script, ["--corpora", "c"], leading="corpora").corpora == ["c"]
+    for texts in (["--5 points", "b"], ["-5"], ["- a"]):  # texts may begin with a dash
+        assert parse_script_arguments(Script, texts, leading="corpora").corpora == texts
+    assert parse_script_arguments(Script, ["--", "- a"], leading="corpora").corpora == ["- a"]
+
+
+@pytest.mark.parametrize("script", ["evaluate", "adapt"])
+def test_a_launcher_of_several_processes_is_refused(script, monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    flags = {"evaluate": [], "adapt": ["a.csv", "--output", tmp_path / "out"]}
+    assert "runs in one process: start it with python" in run_script(f"examples/{script}.py", *flags[script])
 
 
 def a_run(out):
@@ -286,6 +297,10 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path):
     try:
         with pytest.raises(ValueError, match="another run is writing to it"):
             claim_output(tmp_path, resume=None, overwrite=True)
+        labels = tmp_path / "labels.csv"
+        labels.touch()
+        with pytest.raises(ValueError, match=f"--output {tmp_path}: another run is writing to it"):
+            adapt(AdaptArguments(labels=str(labels), output=str(tmp_path)))
     finally:
         other.kill()
         other.wait()

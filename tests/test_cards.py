@@ -9,7 +9,13 @@ from huggingface_hub import ModelCard
 
 from carl_hf import CarlTrainingArguments, Provenance
 from carl_hf.export.cards import Result, render_card, space_results, va_results
-from carl_hf.export.provenance import differing_settings, licence_of, public_corpus_name, public_model_id
+from carl_hf.export.provenance import (
+    differing_settings,
+    is_public_corpus,
+    licence_of,
+    public_corpus_name,
+    public_model_id,
+)
 
 CARDS = Path(__file__).parent.parent / "model_cards"
 NAMES = [f"{model}{head}" for model in ("carl-demo", "carl-minilm") for head in ("", "-va", "-emotion")]
@@ -162,8 +168,10 @@ def test_only_what_is_public_is_named(tmp_path):
     assert public_model_id("minilm-l6") == "sentence-transformers/all-MiniLM-L6-v2"
     assert public_model_id("roberta-base") == "roberta-base" and public_model_id("org/model") == "org/model"
     assert public_model_id(str(tmp_path)) is None and public_model_id(None) is None
-    assert public_corpus_name("org/dataset") == "org/dataset" and public_corpus_name("emobank") == "emobank"
-    assert public_corpus_name(str(tmp_path / "my.csv")) == public_corpus_name("C:\\me\\my.csv") == "my.csv"
+    for name in ("emobank", "org/dataset", "org/dataset:raw"):
+        assert public_corpus_name(name) == name and is_public_corpus(name)
+    for file in (str(tmp_path / "my.csv"), "C:\\me\\my.csv", "C:/me/my.csv"):
+        assert public_corpus_name(file) == "my.csv" and not is_public_corpus(file)
 
 
 def test_a_setting_of_several_values_is_shown_as_on_the_command_line():

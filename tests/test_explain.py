@@ -236,6 +236,18 @@ def test_a_terminal_gets_colours_and_a_pipe_aligned_numbers(monkeypatch):
     assert shown(found, Terminal()) == coloured
 
 
+def test_more_steps_are_taken_where_the_sum_is_far_off(tokenizer, monkeypatch):
+    pytest.importorskip("captum")
+    model = tiny_regressor("bert")
+    with torch.no_grad():
+        model.classifier.weight.mul_(300)  # a gradient that changes much on the way
+    found = Explainer(model, tokenizer).explain(TEXT, steps=2)
+    monkeypatch.setattr("carl_hf.explain._MISSED", math.inf)
+    coarse = Explainer(model, tokenizer).explain(TEXT, steps=2)
+    off, before = (abs(sum(f.scores) - f.prediction + f.baseline) for f in (found, coarse))
+    assert before > 0.05 >= off
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [

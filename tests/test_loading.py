@@ -276,7 +276,7 @@ def test_an_empty_split_is_a_bad_row(tmp_path):
     assert load(path, skip_bad_rows=True, split="train")["text"] == ["a"]
 
 
-def test_usual_names_of_splits_are_understood_and_others_are_bad_rows(tmp_path, monkeypatch):
+def test_usual_names_of_splits_are_understood_and_others_are_bad_rows(tmp_path, monkeypatch, caplog):
     splits = ["Training", "train", "dev1", "eval", "valid ", "TESTING", "test_2", "unsupervised", "validation_matched"]
     rows = [{"text": name, "valence": 1, "arousal": 1, "split": name} for name in splits]
     path = tmp_path / "own.csv"
@@ -290,9 +290,32 @@ def test_usual_names_of_splits_are_understood_and_others_are_bad_rows(tmp_path, 
     assert [row["text"] for row in stream] == splits[:2]
     parts = {name: Dataset.from_dict({"text": [name], "valence": [1.0], "arousal": [1.0]}) for name in splits[-3:]}
     monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict(parts))
-    with pytest.raises(ValueError, match="someone/texts, row 2: column 'split' holds 'unsupervised'"):
-        load("someone/texts", split="test")
-    assert load("someone/texts", split="test", skip_bad_rows=True)["text"] == ["test_2"]
+    assert load("someone/texts", split="test")["text"] == load("someone/texts")["text"] == ["test_2"]
+    assert "of its splits, unsupervised, validation_matched are left out" in caplog.text
+
+
+def test_the_only_split_of_a_hub_set_is_for_training(monkeypatch):
+    parts = {name: Dataset.from_dict({"text": [name], "valence": [1.0], "arousal": [1.0]}) for name in ("full", "raw")}
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict(parts))
+    with pytest.raises(ValueError, match="someone/texts has the splits full, raw: none is called train"):
+        load("someone/texts")
+    del parts["raw"]
+    assert load("someone/texts", split="train")["text"] == ["full"]
+
+
+def test_a_configuration_of_a_hub_set_is_named_behind_a_colon(monkeypatch):
+    def loaded(name, config=None):
+        if config is None:
+            raise ValueError(
+                "Config name is missing.\nPlease pick one among the available configs: ['a', 'b']\nAs in:"
+            )
+        return datasets.DatasetDict(train=Dataset.from_dict({"text": [config], "valence": [1.0], "arousal": [1.0]}))
+
+    monkeypatch.setattr(datasets, "load_dataset", loaded)
+    message = r"available configs: \['a', 'b'\]\).*Name one of its configurations: someone/texts:CONFIGURATION"
+    with pytest.raises(ValueError, match=message):
+        load("someone/texts")
+    assert load("someone/texts:b")["text"] == ["b"]
 
 
 def test_validation_leaves_out_texts_that_stand_in_test(tmp_path):

@@ -10,12 +10,6 @@ from datasets import Dataset
 from carl_hf import CarlDataCollator, CarlModel, CarlTrainer, CarlTrainingArguments, export_encoder, load_va_dataset
 from carl_hf.commands.heads import settled_pooling
 from carl_hf.data.labelled import read_emotion
-from carl_hf.utils.log_once import log_once
-
-
-@pytest.fixture(autouse=True)
-def said_anew():
-    log_once.cache_clear()
 
 
 def labelled(size=24):

@@ -24,12 +24,6 @@ from carl_hf.commands.adapt import print_adaptation
 from carl_hf.data.labelled import ClassCorpus, read_emotion
 from carl_hf.export.adapting import ALONE, SCALED
 from carl_hf.inference import CarlVectorizer
-from carl_hf.utils.log_once import log_once
-
-
-@pytest.fixture(autouse=True)
-def said_anew():
-    log_once.cache_clear()
 
 
 def carl(**settings):

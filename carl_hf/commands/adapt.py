@@ -13,6 +13,7 @@ from datasets import Dataset
 from carl_hf import Provenance, export_va_regressor, load_va_dataset
 from carl_hf.commands.environment import is_faster_in_bf16
 from carl_hf.commands.heads import va_regressor
+from carl_hf.commands.outputs import claimed
 from carl_hf.data.loading import NoSplitError, Split
 from carl_hf.data.mixing import remove_overlap, rows_with_va
 from carl_hf.encoders import load_classifier, load_tokenizer
@@ -55,6 +56,10 @@ class AdaptArguments:
             raise ValueError(f"--scale needs two numbers, the least and the greatest rating, got {self.scale}.")
         Provenance(licence=self.licence)  # a ValueError for what is no licence's name
         check_writable(self.output, "--output")
+        self.check_output()
+
+    def check_output(self) -> None:
+        """Raises a ValueError if the folder holds what is not to be replaced."""
         folder = Path(self.output) / "va"
         check_replaceable(folder)
         if folder.exists() and not self.overwrite:
@@ -68,8 +73,15 @@ def adapt(args: AdaptArguments) -> tuple[Path, dict[str, Any]]:
         the folder, and its record.
 
     Raises:
-        ValueError: for a model or texts that cannot be used, and for texts that the model was trained on.
+        ValueError: for a model or texts that cannot be used, for texts that the model was trained on, and for a folder
+            that another run is writing to.
     """
+    with claimed(Path(args.output), "--output"):
+        args.check_output()  # once more: nobody else writes now
+        return _adapt(args)
+
+
+def _adapt(args: AdaptArguments) -> tuple[Path, dict[str, Any]]:
     columns = {"text": args.text_column, "valence": args.valence_column, "arousal": args.arousal_column}
     name = va_regressor(args.model)
     record = record_of(name) or {}

@@ -23,13 +23,24 @@ def start_logging(*, main_process: bool = True) -> None:
         logging.getLogger(package).setLevel(logging.WARNING)
 
 
-def start_measuring_script(*, main_process: bool = True) -> None:
+def refuse_launchers(remedy: str) -> None:
+    """Raises a ValueError under a launcher that has started several processes, which would all do the same."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"This command {remedy}.")
+
+
+def start_measuring_script(*, main_process: bool | None = None) -> None:
     """Sets up logging, and checks that the packages for measuring and drawing are installed.
 
+    Args:
+        main_process: whether this is the first of the processes of a launcher; None for a command of one process.
+
     Raises:
-        ValueError: if one of them is missing; the message says what to install.
+        ValueError: if one of the packages is missing, and by [`refuse_launchers`]; the message says what to do.
     """
-    start_logging(main_process=main_process)
+    start_logging(main_process=main_process is not False)
+    if main_process is None:
+        refuse_launchers("runs in one process: start it with python or carl-hf, without a launcher")
     for module, package in (("sklearn", "scikit-learn"), ("scipy", "scipy"), ("matplotlib", "matplotlib")):
         if importlib.util.find_spec(module) is None:
             raise ValueError(f"This script measures and draws with {package}: pip install 'carl_hf[eval]'.")

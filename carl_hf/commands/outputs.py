@@ -130,6 +130,26 @@ def locked(folder: Path, flag: str) -> FileLock:
     return lock
 
 
+@contextlib.contextmanager
+def claimed(folder: Path, flag: str) -> Iterator[None]:
+    """Makes a folder, and within it keeps other runs from writing there; it is removed if it is empty then.
+
+    Raises:
+        ValueError: if it is a file, or as [`locked`]. OSError: if it cannot be made.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{flag} {folder} is a file; name a folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = locked(folder, flag)
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it holds something
+            folder.rmdir()
+        lock.release()
+
+
 def _goes_on(folder: str | Path, resume: str | None) -> bool:
     """Whether a training that begins with the checkpoint `resume` is the one in the folder."""
     if resume == "auto":  # one with nothing but incomplete checkpoints has just begun

@@ -17,8 +17,8 @@ import pyarrow as pa
 import torch
 from tqdm import tqdm
 
-from carl_hf.commands.environment import environment_record, start_logging, use_all_cores
-from carl_hf.commands.outputs import LOCK, locked
+from carl_hf.commands.environment import environment_record, refuse_launchers, start_logging, use_all_cores
+from carl_hf.commands.outputs import claimed
 from carl_hf.commands.shards import Shards, Survey, survey
 from carl_hf.data.streaming import PiecewiseTable, files_of, open_tables
 from carl_hf.utils.fields import check_positive, setting
@@ -62,8 +62,9 @@ class ShardArguments:
         Raises:
             ValueError: as these, if another run writes to the folder, and if rows were lost meanwhile.
         """
-        with _claimed(shards):
+        with contextlib.ExitStack() as stack:
             with remedy_for_a_full_disk(shards):
+                stack.enter_context(claimed(shards.folder, shards.flag))
                 about = {"model": self.model, "texts": self.texts, "versions": environment_record()["versions"]}
                 shards.prepare(about, overwrite=overwrite)
             job = ShardJob(shards, self.texts, columns, answer_on, empty_texts, self.processes, self.num_threads)
@@ -100,8 +101,7 @@ def start_writing_script() -> None:
         ValueError: under a launcher that has started several processes, which would all write the same.
     """
     start_logging()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("This command starts its processes itself: run it with python, and --processes N.")
+    refuse_launchers("starts its processes itself: run it with python, and --processes N")
 
 
 def checked_rows(
@@ -213,23 +213,6 @@ def _end_with_parent() -> None:
     """A killed parent takes its workers with it; the next run would meet them otherwise."""
     connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
-
-
-@contextlib.contextmanager
-def _claimed(shards: Shards) -> Iterator[None]:
-    """Keeps other runs from writing to the folder of the shards, which is removed if it is empty then."""
-    if shards.folder.exists() and not shards.folder.is_dir():
-        raise ValueError(f"{shards.flag} {shards.folder} is a file; name a folder.")
-    with remedy_for_a_full_disk(shards):
-        shards.folder.mkdir(parents=True, exist_ok=True)
-        lock = locked(shards.folder, shards.flag)
-    try:
-        yield
-    finally:
-        (shards.folder / LOCK).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it holds shards
-            shards.folder.rmdir()
-        lock.release()
 
 
 @contextlib.contextmanager

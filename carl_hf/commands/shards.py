@@ -1,6 +1,7 @@
 """What a model says of tables of any size, in Parquet files (shards) that are written atomically.
 
-Shard k holds the rows from k * shard_rows on: neither the number of processes nor a kill changes the result.
+Shard k holds the rows from k * shard_rows on: a kill does not change the result, nor does the number of processes if
+each has as many threads.
 """
 
 import hashlib

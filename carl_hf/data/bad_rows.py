@@ -140,10 +140,15 @@ def optional_class_name(column: str, cell: Any) -> str | None:
     return None if is_missing(cell) else class_name(column, cell)
 
 
+def usual_split(name: str) -> str | None:
+    """`train`, `validation` or `test`, if this is a usual name of one, numbered or not."""
+    return _SPLITS.get(re.sub(r"[\s_-]*\d*$", "", name.strip().lower()))
+
+
 def split_name(column: str, cell: Any) -> str:
     """`train`, `validation` or `test`, from the usual names of these splits, numbered or not."""
     name = str(_filled(column, cell, (str,), "name of a split"))
-    found = _SPLITS.get(re.sub(r"[\s_-]*\d*$", "", name.strip().lower()))
+    found = usual_split(name)
     if found is None:
         detail = f"column {column!r} holds {reprlib.repr(name)}, which is none of train, validation (or dev), test"
         raise BadCell(f"{column} is unknown", detail)

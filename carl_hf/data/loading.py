@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-import datasets
 import numpy as np
 import pandas as pd
 from datasets import Dataset
@@ -16,10 +15,11 @@ from carl_hf.data import bad_rows
 from carl_hf.data.agreement import agreement_weights as weights_by_agreement
 from carl_hf.data.corpora import CORPORA, DIMENSIONS, read_corpus
 from carl_hf.data.files import SUFFIXES, arrow_piece, read_rows
+from carl_hf.data.hub_sets import usual_splits
 from carl_hf.data.mixing import COLUMNS, VA, make_dataset, marked_off_scale
 from carl_hf.data.splits import without_overlap
 from carl_hf.utils.log_once import log_once
-from carl_hf.utils.suggestions import first_line, listed
+from carl_hf.utils.suggestions import listed
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ def read_source(
     else:
         raise ValueError(
             f"Unknown corpus {name!r}: choose one of {', '.join(CORPORA)}, a .csv, .tsv, .parquet, .json or .jsonl "
-            "file, or a Hub dataset id (owner/name)."
+            "file, or a Hub dataset id (owner/name or owner/name:configuration)."
         )
     if len(frame) == 0:
         bad_rows.refuse(name, bad, bad_rows.REMEDY)
@@ -204,19 +204,8 @@ def read_source(
     return renamed(frame, columns, name, needed, some_of=some_of), bad
 
 
-def load_hub_dataset(name: str) -> datasets.DatasetDict:
-    """The splits of a Hub data set, on disk and mapped into memory; a ValueError if it cannot be loaded."""
-    try:
-        return datasets.load_dataset(name)
-    except Exception as error:  # whatever the Hub client raises
-        raise ValueError(
-            f"Cannot load the Hub dataset {name!r} ({type(error).__name__}: {first_line(error)}), and there is no "
-            "such file or folder. With a local copy, give its file instead."
-        ) from error
-
-
 def _read_hub_dataset(name: str) -> bad_rows.Rows:
-    rows, bad, first, parts = [], [], 1, load_hub_dataset(name)
+    rows, bad, first, parts = [], [], 1, usual_splits(name)
     for split, part in parts.items():
         piece = arrow_piece(part.with_format("arrow")[:], first, f"{name} ({split})")
         own = "split" in piece.frame

@@ -14,16 +14,8 @@ import pyarrow as pa
 from carl_hf.data.bad_rows import BadRow, Rule, Skipped, log_missing, refuse, report_skipped
 from carl_hf.data.corpora import DIMENSIONS
 from carl_hf.data.files import PIECE, SUFFIXES, Piece, Wanted, arrow_piece, column_names, read_pieces
-from carl_hf.data.loading import (
-    NO_GOOD_ROW,
-    SKIP_REMEDY,
-    check_columns,
-    load_hub_dataset,
-    normalized,
-    parse_va_rows,
-    renamed,
-    va_rules,
-)
+from carl_hf.data.hub_sets import load_hub_dataset
+from carl_hf.data.loading import NO_GOOD_ROW, SKIP_REMEDY, check_columns, normalized, parse_va_rows, renamed, va_rules
 from carl_hf.data.mixing import VA
 from carl_hf.data.splits import text_key, text_keys
 from carl_hf.utils.suggestions import listed

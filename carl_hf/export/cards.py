@@ -131,7 +131,7 @@ def render_card(record: Mapping[str, Any], name: str) -> str:
         library_name=page.library,
         tags=[*page.tags, "emotion-embeddings", "carl"],
         base_model=origin["base_model"],
-        datasets=sorted(filter(is_public_corpus, corpora)) or None,
+        datasets=sorted({corpus.partition(":")[0] for corpus in corpora if is_public_corpus(corpus)}) or None,
         metrics=sorted({result.metric for result in results}) or None,
         pipeline_tag=page.pipeline,
         model_name=title,

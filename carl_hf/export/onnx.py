@@ -144,9 +144,9 @@ def _difference(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
 
 
 def _answers(path: Path, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], pooling: str) -> np.ndarray:
-    """(texts, K): logits, or pooled vectors of length 1."""
-    parts = [texts[i : i + 20] for i in range(0, len(texts), 20)]
-    batches = [tokenizer(part, padding=True, truncation=True, return_tensors="np") for part in parts]
+    """(texts, K): logits, or pooled vectors of length 1, of each text in a batch of its own: int8 rounds what a layer
+    reads by the largest number in the batch, so that a text's answer depends on the others."""
+    batches = [tokenizer([text], truncation=True, return_tensors="np") for text in texts]
     found = []
     for batch, output in zip(batches, _run(path, batches), strict=True):
         if output.ndim == 3:

@@ -158,15 +158,18 @@ def public_model_id(name: str | None) -> str | None:
 
 
 def public_corpus_name(name: str) -> str:
-    """A corpus's name without its local folder; Hub ids keep their owner."""
-    if corpus_facts(name) is not None or (_is_repo_id(name) and not Path(name).exists()):
+    """A corpus's name without its local folder; Hub ids keep their owner, and their configuration."""
+    repo_id, colon, _ = name.partition(":")
+    on_the_hub = _is_repo_id(repo_id) and (not colon or "/" in repo_id) and not Path(name).exists()
+    if corpus_facts(name) is not None or on_the_hub:
         return name
     return re.split(r"[/\\]", name)[-1]
 
 
 def is_public_corpus(name: str) -> bool:
     """Whether this names a corpus that carl_hf knows, or a data set on the Hub."""
-    return corpus_facts(name) is not None or ("/" in name and _is_repo_id(name))
+    repo_id = name.partition(":")[0]
+    return corpus_facts(name) is not None or ("/" in repo_id and _is_repo_id(repo_id))
 
 
 def licence_of(corpora: Sequence[str]) -> str:

@@ -152,7 +152,8 @@ class AffectPipeline:
     def stream(self, texts: Iterable[str | None], *, rows: int = PIECE) -> Iterator[pd.DataFrame]:
         """The same in tables of at most `rows` rows (for no texts, one without rows), read as they are asked for: so
         the memory does not grow with the texts."""
-        if isinstance(texts, (str, bytes, dict, set, frozenset, pd.DataFrame)) or not isinstance(texts, Iterable):
+        is_one = isinstance(texts, (str, bytes, dict, set, frozenset, pd.DataFrame)) or getattr(texts, "ndim", 1) != 1
+        if is_one or not isinstance(texts, Iterable):
             hint = "[text]" if isinstance(texts, (str, bytes)) else "table['text'], or a list"
             raise ValueError(f"AffectPipeline takes texts, got one {type(texts).__name__}: pass {hint}.")
         if rows < 1:
