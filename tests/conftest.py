@@ -98,6 +98,11 @@ def tiny_encoder(model_type: str = "bert", **overrides) -> transformers.PreTrain
     return transformers.AutoModel.from_config(tiny_config(model_type, **overrides))
 
 
+def tiny_carl(**overrides) -> CarlModel:
+    """With embeddings that differ from text to text, for heads that are fitted to them."""
+    return CarlModel.from_encoder(tiny_encoder(initializer_range=0.2, **overrides), projection_dim=8).eval()
+
+
 def saved(model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase, folder: Path) -> Path:
     """The folder, with both in it."""
     model.save_pretrained(folder)

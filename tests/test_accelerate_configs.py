@@ -4,17 +4,16 @@ import os
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command, launch_command_parser
 from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
+from conftest import ROOT
 
 from carl_hf import CarlTrainingArguments
 
-ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "examples" / "accelerate"
 EXPECTED = {"one-gpu": ("NO", 1, 1), "several-gpus": ("MULTI_GPU", 1, 8), "several-nodes": ("MULTI_GPU", 2, 16)}
 

@@ -10,10 +10,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run_script, tiny_encoder, toy_dataset
+from conftest import ROOT, run_script, tiny_carl, tiny_encoder, toy_dataset
 from datasets import Dataset
 
-from carl_hf import AffectPipeline, CarlModel
+from carl_hf import AffectPipeline
 from carl_hf.commands.adapt import AdaptArguments, adapt, print_adaptation
 from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.evaluation.probes import LinearProbe
@@ -30,8 +30,7 @@ QUICK = {"training": HeadTraining(epochs=1, batch_size=16)}
 
 @pytest.fixture(scope="module")
 def regressor(tokenizer):
-    model = CarlModel.from_encoder(tiny_encoder(initializer_range=0.2), projection_dim=8).eval()
-    return fit_va_regressor(model, tokenizer, toy_dataset(200), toy_dataset(60, seed=1))
+    return fit_va_regressor(tiny_carl(), tokenizer, toy_dataset(200), toy_dataset(60, seed=1))
 
 
 @pytest.fixture

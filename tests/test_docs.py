@@ -14,7 +14,7 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from conftest import load_script
+from conftest import ROOT, load_script
 from torch.distributed.run import get_args_parser
 
 from carl_hf import CarlTrainingArguments, __version__, load_va_dataset
@@ -22,8 +22,6 @@ from carl_hf.commands.before_after import print_before_after
 from carl_hf.encoders import packaged
 from carl_hf.objectives import describe_objectives
 from carl_hf_cli import SCRIPTS as COMMAND_SCRIPTS
-
-ROOT = Path(__file__).parents[1]
 
 
 def name_of(path: Path) -> str:

@@ -5,19 +5,17 @@ import io
 import math
 import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import Tags, contrast, load_script, tiny_config, tiny_encoder
+from conftest import ROOT, Tags, contrast, load_script, tiny_config, tiny_encoder
 from tokenizers import Regex, normalizers
 from torch import nn
 
 from carl_hf.explain import Attribution, Explainer
 
-ROOT = Path(__file__).parents[1]
 LABELS = {
     "problem_type": "regression", "id2label": {0: "valence", 1: "arousal"}, "label2id": {"valence": 0, "arousal": 1},
 }  # fmt: skip

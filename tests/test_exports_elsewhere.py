@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from transformers import pipeline
 
-ROOT = Path(__file__).parents[1]
 LOAD = Path(__file__).with_name("load_exports.py")
 
 

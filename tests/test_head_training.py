@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config, tiny_encoder
+from conftest import tiny_carl, tiny_config
 from datasets import Dataset
 from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoModelForSequenceClassification
 
-from carl_hf import CarlModel, export_emotion_classifier, export_va_regressor
+from carl_hf import export_emotion_classifier, export_va_regressor
 from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import split_rows
 from carl_hf.encoders.classifiers import Classifier
@@ -41,8 +41,7 @@ def va_riddles(size, seed):
 
 @pytest.fixture
 def carl():
-    encoder = tiny_encoder(initializer_range=0.2, hidden_dropout_prob=0.0)
-    return CarlModel.from_encoder(encoder, projection_dim=8).eval()
+    return tiny_carl(hidden_dropout_prob=0.0)
 
 
 @pytest.fixture

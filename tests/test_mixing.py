@@ -78,11 +78,11 @@ def test_class_labels_va_labels_and_mixed_sets_pass_for_what_needs_them():
 
 
 def test_class_labels_give_va_labels_by_a_label_space():
-    columns = {"text": ["a", "b", "c"], "label": ["Fear", "joy", None]}
-    named = Dataset.from_dict({**columns, "valence": [None, 0.1, 0.2], "arousal": [None, 0.2, 0.3]})
+    columns = {"text": ["a", "b", "c", "d"], "label": ["Fear", "joy", None, "joy"]}
+    named = Dataset.from_dict({**columns, "valence": [None, 0.1, 0.2, 0.3], "arousal": [None, 0.2, 0.3, None]})
     found = va_from_class_labels(named, read_label_space("ekman6"))
-    assert found["valence"] == [-0.64, 0.1, 0.2] and found["arousal"] == [0.6, 0.2, 0.3]  # VA labels stay
-    assert found["label"] == ["Fear", "joy", None]
+    assert found["valence"] == [-0.64, 0.1, 0.2, 0.3] and found["arousal"] == [0.6, 0.2, 0.3, None]  # VA labels stay
+    assert found["label"] == columns["label"]
     with pytest.raises(ValueError, match="ekman6 has no entry for 'guilt'; it has anger"):
         va_from_class_labels(Dataset.from_dict({"text": ["a"], "label": ["guilt"]}), read_label_space("ekman6"))
 

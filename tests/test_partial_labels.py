@@ -6,10 +6,9 @@ import math
 import pytest
 import torch
 from conftest import make_trainer, toy_dataset, without_some_numbers, write_table
-from datasets import Dataset
 
 from carl_hf import CarlModel, load_va_dataset
-from carl_hf.data.mixing import mix_datasets, rows_with_va, va_from_class_labels
+from carl_hf.data.mixing import mix_datasets, rows_with_va
 from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.evaluation.valence_arousal import labels_of
 from carl_hf.losses import label_similarity, va_regression_loss
@@ -69,14 +68,6 @@ def test_files_with_one_column_of_numbers_and_with_empty_cells(kind, tmp_path, c
         assert streamed == [{"arousal": None, **row} for row in loaded.to_list()]
     together = stream_va_dataset([str(both), str(both)], scale=(1, 5), shuffle_buffer=4)
     assert len(list(together)) == 6
-
-
-def test_a_class_label_gives_numbers_to_texts_without_any_alone():
-    from carl_hf.data.label_spaces import read_label_space
-
-    data = Dataset.from_dict({"text": ["a", "b"], "label": ["joy"] * 2, "valence": [0.1, None], "arousal": [None] * 2})
-    found = va_from_class_labels(data, read_label_space("ekman6"))
-    assert found["valence"][0] == 0.1 and found["arousal"][0] is None and found["arousal"][1] is not None
 
 
 def test_texts_with_valence_alone_train_beside_others_and_each_dimension_has_its_probe(tmp_path, tokenizer):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import emotions, tiny_encoder, toy_dataset, write_table
+from conftest import emotions, tiny_carl, tiny_encoder, toy_dataset, write_table
 from datasets import Dataset, DatasetDict
 from torch import nn
 
@@ -45,10 +45,6 @@ from carl_hf.losses import (
 )
 
 
-def carl():
-    return CarlModel.from_encoder(tiny_encoder(initializer_range=0.2), projection_dim=8).eval()
-
-
 def test_held_out_texts_are_lists_of_texts():
     data = toy_dataset(40)
     assert len(remove_overlap(data, [data["text"], ["another"]])) == 0
@@ -70,7 +66,7 @@ def test_a_hub_set_of_one_split_keeps_its_own_column_of_splits(own, monkeypatch)
     data = Dataset.from_list([{**row, "text": f"{row['text']} {i}"} for i, row in enumerate(toy_dataset(40))])
     whole = data.add_column("split", names)
     parts = DatasetDict(train=whole) if own else DatasetDict(train=whole.select(range(25)), test=whole.skip(25))
-    monkeypatch.setattr("carl_hf.data.loading.load_hub_dataset", lambda name: parts)
+    monkeypatch.setattr("carl_hf.data.hub_sets.load_hub_dataset", lambda name: parts)
     for split, expected in (("train", 30 if own else 25), ("test", 10 if own else 15)):
         assert len(load_va_dataset("me/mine", scale=(-1, 1), split=split)) == expected
 
@@ -91,7 +87,7 @@ def test_a_scale_that_is_no_pair_of_numbers_is_refused(scale, tmp_path):
 
 def test_texts_to_embed_are_an_iterable_of_texts(exports, tokenizer):
     encoder = load_text_encoder(str(exports[0] / "encoder"), show_progress=False)
-    model, texts = carl(), ["joywow", "woezzz"]
+    model, texts = tiny_carl(), ["joywow", "woezzz"]
     for embed in (encoder, encoder.embed, lambda given: model.embed(given, tokenizer)):
         for wrong in ("joywow", pd.DataFrame({"text": texts}), toy_dataset(2), ["joywow", None], {"text": texts}):
             with pytest.raises(ValueError, match="embed takes a list of texts, got"):
@@ -105,7 +101,7 @@ def test_what_an_export_cannot_do_is_said_before_its_head_is_trained(tokenizer, 
 
     for name in ("fit_va_regressor", "fit_classes"):
         monkeypatch.setattr(f"carl_hf.export.task_heads.{name}", trained)
-    occupied, model, train, dev = tmp_path / "mine", carl(), toy_dataset(40), toy_dataset(20, seed=1)
+    occupied, model, train, dev = tmp_path / "mine", tiny_carl(), toy_dataset(40), toy_dataset(20, seed=1)
     occupied.mkdir()
     (occupied / "thesis.txt").touch()
 
@@ -154,7 +150,9 @@ def test_a_refused_emotion_export_leaves_the_classifier_as_it_was(exports, token
 def test_an_export_says_that_texts_are_repeated_and_labels_on_another_scale(tokenizer, tmp_path, caplog):
     train = toy_dataset(40)
     half = train.map(lambda row: {"valence": (1 + row["valence"]) / 2})
-    export_va_regressor(carl(), tokenizer, tmp_path / "va", train=half, dev=half, test={"own": half}, max_length=16)
+    export_va_regressor(
+        tiny_carl(), tokenizer, tmp_path / "va", train=half, dev=half, test={"own": half}, max_length=16
+    )
     said = caplog.text
     assert "train: valence lies in" in said and "on one side of 0" in said and "train: arousal" not in said
     assert "dev shares" in said and "own shares" in said
@@ -214,7 +212,7 @@ def test_a_constant_has_no_correlation(value, dtype):
 
 
 def test_a_call_leaves_modes_and_random_numbers_as_they_were(tokenizer, tmp_path):
-    model = carl()
+    model = tiny_carl()
     model.encoder.train()
     for module in model.encoder.modules():
         if isinstance(module, nn.Dropout):
@@ -250,7 +248,7 @@ def test_models_measured_by_other_seeds_or_labels_are_not_compared():
 
 
 def test_a_checkpoint_is_no_encoder_and_a_model_no_function(tmp_path, tokenizer, exports):
-    model = carl()
+    model = tiny_carl()
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="checkpoint of CARL training: name its export"):
         load_encoder(tmp_path)

@@ -5,11 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
-from conftest import emotions, load_script, make_trainer, run_script, saved, tiny_encoder, toy_dataset
+from conftest import load_script, make_trainer, run_script, saved, tiny_carl, tiny_encoder, toy_dataset
 from safetensors.torch import load_file, save_file
 
-from carl_hf import CarlModel, Provenance, export_emotion_classifier, export_encoder, export_va_regressor
+from carl_hf import CarlModel, Provenance, export_encoder, export_va_regressor
 from carl_hf.evaluation.comparison import compare, spread
 from carl_hf.evaluation.suite import Evaluation
 from carl_hf.evaluation.tasks import Settings
@@ -21,15 +20,11 @@ from carl_hf.export.seen import trained_on
 from carl_hf.report.page import write_report
 
 
-def carl():
-    return CarlModel.from_encoder(tiny_encoder(initializer_range=0.2), projection_dim=8).eval()
-
-
 @pytest.fixture
 def export(tmp_path, tokenizer):
     """An encoder that was trained on the Facebook posts."""
     origin = Provenance(base_model="minilm-l6", corpora=["facebook"])
-    return export_encoder(carl(), tokenizer, tmp_path / "first", provenance=origin)
+    return export_encoder(tiny_carl(), tokenizer, tmp_path / "first", provenance=origin)
 
 
 def test_an_export_on_top_of_an_export_keeps_its_corpora_and_licence(export, tokenizer, tmp_path):
@@ -104,7 +99,7 @@ def test_an_encoder_that_was_trained_with_its_head_has_seen_the_heads_corpora(to
     settings = {"train": toy_dataset(64), "dev": toy_dataset(24, seed=1), "corpora": ["facebook"], "max_length": 16}
     origin = Provenance(base_model="minilm-l6")
     for name, how in (("frozen", None), ("finetuned", HeadTraining())):
-        export_va_regressor(carl(), tokenizer, tmp_path / name, provenance=origin, training=how, **settings)
+        export_va_regressor(tiny_carl(), tokenizer, tmp_path / name, provenance=origin, training=how, **settings)
     assert trained_on(str(tmp_path / "frozen")) == [] and trained_on(str(tmp_path / "finetuned")) == ["facebook"]
 
 
@@ -156,13 +151,6 @@ def test_explanations_are_written_into_a_new_folder(exports, tmp_path):
     page = tmp_path / "new" / "words.html"
     flags = ("--model", exports[0] / "va", "--method", "gradient_norm", "--output", page)
     assert run_script("examples/explain.py", "joywow", *flags) is None and page.is_file()
-
-
-def test_multi_label_classifiers_keep_their_thresholds(tokenizer, tmp_path):
-    folder = export_emotion_classifier(
-        carl(), tokenizer, tmp_path / "emotion", corpus=emotions(multi_label=True), corpus_name="letters"
-    )
-    assert torch.tensor([*read_record(folder)["head"]["thresholds"].values()]).numel() == 6
 
 
 def test_no_corpus_is_asked_for_in_vain(exports):

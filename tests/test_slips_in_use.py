@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import emotions, run_script, tiny_encoder, toy_dataset, write_table
+from conftest import emotions, run_script, tiny_carl, toy_dataset, write_table
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from tokenizers import normalizers
@@ -14,7 +14,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from carl_hf import (
     AffectPipeline,
-    CarlModel,
     evaluate_encoder,
     export_emotion_classifier,
     export_encoder,
@@ -26,17 +25,13 @@ from carl_hf.export.adapting import ALONE, SCALED
 from carl_hf.inference import CarlVectorizer
 
 
-def carl(**settings):
-    return CarlModel.from_encoder(tiny_encoder(initializer_range=0.2, **settings), projection_dim=8).eval()
-
-
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_classifier_that_was_replaced_by_one_of_other_classes_is_refused(packed, exports, tokenizer, tmp_path):
     shutil.copytree(exports[0] / "emotion", tmp_path / "emotion")
     affect = AffectPipeline.from_pretrained(tmp_path)
     packed, corpus = pickle.dumps(affect) if packed else None, emotions()
     turned = ClassCorpus(corpus.texts, (corpus.labels + 1) % 6, [corpus.classes[-1], *corpus.classes[:-1]], None)
-    export_emotion_classifier(carl(), tokenizer, tmp_path / "emotion", corpus=turned, corpus_name="letters")
+    export_emotion_classifier(tiny_carl(), tokenizer, tmp_path / "emotion", corpus=turned, corpus_name="letters")
     with pytest.raises(ValueError, match="emotion was replaced by another model since this pipeline was made"):
         (pickle.loads(packed) if packed else affect)(["joy"])
     assert len(AffectPipeline.from_pretrained(tmp_path)(["joy"])) == 1
@@ -44,13 +39,13 @@ def test_a_classifier_that_was_replaced_by_one_of_other_classes_is_refused(packe
 
 def test_a_vectorizer_that_was_fitted_to_another_encoder_is_refused(tokenizer, tmp_path):
     texts, labels = ["joy", "woe", "calm", "storm"], [0, 1, 0, 1]
-    folder = export_encoder(carl(), tokenizer, tmp_path / "encoder", max_length=32)
+    folder = export_encoder(tiny_carl(), tokenizer, tmp_path / "encoder", max_length=32)
     fitted = make_pipeline(CarlVectorizer(str(folder)), LogisticRegression()).fit(texts, labels)
     stored, expected = pickle.dumps(fitted), fitted.predict_proba(texts)
     moved = shutil.copytree(folder, tmp_path / "moved")
     again = pickle.loads(stored).set_params(carlvectorizer__model=str(moved))
     np.testing.assert_allclose(again.predict_proba(texts), expected)  # the same, in another place
-    export_encoder(carl(num_hidden_layers=1), tokenizer, folder, max_length=32)
+    export_encoder(tiny_carl(num_hidden_layers=1), tokenizer, folder, max_length=32)
     for model in (fitted, pickle.loads(stored)):
         with pytest.raises(ValueError, match="is another encoder than in fit"):
             model.predict(texts)
@@ -88,9 +83,11 @@ def test_no_export_states_more_tokens_than_its_encoder_has_positions(tmp_path, t
     tokenizer.model_max_length = int(1e30)
     parts = {"train": toy_dataset(64), "dev": toy_dataset(24, seed=1)}
     folders = [
-        export_encoder(carl(), tokenizer, tmp_path / "encoder"),
-        export_va_regressor(carl(), tokenizer, tmp_path / "va", **parts, max_length=512),
-        export_emotion_classifier(carl(), tokenizer, tmp_path / "emotion", corpus=emotions(), corpus_name="letters"),
+        export_encoder(tiny_carl(), tokenizer, tmp_path / "encoder"),
+        export_va_regressor(tiny_carl(), tokenizer, tmp_path / "va", **parts, max_length=512),
+        export_emotion_classifier(
+            tiny_carl(), tokenizer, tmp_path / "emotion", corpus=emotions(), corpus_name="letters"
+        ),
     ]
     assert [AutoTokenizer.from_pretrained(folder).model_max_length for folder in folders] == [64, 64, 64]
     assert "Texts are read up to 64 tokens, the encoder's limit, not up to 128." in caplog.text
