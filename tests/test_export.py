@@ -403,6 +403,9 @@ def test_the_exported_head_s_strength_has_the_least_squared_error():
     ridges = [linear_model.Ridge(alpha=10.0**k).fit((x[:100] - mean) / scale, y[:100]) for k in range(-1, 6)]
     everything = [np.square(ridge.predict((parts[2] - mean) / scale) - parts[3]).mean(0) for ridge in ridges]
     np.testing.assert_allclose(dev["squared_error"], np.min(everything, axis=0), rtol=1e-9)
+    for dev_x, dev_y in ((parts[2][:2], parts[3][:2]), (parts[2], np.ones((150, 2)))):  # r is 1, -1 or undefined
+        few = {how: fit_ridge(*parts[:2], dev_x, dev_y, chosen_by=how) for how in ("pearson", "squared_error")}
+        np.testing.assert_array_equal(few["pearson"].weight, few["squared_error"].weight)
 
 
 def test_the_card_says_how_far_the_answers_leave_their_range(tmp_path, tokenizer):

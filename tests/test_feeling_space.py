@@ -117,6 +117,13 @@ def test_label_nearness_and_its_interval_agree_with_loops():
     assert items["nearness"].shape == (201, 3) and found["texts"] == 20
 
 
+@pytest.mark.parametrize("size", range(1, 6))
+def test_a_few_texts_have_a_nearness_or_none(size):
+    vectors, labels = RNG.normal(size=(size, 8)), RNG.normal(size=(size, 2))
+    found = nearness_report(vectors, labels, labels, constant=labels.mean(0), seed=0)[0]["nearness"]
+    assert (found["both"] is None) == (size < 3) == ("both_reason" in found)
+
+
 def test_the_interval_from_subsets_is_as_wide_as_label_nearness_varies_between_corpora(monkeypatch):
     monkeypatch.setattr(space, "_SUBSET", 60)
 

@@ -62,6 +62,10 @@ def test_clusters_that_are_the_classes_and_clusters_that_are_not():
     chance = cluster_agreement(points, RNG.permutation(classes), 3, seed=0)
     low, high = chance["v_measure_interval"]
     assert low < chance["v_measure"] < high < 0.2
+    assert chance["v_measure_chance"] == pytest.approx(chance["v_measure"], abs=0.05)
+    random = [cluster_agreement(RNG.normal(size=(30, 5)), RNG.integers(7, size=30), 7, seed=s) for s in range(10)]
+    means = [np.mean([found[name] for found in random]) for name in ("v_measure", "v_measure_chance")]
+    assert means[0] > 0.3 and means[1] == pytest.approx(means[0], abs=0.05)
 
 
 def test_the_interval_of_a_mean_is_that_of_the_central_limit_theorem():

@@ -105,8 +105,32 @@ def test_bootstraps_equal_loops():
 
 def test_a_few_test_texts_allow_no_verdict():
     gain = {name: {"pearson": 2.0, "pearson_interval": [2.0, 2.0]} for name in ("valence", "arousal")}
-    few, enough = (before_after.verdict({"own.csv": gain}, {"own.csv": texts}) for texts in (9, 10))
-    assert "own.csv has only 9 test texts, from which nothing can be concluded." in few and "both" in enough
+    for test, validation, message in (
+        (29, 30, "own.csv has only 29 different test texts, from which nothing can be concluded."),
+        (29, 9, "only 29 different test texts and 9 different validation texts, from"),
+        (500, 9, "only 9 different validation texts, from"),
+        (30, 30, "improved both beyond chance"),
+    ):
+        assert message in before_after.verdict(
+            {"own.csv": gain}, {"own.csv": {"test": test, "validation": validation}}
+        )
     gain = {"accuracy": 50.0, "accuracy_interval": [50.0, 50.0]}
-    few, enough = (finetuning.verdict(gain, "frozen", texts) for texts in (2, 10))
+    few, enough = (finetuning.verdict(gain, "frozen", texts) for texts in (2, 30))
     assert "only 2 test texts" in few and "beats the frozen encoder" in enough
+
+
+@pytest.mark.parametrize(
+    "lows, expected",
+    [
+        ((0.1, 0.2), "improved both beyond chance"),
+        ((0.1, -0.4), "improved valence only and made arousal worse beyond chance"),
+        ((-0.1, -0.1), "improved neither beyond chance"),
+        ((-0.4, -0.4), "improved neither and made valence and arousal worse beyond chance"),
+    ],
+)
+def test_a_verdict_says_what_became_worse(lows, expected):
+    gain = {
+        name: {"pearson": low + 0.1, "pearson_interval": [low, low + 0.2]}
+        for name, low in zip(("valence", "arousal"), lows, strict=True)
+    }
+    assert expected in before_after.verdict({"own.csv": gain}, {"own.csv": {"test": 30, "validation": 30}})

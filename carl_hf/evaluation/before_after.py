@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from carl_hf.data.feeling import read_feeling_triplets
 from carl_hf.data.labelled import read_va
-from carl_hf.data.splits import SPLITS
+from carl_hf.data.splits import SPLITS, text_keys
 from carl_hf.encoders import Pooling, embed_poolings
 from carl_hf.encoders.embedding import EncodeOnce
 from carl_hf.evaluation.geometry import unit_rows
@@ -49,14 +49,15 @@ class BeforeAfter:
     feeling: dict[str, dict[str, Any]] = field(default_factory=dict)
     nearest: dict[str, Any] = field(default_factory=dict)
     predictions: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    texts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def results(self, *, trained_on_test_rows: bool = False) -> dict[str, Any]:
         """The metrics and the verdict as in results.json."""
         marks = " (Trained on test rows.)" if trained_on_test_rows else ""
         metrics = {"before": self.before, "after": self.after, "gain": self.gain, "feeling_over_topic": self.feeling}
         metrics["nearest"] = self.nearest
-        texts = {corpus: len(before) for corpus, (before, _) in self.predictions.items()}
-        return {**metrics, "verdict": verdict(self.gain, texts, marks), "trained_on_test_rows": trained_on_test_rows}
+        found = verdict(self.gain, self.texts, marks)
+        return {**metrics, "verdict": found, "trained_on_test_rows": trained_on_test_rows}
 
 
 def measure_before_after(
@@ -94,6 +95,7 @@ def measure_before_after(
             found[corpus] = {"pooling": name, **probed, **space}
         measured.predictions[corpus] = old, new = predictions[0], predictions[1]
         measured.gain[corpus] = va_gain(old, new, truth, seed=seed)
+        measured.texts[corpus] = {name: len(text_keys(data["text"], "texts")) for name, data in splits.items()}
     _measure_feeling(measured, before, after, pooling=pooling, seed=seed)
     return measured
 
@@ -182,19 +184,24 @@ def _better_pooling(read: _Reader, splits: Splits) -> Pooling:
     return max(POOLINGS, key=score)
 
 
-def verdict(gains: Mapping[str, Mapping[str, Any]], texts: Mapping[str, int], marks: str = "") -> str:
-    """On which corpora both dimensions, one or none improved beyond chance: the gain's 95 % interval is above 0.
+def verdict(
+    gains: Mapping[str, Mapping[str, Any]], texts: Mapping[str, Mapping[str, int]], marks: str = ""
+) -> str:  # fmt: skip
+    """On which corpora both dimensions, one or none improved beyond chance: the gain's 95 % interval is above 0; and
+    which became worse.
 
     Args:
-        gains: corpus -> what [`va_gain`] returns. texts: corpus -> how many the gain was measured on. marks: stand
-            behind the sentences.
+        gains: corpus -> what [`va_gain`] returns. texts: corpus -> {split: how many different texts it has}. marks:
+            stand behind the sentences.
     """
     if not gains:
         return "No verdict: no training corpus has a validation and a test split to measure on."
     sentences = []
     for corpus, gain in gains.items():
-        if texts[corpus] < FEWEST_FOR_A_VERDICT:
-            sentences.append(f"{corpus} has only {texts[corpus]} test texts, from which nothing can be concluded.")
+        few = [name for name in ("test", "validation") if texts[corpus][name] < FEWEST_FOR_A_VERDICT]
+        if few:
+            which = " and ".join(f"{texts[corpus][name]} different {name} texts" for name in few)
+            sentences.append(f"{corpus} has only {which}, from which nothing can be concluded.")
             continue
         if any(gain[d]["pearson"] is None for d in DIMENSIONS):
             sentences.append(
@@ -203,6 +210,8 @@ def verdict(gains: Mapping[str, Mapping[str, Any]], texts: Mapping[str, int], ma
             continue
         better = [d for d in DIMENSIONS if gain[d]["pearson_interval"][0] > 0]
         which = {2: "both", 1: f"{''.join(better)} only", 0: "neither"}[len(better)]
+        if worse := [d for d in DIMENSIONS if gain[d]["pearson_interval"][1] < 0]:
+            which += f" and made {' and '.join(worse)} worse"
         what = " and ".join(f"{d} r {gain[d]['pearson']:+.3f}" for d in DIMENSIONS)
         sentences.append(f"On held-out texts of {corpus} training improved {which} beyond chance: {what}.")
     return f"Verdict: {' '.join(sentences)}{marks}"

@@ -61,7 +61,8 @@ def retrieval(
 
 def v_measure(counts_SCC: np.ndarray) -> np.ndarray:
     """(S,) harmonic means of homogeneity and completeness (Rosenberg and Hirschberg 2007) of tables that count the
-    texts of each class (rows) in each cluster (columns): 1 if they are the same, 0 if they know nothing of each other.
+    texts of each class (rows) in each cluster (columns): 1 if they are the same, 0 if they know nothing of each other
+    and the texts are many; of few texts it is far above 0 by chance.
     """
 
     def entropy(counts: np.ndarray) -> np.ndarray:
@@ -79,16 +80,20 @@ def cluster_agreement(embeddings_NH: np.ndarray, classes_N: np.ndarray, number: 
 
     Returns:
         {"v_measure", "v_measure_interval": over texts, the clusters as they are; moved to lie about the value, because
-        repeated texts make it larger}.
+        repeated texts make it larger; "v_measure_chance": the mean over 100 permutations of the classes}.
     """
     from sklearn.cluster import KMeans
 
     clusters_N = KMeans(number, n_init=10, random_state=seed).fit_predict(unit_rows(embeddings_NH))
+    random = np.random.default_rng(seed)
+    permuted_SN = np.array([random.permutation(classes_N) for _ in range(100)]) * number + clusters_N
+    chance_SC = np.array([np.bincount(cells_N, minlength=number * number) for cells_N in permuted_SN])
     cells_NC = one_hot(classes_N * number + clusters_N, number * number)
     counts_SN = np.vstack([np.ones((1, len(classes_N))), resample_counts(len(classes_N), seed)])
     values_S = v_measure((counts_SN @ cells_NC).reshape(-1, number, number))
     moved_S = values_S[1:] - values_S[1:].mean() + values_S[0]
-    return {"v_measure": float(values_S[0]), "v_measure_interval": interval(moved_S)}
+    chance = float(v_measure(chance_SC.reshape(-1, number, number)).mean())
+    return {"v_measure": float(values_S[0]), "v_measure_interval": interval(moved_S), "v_measure_chance": chance}
 
 
 def mean_metrics(items: dict[str, np.ndarray], *, seed: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from carl_hf.evaluation.statistics import pearson
+from carl_hf.evaluation.statistics import FEWEST_FOR_A_VERDICT, pearson
 
 _RIDGE_STRENGTHS = tuple(10.0**k for k in range(-1, 6))
 _LOGISTIC_STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # C: the inverse of the penalty
@@ -35,7 +35,8 @@ def fit_ridge(
 
     Args:
         train, dev: embeddings (N, H) of disjoint sets of texts. train_labels, dev_labels: (N, K).
-        chosen_by: Pearson r is blind to the scale of the predictions; the squared error is not.
+        chosen_by: Pearson r is blind to the scale of the predictions; the squared error is not. The latter chooses
+            in any case on fewer than `FEWEST_FOR_A_VERDICT` texts, and where every r is undefined.
     """
     from sklearn.linear_model import Ridge
 
@@ -43,10 +44,11 @@ def fit_ridge(
     train, dev = scale(train), scale(dev)
     probes = [Ridge(alpha=alpha).fit(train, train_labels) for alpha in _RIDGE_STRENGTHS]  # all K labels at once
     predictions = [probe.predict(dev).reshape(len(dev), number) for probe in probes]
-    if chosen_by == "squared_error":
-        score_SK = -np.array([np.square(table - dev_labels).mean(0) for table in predictions])
-    else:  # a constant prediction has no r and never wins
-        score_SK = np.nan_to_num([pearson(table.T, dev_labels.T) for table in predictions], nan=-1.0)
+    score_SK = -np.array([np.square(table - dev_labels).mean(0) for table in predictions])
+    if chosen_by == "pearson" and len(dev) >= FEWEST_FOR_A_VERDICT:
+        r_SK = np.array([pearson(table.T, dev_labels.T) for table in predictions])
+        # a constant prediction has no r and never wins
+        score_SK = np.where(np.isfinite(r_SK).any(0), np.nan_to_num(r_SK, nan=-1.0), score_SK)
     best_K = [probes[strength] for strength in score_SK.argmax(0)]
     weight_KH = np.stack([probe.coef_.reshape(number, -1)[k] for k, probe in enumerate(best_K)])
     return scale.unscaled(weight_KH, np.array([np.ravel(probe.intercept_)[k] for k, probe in enumerate(best_K)]))

@@ -117,6 +117,8 @@ def _nearness(unit_NH: np.ndarray, labels_ND: np.ndarray, rows_N: np.ndarray | N
     if rows_N is not None:
         others = rows_N[left] != rows_N[right]
         left, right = left[others], right[others]
+    if len(left) == 0:
+        return np.full(len(_NEARNESS), np.nan)
     # to 7 and 9 decimals: what rounding leaves between equal values must not rank the pairs
     cosines = (unit_NH @ unit_NH.T)[left, right].round(7)
     apart = np.abs(labels_ND[left] - labels_ND[right]).T
@@ -129,7 +131,8 @@ def _nearness_deviations(unit_NH: np.ndarray, labels_ND: np.ndarray, seed: int) 
     size = min(len(unit_NH), _SUBSET)
     rows_RN = np.random.default_rng(seed).integers(len(unit_NH), size=(_RESAMPLES, size))
     values_R3 = np.array([_nearness(unit_NH[rows], labels_ND[rows], rows) for rows in rows_RN])
-    return (values_R3 - values_R3.mean(0)) * np.sqrt(size / len(unit_NH))
+    values_R3 = np.ma.masked_invalid(values_R3)  # samples of one text alone
+    return ((values_R3 - values_R3.mean(0)) * np.sqrt(size / len(unit_NH))).filled(np.nan)
 
 
 def measure_nearness(encode: Encode, corpus: VaCorpus, *, seed: int) -> Measured:
