@@ -38,7 +38,7 @@ Unit = Literal["word", "token"]
 _Span = tuple[int, int]
 _DIMENSIONS: tuple[str, ...] = get_args(Target)
 _LEAST = 0.1  # of the strongest score: below, a word is not coloured
-_MISSED = 0.05  # of the difference that scores add up to: from there, more steps are taken
+_MISSED = 0.05  # in units of the answer: if the scores miss their sum by more, more steps are taken
 _VALUED = 0.4  # of the strongest score: from there, HTML shows the value beside the word
 # (red, green, blue) of the strongest score, and the line under the word; dark letters on them have a contrast of 8 or
 # more. The terminal's are numbers of its 256 colours, from weak to strong.
@@ -203,7 +203,7 @@ class Explainer:
             method: `"integrated_gradients"` (needs captum, the extra `[explain]`) or `"gradient_norm"`.
             unit: `"word"` joins the tokens of what stands between two spaces: a sum for integrated gradients, the
                 greatest gradient norm. `"token"` keeps them, but for tokens that share a character.
-            steps: points of integrated gradients; 4 or 16 times as many if their sum is off by more than .05.
+            steps: of integrated gradients; if their sum is off by more than .05, then 4 and 16 times as many.
 
         Raises:
             ValueError: for an empty text, an unknown target, method or unit, steps < 1, or a model that has no valence

@@ -173,9 +173,13 @@ def test_leading_words_are_values_of_one_setting():
     script = parse_script_arguments(Script, ["a.csv", "b", "--data_dir", "x"], leading="corpora")
     assert (script.corpora, script.data_dir) == (["a.csv", "b"], "x")
     assert parse_script_arguments(Script, ["--corpora", "c"], leading="corpora").corpora == ["c"]
-    for texts in (["--5 points", "b"], ["-5"], ["- a"]):  # texts may begin with a dash
+    for texts in (["--5 points", "b"], ["-5"], ["- a"], ["-:("], ["-5%"]):  # texts may begin with a dash
         assert parse_script_arguments(Script, texts, leading="corpora").corpora == texts
-    assert parse_script_arguments(Script, ["--", "- a"], leading="corpora").corpora == ["- a"]
+        script = parse_script_arguments(Script, [*texts, "--data_dir", "x"], leading="corpora")
+        assert (script.corpora, script.data_dir) == (texts, "x")
+    assert parse_script_arguments(Script, ["--", "-sigh-"], leading="corpora").corpora == ["-sigh-"]
+    script = parse_script_arguments(Script, ["--data_dir=my folder", "--corpora", "c"], leading="corpora")
+    assert (script.corpora, script.data_dir) == (["c"], "my folder")
 
 
 @pytest.mark.parametrize("script", ["evaluate", "adapt"])

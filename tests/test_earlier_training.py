@@ -168,7 +168,8 @@ def test_texts_that_a_head_was_fitted_to_are_not_adapted_to(export, tmp_path):
     assert not adaptable(export, labels, provenance={"files": digests_of([str(labels)])})
     fitted = {"head": {"corpora": ["labels.csv", "org/rated"], "files": digests_of([str(labels)])}}
     assert not adaptable(export, labels, **fitted) and adaptable(export, other, **fitted)
-    assert not adaptable(export, "org/rated", **fitted) and adaptable(export, "org/others", **fitted)
+    for name in ("org/rated", "org/rated:raw"):
+        assert not adaptable(export, name, **fitted) and adaptable(export, "org/others", **fitted)
     adapted = adapt._provenance(read_record(change_record(export, **fitted)), "x", str(other), FINETUNED)
     assert not adaptable(export, labels, provenance={"files": adapted.files}, head={})
     assert not adaptable(export, other, provenance={"files": adapted.files}, head={})

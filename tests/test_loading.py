@@ -301,6 +301,8 @@ def test_the_only_split_of_a_hub_set_is_for_training(monkeypatch):
         load("someone/texts")
     del parts["raw"]
     assert load("someone/texts", split="train")["text"] == ["full"]
+    parts["train"] = parts["full"].add_column("split", ["test"])
+    assert load("someone/texts", split="train")["text"] == ["full"]  # one of two: its column does not count
 
 
 def test_a_configuration_of_a_hub_set_is_named_behind_a_colon(monkeypatch):

@@ -474,6 +474,11 @@ def test_a_training_file_s_own_columns_hold_for_its_emotions_too(csv, tmp_path):
     data = PretrainData(PretrainArguments(**settings, emotion_corpus=str(path)), seed=1)
     assert all(text.startswith("so ") for text in data.emotions.texts)
     assert {*data.train["label"]} == {*data.emotions.classes} == {"joy", "anger", "fear", "sadness"}
+    both = {"corpora": [str(path), str(other)], "emotion_corpus": str(path), "shuffle_buffer": 20}
+    with_sentences = pd.read_csv(other).drop(columns="emotion").assign(sentence="and " + frame["text"])
+    with_sentences.to_csv(other, index=False)
+    assert len(list(PretrainData(PretrainArguments(**settings | both), seed=1).train)) > 160  # no label is asked for
+    frame.to_csv(other, index=False)
     held_out = [data.emotions.texts[i] for rows in split_rows(data.emotions)[1:] for i in rows]
     assert len(held_out) == 32 and not {*data.train["text"]} & {*held_out}
     data = PretrainData(PretrainArguments(**settings, emotion_corpus=str(other)), seed=1)

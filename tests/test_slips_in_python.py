@@ -66,7 +66,7 @@ def test_a_hub_set_of_one_split_keeps_its_own_column_of_splits(own, monkeypatch)
     data = Dataset.from_list([{**row, "text": f"{row['text']} {i}"} for i, row in enumerate(toy_dataset(40))])
     whole = data.add_column("split", names)
     parts = DatasetDict(train=whole) if own else DatasetDict(train=whole.select(range(25)), test=whole.skip(25))
-    monkeypatch.setattr("carl_hf.data.hub_sets.load_hub_dataset", lambda name: parts)
+    monkeypatch.setattr("carl_hf.data.loading.load_hub_dataset", lambda name: parts)
     for split, expected in (("train", 30 if own else 25), ("test", 10 if own else 15)):
         assert len(load_va_dataset("me/mine", scale=(-1, 1), split=split)) == expected
 
@@ -257,6 +257,14 @@ def test_a_checkpoint_is_no_encoder_and_a_model_no_function(tmp_path, tokenizer,
         evaluate_encoder(model)
     with pytest.raises(ValueError, match="own has no split 'validation'"):
         measure_before_after(loaded, loaded, tokenizer, {"own": {"train": toy_dataset(), "test": toy_dataset()}})
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_few_measured_texts_end_in_a_verdict_of_its_own(size, tokenizer):
+    encoder = tiny_encoder().eval()
+    splits = {"train": toy_dataset(40), "validation": toy_dataset(20), "test": toy_dataset(20).select(range(size))}
+    results = measure_before_after(encoder, encoder, tokenizer, {"own": splits}, max_length=32).results()
+    assert f"own has only {size} different test texts and" in results["verdict"]
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

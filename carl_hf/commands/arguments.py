@@ -95,8 +95,12 @@ class _ExplicitParser(HfArgumentParser):
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else args
-        if self._leading and args and not re.fullmatch(r"-+[^\W\d]\S*", args[0]):  # a text may begin with a dash
-            args = [f"--{self._leading}", *args[args[0] == "--" :]]
+        if self._leading and args and not re.fullmatch(r"-+[^\W\d][\w-]*(=.*)?", args[0], re.DOTALL):
+            first, *rest = args[args[0] == "--" :] or [""]
+            if first.startswith("-") and (not rest or rest[0].startswith("--")):  # one text, that begins with a dash
+                args = [f"--{self._leading}={first}", *rest]
+            else:
+                args = [f"--{self._leading}", first, *rest]
         names = ["--" + word.split("=")[0][2:].replace("-", "_") for word in args if word.startswith("--")]
         for name in {name for name in names if names.count(name) > 1}:
             action = self._option_string_actions.get(name)

@@ -26,7 +26,7 @@ def start_logging(*, main_process: bool = True) -> None:
 def refuse_launchers(remedy: str) -> None:
     """Raises a ValueError under a launcher that has started several processes, which would all do the same."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(f"This command {remedy}.")
+        raise ValueError(f"This command {remedy} (WORLD_SIZE is {os.environ['WORLD_SIZE']}).")
 
 
 def start_measuring_script(*, main_process: bool | None = None) -> None:

@@ -55,8 +55,8 @@ class PretrainData:
         self.emotions: ClassCorpus | None = None
         if script.emotion_corpus is not None:
             text_column = script.text_column if self._has_emotions(script.corpora) else None
-            columns = (("text", text_column), ("label", script.label_column))
-            self.emotions = _emotion_corpus(script.emotion_corpus, script.data_dir, script.skip_bad_rows, columns)
+            named = tuple((c, t) for c, t in (("text", text_column), ("label", script.label_column)) if t)
+            self.emotions = _emotion_corpus(script.emotion_corpus, script.data_dir, script.skip_bad_rows, named)
             check_classes(self.emotions)
         self._skipped = self._skipped_when_loaded()
         self._skipped_in_stream: dict[str, Skipped] = {}
@@ -278,8 +278,9 @@ class PretrainData:
     def _format(self, corpora: Sequence[str]) -> dict[str, Any]:
         """Scale and columns of these files and Hub datasets."""
         script = self._script
-        named = {"text": script.text_column, "valence": script.valence_column, "arousal": script.arousal_column,
-                 "label": script.label_column if self._has_emotions(corpora) else None}  # fmt: skip
+        named = {"text": script.text_column, "valence": script.valence_column, "arousal": script.arousal_column}
+        if self._has_emotions(corpora) and not script.streams:
+            named["label"] = script.label_column
         return {
             "scale": tuple(script.scale) if script.scale else None,
             "columns": {ours: theirs for ours, theirs in named.items() if theirs},
@@ -297,7 +298,6 @@ class PretrainData:
 
 @functools.lru_cache(maxsize=2)
 def _emotion_corpus(
-    name: str, data_dir: str | None, skip_bad_rows: bool, columns: Sequence[tuple[str, str | None]]
+    name: str, data_dir: str | None, skip_bad_rows: bool, columns: Sequence[tuple[str, str]]
 ) -> ClassCorpus:
-    named = {ours: theirs for ours, theirs in columns if theirs}
-    return read_emotion(name, data_dir, named, skip_bad_rows=skip_bad_rows)
+    return read_emotion(name, data_dir, dict(columns), skip_bad_rows=skip_bad_rows)

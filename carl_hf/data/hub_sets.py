@@ -24,10 +24,9 @@ def load_hub_dataset(name: str) -> datasets.DatasetDict:
         ) from error
 
 
-def usual_splits(name: str) -> dict[str, Dataset]:
-    """The splits of a Hub data set that are for training, validation or test by their names; one alone is for
-    training, whatever it is called."""
-    parts = load_hub_dataset(name)
+def usual_splits(name: str, parts: datasets.DatasetDict) -> dict[str, Dataset]:
+    """Those splits of a Hub data set that are for training, validation or test by their names; one alone that has
+    another name is for training."""
     usual = {split: part for split, part in parts.items() if usual_split(split) is not None}
     if not usual and len(parts) == 1:
         return {"train": next(iter(parts.values()))}

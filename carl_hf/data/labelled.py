@@ -167,7 +167,7 @@ def read_emotion(
         if not path.suffix and name.count("/") != 1 and not path.exists():
             raise ValueError(
                 f"Unknown emotion corpus {name!r}: choose demo, {', '.join(EMOTION)}, a file with the columns text "
-                "and label, or the id of a Hub data set (owner/name)."
+                "and label, or the id of a Hub data set (owner/name or owner/name:configuration)."
             )
         frame, unread = read_source(name, columns or {}, ("text", "label"))
         rows = parse_rows(frame, _RULES | {"label": class_names}, unread)

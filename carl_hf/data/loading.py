@@ -15,7 +15,7 @@ from carl_hf.data import bad_rows
 from carl_hf.data.agreement import agreement_weights as weights_by_agreement
 from carl_hf.data.corpora import CORPORA, DIMENSIONS, read_corpus
 from carl_hf.data.files import SUFFIXES, arrow_piece, read_rows
-from carl_hf.data.hub_sets import usual_splits
+from carl_hf.data.hub_sets import load_hub_dataset, usual_splits
 from carl_hf.data.mixing import COLUMNS, VA, make_dataset, marked_off_scale
 from carl_hf.data.splits import without_overlap
 from carl_hf.utils.log_once import log_once
@@ -205,8 +205,8 @@ def read_source(
 
 
 def _read_hub_dataset(name: str) -> bad_rows.Rows:
-    rows, bad, first, parts = [], [], 1, usual_splits(name)
-    for split, part in parts.items():
+    rows, bad, first, parts = [], [], 1, load_hub_dataset(name)
+    for split, part in usual_splits(name, parts).items():
         piece = arrow_piece(part.with_format("arrow")[:], first, f"{name} ({split})")
         own = "split" in piece.frame
         if own and len(parts) > 1:

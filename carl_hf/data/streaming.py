@@ -60,7 +60,7 @@ def open_tables(
         else:
             raise ValueError(
                 f"{source}: there is no such file, no folder or pattern with {', '.join(PIECEWISE)} files, and it is "
-                "no id of a Hub data set (owner/name)."
+                "no id of a Hub data set (owner/name or owner/name:configuration)."
             )
     return tables
 

@@ -69,7 +69,7 @@ def was_seen(labels: str, record: Mapping[str, Any]) -> bool:
     origin, head = record.get("provenance") or {}, record.get("head") or {}
     corpora = {*origin.get("corpora", ()), *head.get("corpora", ())}
     if not Path(labels).is_file():
-        return labels in corpora
+        return labels.partition(":")[0] in {corpus.partition(":")[0] for corpus in corpora}  # of any configuration
     if file_digest(labels) in {*origin.get("files", {}).values(), *head.get("files", {}).values()}:
         return True
     return any(is_copy(labels, CORPORA[name]) for name in corpora & set(CORPORA))

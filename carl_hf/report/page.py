@@ -17,7 +17,7 @@ from carl_hf.utils.atomic_files import named_in_errors
 SEEN = "†"
 _INTRODUCTION = """\
 Brackets hold 95 % bootstrap intervals over the test texts. Accuracies are in percent (of texts with several classes:
-exactly these), angles in degrees, all other metrics fractions. The encoders are frozen; a linear probe is fitted."""
+the share whose set is right), angles in degrees, other metrics fractions. Linear probes read frozen vectors."""
 _ALIGNMENT = """\
 Alignment: mean squared distance of texts with one emotion; uniformity: log mean exp(-2 squared distance) of all pairs;
 positive / random: alignment over the mean squared distance of random pairs. Lower is better in all three."""

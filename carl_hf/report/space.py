@@ -28,7 +28,8 @@ TABLES: tuple[tuple[str, str, dict[str, str], str], ...] = (
         {"p@10": "precision_at_10", "nDCG@10": "ndcg_at_10", "p@10 by chance": "chance", "V-measure": "v_measure",
          "V by chance": "v_measure_chance"},
         "p@10: share of a text's ten nearest training texts that have its emotion; nDCG@10 counts the nearer ones "
-        "more. V-measure: agreement of the emotions and as many k-means clusters, 0 to 1.",
+        "more. V-measure: agreement of the emotions and as many k-means clusters, 0 to 1; by chance: of "
+        "permuted emotions.",
     ),
     (
         "Sentiment-guided textual similarity",
