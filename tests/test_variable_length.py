@@ -106,7 +106,7 @@ def test_a_kernel_that_errs_is_not_used(kernel, tokenizer, caplog):
     for _ in range(2):
         found = encode_tokens(encoder, *words_of(encoder, batch_of(tokenizer)))
     torch.testing.assert_close(found, expected)
-    assert len(caplog.messages) == 1 and "its result is wrong" in caplog.text
+    assert ["its result is wrong" in message for message in caplog.messages].count(True) == 1
 
 
 def test_without_the_kernel_attention_is_padded(monkeypatch, tokenizer, caplog):

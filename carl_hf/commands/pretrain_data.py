@@ -192,7 +192,7 @@ class PretrainData:
         if not script.skip_bad_rows:
             return {}
         loaded = dict.fromkeys([*([] if script.streams else script.corpora), *(script.measure or [])])
-        settings = {"agreement_weights": script.agreement_weights, "dominance": script.dominance}
+        settings: dict[str, Any] = {"agreement_weights": script.agreement_weights, "dominance": script.dominance}
         bad = {c: find_bad_rows(c, **settings, **self._format([c])) for c in loaded if c not in KNOWN}
         if self.emotions is not None:
             bad.setdefault(script.emotion_corpus, self.emotions.skipped)  # type: ignore[call-overload]
