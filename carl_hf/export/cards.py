@@ -11,7 +11,14 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from carl_hf.evaluation.space import FEELING
 from carl_hf.evaluation.statistics import few_texts
-from carl_hf.export.provenance import CorpusFacts, Provenance, corpus_facts, is_public_corpus, public_corpus_name
+from carl_hf.export.provenance import (
+    CorpusFacts,
+    Provenance,
+    corpus_facts,
+    is_public_corpus,
+    public_corpus_name,
+    without_configuration,
+)
 from carl_hf.report.tables import MISSING, escape, fraction, table
 
 Kind = Literal["encoder", "va", "emotion"]
@@ -131,7 +138,7 @@ def render_card(record: Mapping[str, Any], name: str) -> str:
         library_name=page.library,
         tags=[*page.tags, "emotion-embeddings", "carl"],
         base_model=origin["base_model"],
-        datasets=sorted({corpus.partition(":")[0] for corpus in corpora if is_public_corpus(corpus)}) or None,
+        datasets=sorted(set(map(without_configuration, filter(is_public_corpus, corpora)))) or None,
         metrics=sorted({result.metric for result in results}) or None,
         pipeline_tag=page.pipeline,
         model_name=title,

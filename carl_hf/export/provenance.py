@@ -157,10 +157,15 @@ def public_model_id(name: str | None) -> str | None:
     return name if name is not None and _is_repo_id(name) and not Path(name).exists() else None
 
 
+def without_configuration(name: str) -> str:
+    """The id of a Hub data set that may be named "owner/name:configuration"; any other name up to a colon."""
+    return name.partition(":")[0]
+
+
 def public_corpus_name(name: str) -> str:
     """A corpus's name without its local folder; Hub ids keep their owner, and their configuration."""
-    repo_id, colon, _ = name.partition(":")
-    on_the_hub = _is_repo_id(repo_id) and (not colon or "/" in repo_id) and not Path(name).exists()
+    repo_id = without_configuration(name)
+    on_the_hub = _is_repo_id(repo_id) and (repo_id == name or "/" in repo_id) and not Path(name).exists()
     if corpus_facts(name) is not None or on_the_hub:
         return name
     return re.split(r"[/\\]", name)[-1]
@@ -168,7 +173,7 @@ def public_corpus_name(name: str) -> str:
 
 def is_public_corpus(name: str) -> bool:
     """Whether this names a corpus that carl_hf knows, or a data set on the Hub."""
-    repo_id = name.partition(":")[0]
+    repo_id = without_configuration(name)
     return corpus_facts(name) is not None or ("/" in repo_id and _is_repo_id(repo_id))
 
 

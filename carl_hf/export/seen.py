@@ -8,7 +8,7 @@ from typing import Any
 from carl_hf.data.corpora import CORPORA, is_copy
 from carl_hf.data.labelled import EMOTION, ClassCorpus
 from carl_hf.export.folder import read_record, record_of
-from carl_hf.export.provenance import file_digest, with_head
+from carl_hf.export.provenance import file_digest, with_head, without_configuration
 
 _GOEMOTIONS = [name for name in EMOTION if name.startswith("goemotions")]
 
@@ -69,7 +69,7 @@ def was_seen(labels: str, record: Mapping[str, Any]) -> bool:
     origin, head = record.get("provenance") or {}, record.get("head") or {}
     corpora = {*origin.get("corpora", ()), *head.get("corpora", ())}
     if not Path(labels).is_file():
-        return labels.partition(":")[0] in {corpus.partition(":")[0] for corpus in corpora}  # of any configuration
+        return without_configuration(labels) in set(map(without_configuration, corpora))
     if file_digest(labels) in {*origin.get("files", {}).values(), *head.get("files", {}).values()}:
         return True
     return any(is_copy(labels, CORPORA[name]) for name in corpora & set(CORPORA))
