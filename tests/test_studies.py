@@ -99,6 +99,41 @@ def test_recipes_are_trained_once_and_the_reported_ones_measured_on_test_data(st
         start("recipe", *flags)
 
 
+def test_a_recipe_stopped_in_training_goes_on_where_it_was(start, tiny, corpora, tmp_path, monkeypatch):
+    study, recipe = tmp_path / "study.yaml", start("recipe")
+    plain = {"training": None, "encoder": str(tiny)}
+    common = {**STUDY["common"], "encoder": str(tiny), "max_steps": 3}
+    recipes = {"as it was": plain, "plain": {}, "both": {"objectives": ["mccl", "ptd=0.2"]}}
+    study.write_text(yaml.safe_dump({**STUDY, "common": common, "recipes": recipes}, sort_keys=False))
+
+    def records(name):
+        flags = ("--output_dir", tmp_path / f"out-{name}", "--models_dir", tmp_path / name)
+        start("recipe", "--study", study, *flags, "--data_dir", corpora, "--only", "both")
+        return json.loads((tmp_path / f"out-{name}" / "both-1.json").read_text())
+
+    class Stopped(recipe.CarlTrainer):
+        def _save_checkpoint(self, *args, **kwargs):
+            super()._save_checkpoint(*args, **kwargs)
+            if self.state.global_step == 2:
+                raise KeyboardInterrupt
+
+    whole = records("whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(recipe, "CarlTrainer", Stopped)
+        records("stopped")
+    stopped = records("stopped")
+    assert stopped["steps"] == 3 and "training_seconds" in whole and "training_seconds" not in stopped
+    assert stopped["dev"] == whole["dev"] and stopped["detector_auc"] == whole["detector_auc"]
+    assert not list((tmp_path / "stopped").rglob("checkpoint-*"))
+    # checkpoints of other settings are not gone on from
+    study.write_text(study.read_text().replace("max_steps: 3", "max_steps: 4"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(recipe, "CarlTrainer", Stopped)
+        records("other")
+    study.write_text(study.read_text().replace("max_steps: 4", "max_steps: 3"))
+    assert "training_seconds" in records("other")
+
+
 def test_the_development_score_reads_no_test_text(start, corpora):
     development = start("development")
     score, seen = development.DevelopmentScore(corpora), []

@@ -5,6 +5,7 @@ parts; once a recipe is chosen, measures it and the alternatives on test parts.
     python benchmarks/studies/recipe.py --data_dir DIR --only recipe regression --test true
 
 Each run leaves one JSON file in the output folder. Existing runs are not repeated; one with other settings is refused.
+A training that was stopped goes on from its last checkpoint.
 At the end the tables (TABLE.md) are rendered from all files. A recipe is chosen by the score of development.py alone.
 """
 
@@ -13,6 +14,7 @@ import copy
 import dataclasses
 import json
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -250,14 +252,19 @@ class Runner:
             emoji=recipe.emoji, heads=heads, classes=classes, dominance=recipe.dominance,
         )  # fmt: skip
 
-    def train(self, recipe: Recipe, seed: int) -> tuple[CarlModel, dict[str, Any]]:
-        """The model, and the outcome of training: steps, seconds, the detector's AUC on development texts."""
+    def plain(self, recipe: Recipe) -> tuple[CarlModel, dict[str, Any]]:
+        """The model of a recipe without training, and that as its outcome."""
+        return self.model(recipe), {"steps": 0}
+
+    def train(self, recipe: Recipe, seed: int, folder: Path) -> tuple[CarlModel, dict[str, Any]]:
+        """The model, and the outcome of training: steps, seconds (unless it was stopped in between), the detector's
+        AUC on development texts. A training that `folder` holds checkpoints of goes on from the last one."""
         set_seed(seed)
-        if recipe.training is None:
-            return self.model(recipe), {"steps": 0}
         args = CarlTrainingArguments(
-            "unused", seed=seed, use_cpu=not torch.cuda.is_available(), save_strategy="no", report_to="none",
-            logging_steps=50, disable_tqdm=True, probe_texts=0, **{"bf16": self.args.bf16, **recipe.training},
+            str(folder), seed=seed, use_cpu=not torch.cuda.is_available(), report_to="none", logging_steps=50,
+            # what is averaged is in no checkpoint
+            save_strategy="no" if recipe.averaged else "steps", save_steps=0.1, save_total_limit=1,
+            disable_tqdm=True, probe_texts=0, **{"bf16": self.args.bf16, **recipe.training},
         )  # fmt: skip
         texts = self.texts(recipe, seed)
         model = self.model(recipe, args.heads, class_names(texts) if "classifier" in args.heads else ())
@@ -265,9 +272,10 @@ class Runner:
         if recipe.averaged:
             trainer.add_callback(AverageLast(*recipe.averaged))
         start = time.perf_counter()
-        trainer.train()
-        cost = {"steps": trainer.state.global_step, "training_seconds": round(time.perf_counter() - start, 1),
-                "training_texts": len(texts), "bf16": args.bf16}  # fmt: skip
+        trainer.train("last" if any(folder.glob("checkpoint-*/checkpoint.json")) else None)
+        cost = {"steps": trainer.state.global_step, "training_texts": len(texts), "bf16": args.bf16}
+        if not trainer.start_step:
+            cost["training_seconds"] = round(time.perf_counter() - start, 1)
         return model, {**cost, "detector_auc": self._detector(trainer, recipe)}
 
     def _detector(self, trainer: CarlTrainer, recipe: Recipe) -> dict[str, float] | None:
@@ -346,7 +354,7 @@ def run_one(runner: Runner, name: str, seed: int) -> None:
         write_json(path, record)
     if args.test and name in study.reported and "test" not in record:
         print(f"{name}, seed {seed}, on test parts ...", flush=True)
-        found = runner.train(recipe, seed) if recipe.training is None else _kept(runner, name, seed)
+        found = runner.plain(recipe) if recipe.training is None else _kept(runner, name, seed)
         if found is None or found[1] != {key: record.get(key) for key in found[1]}:
             raise ValueError(
                 f"{args.models_dir} does not hold the model that {path} describes: remove the record, and the "
@@ -379,15 +387,26 @@ def _model(runner: Runner, name: str, seed: int) -> tuple[CarlModel, dict[str, A
     source = study.recipes[name].of or name
     recipe = study.recipes[source]
     if recipe.training is None:
-        return runner.train(recipe, seed)
+        return runner.plain(recipe)
     found = _kept(runner, name, seed)
     if found is None:
-        found = model, outcome = runner.train(recipe, seed)
-        folder = _folder(runner, name, seed)
+        folder, started = _folder(runner, name, seed), {"settings": study.settings(source), "bf16": runner.args.bf16}
+        begun = folder / "training.json"
+        if not begun.is_file() or json.loads(begun.read_text(encoding="utf-8")) != started:
+            _remove_checkpoints(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(begun, started)
+        found = model, outcome = runner.train(recipe, seed, folder)
         (folder / "outcome.json").unlink(missing_ok=True)  # until the new weights are whole
         model.save_pretrained(folder)
         write_json(folder / "outcome.json", {"settings": study.settings(source), **outcome})
+        _remove_checkpoints(folder)
     return found
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
 
 
 def main() -> None:
