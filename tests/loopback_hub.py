@@ -66,6 +66,10 @@ class Refusal(Exception):
     def __init__(self, status, message, code=None):
         self.status, self.message, self.code = status, message, code
 
+    @property
+    def headers(self):
+        return {"X-Error-Message": self.message} | ({"X-Error-Code": self.code} if self.code else {})
+
 
 ROUTES = []
 
@@ -108,6 +112,10 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.close()
             return
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if refusal := self.hub.refusal_of(url.path):
+            self.reply(refusal.status, {"error": refusal.message}, refusal.headers)
+            self.hub.log.append((self.command, url.path, self.status))
+            return
         method = "GET" if self.command == "HEAD" else self.command
         try:
             for verb, expression, function in ROUTES:
@@ -119,10 +127,7 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 raise Refusal(404, f"no route for {self.command} {url.path}")
         except Refusal as refusal:
-            headers = {"X-Error-Message": refusal.message}
-            if refusal.code:
-                headers["X-Error-Code"] = refusal.code
-            self.reply(refusal.status, {"error": refusal.message}, headers)
+            self.reply(refusal.status, {"error": refusal.message}, refusal.headers)
         finally:
             self.hub.log.append((self.command, url.path, self.status))
 
@@ -153,6 +158,12 @@ class Handler(BaseHTTPRequestHandler):
         if sha is None:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return sha, repository.commits[sha]["files"]
+
+    @route("GET", "/api/whoami-v2")
+    def who(self):
+        if not self.user:
+            raise Refusal(401, "Invalid username or password.")
+        self.reply(200, {"name": self.user, "type": "user", "orgs": [{"name": "org"}]})
 
     @route("POST", "/api/repos/create")
     def create(self):
@@ -312,7 +323,8 @@ class LoopbackHub:
     """The server.
 
     Attributes: `repositories` by id; `token` of the user "tester", who may write under "tester" and "org"; `cut`, an
-    expression: requests whose path it finds lose their connection.
+    expression: requests whose path it finds lose their connection; `refusals`: pairs of an expression and the
+    [`Refusal`] that such requests are answered with.
     """
 
     def __init__(self, root):
@@ -322,6 +334,7 @@ class LoopbackHub:
         self.token = "hf_" + "t" * 34
         self.tokens = {self.token: "tester"}
         self.repositories, self.log, self.lock, self.cut = {}, [], threading.RLock(), None
+        self.refusals = []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": self}))
         self.server.daemon_threads = True
         port = self.server.server_address[1]
@@ -345,6 +358,9 @@ class LoopbackHub:
             "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost",
         }  # fmt: skip
         return kept | ours | ({} if xet else {"HF_HUB_DISABLE_XET": "1"}) | more
+
+    def refusal_of(self, path):
+        return next((refusal for expression, refusal in self.refusals if re.search(expression, path)), None)
 
     def blob(self, sha256):
         return self.root / "blobs" / sha256

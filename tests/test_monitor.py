@@ -18,6 +18,9 @@ def test_auc_equals_scikit_learn_with_ties_and_masked_entries():
         expected = metrics.roc_auc_score(positive[eligible], logits[eligible])
         assert detection_auc(logits, positive, eligible).item() == pytest.approx(expected, abs=1e-6)
     assert math.isnan(detection_auc(logits, torch.zeros_like(positive), eligible))
+    for value in (math.inf, -math.inf, math.nan):
+        broken = torch.where(eligible, logits, 0).index_fill(-1, torch.tensor([0]), value)
+        assert math.isnan(detection_auc(broken, positive, eligible)) == bool(eligible[..., 0].any())
 
 
 def test_spread_and_rank_tell_a_sphere_from_a_point_and_a_line():

@@ -19,7 +19,7 @@ from carl_hf.version import __version__
 def start_logging(*, main_process: bool = True) -> None:
     """Plain lines on stderr: all that is said in the main process, errors in the others."""
     logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
-    for package in ("httpx", "matplotlib"):
+    for package in ("httpx", "httpx2", "matplotlib"):
         logging.getLogger(package).setLevel(logging.WARNING)
 
 

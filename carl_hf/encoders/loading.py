@@ -25,9 +25,10 @@ from transformers.utils.logging import EmptyTqdm, set_tqdm_hook
 
 from carl_hf.encoders.checks import check_loaded, check_weights_file, say_if_padding_is_read
 from carl_hf.encoders.emoji_tokens import add_emoji, with_emoji
+from carl_hf.encoders.hub_files import UnreachableError, find_file, hub_answer, optional_json
 from carl_hf.encoders.layout import Pooling
 from carl_hf.encoders.packaged import HUB_IDS, resolve_encoder
-from carl_hf.encoders.stated import exported_pooling, find_file, optional_json
+from carl_hf.encoders.stated import exported_pooling
 from carl_hf.utils.suggestions import first_line
 
 # or transformers asks a service of the Hub to convert a model without safetensors, and loads what it proposes
@@ -60,13 +61,14 @@ def load_config(name: str) -> PreTrainedConfig:
     """The configuration of a model, without its weights.
 
     Raises:
-        ValueError: if there is no such model.
+        ValueError: if there is no such model; [`UnreachableError`] if that is not known.
     """
     resolved = resolve_encoder(name)
     try:
         return AutoConfig.from_pretrained(resolved, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(f"Cannot load the model {name!r}: {_why_not(resolved, error)}") from error
+        kind = UnreachableError if (hub_answer(error) or ("", False))[1] else ValueError
+        raise kind(f"Cannot load the model {name!r}: {_why_not(resolved, error)}") from error
 
 
 def load_encoder(name: str | Path, *, emoji: bool = False) -> PreTrainedModel:
@@ -205,7 +207,8 @@ def load_tokenizer(name: str, *, emoji: bool = False) -> PreTrainedTokenizerBase
         tokenizer = AutoTokenizer.from_pretrained(resolved, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises the bare class
         raise ValueError(f"Cannot load a tokenizer for {name!r}: {_why_not(resolved, error)}") from error
-    if len(tokenizer) - len(tokenizer.all_special_tokens) < 10:  # what transformers makes of a folder without files
+    if len(tokenizer) - len(tokenizer.all_special_tokens) < 10:  # what transformers makes without the files
+        find_file(resolved, "tokenizer_config.json")  # or says that the Hub could not be asked
         raise ValueError(
             f"Cannot load a tokenizer for {name!r}: it has no vocabulary. Save it beside the model: "
             "tokenizer.save_pretrained(folder)."
@@ -273,7 +276,8 @@ def _why_not(name: str, error: Exception) -> str:
         if Path(name, "encoder", "config.json").is_file() and not Path(name, "config.json").is_file():
             return f"it is the folder of a run: name its export, {name.rstrip('/')}/encoder."
         return first_line(error)
-    return (
-        f"there is no such folder, and the Hub gave no such model ({first_line(error)}) "
-        f"Pass the folder of a downloaded model, a Hub id, {' or '.join(map(repr, HUB_IDS))}."
-    )
+    answer = hub_answer(error)
+    if answer is not None and answer[1]:
+        return answer[0]
+    reason = answer[0] if answer is not None else f"the Hub gave no such model ({first_line(error)})"
+    return f"{reason} Pass the folder of a downloaded model, a Hub id, {' or '.join(map(repr, HUB_IDS))}."

@@ -1,13 +1,10 @@
 """What the folder or repository of a model states of it."""
 
 import contextlib
-import json
-from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
-
 from carl_hf.encoders.embedding import StatedPooling
+from carl_hf.encoders.hub_files import UnreachableError, find_file, optional_json
 from carl_hf.encoders.layout import Pooling
 from carl_hf.encoders.packaged import resolve_encoder
 
@@ -21,6 +18,9 @@ def stated_pooling(resolved: str) -> StatedPooling | None:
 
     Args:
         resolved: a folder or Hub id, as from [`resolve_encoder`].
+
+    Raises:
+        OSError: if there is no such model. ValueError: if the Hub could not be asked.
     """
     modules = optional_json(resolved, "modules.json")
     if modules is None:
@@ -51,26 +51,14 @@ def reading_length(name: str) -> int:
     other model.
 
     Raises:
-        ValueError: if the record of the export is damaged.
+        ValueError: if the record of the export is damaged, or the Hub could not be asked for it.
     """
     try:
         record = optional_json(resolve_encoder(name), EXPORT_RECORD)
         return 128 if record is None else int(record["max_length"])
+    except UnreachableError:
+        raise
     except OSError:  # there is no such model, which loading it says
         return 128
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{name}: {EXPORT_RECORD} is damaged. Export the model again.") from error
-
-
-def optional_json(resolved: str, file: str) -> Any:
-    """Content of a model's JSON file; None if it has no such file or cannot be reached."""
-    path = find_file(resolved, file)
-    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-def find_file(resolved: str, file: str) -> str | None:
-    """Where a file of a folder or of a model on the Hub lies; None if there is none, or the Hub cannot be reached."""
-    return cached_file(
-        resolved, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )  # fmt: skip

@@ -40,8 +40,10 @@ def measure_detector(
 
     Returns:
         {"salient, radius 0": {"precision", "recall", "auc", "auc_interval", "tokens"}, ...} for the four conditions;
-        precision and recall at the threshold that weighs both classes alike. "own detector" is the AUC of the model's
-        own, trained detector on salient tokens at the given radius.
+        precision and recall at the threshold that weighs both classes alike.
+
+    Raises:
+        TooFewTokensError: if one of the parts has no two texts, or no text of two tokens.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import precision_score, recall_score
@@ -59,6 +61,9 @@ def measure_detector(
         )
     finally:
         model.train(was_training)
+    for part, conditions in (("training", train), ("test", test)):
+        if not conditions or any(len(set(tokens.perturbed)) < 2 for tokens in conditions.values()):
+            raise TooFewTokensError(f"its {part} part has no two texts of several tokens, perturbed ones and others")
     result: dict[str, Any] = {}
     for condition, fitted in train.items():
         measured, scaler = test[condition], StandardScaler().fit(fitted.states)
@@ -70,18 +75,19 @@ def measure_detector(
             "recall": float(recall_score(measured.perturbed, scores > 0)),
             **_auc(scores, measured, rng),
         }
-    seen = test[f"salient, radius {radius:g}"]
-    return {**result, "own detector": _auc(seen.own_scores, seen, rng)}
+    return result
+
+
+class TooFewTokensError(ValueError):
+    """A corpus by which no detector can be measured."""
 
 
 class _Tokens(NamedTuple):
-    """The eligible tokens of some texts: last hidden states (T, H), whether perturbed (T,), index of the text (T,),
-    logits of the model's own detector (T,)."""
+    """The eligible tokens of some texts: last hidden states (T, H), whether perturbed (T,), index of the text (T,)."""
 
     states: np.ndarray
     perturbed: np.ndarray
     text: np.ndarray
-    own_scores: np.ndarray
 
 
 def _token_states(
@@ -134,8 +140,7 @@ def _batch_states(
             moved_TH = model.encode(embeds_TE + delta_TE, layout)
             for distance, states_TH in ((0.0, hidden_TH), (radius, moved_TH)):
                 states_TH = states_TH.detach()[eligible_T]
-                columns = (states_TH.float(), perturbed_T[eligible_T], text_BL[eligible_BL],
-                           model.detect(states_TH).float())  # fmt: skip
+                columns = (states_TH.float(), perturbed_T[eligible_T], text_BL[eligible_BL])
                 yield f"{kind}, radius {distance:g}", _Tokens(*(column.cpu().numpy() for column in columns))
 
 
@@ -148,6 +153,10 @@ def _auc(scores: np.ndarray, tokens: _Tokens, rng: np.random.Generator) -> dict[
     values = []
     for _ in range(_RESAMPLES):
         rows = np.concatenate([members[text] for text in rng.choice(texts, len(texts))])
-        values.append(roc_auc_score(tokens.perturbed[rows], scores[rows]))
-    auc = float(roc_auc_score(tokens.perturbed, scores))
-    return {"auc": auc, "auc_interval": interval(np.array(values)), "tokens": len(scores)}
+        if len(set(tokens.perturbed[rows])) == 2:
+            values.append(roc_auc_score(tokens.perturbed[rows], scores[rows]))
+    return {
+        "auc": float(roc_auc_score(tokens.perturbed, scores)),
+        "auc_interval": interval(np.array(values)),
+        "tokens": len(scores),
+    }

@@ -14,7 +14,7 @@ from carl_hf.data.labelled import POLARITY, VaCorpus
 from carl_hf.data.splits import split_rows
 from carl_hf.encoders.embedding import EncodeOnce
 from carl_hf.evaluation.circumplex import circular_order, radius_against_intensity
-from carl_hf.evaluation.detector import measure_detector
+from carl_hf.evaluation.detector import TooFewTokensError, measure_detector
 from carl_hf.evaluation.emotion import emotion_curve, measure_emotion
 from carl_hf.evaluation.geometry import alignment_uniformity, centroid_separation
 from carl_hf.evaluation.polarity import measure_polarity
@@ -94,6 +94,7 @@ def run_tasks(
             "seen_in_training". head_trained_on: the same for the trained head.
     """
     corpora, seed, encode = corpora or Corpora(settings), settings.seed, EncodeOnce(encode)
+    skipped: dict[str, str] = {}
     measured: dict[str, Iterator[tuple[str, Measured]]] = {
         "va": _va(encode, corpora.va, seed, predict_va, trained_on, {*trained_on, *head_trained_on}),
         "polarity": (
@@ -107,10 +108,7 @@ def run_tasks(
         "geometry": _geometry(encode, corpora, seed),
         "semantics": ((name, measure_sts(encode, pairs, seed=seed)) for name, pairs in corpora.semantics.items()),
         "space": measure_space(encode, corpora, seed=seed),
-        "detector": (
-            (name, (measure_detector(carl[0], carl[1], corpus, seed=seed), {}))
-            for name, corpus in (corpora.detector if carl is not None else {}).items()
-        ),
+        "detector": _detector(carl, corpora.detector, seed, skipped),
     }
     run, seconds = Evaluation(seed=seed), {}
     for task, results in measured.items():
@@ -124,7 +122,7 @@ def run_tasks(
                 run.items[f"{task}/{name}"] = items
         if task in run.metrics:
             seconds[task] = round(time.perf_counter() - encode.seconds - start, 1)
-    run.metrics["skipped"] = _skipped(settings, corpora, carl is not None)
+    run.metrics["skipped"] = _skipped(settings, corpora, carl is not None) | skipped
     run.metrics["seconds"] = {"embedding": round(encode.seconds, 1), **seconds}
     return run
 
@@ -173,6 +171,18 @@ def _geometry(encode: Encode, corpora: Corpora, seed: int) -> Iterator[tuple[str
         curves["emotion"] |= emotion_curve(encode(corpus.texts), corpus, seed=seed)
     if curves:
         yield "dimensions", (curves, {})
+
+
+def _detector(
+    carl: tuple[CarlModel, PreTrainedTokenizerBase] | None, corpora: Mapping[str, VaCorpus], seed: int,
+    skipped: dict[str, str],
+) -> Iterator[tuple[str, Measured]]:  # fmt: skip
+    """What cannot be measured is added to `skipped`."""
+    for name, corpus in corpora.items() if carl is not None else ():
+        try:
+            yield name, (measure_detector(carl[0], carl[1], corpus, seed=seed), {})
+        except TooFewTokensError as error:
+            skipped[f"detector/{name}"] = str(error)
 
 
 def _skipped(settings: Settings, corpora: Corpora, is_checkpoint: bool) -> dict[str, str]:

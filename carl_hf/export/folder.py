@@ -16,12 +16,14 @@ import safetensors
 import torch
 from filelock import FileLock, Timeout
 
+from carl_hf.encoders.hub_files import find_file
 from carl_hf.encoders.packaged import resolve_encoder
-from carl_hf.encoders.stated import EXPORT_RECORD, find_file
+from carl_hf.encoders.stated import EXPORT_RECORD
 from carl_hf.export.cards import render_card
 from carl_hf.export.contents import check_content
 from carl_hf.export.provenance import Provenance, named_digests, with_head
 from carl_hf.utils.atomic_files import apply_umask, write_errors, write_json
+from carl_hf.utils.suggestions import listed
 
 _IN_USE = "in-use.lock"
 
@@ -33,6 +35,7 @@ _PUBLISHED = re.compile(
     r"|figures/[A-Za-z0-9_.-]+\.png|onnx/model(_quantized)?\.onnx"
 )
 
+_OF_A_DOWNLOAD = (".cache/huggingface/", ".gitattributes")
 _GRAPHS = ("onnx/model.onnx", "onnx/model_quantized.onnx")
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _SLOW_VOCABULARY = {"vocab.txt", "bpe.codes", "spiece.model", "spm.model", "tokenizer.model", "sentencepiece.model",
@@ -67,7 +70,11 @@ def _damaged(path: Path) -> ValueError:
 
 
 def record_of(model: str) -> dict[str, Any] | None:
-    """The same of a model by the name that loads it, of the Hub too; None for one that is no export, or not there."""
+    """The same of a model by the name that loads it, of the Hub too; None for one that is no export, or not there.
+
+    Raises:
+        ValueError: if the record is damaged, or the Hub could not be asked for it.
+    """
     with contextlib.suppress(OSError):
         if path := find_file(resolve_encoder(model), EXPORT_RECORD):
             return read_record(Path(path).parent)
@@ -114,7 +121,12 @@ def export_files(folder: str | Path) -> list[str]:
     if not {"kind", "pooling", "versions", "results", "widget", "card_sha256"} <= set(record):
         raise _damaged(folder / EXPORT_RECORD)
     if foreign := _foreign_files(folder):
-        raise ValueError(f"{folder} holds files that are not part of an export: {', '.join(foreign)}. Move them away.")
+        links = (
+            " (links, as in the Hub's cache: hf download NAME --local-dir DIR)" * (folder / foreign[0]).is_symlink()
+        )
+        raise ValueError(
+            f"{folder} holds files that are not part of an export: {listed(foreign)}{links}. Move them away."
+        )
     files = _files(folder)
     needed = {"README.md", "config.json", "tokenizer_config.json"}
     if not _SLOW_VOCABULARY & set(files):
@@ -279,7 +291,8 @@ def card_for(folder: Path, repo_id: str) -> bytes:
 
 def _files(folder: Path) -> list[str]:
     paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    return sorted(path.relative_to(folder).as_posix() for path in paths)
+    names = sorted(path.relative_to(folder).as_posix() for path in paths)
+    return [name for name in names if not name.startswith(_OF_A_DOWNLOAD)]
 
 
 def _foreign_files(folder: Path) -> list[str]:

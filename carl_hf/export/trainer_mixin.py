@@ -22,7 +22,7 @@ from carl_hf.encoders.packaged import packaged_name
 from carl_hf.export.cards import Result
 from carl_hf.export.exports import export_encoder
 from carl_hf.export.folder import with_earlier_training
-from carl_hf.export.hub import Push, push_export
+from carl_hf.export.hub import Push, check_repository, errors_explained, push_export
 from carl_hf.export.provenance import Provenance, differing_settings, run_settings
 from carl_hf.export.task_heads import FEWEST_TEXTS
 from carl_hf.objectives import describe_objectives
@@ -86,6 +86,21 @@ class PublishingTrainer(Trainer):
             self.model, self.processing_class, folder, max_length=self.args.max_length, provenance=self.provenance,
             results=self._dev_results(), train=train,
         )  # fmt: skip
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Makes the repository, or checks before training that the export may be pushed to it later.
+
+        Raises:
+            ValueError: if not; see [`carl_hf.export.hub.check_repository`].
+        """
+        branch = self.args.hub_revision or "main"
+        with errors_explained(self.args.hub_model_id or str(self.args.output_dir), branch, sending=False):
+            super().init_hf_repo(token, private)
+        if self.is_world_process_zero():
+            check_repository(
+                self.hub_model_id, "encoder", private=self.args.hub_private_repo if private is None else private,
+                branch=branch, token=token or self.args.hub_token,
+            )  # fmt: skip
 
     def push_to_hub(
         self, commit_message: str | None = "End of training", blocking: bool = True, token: str | None = None,

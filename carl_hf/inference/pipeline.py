@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 
 from carl_hf.data.bad_rows import is_blank
 from carl_hf.data.files import PIECE
+from carl_hf.encoders.hub_files import UnreachableError
 from carl_hf.encoders.loading import is_va_regressor, load_config
 from carl_hf.evaluation.encoder import fingerprint_of, tokenizer_state
 from carl_hf.export.task_heads import class_probabilities
@@ -95,7 +96,7 @@ class AffectPipeline:
             settings: as the class takes them.
 
         Raises:
-            ValueError: if there is no such model.
+            ValueError: if there is no such model, or the Hub does not say whether there is one of the two.
         """
         folder = Path(name)
         inside: dict[str, Any] = {head: folder / head for head in _HEADS if (folder / head / "config.json").is_file()}
@@ -111,6 +112,8 @@ class AffectPipeline:
             try:
                 load_config(f"{name}-{head}")
                 found[head] = f"{name}-{head}"
+            except UnreachableError:
+                raise
             except ValueError as error:
                 errors.append(error)
         if not found:

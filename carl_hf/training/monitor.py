@@ -98,7 +98,8 @@ class RunningMeans:
 
 
 def detection_auc(logits: Tensor, positive: Tensor, eligible: Tensor) -> Tensor:
-    """Area under the ROC curve over the eligible entries, ties counted half; NaN without both classes.
+    """Area under the ROC curve over the eligible entries, ties counted half; NaN without both classes, or
+    where a score is not finite.
 
     Args:
         logits, positive, eligible (`Tensor`): scores and two boolean masks of one shape.
@@ -112,7 +113,11 @@ def detection_auc(logits: Tensor, positive: Tensor, eligible: Tensor) -> Tensor:
     below = torch.searchsorted(sorted_negatives, scores, side="left")
     not_above = torch.searchsorted(sorted_negatives, scores, side="right")
     twice_the_wins = torch.where(positive, below + not_above, 0).sum()
-    return twice_the_wins / (2 * positive.sum() * negative.sum())
+    return torch.where(
+        (scores.isfinite() | ~(positive | negative)).all(),
+        twice_the_wins / (2 * positive.sum() * negative.sum()),
+        torch.nan,
+    )
 
 
 def embedding_spread(embeddings: Tensor) -> tuple[Tensor, Tensor]:
