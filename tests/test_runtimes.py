@@ -293,9 +293,44 @@ def test_the_page_without_a_server_in_a_browser(url, site, browser):
     assert said == [] and asked and all(address.startswith((url, "data:", "blob:")) for address in asked)
 
 
-def test_the_page_without_models_says_what_belongs_there(url, browser):
+@pytest.mark.parametrize(
+    ("query", "blocked", "said"),
+    [
+        ("?models=nowhere", None, "/nowhere/ must hold va/ and emotion/"),
+        ("?models=https://elsewhere.example/x", None, "names https://elsewhere.example: the models must lie on"),
+        ("", "**/models/emotion/**", "/models/ must hold va/ and emotion/"),
+        ("", "**/transformers.web.min.js", "Files of node_modules/ are missing: run npm ci"),
+        ("", "**/ort.wasm.bundle.min.mjs", "Files of node_modules/ are missing: run npm ci"),
+        ("", "**/*.wasm", "ort-wasm-simd-threaded.wasm is missing: run npm ci"),
+    ],
+)
+def test_the_page_without_all_its_files_says_what_is_missing(query, blocked, said, url, browser):
     page = browser.new_page()
     page.set_default_timeout(60_000)
-    page.goto(f"{url}?models=nowhere")
+    if blocked:
+        page.route(blocked, lambda route: route.fulfill(status=404))
+    page.goto(f"{url}{query}")
     page.locator("#status.error").wait_for()
-    assert "/nowhere/ must hold va/ and emotion/" in page.get_by_role("status").inner_text()
+    page.wait_for_timeout(1000)  # what is still loading says no more
+    status = page.get_by_role("status").inner_text()
+    assert status.startswith("The models could not be run. ") and said in status
+
+
+RECORD_STATUS = """
+const status = document.getElementById("status");
+window.said = [];
+new MutationObserver(() => window.said.push(status.textContent)).observe(status, { childList: true });
+"""
+
+
+def test_many_sentences_are_shown_as_they_are_read(url, browser):
+    page = browser.new_page()
+    page.set_default_timeout(60_000)
+    page.goto(url)
+    page.get_by_text("3 sentences read.").wait_for()
+    page.evaluate(RECORD_STATUS)
+    page.locator("#text").fill("\n".join(f"{JOYFUL} {i}" for i in range(12)) + "\n\u4eca\u5929")
+    page.get_by_text("13 sentences read.").wait_for()
+    said = page.evaluate("window.said")
+    assert said == [f"Reading: {n} of 13 sentences." for n in (5, 10)] + ["13 sentences read."]
+    assert "Tokens that the model does not know: " in page.locator("#answer-13").inner_text()

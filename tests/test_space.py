@@ -80,7 +80,6 @@ def test_the_circle_has_every_text_where_its_numbers_say(app):
         (" \n ", "There is nothing to read yet"),
         (None, "There is nothing to read yet"),
         (["joy"], "There is nothing to read yet"),
-        ("joy\n123 !", "Line 2 holds no letter (123 !)"),
         ("joy\n" * 21, "21 sentences are too many"),
         ("joy " * 5001, "The text has 20,004 characters, and this page reads 20,000"),
     ],
@@ -95,6 +94,35 @@ def test_a_long_sentence_is_cut_and_that_is_said(app, models):
     status, _, readings = app.show_sentences(models, "joy\n" + "joy " * 100, "valence", "gradient norm")
     assert Tags(status).text == "2 sentences read. Too long to colour more than the first 32 tokens: 2."
     assert "only its beginning was read" in readings
+    assert readings.count("the numbers above and the emotions are of the whole text") == 1
+
+
+def test_lines_without_letters_are_read_and_unknown_tokens_said(app, models):
+    status, _, readings = app.show_sentences(models, "joy\n10/10 \u4eca\u5929", "valence", "gradient norm")
+    assert Tags(status).text == "2 sentences read."
+    unknown = models.affect(["joy", "10/10 \u4eca\u5929"])["tokens_unknown"].tolist()
+    said = Tags(readings).text.split("Tokens that the models do not know: ")[1:]
+    assert unknown[1] > unknown[0] == 0 and [int(part.split(".")[0]) for part in said] == unknown[1:]
+
+
+def test_a_line_that_the_tokenizer_reads_nothing_of_is_named(app, models, monkeypatch):
+    read = models.affect
+    nothing = lambda texts: read(texts).assign(valence=[0.5, np.nan])  # noqa: E731
+    nothing.classes = read.classes
+    monkeypatch.setattr(models, "affect", nothing)
+    status, _, _ = app.show_sentences(models, "joy\n\u200b", "valence", "gradient norm")
+    assert "Nothing in '\\u200b' is read by the models: write it in words." in Tags(status).text
+
+
+def test_a_classifier_that_judges_each_emotion_by_itself_says_which_hold(app, models, monkeypatch):
+    read = models.affect
+    several = lambda texts: read(texts).assign(emotions=["joy, surprise", ""])  # noqa: E731
+    several.classes = read.classes
+    monkeypatch.setattr(models, "affect", several)
+    _, _, readings = app.show_sentences(models, "joy\nwoe", "valence", "gradient norm")
+    assert [part.split(".")[0] for part in Tags(readings).text.split("Over their thresholds: ")[1:]] == [
+        "joy, surprise", "none",
+    ]  # fmt: skip
 
 
 def test_a_file_comes_back_with_answers_in_its_own_dialect(app, models, tmp_path, monkeypatch):
@@ -130,7 +158,10 @@ def test_a_file_comes_back_with_answers_in_its_own_dialect(app, models, tmp_path
     [
         (b"", "The file is empty"),
         (b"text\nWell, hello there\n", "The file, row 1: has 2 cells, the header 1; correct it, with quotation marks"),
-        (b"name,words\na,b\n", "no column named text (its columns: name, words)"),
+        (
+            b"name, text\na,b\n",
+            "no column named 'text', in small letters and without spaces (its columns: 'name', ' text')",
+        ),
         (b"text\n", "The column text is empty"),
         ("text\ncaf\u00e9\n".encode("latin-1"), "not UTF-8"),
         (b"text\n" + b"joy\n" * 2001, "The file has 2,001 rows, and this page reads 2,000: split it."),
@@ -156,7 +187,9 @@ def test_mistakes_in_a_file_are_said_on_the_page(content, message, app, models, 
     "arguments, message",
     [
         (["--model", "nowhere"], "error: --model nowhere is no folder: train one with carl-hf pretrain"),
-        (["--model", "{empty}"], "holds no encoder/: name its model by --encoder"),
+        (["--model", "{empty}"], "holds no encoder/, no va/, no emotion/, and the page needs all three: name models"),
+        (["--model", "{exports}/va"], "is one export: name the folder of the run"),
+        (["--model", "{exports}", "--encoder", "{exports}/emotion"], "emotion is a classifier, whose vectors are not"),
         (["--model", "{exports}", "--va", "{exports}/emotion"], "emotion is no valence-arousal regressor"),
         (["--model", "{exports}", "--emotion", "{exports}/va"], "va is no emotion classifier"),
         (["--model", "{exports}", "--encoder", "nobody/nothing"], "Cannot load"),
@@ -168,6 +201,16 @@ def test_mistakes_on_the_command_line_end_in_one_clear_line(arguments, message, 
     with pytest.raises(SystemExit) as stop:
         app.main()
     assert str(stop.value.code).startswith("error: ") and message in stop.value.code
+
+
+def test_a_port_in_use_is_said_before_anything_is_loaded(app, monkeypatch):
+    monkeypatch.setattr(app, "load_models", Mock(side_effect=AssertionError))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setattr(sys, "argv", ["app.py", "--port", str(taken.getsockname()[1])])
+        with pytest.raises(SystemExit, match=r"error: --port \d+: Address already in use. Name another"):
+            app.main()
 
 
 def test_a_page_that_is_stopped_as_it_loads_ends_in_one_line(app, monkeypatch, capsys):
@@ -290,6 +333,7 @@ def test_the_page_in_a_browser(app, browser, fitted, looked_up, tmp_path):
             check_width(page, pictures, f"sentences-{width}")
             assert not overlaps(page, BLOCKS)
         page.get_by_role("radio", name="arousal").check()
+        page.get_by_text("arousal +").first.wait_for()  # read again at once
         page.get_by_role("radio", name="gradient norm").check()
         page.get_by_role("button", name="I miss her every single morning.").click()
         page.get_by_role("button", name="Read the sentences").click()

@@ -399,6 +399,7 @@ def _model(runner: Runner, name: str, seed: int) -> tuple[CarlModel, dict[str, A
         found = model, outcome = runner.train(recipe, seed, folder)
         (folder / "outcome.json").unlink(missing_ok=True)  # until the new weights are whole
         model.save_pretrained(folder)
+        runner.tokenizer(recipe).save_pretrained(folder)  # evaluate.py reads both
         write_json(folder / "outcome.json", {"settings": study.settings(source), **outcome})
         _remove_checkpoints(folder)
     return found

@@ -34,13 +34,17 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the models say of a text: valence and arousal in [-1, 1], probabilities of emotions (greatest first), the
-    nearest texts of the demo corpus, and the words that count."""
+    """What the models say of a text: valence and arousal in [-1, 1], probabilities of emotions (greatest first), of a
+    classifier that judges each by itself those over their thresholds ("joy, surprise", "" for none; else None), how
+    many of its tokens no model knows, the nearest texts of the demo corpus, and the words that count; these two by its
+    first tokens alone, if it is longer than the encoder reads (`attribution.truncated`)."""
 
     text: str
     valence: float
     arousal: float
     emotions: dict[str, float]
+    several: str | None
+    unknown: int
     neighbours: list[Neighbour]
     attribution: Attribution
 
@@ -55,8 +59,10 @@ class Models:
     """
 
     def __init__(self, encoder: str, va: str, emotion: str):
-        if is_va_regressor(load_config(encoder)):
-            raise ValueError(f"{encoder} is a regressor, whose vectors are not compared: name the export encoder/.")
+        config = load_config(encoder)
+        if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+            kind = "valence-arousal regressor" if is_va_regressor(config) else "classifier"
+            raise ValueError(f"--encoder {encoder} is a {kind}, whose vectors are not compared: name encoder/.")
         self.affect = AffectPipeline(va, emotion, probabilities=True)
         self.va, self.encoder = Explainer.from_pretrained(va), Explainer.from_pretrained(encoder)
         corpus = load_va_dataset("demo", split="test")
@@ -72,17 +78,21 @@ class Models:
         ]
 
     def read(self, texts: Sequence[str], target: Target, method: Method) -> list[Reading]:
-        """Everything that the page shows of these texts."""
+        """Everything that the page shows of these texts; a ValueError for one without a token."""
         table, classes = self.affect(texts), self.affect.classes
+        for text in (text for text, valence in zip(texts, table["valence"], strict=True) if valence != valence):
+            raise ValueError(f"Nothing in {text[:20]!r} is read by the models: write it in words.")
+        said = table["emotions"] if "emotions" in table else [None] * len(table)
         places = 2 * table[["valence", "arousal"]] - 1
         shares = table[[f"emotion_{name}" for name in classes]].set_axis(classes, axis=1)
         return [
             Reading(
-                text, *place, dict(sorted(emotions.items(), key=lambda pair: -pair[1])), neighbours,
+                text, *place, dict(sorted(emotions.items(), key=lambda pair: -pair[1])), several, unknown, neighbours,
                 self.va.explain(text, target, method),
             )
-            for text, place, emotions, neighbours in zip(
-                texts, places.to_numpy().tolist(), shares.to_dict("records"), self.neighbours(texts), strict=True
+            for text, place, emotions, several, unknown, neighbours in zip(
+                texts, places.to_numpy().tolist(), shares.to_dict("records"), said, table["tokens_unknown"],
+                self.neighbours(texts), strict=True,
             )
         ]  # fmt: skip
 
@@ -116,7 +126,7 @@ def sentences_of(text: str) -> list[str]:
     """The lines of a text that are not blank.
 
     Raises:
-        ValueError: if there is none, or too many, or one without any letter, or the text is too long.
+        ValueError: if there is none, or too many, or the text is too long.
     """
     if isinstance(text, str) and len(text) > MOST_CHARACTERS:
         raise ValueError(
@@ -124,11 +134,7 @@ def sentences_of(text: str) -> list[str]:
         )
     if not isinstance(text, str) or not text.strip():
         raise ValueError("There is nothing to read yet: type a sentence, or choose an example.")
-    lines = [line.strip() for line in text.splitlines()]
-    for number, line in enumerate(lines, start=1):
-        if line and not any(letter.isalpha() for letter in line):
-            raise ValueError(f"Line {number} holds no letter ({line[:20]}): write a sentence in words.")
-    found = [line for line in lines if line]
+    found = [line.strip() for line in text.splitlines() if line.strip()]
     if len(found) > MOST_SENTENCES:
         raise ValueError(
             f"{len(found)} sentences are too many for one picture: give at most {MOST_SENTENCES}, or a CSV file."
@@ -146,9 +152,12 @@ def _check_file(path: Path) -> list[str]:
     if len(names) > _MOST_COLUMNS:
         raise ValueError(f"The file has {len(names):,} columns, and this page reads {_MOST_COLUMNS}.")
     if "text" not in names:
-        given = ", ".join(names)[:200]
-        raise ValueError(f"The file has no column named text (its columns: {given}): rename the one with the texts.")
-    remedy = "correct it, with quotation marks around a cell that holds a comma, and save the file as 'CSV UTF-8'"
+        given = ", ".join(map(repr, names))[:200]
+        raise ValueError(
+            f"The file has no column named 'text', in small letters and without spaces (its columns: {given}): rename "
+            "the one with the texts."
+        )
+    remedy = "correct it, with quotation marks around a cell that holds the separator or a line break"
     for piece in read_pieces(path):
         refuse(path, [row for row in piece.bad if row.reason != EMPTY[0]], remedy)
         rows += len(piece.frame) + len(piece.bad)

@@ -7,12 +7,13 @@
 """
 
 import os
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from analysis import MOST_CHARACTERS, MOST_ROWS, MOST_SENTENCES, Models, sentences_of
+from analysis import MOST_ROWS, MOST_SENTENCES, Models, sentences_of
 from rendering import circle_html, message_html, readings_html
 
 from carl_hf.commands.arguments import parse_script_arguments
@@ -73,17 +74,22 @@ def load_models(args: PageArguments) -> Models:
             f"--model {folder} is no folder: train one with carl-hf pretrain --output_dir {folder}, or name Hub "
             "ids by --encoder, --va and --emotion."
         )
-    for head, name in named.items():
-        if name is None and not (folder / head).is_dir():
-            hint = " (pretrain.py --emotion_corpus makes one)" if head == "emotion" else ""
-            raise ValueError(f"{folder} holds no {head}/: name its model by --{head}{hint}.")
+    missing = [head for head, name in named.items() if name is None and not (folder / head).is_dir()]
+    if missing and (folder / "carl_export.json").is_file() and folder.resolve().name in named:
+        raise ValueError(f"--model {folder} is one export: name the folder of the run, {folder.parent}.")
+    if missing:
+        hint = " (carl-hf pretrain --emotion_corpus makes emotion/)" if "emotion" in missing else ""
+        raise ValueError(
+            f"{folder} holds no {', no '.join(f'{head}/' for head in missing)}, and the page needs all three: name "
+            f"models by {', '.join(f'--{head}' for head in missing)}{hint}."
+        )
     return Models(**{head: name or str(folder / head) for head, name in named.items()})
 
 
 def show_sentences(models: Models, text: str, target: str, method: str) -> tuple[str, str, str]:
     """HTML of the status, the circle and the readings."""
     try:
-        readings = models.read(sentences_of(text), target, METHODS[method])
+        readings = models.read(sentences_of(text), target, METHODS.get(method, "integrated_gradients"))
     except ValueError as error:
         return message_html(str(error), error=True), circle_html([]), ""
     status = f"{count(len(readings), 'sentence')} read."
@@ -125,7 +131,7 @@ def build_page(models: Models) -> gr.Blocks:
                 with gr.Column():
                     text = gr.Textbox(
                         label=f"English sentences, one per line (at most {MOST_SENTENCES})", lines=5, max_lines=12,
-                        max_length=MOST_CHARACTERS, elem_id="sentences",
+                        elem_id="sentences",
                     )  # fmt: skip
                     target = gr.Radio(["valence", "arousal"], value="valence", label="Colour the words by")
                     method = gr.Radio(list(METHODS), value="integrated gradients", label="Method")
@@ -135,14 +141,17 @@ def build_page(models: Models) -> gr.Blocks:
                 with gr.Column():
                     circle = gr.HTML(circle_html([]))
             readings = gr.HTML()
-            button.click(
-                lambda *given: show_sentences(models, *given), [text, target, method], [status, circle, readings],
-                show_progress="minimal", api_name="read",
+            gr.on(  # of what is asked for while it reads, the last
+                [button.click, target.input, method.input], lambda *given: show_sentences(models, *given),
+                [text, target, method], [status, circle, readings], show_progress="minimal",
+                trigger_mode="always_last", api_name="read",
             )  # fmt: skip
         with gr.Tab("CSV file"):
             gr.Markdown(
                 f"A CSV file in UTF-8 with a column named **text** and at most {MOST_ROWS:,} rows comes back as it "
-                "was, with valence and arousal (each in [0, 1]) and emotion in further columns."
+                "was, with further columns: valence and arousal (each in [0, 1]), the most probable emotion and the "
+                "probability of each, and how many tokens of the text the models do not know. If several emotions can "
+                "hold at once, `emotions` has those over their thresholds. `NA` or `null` is read as a word."
             )
             upload = gr.File(label="Your CSV file", file_types=[".csv"], elem_id="upload")
             file_button = gr.Button("Read the file", variant="primary")
@@ -160,10 +169,22 @@ def main() -> None:
     args = parse_script_arguments(PageArguments)
     if args.port is not None and not 0 < args.port < 65536:
         raise ValueError(f"--port must lie between 1 and 65535, got {args.port}.")
+    if args.port is not None:
+        check_free(args.port)
     use_all_cores(args.num_threads)
     page = build_page(load_models(args))
     os.umask(0o077)  # uploads and answers are the page's alone
     page.launch(server_port=args.port, share=args.share, **LAUNCH)
+
+
+def check_free(port: int) -> None:
+    """A ValueError if another program listens on the port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), port))
+        except OSError as error:
+            raise ValueError(f"--port {port}: {error.strerror}. Name another, or leave it out.") from error
 
 
 if __name__ == "__main__":

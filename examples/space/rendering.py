@@ -52,10 +52,19 @@ def reading_html(number: int, reading: Reading) -> str:
         f"<li>{html.escape(n.text)} <small>({html.escape(n.label)}, cosine {n.cosine:.2f})</small></li>"
         for n in reading.neighbours
     )
+    notes = []
+    if reading.attribution.truncated:
+        notes.append("It is long: the colours, the value below them and the nearest sentences are of its beginning "
+                     "alone; the numbers above and the emotions are of the whole text.")  # fmt: skip
+    if reading.unknown:
+        notes.append(f"Tokens that the models do not know: {reading.unknown}. Their answers may mean little.")
+    said = "" if reading.several is None else (
+        f"<p>Several can hold at once. Over their thresholds: {html.escape(reading.several) or 'none'}.</p>"
+    )  # fmt: skip
     return (
         f'<li id="reading-{number}"><h2>{number}. Valence {reading.valence:+.2f}, arousal {reading.arousal:+.2f}</h2>'
-        f"{reading.attribution.to_html()}"
-        f'<div class="more"><div><h3>Emotions</h3><table>{emotions}</table></div>'
+        f"{''.join(f'<p>{note}</p>' for note in notes)}{reading.attribution.to_html()}"
+        f'<div class="more"><div><h3>Emotions</h3><table>{emotions}</table>{said}</div>'
         f"<div><h3>Nearest sentences of the demo corpus</h3><ul>{neighbours}</ul></div></div></li>"
     )
 
@@ -85,5 +94,5 @@ def circle_svg(points_N2: np.ndarray, references: Mapping[str, tuple[float, floa
     axis.spines[:].set_visible(False)
     drawn = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return drawn.getvalue()[drawn.getvalue().index("<svg") :]
