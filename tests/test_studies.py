@@ -88,6 +88,7 @@ def test_recipes_are_trained_once_and_the_reported_ones_measured_on_test_data(st
         assert 100 * items["polarity/mr"].mean() == pytest.approx(test["polarity"]["mr"]["accuracy"])
         feeling = test["space"]["feeling-over-topic"]["accuracy"]
         assert 100 * items["space/feeling-over-topic"].mean() == pytest.approx(feeling)
+    assert (tmp_path / "models" / "both-1" / "tokenizer.json").is_file()
     table, written = (output / "TABLE.md").read_text(), (output / "both-1.json").stat().st_mtime_ns
     start("recipe", *flags, "--test", "true")
     assert (output / "TABLE.md").read_text() == table and (output / "both-1.json").stat().st_mtime_ns == written
