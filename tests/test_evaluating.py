@@ -298,7 +298,7 @@ def test_each_of_several_evaluation_sets_is_probed(tmp_path, tokenizer):
     [
         ({"report_to": "wandb"}, "wandb"),
         ({"optim": "adamw_bnb_8bit"}, "bitsandbytes"),
-        ({"push_to_hub": True, "hub_model_id": "someone/model"}, "offline mode is enabled"),
+        ({"push_to_hub": True, "hub_model_id": "someone/model"}, "HF_HUB_OFFLINE is set, so the Hub is not asked"),
     ],
     ids=str,
 )

@@ -1,5 +1,8 @@
 """What the Hub says, and does not say: no answer is not "there is none"."""
 
+import sys
+from unittest.mock import Mock
+
 import pytest
 from conftest import tiny_encoder
 from huggingface_hub import constants, snapshot_download
@@ -8,6 +11,7 @@ from test_hub import run_push
 from transformers import AutoModel, AutoTokenizer
 
 from carl_hf import AffectPipeline, CarlModel, CarlTrainer, CarlTrainingArguments, Provenance, export_encoder
+from carl_hf.encoders import hub_files, loading
 from carl_hf.encoders.stated import exported_pooling, reading_length
 from carl_hf.evaluation.encoder import load_text_encoder
 from carl_hf.explain import Explainer
@@ -50,9 +54,7 @@ def test_a_file_that_the_hub_does_not_give_is_not_one_that_is_not_there(status, 
         load_text_encoder,
         Explainer.from_pretrained,
     ):
-        with pytest.raises(
-            ValueError, match="org/mean: the Hub could not be asked for .*try again, or set HF_HUB_OFF"
-        ):
+        with pytest.raises(ValueError, match="org/mean.* the Hub could not be asked .*try again, or set HF_HUB_OFF"):
             read(mean)
     hub.refusals = []
     assert facts(mean) == ("mean", "mean", "mean", 16, ["facebook"], False)
@@ -67,8 +69,32 @@ def test_offline_a_whole_download_is_read_whole_and_half_of_one_is_said(hub, mea
     AutoModel.from_pretrained(mean), AutoTokenizer.from_pretrained(mean)  # these ask for no record
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert facts(mean) == ("cls", "cls", None, 128, [], True)
-    said = [r.message for r in caplog.records if "not downloaded whole" in r.message]
-    assert len(said) == 1 and "Once with a network: hf download org/mean" in said[0]
+    said = [r.message for r in caplog.records if "it is not known whether org/mean states a pooling" in r.message]
+    assert len(said) == 1 and "is to be downloaded whole: hf download org/mean" in said[0]
+
+
+@pytest.mark.parametrize(
+    "refusal", [Refusal(401, "Expired"), Refusal(403, "Restricted", "GatedRepo"), Refusal(403, "x")]
+)
+def test_what_was_downloaded_is_known_without_being_let_in(refusal, hub, mean, monkeypatch, tmp_path):
+    facts(mean)
+    hub.refusals = [("/org/", refusal)]
+    assert (exported_pooling(mean), reading_length(mean), trained_on(mean)) == ("mean", 16, ["facebook"])
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "another"))
+    for read in (exported_pooling, reading_length, record_of, trained_on):
+        with pytest.raises(ValueError, match="org/mean, carl_export.json: the Hub('s model is gated| refuses)"):
+            read(mean)
+
+
+@pytest.mark.parametrize("kind", ["ReadError", "ProxyError", "RemoteProtocolError"])
+def test_a_connection_that_breaks_is_the_hubs_silence(kind, mean, monkeypatch):
+    broken = getattr(sys.modules.get("httpx2") or sys.modules["httpx"], kind)("cut off")
+    monkeypatch.setattr(hub_files, "hf_hub_download", Mock(side_effect=broken))
+    with pytest.raises(ValueError, match="could not be asked .cut off.: try again"):
+        exported_pooling("org/other")
+    monkeypatch.setattr(loading.AutoConfig, "from_pretrained", Mock(side_effect=broken))
+    with pytest.raises(hub_files.UnreachableError, match="Cannot load the model 'org/other': .*cut off"):
+        loading.load_config("org/other")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +102,7 @@ def test_offline_a_whole_download_is_read_whole_and_half_of_one_is_said(hub, mea
     [
         (BUSY, "the Hub could not be asked"),
         (Refusal(429, "Too many"), "the Hub could not be asked"),
-        (Refusal(403, "Restricted", "GatedRepo"), "its owners let in those alone who ask for it"),
+        (Refusal(403, "Restricted", "GatedRepo"), "the Hub's model is gated: ask for it on its page"),
     ],
 )
 def test_a_head_that_the_hub_does_not_give_is_not_left_out(refusal, reason, hub, mean, exports):
@@ -128,7 +154,7 @@ def test_what_the_hub_says_is_passed_on(hub, exports, monkeypatch, capsys):
     for status, message, expected in (
         (403, "storage limit reached", r"may not write to org/model \(.*storage limit reached"),
         (400, "Invalid metadata", "refused the push to org/model.*Invalid metadata"),
-        (409, "Another commit", "asks to wait .*Another commit.* Nothing was changed"),
+        (409, "Another commit", "busy with another change .*Another commit.* Nothing was changed"),
     ):
         hub.refusals = [("/preupload/", Refusal(status, message))]
         with pytest.raises(ValueError, match=expected):
@@ -173,6 +199,12 @@ def test_the_trainer_finds_a_repository_of_another_kind_before_it_trains(hub, ex
 
     with pytest.raises(ValueError, match="org/taken holds an export of the kind 'va', this one is of the kind 'enc"):
         trainer(hub_model_id="org/taken")
+    with pytest.raises(ValueError, match="org/taken holds an export of the kind 'va'"):
+        trainer(hub_model_id="org/taken", hub_revision="new")
+    for dry_run in (True, False):
+        with pytest.raises(ValueError, match="org/taken holds an export of the kind 'va'"):
+            push_export(exports[0] / "encoder", "org/taken", branch="new", dry_run=dry_run)
+    assert set(hub.repositories["org/taken"].refs) == {"main"}
     with pytest.raises(ValueError, match="org/taken is public already"):
         trainer(hub_model_id="org/taken", hub_private_repo=True)
     with pytest.raises(ValueError, match="may not write to somebody/model"):

@@ -297,10 +297,11 @@ def test_the_page_without_a_server_in_a_browser(url, site, browser):
     ("query", "blocked", "said"),
     [
         ("?models=nowhere", None, "/nowhere/ must hold va/ and emotion/"),
-        ("?models=https://elsewhere.example/x", None, "names https://elsewhere.example: the models must lie on"),
+        ("?models=https://elsewhere.example/x", None, "?models=https://elsewhere.example/x: the models must lie on"),
+        ("?models=http://", None, "?models=http://: the models must lie on the page's own server"),
         ("", "**/models/emotion/**", "/models/ must hold va/ and emotion/"),
-        ("", "**/transformers.web.min.js", "Files of node_modules/ are missing: run npm ci"),
-        ("", "**/ort.wasm.bundle.min.mjs", "Files of node_modules/ are missing: run npm ci"),
+        ("", "**/transformers.web.min.js", "Files of node_modules/ cannot be run: npm ci"),
+        ("", "**/ort.wasm.bundle.min.mjs", "Files of node_modules/ cannot be run: npm ci"),
         ("", "**/*.wasm", "ort-wasm-simd-threaded.wasm is missing: run npm ci"),
     ],
 )
@@ -313,7 +314,13 @@ def test_the_page_without_all_its_files_says_what_is_missing(query, blocked, sai
     page.locator("#status.error").wait_for()
     page.wait_for_timeout(1000)  # what is still loading says no more
     status = page.get_by_role("status").inner_text()
-    assert status.startswith("The models could not be run. ") and said in status
+    assert status.startswith("The sentences could not be read. ") and said in status
+
+
+def test_the_page_as_a_file_asks_for_a_server(browser):
+    page = browser.new_page()
+    page.goto((BROWSER / "index.html").as_uri())
+    page.get_by_text("This page needs a web server: python -m http.server").wait_for()
 
 
 RECORD_STATUS = """

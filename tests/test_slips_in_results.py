@@ -157,5 +157,5 @@ def test_no_corpus_is_asked_for_in_vain(exports):
     with pytest.raises(ValueError, match="without data_dir the demo corpus alone is measured"):
         Settings(va=["emotales"], strict=True)
     models = load_script("examples/space/analysis.py").Models
-    with pytest.raises(ValueError, match="va is a regressor, whose vectors are not compared"):
+    with pytest.raises(ValueError, match="va is a valence-arousal regressor, whose vectors are not compared"):
         models(*(str(exports[0] / name) for name in ("va", "va", "emotion")))

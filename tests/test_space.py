@@ -94,7 +94,7 @@ def test_a_long_sentence_is_cut_and_that_is_said(app, models):
     status, _, readings = app.show_sentences(models, "joy\n" + "joy " * 100, "valence", "gradient norm")
     assert Tags(status).text == "2 sentences read. Too long to colour more than the first 32 tokens: 2."
     assert "only its beginning was read" in readings
-    assert readings.count("the numbers above and the emotions are of the whole text") == 1
+    assert readings.count("The numbers above and the emotions are of the whole text") == 1
 
 
 def test_lines_without_letters_are_read_and_unknown_tokens_said(app, models):

@@ -252,8 +252,9 @@ class Runner:
             emoji=recipe.emoji, heads=heads, classes=classes, dominance=recipe.dominance,
         )  # fmt: skip
 
-    def plain(self, recipe: Recipe) -> tuple[CarlModel, dict[str, Any]]:
+    def plain(self, recipe: Recipe, seed: int) -> tuple[CarlModel, dict[str, Any]]:
         """The model of a recipe without training, and that as its outcome."""
+        set_seed(seed)
         return self.model(recipe), {"steps": 0}
 
     def train(self, recipe: Recipe, seed: int, folder: Path) -> tuple[CarlModel, dict[str, Any]]:
@@ -354,7 +355,7 @@ def run_one(runner: Runner, name: str, seed: int) -> None:
         write_json(path, record)
     if args.test and name in study.reported and "test" not in record:
         print(f"{name}, seed {seed}, on test parts ...", flush=True)
-        found = runner.plain(recipe) if recipe.training is None else _kept(runner, name, seed)
+        found = runner.plain(recipe, seed) if recipe.training is None else _kept(runner, name, seed)
         if found is None or found[1] != {key: record.get(key) for key in found[1]}:
             raise ValueError(
                 f"{args.models_dir} does not hold the model that {path} describes: remove the record, and the "
@@ -387,7 +388,7 @@ def _model(runner: Runner, name: str, seed: int) -> tuple[CarlModel, dict[str, A
     source = study.recipes[name].of or name
     recipe = study.recipes[source]
     if recipe.training is None:
-        return runner.plain(recipe)
+        return runner.plain(recipe, seed)
     found = _kept(runner, name, seed)
     if found is None:
         folder, started = _folder(runner, name, seed), {"settings": study.settings(source), "bf16": runner.args.bf16}

@@ -1,4 +1,4 @@
-"""Files of a model, in its folder or on the Hub."""
+"""Files of a model, in its folder or on the Hub, and what the Hub's errors mean."""
 
 import functools
 import json
@@ -33,15 +33,15 @@ def optional_json(resolved: str, file: str) -> Any:
 
 
 def find_file(resolved: str, file: str) -> str | None:
-    """Where a file of a model lies; None if it has none. With HF_HUB_OFFLINE also, with a warning, where a model was
-    downloaded without knowing whether it has that file.
+    """Where a file of a model lies; None if it has none. With HF_HUB_OFFLINE also, with a warning, where it is not
+    known whether a model that was downloaded has that file.
 
     Args:
         resolved: a folder or Hub id, as from [`carl_hf.encoders.packaged.resolve_encoder`].
 
     Raises:
-        OSError: if there is no such model, or none that this user may see.
-        UnreachableError: if the Hub could not be asked.
+        OSError: if there is no such model.
+        UnreachableError: if the Hub could not be asked, or does not let this user in.
     """
     if Path(resolved).is_dir():
         path = Path(resolved, file)
@@ -50,54 +50,65 @@ def find_file(resolved: str, file: str) -> str | None:
         return hf_hub_download(resolved, file)
     except HFValidationError as error:
         raise OSError(f"{resolved} is no folder, and no Hub id: {first_line(error)}") from error
-    except LocalEntryNotFoundError as error:
-        cached = try_to_load_from_cache(resolved, file)
-        if cached is not None and not isinstance(cached, str):  # the Hub has said that there is none
+    except Exception as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             return None
+        answer = hub_answer(error, resolved)
+        if answer is None:
+            raise
+        cached = try_to_load_from_cache(resolved, file)
+        if cached is not None:  # a file, or that the Hub has said that there is none
+            return cached if isinstance(cached, str) else None
         if constants.HF_HUB_OFFLINE:
             if isinstance(try_to_load_from_cache(resolved, "config.json"), str):
                 _say_unknown(resolved)
             return None
-        raise UnreachableError(
-            f"{resolved}: the Hub could not be asked for {file} ({first_line(error.__cause__ or error)}): try again, "
-            "or set HF_HUB_OFFLINE=1 to take what was downloaded."
-        ) from error
-    except EntryNotFoundError:
-        return None
+        if not answer[1]:
+            raise OSError(answer[0]) from error
+        raise UnreachableError(f"{resolved}, {file}: {answer[0]}") from error
 
 
 @functools.cache
 def _say_unknown(resolved: str) -> None:
     logger.warning(
-        "%s was not downloaded whole, and HF_HUB_OFFLINE is set: what is not there of its pooling, its length of "
-        "texts and its training counts as not stated. Once with a network: hf download %s", resolved, resolved,
+        "HF_HUB_OFFLINE is set, and it is not known whether %s states a pooling, a length of texts or its training: "
+        "it is read as a model that does not. An export of carl_hf is to be downloaded whole: hf download %s",
+        resolved, resolved,
     )  # fmt: skip
 
 
-def hub_answer(error: BaseException | None) -> tuple[str, bool] | None:
-    """What an error of loading, or one behind it, says of the Hub.
+def is_of_the_client(error: BaseException) -> bool:
+    """Whether the Hub's client raised it: httpx or httpx2, by the version of huggingface_hub."""
+    return type(error).__module__.partition(".")[0] in ("httpx", "httpx2")
+
+
+def hub_answer(error: BaseException | None, resolved: str) -> tuple[str, bool] | None:
+    """What an error of loading the model `resolved`, or one behind it, says of the Hub.
 
     Returns:
         why it gave no model, and what to do; and whether that leaves open if it has one: it could not be asked, or
-        lets only some users in. None of an error that is not the Hub's.
+        does not let this user in. None of an error that is not the Hub's.
     """
     while error is not None:
         if isinstance(error, GatedRepoError):
-            return "its owners let in those alone who ask for it on its page, and log in (hf auth login).", True
+            return "the Hub's model is gated: ask for it on its page, and log in (hf auth login).", True
         if isinstance(error, RepositoryNotFoundError):
-            return "there is no such folder, and the Hub gave no such model (a private one: hf auth login).", False
+            return "the Hub gave no such model (a private one: hf auth login).", False
         if isinstance(error, LocalEntryNotFoundError) and constants.HF_HUB_OFFLINE:
-            return "there is no such folder, and HF_HUB_OFFLINE is set: once with a network, hf download.", False
-        if isinstance(error, LocalEntryNotFoundError):
-            reason = first_line(error.__cause__ or error)
-        elif isinstance(error, HfHubHTTPError) and not isinstance(error, EntryNotFoundError | RevisionNotFoundError):
-            reason = first_line(error)
-        else:
-            error = error.__cause__ or error.__context__
-            continue
-        return (
-            f"there is no such folder, and the Hub could not be asked ({reason}): try again, or set HF_HUB_OFFLINE=1 "
-            "to take what was downloaded.",
-            True,
-        )
+            return f"HF_HUB_OFFLINE is set: once with a network, hf download {resolved}.", False
+        if isinstance(error, HfHubHTTPError):
+            if not isinstance(error, EntryNotFoundError | RevisionNotFoundError):
+                said = error.server_message or first_line(error)
+                if error.response.status_code in (401, 403):
+                    return f"the Hub refuses ({said}): check HF_TOKEN, or hf auth login.", True
+                return _not_asked(said), True
+        elif is_of_the_client(error):
+            return _not_asked(first_line(error)), True
+        elif isinstance(error, LocalEntryNotFoundError) and not isinstance(error.__cause__, HfHubHTTPError):
+            return _not_asked(first_line(error.__cause__ or error)), True
+        error = error.__cause__ or error.__context__
     return None
+
+
+def _not_asked(reason: str) -> str:
+    return f"the Hub could not be asked ({reason}): try again, or set HF_HUB_OFFLINE=1 to take what was downloaded."

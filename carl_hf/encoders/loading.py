@@ -25,7 +25,7 @@ from transformers.utils.logging import EmptyTqdm, set_tqdm_hook
 
 from carl_hf.encoders.checks import check_loaded, check_weights_file, say_if_padding_is_read
 from carl_hf.encoders.emoji_tokens import add_emoji, with_emoji
-from carl_hf.encoders.hub_files import UnreachableError, find_file, hub_answer, optional_json
+from carl_hf.encoders.hub_files import UnreachableError, find_file, hub_answer, is_of_the_client, optional_json
 from carl_hf.encoders.layout import Pooling
 from carl_hf.encoders.packaged import HUB_IDS, resolve_encoder
 from carl_hf.encoders.stated import exported_pooling
@@ -66,8 +66,11 @@ def load_config(name: str) -> PreTrainedConfig:
     resolved = resolve_encoder(name)
     try:
         return AutoConfig.from_pretrained(resolved, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        kind = UnreachableError if (hub_answer(error) or ("", False))[1] else ValueError
+    except Exception as error:  # of the Hub's client too
+        answer = hub_answer(error, resolved)
+        if answer is None and not isinstance(error, (OSError, ValueError)):
+            raise
+        kind = UnreachableError if answer is not None and answer[1] else ValueError
         raise kind(f"Cannot load the model {name!r}: {_why_not(resolved, error)}") from error
 
 
@@ -152,7 +155,9 @@ def _from_pretrained(auto: Any, name: str, **settings: Any) -> tuple[PreTrainedM
                 resolved, dtype="float32", use_safetensors=True, output_loading_info=True, trust_remote_code=False,
                 **settings,
             )  # fmt: skip
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:
+        if not (isinstance(error, OSError | ValueError | RuntimeError | SafetensorError) or is_of_the_client(error)):
+            raise
         reason = _why_not(resolved, error)
         if isinstance(error, SafetensorError):
             reason = (
@@ -208,11 +213,12 @@ def load_tokenizer(name: str, *, emoji: bool = False) -> PreTrainedTokenizerBase
     except Exception as error:  # the tokenizers library raises the bare class
         raise ValueError(f"Cannot load a tokenizer for {name!r}: {_why_not(resolved, error)}") from error
     if len(tokenizer) - len(tokenizer.all_special_tokens) < 10:  # what transformers makes without the files
-        find_file(resolved, "tokenizer_config.json")  # or says that the Hub could not be asked
-        raise ValueError(
-            f"Cannot load a tokenizer for {name!r}: it has no vocabulary. Save it beside the model: "
-            "tokenizer.save_pretrained(folder)."
-        )
+        remedy = "Save it beside the model: tokenizer.save_pretrained(folder)."
+        if not Path(resolved).is_dir():
+            for file in ("tokenizer_config.json", "tokenizer.json"):
+                find_file(resolved, file)  # or says that the Hub could not be asked
+            remedy = f"If it was not downloaded whole: hf download {resolved}."
+        raise ValueError(f"Cannot load a tokenizer for {name!r}: it has no vocabulary. {remedy}")
     if emoji:
         add_emoji(tokenizer)
     return tokenizer
@@ -276,8 +282,11 @@ def _why_not(name: str, error: Exception) -> str:
         if Path(name, "encoder", "config.json").is_file() and not Path(name, "config.json").is_file():
             return f"it is the folder of a run: name its export, {name.rstrip('/')}/encoder."
         return first_line(error)
-    answer = hub_answer(error)
+    answer = hub_answer(error, name)
     if answer is not None and answer[1]:
-        return answer[0]
+        return f"there is no such folder, and {answer[0]}"
     reason = answer[0] if answer is not None else f"the Hub gave no such model ({first_line(error)})"
-    return f"{reason} Pass the folder of a downloaded model, a Hub id, {' or '.join(map(repr, HUB_IDS))}."
+    return (
+        f"there is no such folder, and {reason} Pass the folder of a downloaded model, a Hub id, "
+        f"{' or '.join(map(repr, HUB_IDS))}."
+    )

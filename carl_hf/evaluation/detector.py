@@ -43,7 +43,7 @@ def measure_detector(
         precision and recall at the threshold that weighs both classes alike.
 
     Raises:
-        TooFewTokensError: if one of the parts has no two texts, or no text of two tokens.
+        TooFewTokensError: if one of the parts has no two texts, or no text of several tokens.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import precision_score, recall_score
@@ -63,7 +63,7 @@ def measure_detector(
         model.train(was_training)
     for part, conditions in (("training", train), ("test", test)):
         if not conditions or any(len(set(tokens.perturbed)) < 2 for tokens in conditions.values()):
-            raise TooFewTokensError(f"its {part} part has no two texts of several tokens, perturbed ones and others")
+            raise TooFewTokensError(f"its {part} part is too small: it needs two texts, one of them of several tokens")
     result: dict[str, Any] = {}
     for condition, fitted in train.items():
         measured, scaler = test[condition], StandardScaler().fit(fitted.states)

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import re
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
+from carl_hf.encoders.hub_files import is_of_the_client
 from carl_hf.export.folder import EXPORT_RECORD, card_for, export_files, read_record
 from carl_hf.version import __version__
 
@@ -83,13 +84,10 @@ def push_export(
         else:
             api.create_repo(repo_id, private=private, exist_ok=True)
         _check_visibility(api, repo_id, private)
-        if not branch.startswith("refs/") and branch not in {r.name for r in api.list_repo_refs(repo_id).branches}:
-            if dry_run:
-                return Push(repo_id, branch, sizes, [], None, None)
+        is_new = _is_new(api, repo_id, branch)
+        head, present = _check_kind(api, repo_id, "main" if is_new else branch, read_record(folder)["kind"])
+        if is_new and not dry_run:
             api.create_branch(repo_id, branch=branch, exist_ok=True)
-        head = api.repo_info(repo_id, revision=branch).sha
-        present = set(api.list_repo_files(repo_id, revision=head))
-        _check_kind(api, repo_id, head, present, read_record(folder)["kind"])
         removed = sorted(file for file in present - set(files) if not _KEPT.fullmatch(file))
         if dry_run:
             return Push(repo_id, branch, sizes, removed, None, None)
@@ -118,9 +116,7 @@ def check_repository(repo_id: str, kind: str, *, private: bool | None, branch: s
     api = HfApi(token=token, library_name="carl_hf", library_version=__version__)
     with errors_explained(repo_id, branch, sending=False):
         _check_visibility(api, repo_id, private)
-        if branch in {r.name for r in api.list_repo_refs(repo_id).branches}:
-            head = api.repo_info(repo_id, revision=branch).sha
-            _check_kind(api, repo_id, head, api.list_repo_files(repo_id, revision=head), kind)
+        _check_kind(api, repo_id, "main" if _is_new(api, repo_id, branch) else branch, kind)
 
 
 def _check_id(repo_id: str) -> None:
@@ -141,8 +137,16 @@ def _check_visibility(api: HfApi, repo_id: str, private: bool | None) -> None:
         )
 
 
-def _check_kind(api: HfApi, repo_id: str, head: str, present: Collection[str], kind: str) -> None:
-    """A ValueError if the repository holds another kind of model, which the push would replace."""
+def _is_new(api: HfApi, repo_id: str, branch: str) -> bool:
+    """Whether there is no such branch: a push makes it from main."""
+    return not branch.startswith("refs/") and branch not in {r.name for r in api.list_repo_refs(repo_id).branches}
+
+
+def _check_kind(api: HfApi, repo_id: str, branch: str, kind: str) -> tuple[str, set[str]]:
+    """The commit and the files of a branch; a ValueError if they are another kind of model, which a push would
+    replace."""
+    head = api.repo_info(repo_id, revision=branch).sha
+    present = set(api.list_repo_files(repo_id, revision=head))
     there = None
     if EXPORT_RECORD in present:
         with tempfile.TemporaryDirectory() as work:
@@ -156,6 +160,7 @@ def _check_kind(api: HfApi, repo_id: str, head: str, present: Collection[str], k
         what = "a model" if "config.json" in present else others[0] if others else ""
         what = f"{what} that is no export of carl_hf" if there is None else f"an export of the kind {there!r}"
         raise ValueError(f"{repo_id} holds {what}, this one is of the kind {kind!r}: name a repository of its own.")
+    return head, present
 
 
 @contextlib.contextmanager
@@ -164,9 +169,8 @@ def errors_explained(repo_id: str, branch: str, *, sending: bool) -> Iterator[No
     try:
         yield
     except Exception as error:
-        # httpx or httpx2, by the version of huggingface_hub
-        from_client = type(error).__module__.partition(".")[0] in ("httpx", "httpx2")
-        if not (from_client or isinstance(error, (HfHubHTTPError, LocalTokenNotFoundError, OSError, RuntimeError))):
+        known = (HfHubHTTPError, LocalTokenNotFoundError, OSError, RuntimeError)
+        if not (is_of_the_client(error) or isinstance(error, known)):
             raise
         raise ValueError(_explained(error, repo_id, branch, sending=sending)) from error
 
@@ -190,9 +194,10 @@ def _explained(error: Exception, repo_id: str, branch: str, *, sending: bool) ->
     if status == 412:
         return f"{repo_id} changed during the push: run it again."
     if status in (409, 429):
-        return f"The Hub asks to wait ({reason}). Nothing was changed in {repo_id}: run the same command again later."
+        wait = "asks to wait" if status == 429 else "is busy with another change"
+        return f"The Hub {wait} ({reason}). Nothing was changed in {repo_id}: run the same command again later."
     if status is not None and status < 500:
-        return f"The Hub refused the push to {repo_id} ({branch}): {reason}"
+        return f"The Hub refused{' the push to' if sending else ''} {repo_id} ({branch}): {reason}"
     if not sending:
         return f"The Hub could not be asked for {repo_id} ({reason}): run the same command again. Nothing was sent."
     return (

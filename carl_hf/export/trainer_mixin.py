@@ -94,7 +94,7 @@ class PublishingTrainer(Trainer):
             ValueError: if not; see [`carl_hf.export.hub.check_repository`].
         """
         branch = self.args.hub_revision or "main"
-        with errors_explained(self.args.hub_model_id or str(self.args.output_dir), branch, sending=False):
+        with errors_explained(self.args.hub_model_id or Path(self.args.output_dir).name, branch, sending=False):
             super().init_hf_repo(token, private)
         if self.is_world_process_zero():
             check_repository(

@@ -96,7 +96,8 @@ class AffectPipeline:
             settings: as the class takes them.
 
         Raises:
-            ValueError: if there is no such model, or the Hub does not say whether there is one of the two.
+            ValueError: if there is no such model, or (unless HF_HUB_OFFLINE is set) the Hub does not say whether
+                there is one of the two.
         """
         folder = Path(name)
         inside: dict[str, Any] = {head: folder / head for head in _HEADS if (folder / head / "config.json").is_file()}

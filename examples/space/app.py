@@ -6,6 +6,7 @@
 --model is the output folder of examples/pretrain.py. The page runs on this machine; it sends no text anywhere.
 """
 
+import errno
 import os
 import socket
 from dataclasses import dataclass, field
@@ -76,7 +77,7 @@ def load_models(args: PageArguments) -> Models:
         )
     missing = [head for head, name in named.items() if name is None and not (folder / head).is_dir()]
     if missing and (folder / "carl_export.json").is_file() and folder.resolve().name in named:
-        raise ValueError(f"--model {folder} is one export: name the folder of the run, {folder.parent}.")
+        raise ValueError(f"--model {folder} is one export: name the folder of the run, {folder.resolve().parent}.")
     if missing:
         hint = " (carl-hf pretrain --emotion_corpus makes emotion/)" if "emotion" in missing else ""
         raise ValueError(
@@ -180,11 +181,13 @@ def main() -> None:
 def check_free(port: int) -> None:
     """A ValueError if another program listens on the port."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name != "nt":  # where it would take a port in use
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), port))
         except OSError as error:
-            raise ValueError(f"--port {port}: {error.strerror}. Name another, or leave it out.") from error
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                raise ValueError(f"--port {port}: {error.strerror}. Name another, or leave it out.") from error
 
 
 if __name__ == "__main__":

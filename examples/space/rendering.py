@@ -54,8 +54,8 @@ def reading_html(number: int, reading: Reading) -> str:
     )
     notes = []
     if reading.attribution.truncated:
-        notes.append("It is long: the colours, the value below them and the nearest sentences are of its beginning "
-                     "alone; the numbers above and the emotions are of the whole text.")  # fmt: skip
+        notes.append("It is long. The numbers above and the emotions are of the whole text; the colours, the value "
+                     "below them and the nearest sentences are of its beginning alone.")  # fmt: skip
     if reading.unknown:
         notes.append(f"Tokens that the models do not know: {reading.unknown}. Their answers may mean little.")
     said = "" if reading.several is None else (
