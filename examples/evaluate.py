@@ -36,14 +36,15 @@ def measure(candidate: Candidate, args: EvaluateArguments, settings: Settings, c
     """Runs all tasks on one model; its trained head and its PTD detector are measured too, where it has them."""
     encoder = load_text_encoder(
         candidate.model, pooling=candidate.pooling, max_length=args.max_length, batch_size=args.batch_size,
-        cache_dir=None if args.no_cache else args.cache_dir or default_cache_dir(),
+        cache_dir=None if args.no_cache else args.cache_dir or default_cache_dir(), bf16=args.bf16,
     )  # fmt: skip
     carl = None
     if "detector" in settings.tasks and isinstance(load_config(candidate.model), CarlConfig):
         model = CarlModel.from_pretrained(resolve_encoder(candidate.model))
         carl = model.to(default_device()), load_tokenizer(candidate.model)
     result = run_tasks(
-        encoder, settings, corpora, predict_va=load_va_head(candidate.model, max_length=args.max_length), carl=carl,
+        encoder, settings, corpora, carl=carl,
+        predict_va=load_va_head(candidate.model, max_length=args.max_length, bf16=args.bf16),
         trained_on=trained_on(candidate.model, corpora.emotion_files(args.emotion)),
         head_trained_on=head_trained_on(candidate.model),
     )  # fmt: skip
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     output, evaluations = Path(args.output_dir), {}
     outputs.claim_output(output, resume=None, overwrite=args.overwrite_output_dir, kinds=outputs.EVALUATION)
     command = public_command("examples/evaluate.py", argv)
-    run_record = {"command": command, "seed": args.seed, "protocol": args.protocol, "max_length": args.max_length}
+    run_record = {"command": command} | {k: getattr(args, k) for k in ("seed", "protocol", "max_length", "bf16")}
     if skipped := {name: Skipped.of(c.skipped).record() for name, c in corpora.emotion.items() if c.skipped}:
         run_record["skipped_rows"] = skipped
     results = {"models": {}, "failed": {}, "comparators_left_out": missing,

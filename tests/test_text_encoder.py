@@ -130,6 +130,20 @@ def test_the_fingerprint_follows_weights_and_length(save):
     assert fingerprint(without_pooler) == fingerprint(without_pooler)
 
 
+def test_bfloat16_is_near_float32_and_has_a_cache_of_its_own(save, tmp_path):
+    folder = save(tiny_encoder(), "encoder")
+    exact, half, again = (
+        load_text_encoder(folder, cache_dir=tmp_path / "cache", bf16=bf16)(TEXTS) for bf16 in (False, True, False)
+    )
+    assert half.dtype == np.float32 and 0 < np.abs(half - exact).max() < 0.05 * np.abs(exact).max()
+    np.testing.assert_array_equal(again, exact)
+    model = AutoModelForSequenceClassification.from_config(tiny_config(
+        num_labels=2, problem_type="regression", id2label={0: "valence", 1: "arousal"}
+    ))  # fmt: skip
+    exact, half = (load_va_head(save(model, "va"), bf16=bf16)(TEXTS) for bf16 in (False, True))
+    assert 0 < np.abs(half - exact).max() < 0.05
+
+
 def test_errors_name_the_model_and_the_remedy(tmp_path, save):
     tiny_encoder().save_pretrained(tmp_path / "bare")
     long = AutoTokenizer.from_pretrained(save(tiny_encoder(), "short"), model_max_length=200)

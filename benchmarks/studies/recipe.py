@@ -69,7 +69,7 @@ class RecipeArguments:
     seeds: list[int] | None = field(default=None, metadata={"help": "Seeds; default: those of the study."})
     bf16: bool = field(
         default=False,
-        metadata={"help": "bfloat16 autocast, for training and for measuring development parts."},
+        metadata={"help": "bfloat16 autocast, for training and for measuring."},
     )
     test: bool = field(default=False, metadata={"help": "Measure the reported recipes on test parts."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads (default: all cores)."})
@@ -315,7 +315,7 @@ class Runner:
             tasks=("va", "polarity", "emotion", "semantics", "space"), data_dir=self.args.data_dir, va=("emobank",),
             emotion=("goemotions-six",), strict=True,
         )  # fmt: skip
-        run = run_tasks(self.encoder_of(recipe, model), settings, Corpora(settings))
+        run = run_tasks(self.encoder_of(recipe, model, bf16=self.args.bf16), settings, Corpora(settings))
         items_file.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(items_file, **items_of(run.items))
         return run.metrics
@@ -362,7 +362,7 @@ def run_one(runner: Runner, name: str, seed: int) -> None:
                 "recipe is trained and measured again."
             )
         record["test"] = runner.measure_test(recipe, found[0].eval(), items_path(path.parent, file))
-        record["chosen_when_tested"] = study.chosen
+        record |= {"chosen_when_tested": study.chosen, "test_bf16": args.bf16}
         write_json(path, record)
 
 
