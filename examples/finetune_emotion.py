@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         own_head = measure_trained_head(model, vectors, corpus, seed=args.seed)
         if own_head is not None:
             measured["trained encoder, its own head"] = own_head
-        results["gain"] = class_gain(measured[better][1], trained[1], args.seed)
+        results["gain"] = class_gain(measured[better][1], trained[1], args.seed, len(corpus.classes))
         results["verdict"] = verdict(results["gain"], better, trained[0]["texts"])
     results["models"] = {name: report for name, (report, _) in measured.items()}
     results["run"] = run_record(script, args, argv, corpus, trainer)

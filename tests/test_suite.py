@@ -9,8 +9,10 @@ import torch
 from conftest import words_of
 
 from carl_hf import evaluate_encoder
+from carl_hf.data.labelled import ClassCorpus
 from carl_hf.evaluation.comparison import compare, spread
-from carl_hf.evaluation.suite import run_tasks
+from carl_hf.evaluation.emotion import measure_emotion
+from carl_hf.evaluation.suite import Evaluation, run_tasks
 from carl_hf.evaluation.tasks import Corpora, Settings
 from carl_hf.report.page import write_report
 
@@ -141,6 +143,20 @@ def test_two_encoders_are_compared_on_the_same_items(small_corpora, good):
     same = compare(good, good, seed=1)["polarity"]["mr"]
     assert same.pop("texts") == len(good.items["polarity/mr"]["references"])
     assert same == {"accuracy": 0.0, "accuracy_interval": [0.0, 0.0], "f1": 0.0, "f1_interval": [0.0, 0.0]}
+
+
+def test_a_class_that_no_test_text_has_counts_in_gains_as_in_reports():
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [40, 40, 10]))
+    split = np.where(labels == 2, "train", np.resize(["train", "validation", "test"], 90)).astype(object)
+    corpus = ClassCorpus([f"text {i}" for i in range(90)], labels, list("xyz"), split)
+    vectors = np.eye(3)[labels] + np.random.default_rng(1).normal(scale=0.2, size=(90, 3))
+    runs = []
+    for table in (vectors, 0 * vectors):
+        report, items = measure_emotion(lambda _, table=table: table, corpus, seed=0)
+        runs.append(Evaluation({"emotion": {"own": report}}, {"emotion/own": items}))
+    gain = compare(*runs, seed=1)["emotion"]["own"]
+    two, one = (run.metrics["emotion"]["own"]["f1"] for run in runs)
+    assert gain["f1"] == pytest.approx(one - two) and gain["f1_interval"][0] <= gain["f1"] <= gain["f1_interval"][1]
 
 
 def test_spread_over_runs():

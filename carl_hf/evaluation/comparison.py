@@ -39,7 +39,7 @@ def compare(before: Evaluation, after: Evaluation, *, seed: int) -> dict[str, An
         elif task in ("semantics", "space"):
             gain = space_gain(one, two, seed=seed)
         else:
-            gain = class_gain(one, two, seed)
+            gain = class_gain(one, two, seed, len(before.metrics[task][corpus].get("confusion", ())))
         gain["texts"] = len(next(iter(one.values())))
         if any(run.metrics[task][corpus].get("seen_in_training") for run in (before, after)):
             gain["seen_in_training"] = True
@@ -47,15 +47,16 @@ def compare(before: Evaluation, after: Evaluation, *, seed: int) -> dict[str, An
     return result
 
 
-def class_gain(one: dict[str, np.ndarray], two: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
+def class_gain(one: dict[str, np.ndarray], two: dict[str, np.ndarray], seed: int, classes: int = 0) -> dict[str, Any]:
     """Differences two - one of accuracy (percent) and macro F1 with their intervals, by the paired bootstrap.
 
     Args:
         one, two: {"predictions", "references"} on the same texts, (N,) class indices or (N, C) booleans.
+        classes: C, for indices; at least as many as they name. One that no text has counts as F1 0, as in reports.
     """
     tables = [one["predictions"], two["predictions"], one["references"]]
     if tables[-1].ndim == 1:
-        classes = int(max(table.max() for table in tables)) + 1
+        classes = max(classes, *(int(table.max()) + 1 for table in tables))
         tables = [one_hot(table, classes) for table in tables]
     *predictions, truth = tables
     before, after = (class_metrics(table, truth) for table in predictions)

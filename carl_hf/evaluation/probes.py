@@ -5,6 +5,7 @@ Shape suffixes: N texts, H embedding width, K labels, C classes.
 """
 
 import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -111,8 +112,10 @@ def fit_multi_label(
         # with far more texts than dimensions, Newton steps need seconds where lbfgs needs minutes; each strength
         # begins where the one before has ended, which saves half of the steps
         newton, probes = LogisticRegression(solver="newton-cholesky", warm_start=True), []
-        for strength in _LOGISTIC_STRENGTHS:
-            probes.append(copy.copy(newton.set_params(C=strength).fit(train, train_labels[:, c])))
+        with warnings.catch_warnings():  # where it begins at the optimum, lbfgs takes over
+            warnings.filterwarnings("ignore", "Line search of Newton solver")
+            for strength in _LOGISTIC_STRENGTHS:
+                probes.append(copy.copy(newton.set_params(C=strength).fit(train, train_labels[:, c])))
         cuts = [best_threshold(probe.decision_function(dev), dev_labels[:, c]) for probe in probes]
         best = int(np.argmax([f1 for f1, _ in cuts]))
         chosen.append((probes[best].coef_[0], probes[best].intercept_[0], cuts[best][1]))
