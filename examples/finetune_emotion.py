@@ -89,9 +89,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     frozen = {f"frozen encoder, {pooling}": vectors.numpy() for pooling, vectors in embedded.items()}
     measured = {name: measure_linear_head(vectors, corpus, **linear) for name, vectors in frozen.items()}
-    better = max(frozen, key=lambda name: validation_accuracy(frozen[name], corpus, seed=args.seed))
-    results: dict[str, Any] = {"corpus": script.corpus, "classes": list(corpus.classes), "better_frozen": better}
+    results: dict[str, Any] = {"corpus": script.corpus, "classes": list(corpus.classes)}
     if trainer is not None:
+        better = max(frozen, key=lambda name: validation_accuracy(frozen[name], corpus, seed=args.seed))
+        results["better_frozen"] = better
         vectors = model.embed(corpus.texts, tokenizer, max_length=args.max_length).numpy()
         measured["trained encoder, linear head"] = trained = measure_linear_head(vectors, corpus, **linear)
         own_head = measure_trained_head(model, vectors, corpus, seed=args.seed)
