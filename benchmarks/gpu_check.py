@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_check.py --output gpu.json
 
-Needs what the package needs, a checkout, and at most 8 minutes: what would begin later is left out. Exits with 1 if a
+Needs what the package needs, a checkout, and about 8 minutes: what would begin later is left out. Exits with 1 if a
 check fails. Without a GPU it runs on tiny sizes, which shows that it runs and measures nothing of use. docs/gpu.md
 says what each part is.
 """

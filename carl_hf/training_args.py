@@ -53,12 +53,12 @@ PAPER_SETTINGS: dict[str, Any] = {
 
 DEFAULT_OBJECTIVES = ["mccl", "rank_n_contrast", "regression"]
 
-_INSTEAD = "use objectives, such as --objectives mccl=0.8 ptd=0.8 regression=20"
+_INSTEAD = "use objectives, such as --objectives mccl=0.8 ptd=0.2"
 REMOVED = {
     "mccl_weight": _INSTEAD,
     "ptd_weight": _INSTEAD,
     "regression_weight": _INSTEAD,
-    "layer_decay": "it had no effect (docs/recipe.md); leave it out",
+    "layer_decay": "it had no effect; leave it out",
     "encode_slices": "it changed no result; leave it out",
     "accumulate_contrast": "raise per_device_train_batch_size; gradient_cache_parts saves its memory",
     "max_skipped_steps": "training stops after 10 skipped steps in a row; leave it out",

@@ -112,4 +112,5 @@ def rows_for_card(measured: BeforeAfter, encoder: str) -> dict[str, Any]:
     ]  # fmt: skip
     rows += space_results(FEELING, measured.feeling["after"], measured.feeling["before"])
     poolings = sorted({before["pooling"] for before in (*measured.before.values(), measured.feeling["before"])})
-    return {"results": rows, "baseline": f"{Path(encoder).name} as it was, {' / '.join(poolings)}"}
+    which = " (the better one on validation texts)" if len(poolings) > 1 else ""
+    return {"results": rows, "baseline": f"{Path(encoder).name} as it was, {' or '.join(poolings)}{which}"}
