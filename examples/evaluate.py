@@ -48,7 +48,8 @@ def measure(candidate: Candidate, args: EvaluateArguments, settings: Settings, c
         trained_on=trained_on(candidate.model, corpora.emotion_files(args.emotion)),
         head_trained_on=head_trained_on(candidate.model),
     )  # fmt: skip
-    result.metrics = {"pooling": encoder.pooling, "dimensions": encoder.width, **result.metrics}
+    about = {"pooling": encoder.pooling, "dimensions": encoder.width, "commit": candidate.commit}
+    result.metrics = {**about, **result.metrics}
     return result
 
 

@@ -1,10 +1,11 @@
 """What the Hub says, and does not say: no answer is not "there is none"."""
 
+import json
 import sys
 from unittest.mock import Mock
 
 import pytest
-from conftest import tiny_encoder
+from conftest import run_script, tiny_encoder
 from huggingface_hub import constants, snapshot_download
 from loopback_hub import File, Refusal
 from test_hub import run_push
@@ -216,3 +217,13 @@ def test_a_damaged_record_on_the_hub_is_named(hub, mean, exports):
     repository.commit("main", {**repository.files(), "carl_export.json": File("carl_export.json", data=b"{")}, "cut")
     with pytest.raises(ValueError, match="The carl_export.json of org/mean is damaged: delete it there first"):
         push_export(exports[0] / "encoder", mean)
+
+
+def test_a_report_names_the_commit_of_a_model_on_the_hub(hub, mean, tmp_path):
+    commit = hub.repositories[mean].refs["main"]
+    pytest.importorskip("sklearn")
+    words = ("--model", mean, "--tasks", "geometry", "--output_dir", tmp_path / "out", "--no_cache", "true")
+    assert run_script("examples/evaluate.py", *words) is None
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert results["models"][mean]["commit"] == commit
+    assert f"| {commit} |" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from carl_hf.commands.outputs import EVALUATION, check_output_dir
-from carl_hf.encoders import PoolingChoice, load_config, load_tokenizer
+from carl_hf.encoders import PoolingChoice, load_config, load_tokenizer, resolve_encoder
+from carl_hf.encoders.hub_files import commit_of
 from carl_hf.evaluation.comparators import read_comparators
 from carl_hf.evaluation.encoder import split_pooling
 from carl_hf.evaluation.tasks import TASKS
@@ -65,6 +66,11 @@ class Candidate:
     def __post_init__(self):
         load_config(self.model)
         load_tokenizer(self.model)
+
+    @property
+    def commit(self) -> str | None:
+        """Of a model on the Hub."""
+        return commit_of(resolve_encoder(self.model))
 
 
 def runs_of_models(args: EvaluateArguments) -> dict[str, list[str]]:

@@ -68,6 +68,12 @@ def find_file(resolved: str, file: str) -> str | None:
         raise UnreachableError(f"{resolved}, {file}: {answer[0]}") from error
 
 
+def commit_of(resolved: str) -> str | None:
+    """The commit that a model's configuration on the Hub is read from; None of a folder. Raises as [`find_file`]."""
+    path = None if Path(resolved).is_dir() else find_file(resolved, "config.json")
+    return None if path is None else Path(path).parent.name
+
+
 @functools.cache
 def _say_unknown(resolved: str) -> None:
     logger.warning(

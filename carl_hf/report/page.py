@@ -155,10 +155,10 @@ class _Report:
         yield _INTRODUCTION
         rows = []
         for name, short in self.names.items():
-            about = [self.models[short].get(key) or MISSING for key in ("pooling", "dimensions")]
+            about = [self.models[short].get(key) or MISSING for key in ("commit", "pooling", "dimensions")]
             rows.append([escape(cell) for cell in (short, name, *about)])
-        header = ["model", "loaded from", "pooling", "dimensions"]
-        yield table(header, rows, text_columns=3) if rows else "No model was measured."
+        header = ["model", "loaded from", "commit", "pooling", "dimensions"]
+        yield table(header, rows, text_columns=4) if rows else "No model was measured."
 
     def paper_shaped(self) -> Iterator[str]:
         """Tables I to V: the measured models, how they were measured, the paper's rows."""
