@@ -28,6 +28,7 @@ from carl_hf.commands.finetune import FinetuneArguments, print_results, run_reco
 from carl_hf.commands.heads import print_heads
 from carl_hf.commands.outputs import claim_output, errors_in_one_line, figures_in, prepare_output
 from carl_hf.data.mixing import class_names
+from carl_hf.data.splits import split_rows
 from carl_hf.encoders import embed_poolings, load_encoder, load_tokenizer
 from carl_hf.evaluation.comparison import class_gain
 from carl_hf.evaluation.finetuning import measure_linear_head, measure_trained_head, validation_accuracy, verdict
@@ -99,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if own_head is not None:
             measured["trained encoder, its own head"] = own_head
         results["gain"] = class_gain(measured[better][1], trained[1], args.seed, len(corpus.classes))
-        results["verdict"] = verdict(results["gain"], better, trained[0]["texts"])
+        _, validation, test = split_rows(corpus)
+        results["verdict"] = verdict(results["gain"], better, len(test), len(validation))
     results["models"] = {name: report for name, (report, _) in measured.items()}
     results["run"] = run_record(script, args, argv, corpus, trainer)
     write_json(output / "results.json", results)  # kept whatever comes

@@ -103,6 +103,23 @@ def test_bootstraps_equal_loops():
     assert "(the class counts as F1 0)" in few_texts(0) and "a class has 9 of" in few_texts(9) and not few_texts(10)
 
 
+def test_a_class_that_a_resample_lacks_is_left_out_of_its_mean():
+    """With one text a class, a resample lacks a third of the classes: as F1 0 they would move the interval away."""
+    truth, predicted = np.arange(10), np.array([0, 1, 2, 3, 4, 5, 6, 7, 0, 1])
+    rows = np.random.default_rng(5).integers(10, size=(1000, 10))[:20]
+    resampled = resampled_class_metrics(one_hot(predicted, 10), one_hot(truth, 10), seed=5)
+    for k, r in enumerate(rows):
+        present = sorted({*truth[r], *predicted[r]})
+        f1 = metrics.f1_score(truth[r], predicted[r], average="macro", labels=present, zero_division=0)
+        assert resampled["f1"][k] == pytest.approx(f1)
+    for answers in (predicted, truth):
+        found = classification_report(answers, truth, "abcdefghij", seed=5)
+        assert found["f1_interval"][0] <= found["f1"] <= found["f1_interval"][1]
+    assert found["f1_interval"] == [1, 1]
+    nothing = np.zeros((4, 2), dtype=bool)
+    assert resampled_class_metrics(nothing, nothing, seed=5)["f1"].max() == 0
+
+
 def test_a_few_test_texts_allow_no_verdict():
     gain = {name: {"pearson": 2.0, "pearson_interval": [2.0, 2.0]} for name in ("valence", "arousal")}
     for test, validation, message in (
@@ -115,8 +132,9 @@ def test_a_few_test_texts_allow_no_verdict():
             {"own.csv": gain}, {"own.csv": {"test": test, "validation": validation}}
         )
     gain = {"accuracy": 50.0, "accuracy_interval": [50.0, 50.0]}
-    few, enough = (finetuning.verdict(gain, "frozen", texts) for texts in (2, 30))
-    assert "only 2 test texts" in few and "beats the frozen encoder" in enough
+    few, unchosen, enough = (finetuning.verdict(gain, "frozen", *texts) for texts in ((2, 30), (30, 2), (30, 30)))
+    assert "only 2 test texts, from" in few and "beats the frozen encoder" in enough
+    assert "only 2 validation texts, from" in unchosen
 
 
 @pytest.mark.parametrize(

@@ -59,11 +59,13 @@ def validation_accuracy(vectors_NH: np.ndarray, corpus: ClassCorpus, *, seed: in
     return report["accuracy"]
 
 
-def verdict(gain: dict[str, Any], frozen: str, texts: int) -> str:
+def verdict(gain: dict[str, Any], frozen: str, test: int, validation: int) -> str:
     """Whether the trained embedding beats the one named `frozen`; `gain` is as [`class_gain`] returns it, of so many
-    texts."""
-    if texts < FEWEST_FOR_A_VERDICT:
-        return f"Verdict: there are only {texts} test texts, from which nothing can be concluded."
+    test texts. By so many validation texts `frozen` was chosen, and the strengths of the heads."""
+    parts = {"test": test, "validation": validation}
+    few = [f"{texts} {part} texts" for part, texts in parts.items() if texts < FEWEST_FOR_A_VERDICT]
+    if few:
+        return f"Verdict: there are only {' and '.join(few)}, from which nothing can be concluded."
     low, high = gain["accuracy_interval"]
     how = "beats" if low > 0 else "is worse than" if high < 0 else "is not told apart from"
     return (
