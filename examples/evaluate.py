@@ -56,17 +56,18 @@ def measure(candidate: Candidate, args: EvaluateArguments, settings: Settings, c
 def add_comparisons(
     results: dict[str, Any], evaluations: dict[str, Evaluation], runs: dict[str, list[str]], seed: int
 ) -> None:
-    """Adds each model's gains over the first model, and the spread over runs that differ only in their seed."""
+    """Adds each model's gains over the first model, and the spread over runs that differ only in their seed, as far
+    as they were measured."""
     first = next(iter(runs.values()))[0]
     results["comparisons"] = {
         f"{name} minus {first}": compare(evaluations[first], evaluations[name], seed=seed)
         for name in evaluations if name != first and first in evaluations
     }  # fmt: skip
+    measured = {pattern: [name for name in names if name in evaluations] for pattern, names in runs.items()}
     results["spread"] = {
         pattern: {"runs": names, "figures": spread([results["models"][name] for name in names])}
-        for pattern, names in runs.items()
-        if "{seed}" in pattern and all(name in evaluations for name in names)
-    }
+        for pattern, names in measured.items() if "{seed}" in pattern and len(names) > 1
+    }  # fmt: skip
 
 
 @outputs.errors_in_one_line()

@@ -171,6 +171,7 @@ def test_what_a_model_was_trained_on_is_read_from_its_record(models, tmp_path):
         ({"emotion_corpus": "own.csv", "include_eval_rows": True}, False, "own.csv", True),
         ({}, True, "own.csv", False),
         ({"include_eval_rows": True}, True, "elsewhere/renamed.csv", True),
+        ({"include_eval_rows": True}, True, "elsewhere/own.csv", False),  # another file of that name
         ({}, False, "elsewhere/other.csv", False),
     ],
 )
@@ -183,7 +184,12 @@ def test_a_file_is_marked_where_training_has_seen_its_test_texts(
     if splits:
         frame["split"] = ["train", "train", "test", "test"] * 15
     Path("elsewhere").mkdir()
-    for name, rows in (("own", frame), ("elsewhere/renamed", frame), ("elsewhere/other", frame[::-1])):
+    for name, rows in (
+        ("own", frame),
+        ("elsewhere/renamed", frame),
+        ("elsewhere/other", frame[::-1]),
+        ("elsewhere/own", frame[::-1]),
+    ):
         rows.to_csv(f"{name}.csv", index=False)
     script = PretrainArguments(**{"corpora": ["own.csv"], **trained}, scale=[-1, 1])
     Path("encoder").mkdir()

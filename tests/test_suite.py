@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -90,6 +91,44 @@ def test_what_an_encoder_returns_is_checked(small_corpora, vectors):
         evaluate_encoder(lambda texts: vectors[: len(texts)], tasks=("va",), data_dir=small_corpora)
 
 
+@pytest.mark.parametrize("vectors", [np.full((400, 2), 1j), np.full((400, 2), "1")])
+def test_what_are_no_numbers_is_said(small_corpora, vectors):
+    with pytest.raises(ValueError, match="must return real numbers, got"):
+        evaluate_encoder(lambda texts: vectors[: len(texts)], tasks=("va",), data_dir=small_corpora)
+
+
+def test_a_vector_of_zeros_costs_only_the_tasks_that_need_its_direction(small_corpora):
+    def bag(texts):
+        return np.array([[0.0, 0.0, 0.0] if "joy" in text else [1.0, len(text), hash(text) % 7] for text in texts])
+
+    tasks = ("va", "geometry", "semantics")
+    metrics = run_tasks(bag, Settings(tasks=tasks, data_dir=small_corpora)).metrics
+    assert metrics["va"]["emobank"]["valence"]["mae"] > 0
+    for task in ("geometry", "semantics"):
+        assert re.match(r"cut short: \d+ texts have a vector of zeros, .* such as '. joy", metrics["skipped"][task])
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_one_number_a_text_has_no_circle(small_corpora, width):
+    score = words_of(noise=1 / 3)
+    metrics = evaluate_encoder(
+        lambda texts: np.pad(score(texts)[:, 6:7], ((0, 0), (0, width - 1))), ("geometry",), small_corpora
+    )
+    assert "lie on a line" in metrics["geometry"]["goemotions-six"]["circular_order"]["angular_error_reason"]
+
+
+def test_a_class_too_small_for_cross_validation_costs_its_corpus_alone(small_corpora, tmp_path):
+    for name in ("mr", "emobank"):
+        shutil.copytree(small_corpora / name, tmp_path / name)
+    (tmp_path / "cr").mkdir()
+    (tmp_path / "cr" / "cr.csv").write_text("text,label\n" + "".join(f"t{i},{i % 2}\n" for i in range(12)))
+    metrics = evaluate_encoder(encode, ("polarity",), tmp_path)
+    assert list(metrics["polarity"]) == ["mr"]
+    assert metrics["skipped"]["polarity/cr"] == "class negative has 6 texts, cross-validation needs 7"
+    with pytest.raises(ValueError, match="polarity/cr: class negative has 6 texts"):
+        Corpora(Settings(tasks=("polarity",), data_dir=tmp_path, polarity=("cr",), strict=True))
+
+
 def test_wrong_files_are_found_before_any_work(small_corpora, tmp_path):
     def never(texts):
         raise AssertionError("nothing is to be embedded")
@@ -103,6 +142,14 @@ def test_wrong_files_are_found_before_any_work(small_corpora, tmp_path):
         path.write_text("text,label\n" + "".join(f"t{i},{'xy'[i % 2]}\n" for i in range(9)))
     with pytest.raises(ValueError, match="Two corpora are called 'own'"):
         run_tasks(never, Settings(data_dir=small_corpora, emotion=(str(own), str(second))))
+    known = own.rename(tmp_path / "isear.csv")
+    with pytest.raises(ValueError, match="isear.csv would be taken for the corpus isear: rename it"):
+        run_tasks(never, Settings(data_dir=small_corpora, emotion=(str(known),)))
+    own.write_text(
+        "text,label,split\n" + "".join(f"t{i // 2},{'xy'[i // 2 % 2]},{('train', 'test')[i % 2]}\n" for i in range(8))
+    )
+    with pytest.raises(ValueError, match="every text of the split 'train' is in another split too"):
+        run_tasks(never, Settings(data_dir=small_corpora, emotion=(str(own),)))
     for wrong in ({"emotion": ("isaer",)}, {"va": ("emobnk",)}, {"protocol": "quick"}, {"shots": (0,)}):
         with pytest.raises(ValueError, match="choose from|at least 1"):
             Settings(**wrong)
@@ -164,6 +211,15 @@ def test_spread_over_runs():
                                 "texts": 9}}} for r in (0.5, 0.7, 0.6)]  # fmt: skip
     expected = {"pearson": {"mean": pytest.approx(0.6), "std": pytest.approx(0.1)}}
     assert spread(runs) == {"va": {"emobank": {"valence": expected}}}
+    named = [{"va": {"texts": run["va"]["emobank"]}} for run in runs]  # of a file texts.csv
+    assert spread(named) == {"va": {"texts": {"valence": expected}}}
+
+
+def test_classes_called_as_statistics_are_reported(tmp_path):
+    figures = {"emotion": {"own": {"f1_per_class": {name: {"mean": 0.5, "std": 0.25} for name in ("mean", "std")}}}}
+    write_report({"models": {}, "spread": {"r-{seed}": {"runs": ["a", "b"], "figures": figures}}}, tmp_path / "r.md")
+    report = (tmp_path / "r.md").read_text()
+    assert re.search(r"own, f1\\_per\\_class, mean +\| +2 \| +.500 ± .250", report)
 
 
 def test_a_file_whose_texts_have_several_classes_is_measured_but_for_retrieval(tmp_path):

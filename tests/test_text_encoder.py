@@ -56,6 +56,10 @@ def test_sentence_transformers_models_with_modules_of_their_own_run_through_that
     vectors = load_text_encoder(str(tmp_path / "prompted"))(TEXTS)
     np.testing.assert_allclose(vectors, prompted.encode(TEXTS), atol=1e-5)
     assert np.abs(vectors - load_text_encoder(str(tmp_path / "prompted"), pooling="cls")(TEXTS)).max() > 1e-3
+    prints = [load_text_encoder(str(tmp_path / "prompted")).fingerprint]
+    prompted.prompts["query"] = "sad "  # its vectors are others, though no weight is
+    prompted.save(str(tmp_path / "prompted"))
+    assert load_text_encoder(str(tmp_path / "prompted")).fingerprint not in prints
 
 
 def counting(cache_dir, fingerprint="f", pooling="cls"):
@@ -126,6 +130,9 @@ def test_the_fingerprint_follows_weights_and_length(save):
         model.encoder.layer[0].output.dense.bias[3] += 1e-3
     prints.append(fingerprint(model, max_length=8))
     assert len(set(prints)) == 3 and fingerprint(model, pooling="mean", max_length=8) == prints[-1]
+    left = AutoTokenizer.from_pretrained(save(model, "encoder"), truncation_side="left")
+    prints.append(load_text_encoder(save(model, "left", left), max_length=8).fingerprint)
+    assert len(set(prints)) == 4
     without_pooler = BertForMaskedLM(tiny_config())  # as roberta-base: transformers would make up a pooler
     assert fingerprint(without_pooler) == fingerprint(without_pooler)
 

@@ -149,6 +149,11 @@ class EncodeOnce:
         self._encode = encode
         self._known: dict[str, np.ndarray] = {}
 
+    @property
+    def without_direction(self) -> list[str]:
+        """The texts whose vector is zero."""
+        return [text for text, vector in self._known.items() if not vector.any()]
+
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         start = time.perf_counter()
         missing = [text for text in dict.fromkeys(texts) if text not in self._known]
@@ -163,6 +168,8 @@ def _finite_vectors(vectors: Any, texts: int) -> np.ndarray:
     if isinstance(vectors, torch.Tensor):
         vectors = vectors.detach().float().cpu().numpy()
     vectors = np.asarray(vectors)
+    if vectors.dtype.kind not in "fiub":
+        raise ValueError(f"The encoder must return real numbers, got {vectors.dtype}.")
     if vectors.ndim != 2 or len(vectors) != texts:
         raise ValueError(
             f"The encoder must return an array (texts, dimensions), got {vectors.shape} for {texts} texts."

@@ -156,9 +156,11 @@ def _from_pretrained(auto: Any, name: str, **settings: Any) -> tuple[PreTrainedM
                 **settings,
             )  # fmt: skip
     except Exception as error:
-        if not (isinstance(error, OSError | ValueError | RuntimeError | SafetensorError) or is_of_the_client(error)):
+        odd = isinstance(error, KeyError | TypeError | AttributeError)  # what a wrong config.json ends in
+        known = isinstance(error, OSError | ValueError | RuntimeError | SafetensorError)
+        if not (odd or known or is_of_the_client(error)):
             raise
-        reason = _why_not(resolved, error)
+        reason = f"its config.json fits no model ({error!r})." if odd else _why_not(resolved, error)
         if isinstance(error, SafetensorError):
             reason = (
                 f"its model.safetensors is damaged ({error}); a file of Git LFS has to be fetched by git lfs pull."

@@ -36,7 +36,7 @@ def circular_order(
         centroids' variance that lies in the plane; "circular_correlation": of found and given angles, without its
         sign; "angles": {class: degrees in [0, 360) after alignment}}.
         {"angular_error": None, "angular_error_reason"} with fewer than four distinct angles, or if the centroids
-        coincide.
+        coincide or lie on a line.
     """
     labels_N = np.asarray(labels_N)
     known_N = np.isin(labels_N, list(angles))
@@ -48,6 +48,8 @@ def circular_order(
     variance_H, axes_HH = principal_axes(centroids_CH)
     if variance_H.sum() < ROUNDING:
         return {"angular_error": None, "angular_error_reason": "undefined: the class centroids coincide"}
+    if variance_H[1:2].sum() < ROUNDING * variance_H[0]:  # of an encoder with one dimension too
+        return {"angular_error": None, "angular_error_reason": "undefined: the class centroids lie on a line"}
     plane_C2 = (centroids_CH - centroids_CH.mean(0)) @ axes_HH[:, :2]
     found_C = np.arctan2(plane_C2[:, 1], plane_C2[:, 0])
     given_C = np.radians([angles[name] % 360 for name in names])

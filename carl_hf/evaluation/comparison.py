@@ -74,11 +74,12 @@ _NOT_AVERAGED = (
 )  # fmt: skip
 
 
-def spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def spread(runs: Sequence[Mapping[str, Any]], depth: int = 0) -> dict[str, Any]:
     """Mean and standard deviation (n - 1) of every metric over runs that differ by seed alone.
 
     Args:
-        runs: metrics of at least two models, as in results.json.
+        runs: metrics of at least two models, as in results.json. depth: 1 within a task, where names are those of
+            corpora.
 
     Returns:
         the same nesting, each metric {"mean", "std"}, without those that a run lacks, intervals, counts and constant
@@ -88,11 +89,12 @@ def spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if any(run.get("seen_in_training") is True for run in runs):
         result["seen_in_training"] = True
     for key in runs[0]:
-        if key in _NOT_AVERAGED or key.endswith("_interval") or any(key not in run for run in runs):
+        left_out = key == "dimensions" if depth == 1 else key in _NOT_AVERAGED or key.endswith("_interval")
+        if left_out or any(key not in run for run in runs):
             continue
         values = [run[key] for run in runs]
         if all(isinstance(v, Mapping) for v in values):
-            inner = spread(values)
+            inner = spread(values, depth + 1)
             if inner:
                 result[key] = inner
         elif all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):

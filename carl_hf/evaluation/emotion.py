@@ -60,7 +60,13 @@ def few_shot(
     smallest = min(map(len, by_class))
     if smallest < shots:
         reason = f"undefined: a class has {smallest} training texts only"
-        return {"accuracy_mean": None, "accuracy_mean_reason": reason, "accuracy_std": None, "draws": 0}
+        return {
+            "accuracy_mean": None,
+            "accuracy_mean_reason": reason,
+            "accuracy_std": None,
+            "accuracy_std_reason": reason,
+            "draws": 0,
+        }
     accuracies = []
     for _ in range(FEW_SHOT_DRAWS):
         rows = np.concatenate([rng.choice(members, shots, replace=False) for members in by_class])

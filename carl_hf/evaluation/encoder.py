@@ -167,6 +167,7 @@ def load_text_encoder(
     if pooling not in get_args(PoolingChoice):
         raise ValueError(f"Unknown pooling {pooling!r}: choose from {', '.join(get_args(PoolingChoice))}.")
     resolved, config = resolve_encoder(name), loading.load_config(name)
+    settings = ["bf16"] if bf16 else []
     max_length = reading_length(name) if max_length is None else max_length
     if pooling == "auto":
         stated = config.pooling if isinstance(config, CarlConfig) else stated_pooling(resolved)
@@ -177,6 +178,8 @@ def load_text_encoder(
         model, tokenizer = _sentence_transformer(name, max_length, default_device(device))
         pooling, max_length = "sentence-transformers", model.max_seq_length
         width = model.encode(["a"], show_progress_bar=False).shape[1]
+        if prompt := model.prompts.get(model.default_prompt_name):  # before every text
+            settings.append(prompt)
 
         def embed(texts: list[str]) -> dict[Any, Tensor]:
             bar = None if show_progress else False  # None: as its logger's level says
@@ -194,7 +197,7 @@ def load_text_encoder(
             )  # fmt: skip
 
     embed = torch.autocast(default_device(device).type, torch.bfloat16, enabled=bf16)(embed)
-    fingerprint = fingerprint_of(model, tokenizer_state(tokenizer), max_length, *(["bf16"] if bf16 else []))
+    fingerprint = fingerprint_of(model, tokenizer_state(tokenizer), max_length, *settings)
     return TextEncoder(name, embed, width=width, pooling=pooling, fingerprint=fingerprint, cache_dir=cache_dir)
 
 
@@ -288,11 +291,12 @@ def load_va_head(
 
 def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
     """Everything that the token ids of a text depend on, as one string."""
-    if not tokenizer.is_fast:
-        return json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    backend |= {"truncation": None, "padding": None}  # set by the last call, no property of the tokenizer
-    return json.dumps(backend, sort_keys=True)
+    if tokenizer.is_fast:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        state |= {"truncation": None, "padding": None}  # set by the last call, no property of the tokenizer
+    else:
+        state = tokenizer.get_vocab()
+    return json.dumps(state, sort_keys=True) + ("" if tokenizer.truncation_side == "right" else "left")
 
 
 def _plain_config(model: nn.Module) -> str:

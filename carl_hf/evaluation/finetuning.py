@@ -25,7 +25,12 @@ def measure_linear_head(
 
     Args:
         label_space: gives the classes their angles; circle12 by default.
+
+    Raises:
+        ValueError: if an embedding is not finite.
     """
+    if not np.isfinite(vectors_NH).all():
+        raise ValueError("The encoder gives vectors that are not finite: its weights are damaged.")
     report, items = measure_emotion(lambda _: vectors_NH, corpus, seed=seed, class_weights=class_weights)
     if not corpus.multi_label:
         test = split_rows(corpus)[2]

@@ -16,11 +16,15 @@ from carl_hf.evaluation.statistics import interval, resample_counts
 ROUNDING = 1e-12  # squared or cosine distances below it are what rounding leaves between equal embeddings
 
 
+class NoDirectionError(ValueError):
+    """An embedding is zero or not finite, and so has no direction."""
+
+
 def unit_rows(embeddings_NH: np.ndarray) -> np.ndarray:
     """Embeddings scaled to length 1, in float64.
 
     Raises:
-        ValueError: if the array is not (N, H), or for a row that is zero or not finite.
+        ValueError: if the array is not (N, H); [`NoDirectionError`] for a row that is zero or not finite.
     """
     embeddings_NH = np.asarray(embeddings_NH, dtype=np.float64)
     if embeddings_NH.ndim != 2:
@@ -28,7 +32,7 @@ def unit_rows(embeddings_NH: np.ndarray) -> np.ndarray:
     length_N1 = np.linalg.norm(embeddings_NH, axis=1, keepdims=True)
     bad_N = ~(np.isfinite(length_N1) & (length_N1 > 0)).ravel()
     if bad_N.any():
-        raise ValueError(
+        raise NoDirectionError(
             f"Embedding row {int(bad_N.argmax())} is zero or not finite and has no direction: leave this text out or "
             "look for what is wrong with the encoder."
         )

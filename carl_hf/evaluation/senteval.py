@@ -41,6 +41,11 @@ PROTOCOLS = {
 }
 
 
+def fewest_of_a_class(protocol: Protocol) -> int:
+    """Texts that each class needs in nested k-fold: the training rows of an outer fold need k of them."""
+    return protocol.folds + 2
+
+
 class Result(NamedTuple):
     """Predictions (N,), their accuracy in percent (of nested k-fold the mean over the outer folds), and the chosen l2
     (of nested k-fold that of each outer fold)."""
@@ -62,15 +67,14 @@ def nested_kfold(
     are kept for early stopping, and predicts the outer fold.
 
     Raises:
-        ValueError: if a class has fewer than k + 2 texts (the training rows of an outer fold need k of them), or if a
-            feature is not finite.
+        ValueError: if a class has fewer texts than [`fewest_of_a_class`], or if a feature is not finite.
     """
     from sklearn.model_selection import StratifiedKFold
 
     k, counts = protocol.folds, np.bincount(labels_N)
-    if counts.min() < k + 2:
+    if counts.min() < (least := fewest_of_a_class(protocol)):
         raise ValueError(
-            f"Class {counts.argmin()} has {counts.min()} texts, nested {k}-fold needs at least {k + 2}: add texts of "
+            f"Class {counts.argmin()} has {counts.min()} texts, nested {k}-fold needs at least {least}: add texts of "
             "this class, leave the class out, or use a protocol with fewer folds."
         )
     data = with_bias(features_NH).to(device), torch.as_tensor(labels_N, device=device), len(counts)

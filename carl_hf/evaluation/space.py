@@ -183,7 +183,9 @@ def nearness_report(
 
 def _nearness_metrics(rho_3: np.ndarray, deviations_R3: np.ndarray, constant: str) -> dict[str, Any]:
     metrics = defined(dict(zip(_NEARNESS, rho_3.tolist(), strict=True)), [constant])
-    bounds = (interval(rho + deviations_R) for rho, deviations_R in zip(rho_3, deviations_R3.T, strict=True))
+    bounds = (
+        interval((rho + deviations_R).clip(-1, 1)) for rho, deviations_R in zip(rho_3, deviations_R3.T, strict=True)
+    )
     return metrics | dict(zip((f"{name}_interval" for name in _NEARNESS), bounds, strict=True))
 
 

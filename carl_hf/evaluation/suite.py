@@ -1,5 +1,6 @@
 """All tasks of the evaluation for one encoder."""
 
+import reprlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from carl_hf.encoders.embedding import EncodeOnce
 from carl_hf.evaluation.circumplex import circular_order, radius_against_intensity
 from carl_hf.evaluation.detector import TooFewTokensError, measure_detector
 from carl_hf.evaluation.emotion import emotion_curve, measure_emotion
-from carl_hf.evaluation.geometry import alignment_uniformity, centroid_separation
+from carl_hf.evaluation.geometry import NoDirectionError, alignment_uniformity, centroid_separation
 from carl_hf.evaluation.polarity import measure_polarity
 from carl_hf.evaluation.semantics import measure_sts
 from carl_hf.evaluation.space import measure_space
@@ -113,13 +114,21 @@ def run_tasks(
     run, seconds = Evaluation(seed=seed), {}
     for task, results in measured.items():
         start = time.perf_counter() - encode.seconds  # without those of the embedding
-        for name, (metrics, items) in results:
-            curves = metrics.values() if name == "dimensions" else ()
-            for seen in [metrics] if name in trained_on else [c for c in curves if c["corpus"] in trained_on]:
-                seen["seen_in_training"] = True
-            run.metrics.setdefault(task, {})[name] = metrics
-            if items:
-                run.items[f"{task}/{name}"] = items
+        try:
+            for name, (metrics, items) in results:
+                curves = metrics.values() if name == "dimensions" else ()
+                for seen in [metrics] if name in trained_on else [c for c in curves if c["corpus"] in trained_on]:
+                    seen["seen_in_training"] = True
+                run.metrics.setdefault(task, {})[name] = metrics
+                if items:
+                    run.items[f"{task}/{name}"] = items
+        except NoDirectionError:  # tasks without cosines are measured all the same
+            if not (texts := encode.without_direction):
+                raise
+            skipped[task] = (
+                f"cut short: {len(texts)} texts have a vector of zeros, which has no direction, such as "
+                f"{reprlib.repr(texts[0])}"
+            )
         if task in run.metrics:
             seconds[task] = round(time.perf_counter() - encode.seconds - start, 1)
     run.metrics["skipped"] = _skipped(settings, corpora, carl is not None) | skipped

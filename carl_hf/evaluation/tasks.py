@@ -12,6 +12,7 @@ from carl_hf.data import labelled as data
 from carl_hf.data.corpora import CORPORA
 from carl_hf.data.feeling import read_feeling_triplets
 from carl_hf.data.splits import split_rows
+from carl_hf.evaluation.senteval import PROTOCOLS, fewest_of_a_class
 
 TASKS = ("va", "polarity", "emotion", "geometry", "semantics", "space", "detector")
 
@@ -97,6 +98,8 @@ class Corpora:
                     self.skipped[f"{task}/{name}"] = str(error)
                     continue
                 key = Path(name).stem if Path(name).suffix else name
+                if key != name and key in (*data.EMOTION, "demo", "dimensions"):
+                    raise ValueError(f"The file {name} would be taken for the corpus {key}: rename it.")
                 if key in found:
                     raise ValueError(f"Two corpora are called {key!r}: rename the file {name}.")
                 found[key] = corpus
@@ -110,7 +113,7 @@ class Corpora:
         own_va, polarity = (tuple(dict.fromkeys(names)) for names in (settings.va, settings.polarity))
         va, demo = ("demo",) if only_demo else ("emobank",), ("demo",) if only_demo else ()
         self.va = read("va", demo or own_va, data.read_va)
-        self.polarity = read("polarity", polarity, data.read_polarity)
+        self.polarity = self._divisible(read("polarity", polarity, data.read_polarity), settings)
         emotion = tuple(dict.fromkeys((*demo, *settings.emotion)))
         self.emotion = read("emotion", emotion, read_names)
         self.geometry = read("geometry", demo or ("goemotions-six", "emolit12"), read_names)
@@ -123,6 +126,20 @@ class Corpora:
         self.space_emotion = self._retrievable(read("space", single, read_names))
         self.space_polarity = read("space", polarity, data.read_polarity)
         self.space_probe = read("space", va, data.read_va)
+
+    def _divisible(self, corpora: Mapping[str, data.ClassCorpus], settings: Settings) -> dict[str, Any]:
+        """Those with splits, or with enough texts of each class for nested cross-validation."""
+        found, least = {}, fewest_of_a_class(PROTOCOLS[settings.protocol])
+        for name, corpus in corpora.items():
+            texts = np.bincount(corpus.labels, minlength=len(corpus.classes))
+            if corpus.split is not None or texts.min() >= least:
+                found[name] = corpus
+                continue
+            few = f"class {corpus.classes[texts.argmin()]} has {texts.min()} texts, cross-validation needs {least}"
+            if settings.strict:
+                raise ValueError(f"polarity/{name}: {few}. Without --strict it would be skipped.")
+            self.skipped[f"polarity/{name}"] = few
+        return found
 
     def _retrievable(self, corpora: Mapping[str, data.ClassCorpus]) -> dict[str, Any]:
         """Those with a training text and as many test texts of one class alone as there are classes."""

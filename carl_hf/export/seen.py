@@ -22,7 +22,11 @@ def trained_on(model: str, emotion: Mapping[str, ClassCorpus] | None = None) -> 
     """
     origin = _origin(model)
     seen = [Path(file).stem for file, corpus in (emotion or {}).items() if has_seen(model, file, corpus)]
-    return list(dict.fromkeys([*_seen(origin["corpora"], test_rows=origin["trained_on_test_rows"]), *seen]))
+    known = bool(
+        origin.get("files")
+    )  # by their content, so that another train.csv is not taken for the one of training
+    names = [name for name in origin["corpora"] if not (known and Path(name).suffix)]
+    return list(dict.fromkeys([*_seen(names, test_rows=origin["trained_on_test_rows"]), *seen]))
 
 
 def has_seen(model: str, source: str, corpus: ClassCorpus) -> bool:

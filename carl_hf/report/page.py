@@ -263,7 +263,7 @@ class _Report:
         rows = []
         for pattern, entry in (self.results.get("spread") or {}).items():
             for path, leaf in _nodes(entry.get("figures") or {}):
-                if "mean" in leaf:
+                if set(leaf) == {"mean", "std"} and isinstance(leaf["mean"], float):  # not classes of these names
                     cell = " ± ".join(format_metric(path[-1], leaf[k]) for k in ("mean", "std"))
                     cell += f" {SEEN}" * bool(_at(entry["figures"], (*path[:2], "seen_in_training")))
                     rows.append([escape(pattern), escape(", ".join(path)), str(len(entry.get("runs") or ())), cell])

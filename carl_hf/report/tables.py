@@ -27,7 +27,7 @@ def format_metric(key: str, value: float, *, signed: bool = False) -> str:
 
 def escape(text: object) -> str:
     """Text that Markdown shows as it is, in one table cell."""
-    return re.sub(r"([\\|_*`\[\]<>])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\|_*`\[\]<>~&])", r"\\\1", " ".join(str(text).split()))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> str:

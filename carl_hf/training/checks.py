@@ -269,9 +269,10 @@ def check_batches(args: CarlTrainingArguments, train: Any, dev: Any) -> None:
         )
     steps = math.ceil(epochs * steps_per_epoch(args, train))
     if args.max_steps <= 0 and steps < FEWEST_STEPS:
+        smaller = "smaller batches (--per_device_train_batch_size 16) and " if args.train_batch_size > 16 else ""
         logger.warning(
-            "%d training texts make %d steps, in which an encoder learns little: take smaller batches and more epochs "
-            "(--per_device_train_batch_size 16 --num_train_epochs 10).", len(train), steps,
+            "%d training texts make %d steps, in which an encoder learns little: take %smore epochs "
+            "(--num_train_epochs 10).", len(train), steps, smaller,
         )  # fmt: skip
 
 
