@@ -41,6 +41,13 @@ def test_each_gives_what_the_evaluation_measures():
     assert result == alignment_uniformity(x, labels)
 
 
+def test_what_are_no_classes_and_numbers_without_a_name_are_refused():
+    with pytest.raises(ValueError, match="must be class indices"):
+        load_metric("emotion_classification").compute(predictions=[0.7, 1.0], references=[0, 1], classes="ab")
+    with pytest.raises(ValueError, match="3 numbers, named valence, arousal: name each"):
+        load_metric("va_agreement").compute(predictions=np.eye(3), references=np.eye(3))
+
+
 def test_batches_with_own_dimensions_and_a_constant():
     metric = load_metric("va_agreement")
     metric.add_batch(predictions=[[0.5], [0.5]], references=[[0.1], [0.2]])

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from carl_hf.utils.suggestions import listed
+
 RESAMPLES = 1000
 FEWEST_FOR_A_VERDICT = 30
 """Texts of a test part and of a validation part; of corpora with valence and arousal different ones. With 10
@@ -60,7 +62,7 @@ def agreement(predictions_NK: np.ndarray, references_NK: np.ndarray, names: Sequ
         {name: {"pearson", "spearman", "ccc", "mae"}}; see [`defined`].
 
     Raises:
-        ValueError: for different shapes, no rows, or a value that is not finite.
+        ValueError: for different shapes, no rows, a value that is not finite, or another number of names than K.
     """
     predictions_NK, references_NK = np.asarray(predictions_NK, dtype=float), np.asarray(references_NK, dtype=float)
     shapes = predictions_NK.shape, references_NK.shape
@@ -71,6 +73,8 @@ def agreement(predictions_NK: np.ndarray, references_NK: np.ndarray, names: Sequ
     for what, values in (("prediction", predictions_NK), ("reference", references_NK)):
         if not np.isfinite(values).all():
             raise ValueError(f"The {what} in row {int((~np.isfinite(values)).any(1).argmax())} is not finite.")
+    if len(names) != predictions_NK.shape[1]:
+        raise ValueError(f"Each text has {predictions_NK.shape[1]} numbers, named {listed(names)}: name each.")
     result = {}
     for name, x, y in zip(names, predictions_NK.T, references_NK.T, strict=True):
         constant = [what for what, values in (("predictions", x), ("references", y)) if np.ptp(values) == 0]

@@ -3,6 +3,7 @@
 # evaluate reads this file's imports line by line and takes "import a, b" for one package: one module a line
 import datasets
 import evaluate
+import numpy as np
 
 from carl_hf.evaluation.statistics import classification_metrics
 
@@ -26,7 +27,8 @@ Example:
     >>> result["accuracy"], round(result["f1"], 3), result["confusion"]
     (75.0, 0.778, [[1, 0, 0], [1, 1, 0], [0, 0, 1]])
 """
-_FEATURES = {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
+# as int64, the library would cut 0.7 to class 0 in silence
+_FEATURES = {"predictions": datasets.Value("float64"), "references": datasets.Value("float64")}
 
 
 class EmotionClassification(evaluate.Metric):
@@ -34,4 +36,9 @@ class EmotionClassification(evaluate.Metric):
         return evaluate.MetricInfo(_DESCRIPTION, _CITATION, datasets.Features(_FEATURES), inputs_description=_INPUTS)
 
     def _compute(self, predictions, references, classes):
-        return classification_metrics(predictions, references, list(classes))
+        tables = [np.asarray(values) for values in (predictions, references)]
+        if any((values % 1 != 0).any() for values in tables):
+            raise ValueError(
+                "Predictions and references must be class indices, such as 0 or 1: one is no whole number."
+            )
+        return classification_metrics(*(values.astype(int) for values in tables), list(classes))
