@@ -108,9 +108,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_json(output / "results.json", results)  # keeps what is measured if something fails later
     if evaluations:
         add_comparisons(results, evaluations, runs, args.seed)
+        outputs.remove_results(output, ["figures"])
+        results["files"] = ["report.md", outputs.DRAWN]
         write_json(output / "results.json", results)
         write_report(results, output / "report.md")  # the tables are kept if drawing fails
-        outputs.remove_results(output, ["figures"])
         plots = draw_pictures(output / "figures", results, {name: e.items for name, e in evaluations.items()})
         results["files"] = ["report.md", *outputs.figures_in(output)]
         write_json(output / "results.json", results)

@@ -26,7 +26,7 @@ from carl_hf.commands.arguments import parse_arguments
 from carl_hf.commands.environment import leave_at_once, start_measuring_script, use_all_cores
 from carl_hf.commands.finetune import FinetuneArguments, print_results, run_record, training_splits
 from carl_hf.commands.heads import print_heads
-from carl_hf.commands.outputs import claim_output, errors_in_one_line, figures_in, prepare_output
+from carl_hf.commands.outputs import DRAWN, claim_output, errors_in_one_line, figures_in, prepare_output
 from carl_hf.data.mixing import class_names
 from carl_hf.data.splits import split_rows
 from carl_hf.encoders import embed_poolings, load_encoder, load_tokenizer
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         results["verdict"] = verdict(results["gain"], better, len(test), len(validation))
     results["models"] = {name: report for name, (report, _) in measured.items()}
     results["run"] = run_record(script, args, argv, corpus, trainer)
-    write_json(output / "results.json", results)  # kept whatever comes
+    write_json(output / "results.json", {**results, "files": [DRAWN]})  # kept whatever comes
 
     plots = []
     if not corpus.multi_label:

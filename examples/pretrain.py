@@ -29,7 +29,7 @@ from carl_hf.commands.arguments import parse_arguments
 from carl_hf.commands.before_after import draw_before_after, print_before_after, rows_for_card
 from carl_hf.commands.environment import leave_at_once, start_measuring_script, use_all_cores
 from carl_hf.commands.heads import print_heads
-from carl_hf.commands.outputs import claim_output, errors_in_one_line, figures_in, prepare_output, remove_stale
+from carl_hf.commands.outputs import DRAWN, claim_output, errors_in_one_line, figures_in, prepare_output, remove_stale
 from carl_hf.commands.pretrain import PretrainArguments, run_record
 from carl_hf.commands.pretrain_data import PretrainData
 from carl_hf.encoders import load_encoder, load_tokenizer
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results["run"] = run_record(script, args, argv, texts=data.size, steps=trainer.state.global_step)
     if skipped := data.skipped_rows(args.dataloader_num_workers):
         results["run"]["skipped_rows"] = skipped
-    write_json(output / "results.json", results)
+    write_json(output / "results.json", {**results, "files": [DRAWN]})
     plots = draw_before_after(
         output / "figures", measured, data.measured, encoder=script.encoder, method=results["run"]["method"]
     )

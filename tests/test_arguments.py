@@ -15,7 +15,14 @@ from carl_hf import CarlTrainingArguments
 from carl_hf.commands.adapt import AdaptArguments, adapt
 from carl_hf.commands.arguments import parse_arguments, parse_script_arguments
 from carl_hf.commands.environment import use_all_cores
-from carl_hf.commands.outputs import EVALUATION, check_output_dir, claim_output, prepare_output, remove_results
+from carl_hf.commands.outputs import (
+    DRAWN,
+    EVALUATION,
+    check_output_dir,
+    claim_output,
+    prepare_output,
+    remove_results,
+)
 from carl_hf.training.checkpoints import CompletionRecord, mark_complete
 
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
@@ -231,6 +238,16 @@ def test_files_of_the_user_are_not_deleted(name, tmp_path):
         check_output_dir(tmp_path, resume=False, overwrite=True)
     remove_results(tmp_path)
     assert (tmp_path / name).read_text() == "mine" and not (tmp_path / "results.json").exists()
+
+
+def test_what_a_run_was_drawing_when_it_was_killed_is_its_own(tmp_path):
+    write(tmp_path / "results.json", json.dumps({"run": {}, "files": ["report.md", DRAWN]}))
+    (tmp_path / "figures").mkdir()
+    write(tmp_path / "figures" / "scores.svg", "half")
+    check_output_dir(tmp_path, resume=False, overwrite=True, kinds=EVALUATION)
+    write(tmp_path / "figures" / "notes.txt", "mine")
+    with pytest.raises(ValueError, match="no record shows to be a run's: figures/notes.txt.*move it away"):
+        check_output_dir(tmp_path, resume=False, overwrite=True, kinds=EVALUATION)
 
 
 def test_folders_that_are_called_like_results_are_not_taken_for_them(tmp_path):

@@ -23,6 +23,8 @@ TRAINING = ("results.json", SKIPPED_STEPS, *_EXPORTS, "figures", "checkpoint-*")
 """What a training script leaves; only checkpoint-N with a number N is a checkpoint."""
 EVALUATION = ("results.json", "report.md", "figures")
 """What examples/evaluate.py leaves."""
+DRAWN = "figures/"
+"""What results.json names while figures are drawn: all in this folder, as far as they are figures."""
 LOCK = ".lock"
 _locks: dict[Path, FileLock] = {}
 
@@ -54,7 +56,7 @@ def remove_stale(folder: str | Path) -> None:
 
 def recorded_files(folder: str | Path) -> set[str]:
     """The files that results.json and the exports of a folder name as theirs, relative to it; results.json itself is
-    one if a run has written it."""
+    one if a run has written it. [`DRAWN`] names all in figures/."""
     folder, recorded = Path(folder), set()
     with contextlib.suppress(OSError, ValueError, TypeError):
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -87,6 +89,8 @@ def _foreign(path: Path, recorded: set[str]) -> list[str]:
     if path.name == SKIPPED_STEPS:
         return []
     inside = [f"{path.name}/{p.relative_to(path).as_posix()}" for p in path.rglob("*") if not p.is_dir()]
+    if DRAWN in recorded:
+        recorded = recorded | {file for file in inside if file.startswith(DRAWN) and file.endswith((".png", ".svg"))}
     return sorted({*(inside if path.is_dir() else [path.name])} - recorded)
 
 
