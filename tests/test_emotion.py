@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from carl_hf.data.labelled import ClassCorpus
-from carl_hf.data.splits import split_rows
+from carl_hf.data.splits import split_rows, with_validation
 from carl_hf.evaluation.emotion import few_shot, measure_emotion
 from carl_hf.evaluation.probes import best_threshold, fit_logistic, fit_multi_label, fit_ridge
 
@@ -87,6 +87,24 @@ def test_splits_are_disjoint_stratified_and_the_corpus_s_own():
     own = np.array(["train"] * 250 + ["test"] * 50)
     train, dev, test = split_rows(ClassCorpus(texts, labels, list("abc"), own))
     assert (test == np.arange(250, 300)).all() and len(dev) == 25 and not set(train) & set(dev)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_all_rows_of_a_text_are_in_one_drawn_part(own):
+    """A file may have a row for each rater: validation must not be chosen by texts that were trained on."""
+    texts = [f"Text {i % 60}" if i < 60 else f"text  {i % 60} " for i in range(180)]
+    split = np.where(np.arange(180) % 60 < 50, "train", "test").astype(object) if own else None
+    corpus = ClassCorpus(texts, np.random.default_rng(0).integers(2, size=180), ["a", "b"], split)
+    parts = split_rows(corpus)
+    assert sorted(np.concatenate(parts)) == list(range(180))
+    numbers = [{int(i) % 60 for i in part} for part in parts]
+    assert [len(part) for part in numbers] == ([45, 5, 10] if own else [48, 6, 6]) and sum(map(len, numbers)) == 60
+    if own:
+        drawn = with_validation(split, texts)
+        assert {i % 60 for i in np.flatnonzero(drawn == "validation")}.isdisjoint(
+            {i % 60 for i in np.flatnonzero(drawn == "train")}
+        )
+        assert (drawn == "validation").sum() == 15
 
 
 @pytest.mark.parametrize("own", [False, True])

@@ -102,7 +102,7 @@ def read_va(name: str, data_dir: str | Path | None) -> VaCorpus:
     dimensions = tuple(d for d in DIMENSIONS if d in frame)
     labels = normalized(frame, dimensions, CORPORA[name].scale)[list(dimensions)].to_numpy(dtype=float)
     texts, split, keep = _without_repeats(frame, name)
-    return VaCorpus(texts, labels[keep], dimensions, None if split is None else with_validation(split))
+    return VaCorpus(texts, labels[keep], dimensions, None if split is None else with_validation(split, texts))
 
 
 _POLARITY = {

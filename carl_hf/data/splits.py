@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,11 +53,29 @@ def without_overlap(texts: Iterable[str], split: np.ndarray) -> np.ndarray:
     return ~np.array(leaks, dtype=bool)
 
 
-def with_validation(split: np.ndarray) -> np.ndarray:
-    """The (N,) split names; where none is "validation", a random tenth of the training rows is."""
+class _Texts:
+    """Rows of a corpus by text, so that a draw puts all rows of a text on one side."""
+
+    def __init__(self, texts: Sequence[str], rows: np.ndarray):
+        number = numbered(texts[i] for i in rows)
+        order = np.argsort(number, kind="stable")
+        self.first = rows[np.unique(number, return_index=True)[1]]
+        """(T,) the first row of each text, ascending."""
+        groups = np.split(rows[order], np.flatnonzero(np.diff(number[order])) + 1)
+        self._rows = dict(zip(self.first.tolist(), groups, strict=False))  # of no rows one empty group
+
+    def all_rows(self, first: np.ndarray) -> np.ndarray:
+        """The rows of the texts that have these first ones."""
+        return np.concatenate([np.empty(0, dtype=int), *(self._rows[row] for row in first.tolist())])
+
+
+def with_validation(split: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """The (N,) split names of N texts; where none is "validation", the rows of a random tenth of the training texts
+    are."""
     if "validation" not in split:
-        train, split = np.flatnonzero(split == "train"), split.copy()
-        split[np.random.default_rng(0).choice(train, max(2, len(train) // 10), replace=False)] = "validation"
+        train, split = _Texts(texts, np.flatnonzero(split == "train")), split.copy()
+        drawn = np.random.default_rng(0).choice(train.first, max(2, len(train.first) // 10), replace=False)
+        split[train.all_rows(drawn)] = "validation"
     return split
 
 
@@ -70,7 +88,7 @@ def divide(rows: np.ndarray, tenths: int, *, fewest: int = 2) -> tuple[np.ndarra
 def split_rows(corpus: ClassCorpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(train, validation, test) rows of a corpus. Without a validation split, it is a random tenth of train. Without
     any splits, the rows are divided 80 / 10 / 10, stratified by class if each text has one; every drawn part then has
-    a text of each class that has one for it (the test split first).
+    a text of each class that has one for it (the test split first). All rows of a text are in one drawn part.
 
     The draw is the same in every training, export and evaluation, whatever their seed, so that none measures on texts
     that another has trained on.
@@ -87,11 +105,14 @@ def split_rows(corpus: ClassCorpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
     rows = np.arange(len(corpus.texts))
     if corpus.split is None:
-        rest, test = draw(rows, 0.1)
-        return _with_every_class(corpus, *draw(rest, 1 / 9), test)
+        texts = _Texts(corpus.texts, rows)
+        rest, test = draw(texts.first, 0.1)
+        train, validation, test = map(texts.all_rows, _with_every_class(corpus, *draw(rest, 1 / 9), test))
+        return train, validation, test
     train, validation, test = (rows[corpus.split == name] for name in SPLITS)
     if len(validation) == 0:
-        train, validation = _with_every_class(corpus, *draw(train, 0.1))
+        texts = _Texts(corpus.texts, train)
+        train, validation = map(texts.all_rows, _with_every_class(corpus, *draw(texts.first, 0.1)))
     return train, validation, test
 
 
