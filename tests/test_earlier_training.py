@@ -5,6 +5,7 @@ import importlib.resources
 import json
 import shutil
 
+import numpy as np
 import pytest
 from conftest import run_script, toy_dataset
 
@@ -14,10 +15,11 @@ from carl_hf.commands.finetune import FinetuneArguments
 from carl_hf.commands.outputs import remove_stale
 from carl_hf.commands.pretrain import PretrainArguments
 from carl_hf.commands.pretrain_data import PretrainData
+from carl_hf.data.labelled import ClassCorpus, read_emotion
 from carl_hf.export.adapting import ALONE, FINETUNED
 from carl_hf.export.folder import EXPORT_RECORD, read_record, with_earlier_training
 from carl_hf.export.provenance import digests_of, file_digest, named_digests, run_settings
-from carl_hf.export.seen import was_seen
+from carl_hf.export.seen import has_seen, was_seen
 
 
 def rated_file(path, *, size=24, seed=0):
@@ -128,7 +130,9 @@ def test_a_second_training_on_the_same_file_has_a_tenth_only_if_the_first_kept_i
         frame.assign(text=[f"{path.stem} {i}" for i in range(150)]).to_csv(path, index=False)
     first = {"files": {"my.csv": file_digest(file)}, "corpora": ["my.csv"], "tenth_kept": kept}
     change_record(export, provenance=first)
-    for path, expected in ((file, kept), (other, True)):
+    (tmp_path / "b").mkdir()
+    renamed = shutil.copy(other, tmp_path / "b" / "my.csv")
+    for path, expected in ((file, kept), (other, True), (renamed, True)):  # the last: another file of that name
         settings = {"corpora": [str(path)], "scale": [-1, 1], "normalization": "scale"}
         data = PretrainData(PretrainArguments(**settings, encoder=str(export)), seed=1)
         assert (data.for_va_head()[1] is not None) == data.keeps_tenth == expected
@@ -178,6 +182,65 @@ def test_texts_that_a_head_was_fitted_to_are_not_adapted_to(export, tmp_path):
     assert not adaptable(export, demo, provenance={"corpora": ["demo"]}, head={})  # by its content
     assert adaptable(export, demo, provenance={"corpora": ["emobank"]}, head={})
     assert adaptable(export, other, provenance={"corpora": ["demo", "emobank"]}, head={})
+
+
+def test_a_file_whose_test_part_was_held_out_is_one_that_was_trained_on(export, tmp_path):
+    """It is its own emotion corpus too: evaluations may use its test part, but nobody may adapt to the whole."""
+    own, both = (tmp_path / name for name in ("own.csv", "both.csv"))
+    for seed, path in enumerate((own, both)):
+        frame = toy_dataset(60, seed).to_pandas().assign(label=["joy", "fear", "awe"] * 20)
+        frame.assign(text=[f"{path.stem} {i}" for i in range(60)]).to_csv(path, index=False)
+    script = PretrainArguments(corpora=[str(own), str(both)], scale=[-1, 1], emotion_corpus=str(both))
+    origin = json.loads(json.dumps(script.provenance("x", tenth_kept=False).record()))
+    assert set(origin["files"]) == {"own.csv"} and set(origin["partly"]) == {"both.csv"}
+    moved = shutil.copy(both, tmp_path / "moved.csv")
+    for labels in (own, both, moved):
+        assert not adaptable(export, labels, provenance=origin, head={})
+    corpus = read_emotion(str(moved), None)
+    assert not has_seen(str(export), str(moved), corpus)
+    later = with_earlier_training(Provenance(str(export), corpora=["demo"]), str(export))
+    assert later.partly == origin["partly"]
+    second = PretrainArguments(corpora=[str(moved)], scale=[-1, 1], encoder=str(export))
+    assert second.begins_with_an_encoder_that_has_seen_all()
+    alone = PretrainArguments(corpora=[str(own)], scale=[-1, 1], emotion_corpus=str(both))
+    assert alone.provenance("x").partly == {}  # the encoder has not seen it
+    whole = PretrainArguments(corpora=[str(both)], scale=[-1, 1], emotion_corpus=str(both), include_eval_rows=True)
+    assert set(whole.provenance("x").files) == {"both.csv"} and whole.provenance("x").partly == {}
+    finetuned = FinetuneArguments(corpus=str(both)).provenance("x", corpus)
+    assert set(finetuned.partly) == {"both.csv"} and not finetuned.files
+
+
+def test_a_measured_file_is_known_by_its_content(export, tmp_path):
+    own = tmp_path / "own.csv"
+    toy_dataset(60).to_pandas().assign(split=["train", "train", "dev", "test"] * 15).to_csv(own, index=False)
+    for on_test in (False, True):
+        origin = {"corpora": ["own.csv"], "files": digests_of([str(own)]), "trained_on_test_rows": on_test}
+        change_record(export, provenance=origin)
+        settings = {
+            "corpora": ["demo"],
+            "measure": [str(own)],
+            "scale": [-1, 1],
+            "encoder": str(export),
+            "normalization": "scale",
+        }
+        assert PretrainData(PretrainArguments(**settings), seed=1).measures_seen_rows() == on_test
+
+
+def test_data_sets_of_the_hub_are_known_by_their_names(export):
+    texts = [f"text {i}" for i in range(30)]
+    whole = ClassCorpus(texts, np.arange(30) % 2, ["a", "b"], None)
+    divided = dataclasses.replace(whole, split=np.resize(["train", "test"], 30).astype(object))
+    for name in ("owner/feelings", "owner/feelings-v1.1", "owner/feelings:v1.0"):
+        for origin, expected in (
+            ({"trained_on_test_rows": True}, (True, True)),
+            ({"partly": {}}, (True, False)),  # all rows of a set without splits
+            ({"partly": {name: name}}, (False, False)),  # its test part was held out
+        ):
+            change_record(export, provenance={"corpora": [name], **origin})
+            assert tuple(has_seen(str(export), name, corpus) for corpus in (whole, divided)) == expected
+    assert FinetuneArguments(corpus="owner/feelings").provenance("x", whole).partly == {
+        "owner/feelings": "owner/feelings"
+    }
 
 
 def test_a_published_corpus_is_known_by_its_content(export, corpora_dir):

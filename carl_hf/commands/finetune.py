@@ -20,6 +20,7 @@ from carl_hf.evaluation.emotion import class_dataset
 from carl_hf.evaluation.statistics import few_texts
 from carl_hf.export.folder import with_earlier_training
 from carl_hf.export.head_training import HeadTraining
+from carl_hf.export.provenance import held_out_in_part
 from carl_hf.export.seen import has_seen
 from carl_hf.export.task_heads import check_classes
 from carl_hf.report.tables import plain_table
@@ -82,6 +83,7 @@ class FinetuneArguments(HeadArguments):
             base_model=self.encoder, corpora=[] if method is None else [self.corpus], licence=self.licence,
             language=self.language, method=method, settings=settings,
             trained_on_test_rows=has_seen(self.encoder, self.corpus, corpus),
+            partly={} if method is None else held_out_in_part([self.corpus]),
         )  # fmt: skip
         return with_earlier_training(provenance, self.encoder)
 

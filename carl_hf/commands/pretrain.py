@@ -16,7 +16,7 @@ from carl_hf.data.labelled import EMOTION, ClassCorpus
 from carl_hf.data.loading import Normalization
 from carl_hf.data.streaming import files_of
 from carl_hf.export.folder import record_of, with_earlier_training
-from carl_hf.export.provenance import file_digest, named_digests, public_corpus_name
+from carl_hf.export.provenance import file_digest, held_out_in_part, is_file_name, named_digests, public_corpus_name
 from carl_hf.export.seen import has_seen
 from carl_hf.objectives import describe_objectives
 from carl_hf.utils.fields import setting
@@ -166,9 +166,10 @@ class PretrainArguments(HeadArguments):
         origin = (record_of(self.encoder) or {}).get("provenance")
         if origin is None or origin.get("tenth_kept"):
             return False
-        digests = {digest for _, digest in _digests(self.corpora)}
-        names = set(map(public_corpus_name, self.corpora))
-        return bool(names & set(origin["corpora"]) or digests & set(origin.get("files", {}).values()))
+        known = {*origin.get("files", {}).values(), *origin.get("partly", {}).values()}
+        # with its content known, another file of the same name is another one
+        names = {name for name in map(public_corpus_name, self.corpora) if not (known and is_file_name(name))}
+        return bool(names & set(origin["corpora"]) or known & {digest for _, digest in _digests(self.corpora)})
 
     def provenance(self, method: str, *, tenth_kept: bool = False, emotions: ClassCorpus | None = None) -> Provenance:
         """For the exports: the base model, the corpora, and the settings that differ from the defaults.
@@ -193,6 +194,9 @@ class PretrainArguments(HeadArguments):
             base_model=self.encoder, corpora=self.corpora, licence=self.licence, method=method, settings=settings,
             trained_on_test_rows=self.include_eval_rows or seen, language=self.language, tenth_kept=tenth_kept,
             files=named_digests((name, digest) for name, digest in digests if digest not in known),
+            partly=held_out_in_part(
+                name for name in held_out if name in self.corpora or known & {digest for _, digest in digests}
+            ),
             reading=self._reading(defaults)
             | {f"content of {name}": found[:12] for name, found in named_digests(digests, _digests(other)).items()},
         )  # fmt: skip

@@ -23,7 +23,7 @@ from carl_hf.data.splits import SPLITS, is_drawn, split_rows, text_key
 from carl_hf.data.streaming import stream_va_dataset
 from carl_hf.evaluation.emotion import class_dataset
 from carl_hf.export.intervals import FEWEST
-from carl_hf.export.seen import trained_on
+from carl_hf.export.seen import has_seen_measured
 from carl_hf.export.task_heads import FEWEST_TEXTS, check_classes
 
 STREAMED_TEXTS_OF_HEAD = 10_000
@@ -84,7 +84,7 @@ class PretrainData:
 
     def measures_seen_rows(self) -> bool:
         """Whether training, this one or that of the encoder before, has seen test rows of what is measured."""
-        return self._script.include_eval_rows or bool({*self.measured} & {*trained_on(self._script.encoder)})
+        return self._script.include_eval_rows or has_seen_measured(self._script.encoder, self.measured)
 
     def load(
         self, corpus: str, split: str, *, original_scale: bool = False, agreement_weights: bool = False

@@ -33,7 +33,7 @@ from carl_hf.export.head_training import HeadTraining, train_emotion_classifier,
 from carl_hf.export.inputs import check_beside, check_keep, check_rated, check_target, held_out, probe_sample
 from carl_hf.export.intervals import conformal_intervals, coverage_results
 from carl_hf.export.last_layer import reading_once
-from carl_hf.export.provenance import Provenance, digests_of, public_corpus_name
+from carl_hf.export.provenance import Provenance, digests_of, held_out_in_part, public_corpus_name
 from carl_hf.export.saving import save_model, save_tokenizer, write_sentence_transformers_layout
 from carl_hf.export.shared_encoder import fit_beside, with_emotions
 from carl_hf.export.widgets import similarity_widget, text_widgets
@@ -262,6 +262,7 @@ def export_emotion_classifier(
             "labels": list(corpus.classes), "frozen": _is_frozen(fitted, development),
             "corpora": [public_corpus_name(corpus_name)], "development": development, "smallest_class": smallest,
             "temperature": calibration.temperature, "thresholds": calibration.thresholds,
+            "partly": held_out_in_part([corpus_name]),
         },
         "results": [asdict(result) for result in results],
         "baseline": "most frequent label",

@@ -96,6 +96,7 @@ def with_earlier_training(provenance: Provenance, encoder: str) -> Provenance:
         trained_on_test_rows=earlier["trained_on_test_rows"] or provenance.trained_on_test_rows,
         method=", then ".join(methods) or None,
         files=named_digests(earlier.get("files", {}).items(), provenance.files.items()),
+        partly=named_digests(earlier.get("partly", {}).items(), provenance.partly.items()),
         tenth_kept=provenance.tenth_kept and earlier.get("tenth_kept", False),
         base_licence=earlier.get("licence"),
         settings=earlier.get("settings") if provenance.method is None else provenance.settings,

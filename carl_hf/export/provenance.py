@@ -14,6 +14,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from carl_hf.data.corpora import CORPORA, CorpusSpec
+from carl_hf.data.files import SUFFIXES
 from carl_hf.encoders.packaged import HUB_IDS
 from carl_hf.training_args import CarlTrainingArguments
 
@@ -73,7 +74,7 @@ class Provenance:
             objectives.
         language: of the texts, a two-letter code.
         files: training files of which no test part was held out: name -> [`file_digest`], by which evaluations know
-            them again.
+            them again. partly: files and Hub data sets of which one was: name -> digest, or the name of a data set.
         base_licence: of the export that training started from, beside which that of the corpora holds.
         tenth_kept: whether all trainings have left out the texts of [`carl_hf.data.splits.is_drawn`].
         reading: how the corpora were read, which a resumed training must keep; not published.
@@ -92,6 +93,7 @@ class Provenance:
     files: Mapping[str, str] = field(default_factory=dict)
     base_licence: str | None = None
     tenth_kept: bool = False
+    partly: Mapping[str, str] = field(default_factory=dict)
     reading: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -112,6 +114,9 @@ class Provenance:
         }
         del record["reading"]
         return record
+
+
+_KINDS = ("files", "partly")
 
 
 def file_digest(path: str | Path) -> str:
@@ -140,13 +145,20 @@ def digests_of(corpora: Iterable[str]) -> dict[str, str]:
     return named_digests((Path(path).name, file_digest(path)) for path in corpora if Path(path).is_file())
 
 
+def held_out_in_part(corpora: Iterable[str]) -> dict[str, str]:
+    """[`Provenance.partly`] of training on these but for their test part."""
+    corpora = list(corpora)
+    on_the_hub = (name for name in map(public_corpus_name, corpora) if "/" in name)
+    return {**digests_of(corpora), **{name: name for name in on_the_hub}}
+
+
 def with_head(origin: Mapping[str, Any], head: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """What an encoder was made from, of its record, and what else it was trained on together with its head."""
     if head is None or head.get("frozen", True):
         return origin
     return {
         **origin, "corpora": list(dict.fromkeys([*origin["corpora"], *head.get("corpora", ())])),
-        "files": named_digests(origin.get("files", {}).items(), head.get("files", {}).items()),
+        **{kind: named_digests(origin.get(kind, {}).items(), head.get(kind, {}).items()) for kind in _KINDS},
     }  # fmt: skip
 
 
@@ -160,6 +172,11 @@ def public_model_id(name: str | None) -> str | None:
 def without_configuration(name: str) -> str:
     """The id of a Hub data set that may be named "owner/name:configuration"; any other name up to a colon."""
     return name.partition(":")[0]
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a corpus's name is a file's; one of a Hub data set may have a dot too."""
+    return "/" not in public_corpus_name(name) and Path(name).suffix.lower() in SUFFIXES
 
 
 def public_corpus_name(name: str) -> str:

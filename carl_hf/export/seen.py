@@ -1,14 +1,15 @@
 """What the record of a model says of the texts that it was trained on."""
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from carl_hf.data.corpora import CORPORA, is_copy
 from carl_hf.data.labelled import EMOTION, ClassCorpus
 from carl_hf.export.folder import read_record, record_of
-from carl_hf.export.provenance import file_digest, with_head, without_configuration
+from carl_hf.export.provenance import file_digest, is_file_name, with_head, without_configuration
 
 _GOEMOTIONS = [name for name in EMOTION if name.startswith("goemotions")]
 
@@ -22,10 +23,9 @@ def trained_on(model: str, emotion: Mapping[str, ClassCorpus] | None = None) -> 
     """
     origin = _origin(model)
     seen = [Path(file).stem for file, corpus in (emotion or {}).items() if has_seen(model, file, corpus)]
-    known = bool(
-        origin.get("files")
-    )  # by their content, so that another train.csv is not taken for the one of training
-    names = [name for name in origin["corpora"] if not (known and Path(name).suffix)]
+    # with its content known, another train.csv is not taken for the one of training
+    known = origin.get("files") or origin.get("partly")
+    names = [name for name in origin["corpora"] if not (known and is_file_name(name))]
     return list(dict.fromkeys([*_seen(names, test_rows=origin["trained_on_test_rows"]), *seen]))
 
 
@@ -34,9 +34,19 @@ def has_seen(model: str, source: str, corpus: ClassCorpus) -> bool:
     content, others by their names."""
     origin = _origin(model)
     if not Path(source).is_file():
-        return source in _seen(origin["corpora"], test_rows=origin["trained_on_test_rows"])
+        seen = _seen(origin["corpora"], test_rows=origin["trained_on_test_rows"])
+        if "/" in source and corpus.split is None and "partly" in origin:  # a Hub data set without splits
+            seen += [name for name in origin["corpora"] if name not in origin["partly"].values()]
+        return without_configuration(source) in map(without_configuration, seen)
     whole = origin["trained_on_test_rows"] or corpus.split is None
     return whole and file_digest(source) in origin.get("files", {}).values()
+
+
+def has_seen_measured(model: str, corpora: Iterable[str]) -> bool:
+    """Whether the encoder was trained on test rows of one of these corpora with valence and arousal."""
+    origin, seen = _origin(model), trained_on(model)
+    digests = {*origin.get("files", {}).values()} if origin["trained_on_test_rows"] else set()
+    return any(name in seen or (Path(name).is_file() and file_digest(name) in digests) for name in corpora)
 
 
 def _origin(model: str) -> Mapping[str, Any]:
@@ -65,7 +75,7 @@ def _seen(corpora: Sequence[str], *, test_rows: bool) -> list[str]:
     # GoEmotions is one file under three names; a file is called after its stem in an evaluation
     if any(name in _GOEMOTIONS for name in names):
         names += _GOEMOTIONS
-    return list(dict.fromkeys(Path(n).stem if Path(n).suffix else n for n in names))
+    return list(dict.fromkeys(Path(name).stem if is_file_name(name) else name for name in names))
 
 
 def was_seen(labels: str, record: Mapping[str, Any]) -> bool:
@@ -74,6 +84,7 @@ def was_seen(labels: str, record: Mapping[str, Any]) -> bool:
     corpora = {*origin.get("corpora", ()), *head.get("corpora", ())}
     if not Path(labels).is_file():
         return without_configuration(labels) in set(map(without_configuration, corpora))
-    if file_digest(labels) in {*origin.get("files", {}).values(), *head.get("files", {}).values()}:
+    digests = [of.get(kind, {}).values() for of in (origin, head) for kind in ("files", "partly")]
+    if file_digest(labels) in itertools.chain(*digests):
         return True
     return any(is_copy(labels, CORPORA[name]) for name in corpora & set(CORPORA))

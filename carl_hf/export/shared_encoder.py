@@ -12,7 +12,7 @@ from carl_hf.encoders.embedding import classifier_outputs
 from carl_hf.encoders.loading import load_classifier
 from carl_hf.evaluation.valence_arousal import labels_of
 from carl_hf.export.folder import read_record
-from carl_hf.export.provenance import Provenance, public_corpus_name
+from carl_hf.export.provenance import Provenance, named_digests, public_corpus_name
 from carl_hf.export.regression import explained_variance
 from carl_hf.export.task_heads import fit_last_layer, relabel
 
@@ -63,4 +63,8 @@ def with_emotions(provenance: Provenance | None, emotion: str | Path) -> Provena
     if provenance is None or head["frozen"]:
         return provenance
     known = [*map(public_corpus_name, provenance.corpora)]
-    return replace(provenance, corpora=[*provenance.corpora, *(name for name in head["corpora"] if name not in known)])
+    return replace(
+        provenance,
+        corpora=[*provenance.corpora, *(name for name in head["corpora"] if name not in known)],
+        partly=named_digests(provenance.partly.items(), head.get("partly", {}).items()),
+    )
