@@ -232,6 +232,9 @@ def test_a_file_is_adapted_to_and_exported(exports, tmp_path, caplog):
     assert "is a file; name a folder" in adapt(labels, *new[:2], "--output", labels / "x")
     labels.write_text("text,valence,arousal\n" + "".join(f"joy {i},0.1,0.2\n" for i in range(10)))
     assert "at least 20 texts with valence and arousal, got 10" in adapt(labels, *new)
+    labels.write_text("text,valence,arousal\n" + "".join(f"joy {i},0.1,\n" for i in range(30)))
+    assert "at least 20 texts with valence and arousal, got 0" in adapt(labels, *new)
+    labels.write_text("text,valence,arousal\n" + "".join(f"joy {i},0.1,0.2\n" for i in range(10)))
     assert "licence" in adapt(labels, *new, "--licence", "My Licence")
     splits = 15 * ["train"] + 4 * ["dev"] + 30 * ["test"]
     rows = "".join(f"joy {i},0.5,0.2,2,{split}\n" for i, split in enumerate(splits))

@@ -1,5 +1,7 @@
 """Files that exist complete, or not at all."""
 
+from unittest.mock import Mock
+
 import pytest
 
 from carl_hf.utils.atomic_files import write_atomically, write_errors
@@ -18,6 +20,9 @@ def test_a_file_replaces_what_was_there_only_when_it_is_whole(tmp_path):
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, fails)
     assert path.read_bytes() == b"first" and [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, Mock(side_effect=KeyboardInterrupt))
+    assert path.read_bytes() == b"first" and len(list(tmp_path.iterdir())) == 1
     write_atomically(path, lambda file: file.write(b"second"), partial_name="_mine.partial")
     assert path.read_bytes() == b"second" and len(list(tmp_path.iterdir())) == 1
 

@@ -103,7 +103,7 @@ def test_a_csv_file_goes_out_in_its_dialect(dialect, score, frame, expected, tmp
     ("in.csv", "text;views\njoy;1,234\nwoe;12,001\n", False), ("in.csv", "text;at;n\njoy;10.30;1,5\nwoe;;\n", True),
     ("in.csv", "text;classes\njoy;1,2,3\nwoe;1,25\n", False), ("in.tsv", "text\tn\njoy\t1,5\n", True),
     ("in.csv", "text;n\njoy;3,5\nwoe;NA\n", True), ("in.tsv", "text\tn\njoy\t1,234\n", False),
-    ("in.csv", 'text,tags\njoy,"3,12"\nwoe,"1,5"\n', False),
+    ("in.csv", 'text,tags\njoy,"3,12"\nwoe,"1,5"\n', False), ("in.csv", "text;n\njoy;0,125\nwoe;-0,250\n", True),
 ])  # fmt: skip
 def test_decimal_commas_are_those_of_a_column_of_numbers(name, content, comma, score, tmp_path):
     (tmp_path / name).write_text(content)
@@ -203,6 +203,14 @@ def test_tables_of_every_kind_in_one(output, score, frame, expected, tmp_path):
     table = read(tmp_path / output)
     assert table["text"].tolist() == frame["text"].tolist() and table["id"].astype(int).equals(frame["id"])
     check_answers(table, expected)
+
+
+def test_json_lines_may_have_a_piece_of_blank_lines(score, tmp_path):
+    (tmp_path / "in.jsonl").write_text("\n" * 8_192 * 2 + '{"text": "joy"}\n')
+    score(tmp_path / "in.jsonl", "out.csv")
+    found = pd.read_csv(tmp_path / "out.csv", skip_blank_lines=False)
+    assert found["text"].iloc[-1] == "joy" and found["valence"].iloc[-1] >= 0 and found["valence"].notna().sum() == 1
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_json_lines_have_null_for_a_number_that_is_nan(score, tmp_path):

@@ -275,6 +275,12 @@ def test_explanations_have_gradients_in_any_mode(mode, exports):
         assert explainer.explain("joywow woezzz", method="gradient_norm") == expected
 
 
+def test_a_pipeline_may_be_loaded_within_autocast(exports):
+    with torch.autocast("cpu", torch.bfloat16):
+        found = AffectPipeline.from_pretrained(exports[0] / "va")(["joy"])
+    assert 0 <= found["valence"][0] <= 1
+
+
 def test_a_corpus_of_ones_own_is_checked():
     texts, labels, classes = ["a", "b", "c"], [0, 1, 0], ["x", "y"]
     assert ClassCorpus(texts, labels, classes, ["train", "validation", "test"]).part(np.array([1]))[1] == [1]
@@ -284,9 +290,13 @@ def test_a_corpus_of_ones_own_is_checked():
         ("A split is .*, got 'dev'", (texts, labels, classes, ["train", "dev", "test"])),
         ("labels are 0 to 1, got 0 to 2", (texts, [0, 1, 2], classes, None)),
         ("labels are numbers of the classes", (texts, ["x", "y", "x"], classes, None)),
+        ("holds something else than 0 and 1", (texts, [[0, 7], [1, 0], [0, 1]], classes, None)),
     ):
         with pytest.raises(ValueError, match=message):
             ClassCorpus(*wrong)
+    assert ClassCorpus(texts, np.eye(3, 2, dtype="float32"), classes, None).labels.dtype == bool
+    with pytest.raises(ValueError, match="sources is a list of files"):
+        stream_va_dataset("my.csv", scale=(0, 1))
     assert len(read_emotion("demo", None).texts) == len(load_va_dataset("demo", split="all")) and "demo" in CORPORA
 
 

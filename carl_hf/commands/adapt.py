@@ -91,7 +91,7 @@ def _adapt(args: AdaptArguments) -> tuple[Path, dict[str, Any]]:
         )
     model, tokenizer = load_classifier(name), load_tokenizer(name)
     rated = _rated_texts(args, columns, dominance=model.config.num_labels > 2)
-    for dimension in dimensions_of(rated):
+    for dimension in dimensions_of(rated) if len(rated) else ():
         ends = {"above": max(rated[dimension]), "below": -min(rated[dimension])}
         for side, end in ends.items():
             if end < _FAR:

@@ -120,7 +120,8 @@ def as_arrow(piece: Piece, columns: Sequence[str], name: str) -> pa.Table:
                 f"{name}, {rows}: column {column!r} holds values of several types, or values that cannot be stored "
                 f"({first_line(error)})."
             ) from error
-    return pa.table(cells)
+    rows = pa.table({"rows": pa.nulls(len(piece.frame))})  # where there are no columns, there are rows all the same
+    return pa.table(cells) if cells else rows.select([])
 
 
 def _is_shard(path: Path) -> bool:

@@ -20,7 +20,7 @@ from carl_hf.utils.text_files import byte_order_mark, open_text
 APPENDABLE = (".csv", ".tsv", ".jsonl")
 _LOOKED_AT = 1000  # rows in which decimal commas are looked for
 _NUMBER = re.compile(r"\s*[+-]?\d+(,\d+)?\s*")
-_THOUSANDS = re.compile(r"\s*[+-]?\d{1,3}(,\d{3})?\s*")
+_THOUSANDS = re.compile(r"\s*[+-]?([1-9]\d{0,2}(,\d{3})?|0)\s*")
 
 
 class _CommaNumber(float):

@@ -74,6 +74,10 @@ class ClassCorpus:
         flat, table = self.labels.ndim == 1, self.labels.shape[1:] == (len(self.classes),)
         if not (table or (flat and len(self.labels) and self.labels.dtype.kind in "iu")):
             raise ValueError("labels are numbers of the classes, (N,) integers, or a table of (N, classes) booleans.")
+        if not flat:
+            if not np.isin(self.labels, (0, 1)).all():
+                raise ValueError("labels: a table of (N, classes) booleans holds something else than 0 and 1.")
+            object.__setattr__(self, "labels", self.labels.astype(bool))
         if flat and not (0 <= self.labels.min() and self.labels.max() < len(self.classes)):
             raise ValueError(
                 f"labels are 0 to {len(self.classes) - 1}, got {self.labels.min()} to {self.labels.max()}."

@@ -39,13 +39,14 @@ class Reader:
         limits = (max_length, self.tokenizer.model_max_length, usable_positions(self.encoder), _MOST_TOKENS)
         self.max_length = min(limit for limit in limits if limit is not None)
         self.heads = [model]
-        expected = self._whole_model(model)
-        setattr(model, model.base_model_prefix, GivenStates(getattr(self.encoder, "pooler", None)))
-        tokens = self.tokenizer(list(_TEXTS))["input_ids"]
-        for pooling in ("cls", "mean"):
-            self.pooling: Pooling = pooling
-            if torch.allclose(self.logits(tokens)[0], expected, atol=_TOLERANCE, rtol=_TOLERANCE):
-                return
+        with torch.autocast(device.type, enabled=False):  # a caller's would round what is compared
+            expected = self._whole_model(model)
+            setattr(model, model.base_model_prefix, GivenStates(getattr(self.encoder, "pooler", None)))
+            tokens = self.tokenizer(list(_TEXTS))["input_ids"]
+            for pooling in ("cls", "mean"):
+                self.pooling: Pooling = pooling
+                if torch.allclose(self.logits(tokens)[0], expected, atol=_TOLERANCE, rtol=_TOLERANCE):
+                    return
         raise ValueError(f"{name}: its head reads neither the first token nor the mean over tokens, so it cannot be "
                          "run here; use the pipeline of transformers.")  # fmt: skip
 

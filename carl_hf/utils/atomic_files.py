@@ -53,7 +53,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, partial_na
             ".partial"; processes that write the same file need one each.
 
     Raises:
-        OSError: if it cannot be written, with the path; the temporary file is removed.
+        OSError: if it cannot be written, with the path. The temporary file is removed, whatever stops the writing.
     """
     partial = path.with_name(partial_name or f"{path.name}.partial")
     try:
@@ -62,7 +62,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, partial_na
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
