@@ -96,6 +96,10 @@ def test_bootstraps_equal_loops():
     assert list(report["f1_per_class"].values()) == pytest.approx(each.tolist())
     assert report["precision"] == pytest.approx(metrics.precision_score(*several, average="macro"))
     assert report["f1_interval"][0] <= report["f1"] <= report["f1_interval"][1]
+    assert report["micro_f1"] == pytest.approx(metrics.f1_score(*several, average="micro"))
+    rows = np.random.default_rng(5).integers(40, size=(1000, 40))
+    resampled = [metrics.f1_score(several[0][r], several[1][r], average="micro") for r in rows]
+    assert report["micro_f1_interval"] == pytest.approx(np.percentile(resampled, [2.5, 97.5]).tolist())
     assert classification_report(single[0], single[0], "abc", seed=1)["accuracy_interval"] == [100, 100]
     assert report["smallest_class"] == several[0].sum(0).min()
     found = classification_report(np.array([0, 0, 1]), np.array([0, 0, 1]), "abc", seed=1)

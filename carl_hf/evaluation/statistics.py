@@ -230,10 +230,15 @@ def classification_report(
 def multi_label_report(
     predictions_NC: np.ndarray, references_NC: np.ndarray, classes: Sequence[str], *, seed: int
 ) -> dict[str, Any]:
-    """[`class_metrics`] of texts that may have several of the named classes, with intervals of accuracy and F1."""
-    hits_C = (predictions_NC & references_NC).sum(0)
-    f1_C = 2 * hits_C / np.maximum(predictions_NC.sum(0) + references_NC.sum(0), 1)
+    """[`class_metrics`] of texts that may have several of the named classes, and F1 over all texts and classes
+    together ("micro_f1"), with intervals of accuracy and both F1."""
+    hits_NC = predictions_NC & references_NC
+    f1_C = 2 * hits_NC.sum(0) / np.maximum(predictions_NC.sum(0) + references_NC.sum(0), 1)
+    hits_N, named_N = hits_NC.sum(1), predictions_NC.sum(1) + references_NC.sum(1)
+    counts_RN = resample_counts(len(references_NC), seed)
     return {
+        "micro_f1": float(2 * hits_N.sum() / max(named_N.sum(), 1)),
+        "micro_f1_interval": interval(2 * counts_RN @ hits_N / np.maximum(counts_RN @ named_N, 1)),
         **class_metrics(predictions_NC, references_NC),
         **_class_intervals(predictions_NC, references_NC, seed=seed),
         "classes": list(classes),
