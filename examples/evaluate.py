@@ -34,6 +34,7 @@ from carl_hf.utils.devices import default_device
 
 def measure(candidate: Candidate, args: EvaluateArguments, settings: Settings, corpora: Corpora) -> Evaluation:
     """Runs all tasks on one model; its trained head and its PTD detector are measured too, where it has them."""
+    commit = candidate.commit  # of what is loaded now, not of a push meanwhile
     encoder = load_text_encoder(
         candidate.model, pooling=candidate.pooling, max_length=args.max_length, batch_size=args.batch_size,
         cache_dir=None if args.no_cache else args.cache_dir or default_cache_dir(), bf16=args.bf16,
@@ -48,8 +49,9 @@ def measure(candidate: Candidate, args: EvaluateArguments, settings: Settings, c
         trained_on=trained_on(candidate.model, corpora.emotion_files(args.emotion)),
         head_trained_on=head_trained_on(candidate.model),
     )  # fmt: skip
-    about = {"pooling": encoder.pooling, "dimensions": encoder.width, "commit": candidate.commit}
-    result.metrics = {**about, **result.metrics}
+    result.metrics = {
+        "pooling": encoder.pooling, "dimensions": encoder.width, "commit": commit, **result.metrics,
+    }  # fmt: skip
     return result
 
 

@@ -104,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         results["verdict"] = verdict(results["gain"], better, len(test), len(validation))
     results["models"] = {name: report for name, (report, _) in measured.items()}
     results["run"] = run_record(script, args, argv, corpus, trainer)
-    write_json(output / "results.json", {**results, "files": [DRAWN]})  # kept whatever comes
+    results["files"] = [] if corpus.multi_label else [DRAWN]
+    write_json(output / "results.json", results)  # kept whatever comes
 
     plots = []
     if not corpus.multi_label:

@@ -12,14 +12,14 @@ from conftest import run_script, toy_dataset
 from carl_hf import CarlModel, Provenance, export_encoder, export_va_regressor
 from carl_hf.commands import adapt
 from carl_hf.commands.finetune import FinetuneArguments
-from carl_hf.commands.outputs import remove_stale
+from carl_hf.commands.outputs import DRAWN, remove_stale
 from carl_hf.commands.pretrain import PretrainArguments
 from carl_hf.commands.pretrain_data import PretrainData
 from carl_hf.data.labelled import ClassCorpus, read_emotion
 from carl_hf.export.adapting import ALONE, FINETUNED
 from carl_hf.export.folder import EXPORT_RECORD, read_record, with_earlier_training
 from carl_hf.export.provenance import digests_of, file_digest, named_digests, run_settings
-from carl_hf.export.seen import has_seen, was_seen
+from carl_hf.export.seen import has_seen, trained_on, was_seen
 
 
 def rated_file(path, *, size=24, seed=0):
@@ -243,6 +243,26 @@ def test_data_sets_of_the_hub_are_known_by_their_names(export):
     }
 
 
+def test_records_of_older_versions_say_less(export):
+    """Of a data set on the Hub it is not known whether a test part was held out, and of some files not the content."""
+    whole = ClassCorpus([f"text {i}" for i in range(30)], np.arange(30) % 2, ["a", "b"], None)
+    record = {"head": {"frozen": False, "corpora": ["owner/x"]}}
+    origin = {"corpora": ["owner/x", "first.csv"], "trained_on_test_rows": False}
+    change_record(export, **record)
+    changed = read_record(export)
+    del changed["provenance"]["partly"]
+    changed["provenance"] |= origin
+    (export / EXPORT_RECORD).write_text(json.dumps(changed), encoding="utf-8")
+    assert not has_seen(str(export), "owner/x", whole)
+    later = with_earlier_training(
+        Provenance(str(export), corpora=["own.csv"], files={"own.csv": "digest"}), str(export)
+    )
+    change_record(export, provenance={**later.record(), "trained_on_test_rows": True}, head={})
+    assert trained_on(str(export)) == ["owner/x", "first"]  # own.csv is known by its content
+    change_record(export, provenance=later.record(), head={})
+    assert not has_seen(str(export), "owner/x", whole)
+
+
 def test_a_published_corpus_is_known_by_its_content(export, corpora_dir):
     labels = corpora_dir / "emobank" / "emobank.csv"
     assert not adaptable(export, labels, provenance={"corpora": ["emobank"]}, head={})
@@ -308,3 +328,8 @@ def test_what_was_made_of_an_encoder_that_has_trained_on_is_removed(exports, tmp
     remove_stale(run)
     assert sorted(path.name for path in run.iterdir()) == ["emotion", "encoder", "notes"]
     assert (run / "emotion" / "mine.txt").read_text(encoding="utf-8") == "kept"
+    (run / "figures").mkdir()
+    (run / "figures" / "half.svg").touch()
+    (run / "results.json").write_text(json.dumps({"run": {}, "files": [DRAWN]}), encoding="utf-8")
+    remove_stale(run)
+    assert sorted(path.name for path in run.iterdir()) == ["emotion", "encoder", "notes"]

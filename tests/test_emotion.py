@@ -107,6 +107,20 @@ def test_all_rows_of_a_text_are_in_one_drawn_part(own):
         assert (drawn == "validation").sum() == 15
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_class_of_later_rows_alone_is_in_training_too(rows, own):
+    """The first row of these texts has another class."""
+    for position in range(0, 50, 7):
+        later = [(position + 16 * k) % 50 for k in range(rows)]
+        texts = [f"text {i}" for i in [*range(60), *later]]
+        labels = np.append(np.arange(60) % 2, np.full(rows, 2))
+        split = np.array(["train"] * 50 + ["test"] * 10 + ["train"] * rows, dtype=object) if own else None
+        corpus = ClassCorpus(texts, labels, ["a", "b", "c"], split)
+        train, validation, _ = split_rows(corpus)
+        assert 2 in labels[train] and (rows == 1 or 2 in labels[validation])
+
+
 @pytest.mark.parametrize("own", [False, True])
 def test_a_class_of_three_texts_has_one_in_every_part_that_is_drawn(own):
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [100, 100, 3]))

@@ -42,7 +42,7 @@ class EvaluateArguments:
     seeds: int | None = setting(None, "Number of runs that '{seed}' in a model's name stands for.")
     max_length: int = setting(128, "Tokens to keep of a text.")
     batch_size: int = setting(64, "Texts in a batch.")
-    bf16: bool = setting(False, "Compute in bfloat16 (autocast).")
+    bf16: bool = setting(False, "Compute vectors, and the answers of a head, in bfloat16 (autocast).")
     seed: int = setting(42, "Random seed of folds, splits, draws and bootstraps.")
     strict: bool = setting(False, "Treat a missing corpus or comparator as an error.")
     cache_dir: str | None = setting(None, "Folder for cached embeddings (default: below HF_HOME).")

@@ -56,12 +56,15 @@ def remove_stale(folder: str | Path) -> None:
 
 def recorded_files(folder: str | Path) -> set[str]:
     """The files that results.json and the exports of a folder name as theirs, relative to it; results.json itself is
-    one if a run has written it. [`DRAWN`] names all in figures/."""
+    one if a run has written it."""
     folder, recorded = Path(folder), set()
     with contextlib.suppress(OSError, ValueError, TypeError):
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         if isinstance(results, dict) and isinstance(results.get("run"), dict):
             recorded |= {"results.json", *map(str, results.get("files") or ())}
+    if DRAWN in recorded:
+        drawn = (file for file in figures_in(folder) if file.endswith((".png", ".svg")))
+        recorded = (recorded - {DRAWN}) | {*drawn}
     for kind in _EXPORTS:
         with contextlib.suppress(OSError, ValueError):
             figures = (read_record(folder / kind) or {}).get("figures") or ()
@@ -89,8 +92,6 @@ def _foreign(path: Path, recorded: set[str]) -> list[str]:
     if path.name == SKIPPED_STEPS:
         return []
     inside = [f"{path.name}/{p.relative_to(path).as_posix()}" for p in path.rglob("*") if not p.is_dir()]
-    if DRAWN in recorded:
-        recorded = recorded | {file for file in inside if file.startswith(DRAWN) and file.endswith((".png", ".svg"))}
     return sorted({*(inside if path.is_dir() else [path.name])} - recorded)
 
 

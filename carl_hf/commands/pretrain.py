@@ -16,7 +16,13 @@ from carl_hf.data.labelled import EMOTION, ClassCorpus
 from carl_hf.data.loading import Normalization
 from carl_hf.data.streaming import files_of
 from carl_hf.export.folder import record_of, with_earlier_training
-from carl_hf.export.provenance import file_digest, held_out_in_part, is_file_name, named_digests, public_corpus_name
+from carl_hf.export.provenance import (
+    file_digest,
+    held_out_in_part,
+    known_by_content,
+    named_digests,
+    public_corpus_name,
+)
 from carl_hf.export.seen import has_seen
 from carl_hf.objectives import describe_objectives
 from carl_hf.utils.fields import setting
@@ -167,8 +173,7 @@ class PretrainArguments(HeadArguments):
         if origin is None or origin.get("tenth_kept"):
             return False
         known = {*origin.get("files", {}).values(), *origin.get("partly", {}).values()}
-        # with its content known, another file of the same name is another one
-        names = {name for name in map(public_corpus_name, self.corpora) if not (known and is_file_name(name))}
+        names = {name for name in map(public_corpus_name, self.corpora) if not known_by_content(origin, name)}
         return bool(names & set(origin["corpora"]) or known & {digest for _, digest in _digests(self.corpora)})
 
     def provenance(self, method: str, *, tenth_kept: bool = False, emotions: ClassCorpus | None = None) -> Provenance:

@@ -120,8 +120,9 @@ def as_arrow(piece: Piece, columns: Sequence[str], name: str) -> pa.Table:
                 f"{name}, {rows}: column {column!r} holds values of several types, or values that cannot be stored "
                 f"({first_line(error)})."
             ) from error
-    rows = pa.table({"rows": pa.nulls(len(piece.frame))})  # where there are no columns, there are rows all the same
-    return pa.table(cells) if cells else rows.select([])
+    if not cells:  # there are rows all the same
+        return pa.table({"row": pa.nulls(len(piece.frame))}).select([])
+    return pa.table(cells)
 
 
 def _is_shard(path: Path) -> bool:

@@ -305,9 +305,12 @@ def _without_repeats(frame: pd.DataFrame, name: Path | str) -> tuple[list[str], 
         return frame["text"].iloc[keep].tolist(), None, keep
     split = frame["split"].to_numpy(dtype=object)
     keep = np.flatnonzero(without_overlap(frame["text"], split))
-    missing = " and ".join(map(repr, sorted({"train", "test"} - set(split[keep]))))
-    if missing and missing in map(repr, split):
-        raise ValueError(f"{name}: every text of the split {missing} is in another split too: give each text one.")
+    missing = {"train", "test"} - set(split[keep])
+    if there := missing & set(split):
+        raise ValueError(
+            f"{name}: every text of the split {min(there)!r} is in another split too: give each text one."
+        )
     if missing:
-        raise ValueError(f"{name}: column 'split' has no rows {missing}; it has {listed(sorted(set(split)))}.")
+        names = " and ".join(map(repr, sorted(missing)))
+        raise ValueError(f"{name}: column 'split' has no rows {names}; it has {listed(sorted(set(split)))}.")
     return frame["text"].iloc[keep].tolist(), split[keep], keep

@@ -59,8 +59,9 @@ class _Texts:
     def __init__(self, texts: Sequence[str], rows: np.ndarray):
         number = numbered(texts[i] for i in rows)
         order = np.argsort(number, kind="stable")
-        self.first = rows[np.unique(number, return_index=True)[1]]
+        self.rows, self.first = rows, rows[np.unique(number, return_index=True)[1]]
         """(T,) the first row of each text, ascending."""
+        self.first_of_rows = self.first[number]
         groups = np.split(rows[order], np.flatnonzero(np.diff(number[order])) + 1)
         self._rows = dict(zip(self.first.tolist(), groups, strict=False))  # of no rows one empty group
 
@@ -107,22 +108,27 @@ def split_rows(corpus: ClassCorpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     if corpus.split is None:
         texts = _Texts(corpus.texts, rows)
         rest, test = draw(texts.first, 0.1)
-        train, validation, test = map(texts.all_rows, _with_every_class(corpus, *draw(rest, 1 / 9), test))
+        train, validation, test = map(texts.all_rows, _with_every_class(corpus, texts, *draw(rest, 1 / 9), test))
         return train, validation, test
     train, validation, test = (rows[corpus.split == name] for name in SPLITS)
     if len(validation) == 0:
         texts = _Texts(corpus.texts, train)
-        train, validation = map(texts.all_rows, _with_every_class(corpus, *draw(texts.first, 0.1)))
+        train, validation = map(texts.all_rows, _with_every_class(corpus, texts, *draw(texts.first, 0.1)))
     return train, validation, test
 
 
-def _with_every_class(corpus: ClassCorpus, train: np.ndarray, *others: np.ndarray) -> Any:
-    """The parts of a draw, a text moved into each that has none of a class: from the one with the most of it, while
-    that keeps one. A class of ten texts or more has some in every part of a stratified draw."""
+def _with_every_class(corpus: ClassCorpus, texts: _Texts, train: np.ndarray, *others: np.ndarray) -> Any:
+    """The parts of a draw of texts, by their first rows; a text moved into each that has none of a class: from the one
+    with the most of it, while that keeps one. A class of ten texts or more has some in every part of a stratified
+    draw."""
     parts = [train, *reversed(others)]  # in the order of need: train, test, validation
-    for label in () if corpus.multi_label else np.unique(corpus.labels[np.concatenate(parts)]):
+    if corpus.multi_label:
+        return train, *others
+    has_NC = np.zeros((len(corpus.texts), len(corpus.classes)), dtype=bool)  # of a text in any of its rows
+    has_NC[texts.first_of_rows, corpus.labels[texts.rows]] = True
+    for c in np.flatnonzero(has_NC.any(0)):
         for i in range(len(parts)):
-            of_class = [part[corpus.labels[part] == label] for part in parts]
+            of_class = [part[has_NC[part, c]] for part in parts]
             giver = int(np.argmax([len(members) for members in of_class]))
             if len(of_class[i]) == 0 and (len(of_class[giver]) > 1 or i == 0):
                 moved = of_class[giver][-1]

@@ -146,8 +146,8 @@ def stream_va_dataset(
         ValueError: for no such file, a missing column or scale; and when it is iterated, for a bad row, or a file
             whose rows are all bad; it names the file and the row.
     """
-    if isinstance(sources, str):
-        raise ValueError(f"sources is a list of files, got one name: pass [{sources!r}].")
+    if isinstance(sources, str | Path):
+        raise ValueError(f"sources is a list of files, got one name: pass ['{sources}'].")
     rules = va_rules(scale, ", ".join(sources), dominance=dominance)
     if shuffle_buffer < 1:
         raise ValueError(f"shuffle_buffer must be at least 1, got {shuffle_buffer}.")

@@ -168,8 +168,9 @@ def _finite_vectors(vectors: Any, texts: int) -> np.ndarray:
     if isinstance(vectors, torch.Tensor):
         vectors = vectors.detach().float().cpu().numpy()
     vectors = np.asarray(vectors)
-    if vectors.dtype.kind not in "fiub":
+    if vectors.dtype.kind in "cOSUMm":
         raise ValueError(f"The encoder must return real numbers, got {vectors.dtype}.")
+    vectors = vectors.astype(np.float32) if vectors.dtype.kind == "V" else vectors  # bfloat16 of other libraries
     if vectors.ndim != 2 or len(vectors) != texts:
         raise ValueError(
             f"The encoder must return an array (texts, dimensions), got {vectors.shape} for {texts} texts."

@@ -156,11 +156,12 @@ def _from_pretrained(auto: Any, name: str, **settings: Any) -> tuple[PreTrainedM
                 **settings,
             )  # fmt: skip
     except Exception as error:
-        odd = isinstance(error, KeyError | TypeError | AttributeError)  # what a wrong config.json ends in
+        # what a wrong config.json ends in, unless a setting is wrong
+        odd = not settings and isinstance(error, KeyError | TypeError | AttributeError)
         known = isinstance(error, OSError | ValueError | RuntimeError | SafetensorError)
         if not (odd or known or is_of_the_client(error)):
             raise
-        reason = f"its config.json fits no model ({error!r})." if odd else _why_not(resolved, error)
+        reason = f"perhaps its config.json fits no model ({error!r})." if odd else _why_not(resolved, error)
         if isinstance(error, SafetensorError):
             reason = (
                 f"its model.safetensors is damaged ({error}); a file of Git LFS has to be fetched by git lfs pull."

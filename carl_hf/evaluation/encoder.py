@@ -158,7 +158,8 @@ def load_text_encoder(
         device: where it runs; an accelerator where there is one, by default.
         show_progress: a bar for every call, where stderr is a terminal.
         bf16: compute in bfloat16 (autocast): faster on GPUs, CPUs with AMX and AMD's with AVX-512 BF16. Vectors then
-            have about three digits; those kept in the cache are others than float32's.
+            have about three digits; those kept in the cache are others than float32's. Otherwise they are computed in
+            float32, whatever autocast surrounds the call.
 
     Raises:
         ValueError: if there is no such model or no tokenizer with it, or `"pooler"` is asked of an encoder that has

@@ -22,6 +22,10 @@ Measured = tuple[dict[str, Any], dict[str, np.ndarray]]
 """Metrics as in results.json, and arrays by test text: "predictions" and "references", or what a plot needs."""
 
 
+# names of results, which a file of one's own may not have
+_TAKEN = (*CORPORA, *data.EMOTION, *data.POLARITY, "stsb", "demo", "dimensions", "feeling-over-topic", "emoji-pairs")
+
+
 @dataclass(frozen=True)
 class Settings:
     """What is measured, and how.
@@ -98,7 +102,7 @@ class Corpora:
                     self.skipped[f"{task}/{name}"] = str(error)
                     continue
                 key = Path(name).stem if Path(name).suffix else name
-                if key != name and key in (*data.EMOTION, "demo", "dimensions"):
+                if key != name and key in _TAKEN:
                     raise ValueError(f"The file {name} would be taken for the corpus {key}: rename it.")
                 if key in found:
                     raise ValueError(f"Two corpora are called {key!r}: rename the file {name}.")

@@ -296,7 +296,7 @@ def _emotion_results(
         ("accuracy", accuracy, metrics["accuracy"], metrics["accuracy_interval"], metrics.get("majority")),
         ("ece", "expected calibration error", task_heads.calibration_error(probabilities, labels)),
     ]
-    if calibration.thresholds is not None:
+    if "micro_f1" in metrics:
         rows.insert(1, ("micro_f1", "micro F1", metrics["micro_f1"], metrics["micro_f1_interval"]))
     return [measured_row(corpus, *row) for row in rows], metrics["smallest_class"]
 

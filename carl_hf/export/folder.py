@@ -58,7 +58,9 @@ def read_record(folder: str | Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
         origin = record["provenance"]
         needed = {"base_model", "corpora", "method", "trained_on_test_rows"}
-        if origin is None or (needed <= set(origin) and isinstance(origin.get("files", {}), dict)):
+        if origin is None or (
+            needed <= set(origin) and all(isinstance(origin.get(kind, {}), dict) for kind in ("files", "partly"))
+        ):
             return record
     except (ValueError, KeyError, TypeError):
         pass
@@ -88,6 +90,8 @@ def with_earlier_training(provenance: Provenance, encoder: str) -> Provenance:
     if (earlier := record.get("provenance")) is None:
         return provenance
     earlier = with_head(earlier, record.get("head"))
+    # of which data sets on the Hub an older version had held out a test part, its record does not say
+    partly = earlier.get("partly", {name: name for name in earlier["corpora"] if "/" in name})
     methods = [method for method in (earlier["method"], provenance.method) if method is not None]
     return replace(
         provenance,
@@ -96,7 +100,7 @@ def with_earlier_training(provenance: Provenance, encoder: str) -> Provenance:
         trained_on_test_rows=earlier["trained_on_test_rows"] or provenance.trained_on_test_rows,
         method=", then ".join(methods) or None,
         files=named_digests(earlier.get("files", {}).items(), provenance.files.items()),
-        partly=named_digests(earlier.get("partly", {}).items(), provenance.partly.items()),
+        partly=named_digests(partly.items(), provenance.partly.items()),
         tenth_kept=provenance.tenth_kept and earlier.get("tenth_kept", False),
         base_licence=earlier.get("licence"),
         settings=earlier.get("settings") if provenance.method is None else provenance.settings,

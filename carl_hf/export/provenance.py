@@ -116,9 +116,6 @@ class Provenance:
         return record
 
 
-_KINDS = ("files", "partly")
-
-
 def file_digest(path: str | Path) -> str:
     """SHA-256 of a file's size and its first and last MiB: the same file, whatever its name and folder."""
     with Path(path).open("rb") as file:
@@ -156,10 +153,12 @@ def with_head(origin: Mapping[str, Any], head: Mapping[str, Any] | None) -> Mapp
     """What an encoder was made from, of its record, and what else it was trained on together with its head."""
     if head is None or head.get("frozen", True):
         return origin
-    return {
-        **origin, "corpora": list(dict.fromkeys([*origin["corpora"], *head.get("corpora", ())])),
-        **{kind: named_digests(origin.get(kind, {}).items(), head.get(kind, {}).items()) for kind in _KINDS},
+    corpora = list(dict.fromkeys([*origin["corpora"], *head.get("corpora", ())]))
+    merged = {
+        kind: named_digests(origin.get(kind, {}).items(), head.get(kind, {}).items())
+        for kind in ("files", "partly") if kind in origin or kind in head
     }  # fmt: skip
+    return {**origin, "corpora": corpora, **merged}
 
 
 def public_model_id(name: str | None) -> str | None:
@@ -177,6 +176,11 @@ def without_configuration(name: str) -> str:
 def is_file_name(name: str) -> bool:
     """Whether a corpus's name is a file's; one of a Hub data set may have a dot too."""
     return "/" not in public_corpus_name(name) and Path(name).suffix.lower() in SUFFIXES
+
+
+def known_by_content(origin: Mapping[str, Any], name: str) -> bool:
+    """Whether a record has the content of a training file of this name: another file of that name is another one."""
+    return is_file_name(name) and name in {*origin.get("files", {}), *origin.get("partly", {})}
 
 
 def public_corpus_name(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from carl_hf.data.corpora import CORPORA, is_copy
 from carl_hf.data.labelled import EMOTION, ClassCorpus
 from carl_hf.export.folder import read_record, record_of
-from carl_hf.export.provenance import file_digest, is_file_name, with_head, without_configuration
+from carl_hf.export.provenance import file_digest, is_file_name, known_by_content, with_head, without_configuration
 
 _GOEMOTIONS = [name for name in EMOTION if name.startswith("goemotions")]
 
@@ -23,9 +23,7 @@ def trained_on(model: str, emotion: Mapping[str, ClassCorpus] | None = None) -> 
     """
     origin = _origin(model)
     seen = [Path(file).stem for file, corpus in (emotion or {}).items() if has_seen(model, file, corpus)]
-    # with its content known, another train.csv is not taken for the one of training
-    known = origin.get("files") or origin.get("partly")
-    names = [name for name in origin["corpora"] if not (known and is_file_name(name))]
+    names = [name for name in origin["corpora"] if not known_by_content(origin, name)]
     return list(dict.fromkeys([*_seen(names, test_rows=origin["trained_on_test_rows"]), *seen]))
 
 
