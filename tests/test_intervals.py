@@ -57,7 +57,7 @@ def test_an_export_keeps_its_intervals_and_counts_what_they_cover(tokenizer, tmp
         for k, name in enumerate(DIMENSIONS):
             assert rows[corpus, f"{name}, within the 90 % interval"] == (errors(data)[:, k] <= widths[k]).mean()
     card = (folder / "README.md").read_text()
-    assert f"at most {widths[0]:.3f} (valence) and {widths[1]:.3f} (arousal) from the output" in card
+    assert f"within {widths[0]:.3f} (valence) and {widths[1]:.3f} (arousal) of the output" in card
     assert "like those of toy" in card
 
     again = export_va_regressor(loaded, tokenizer, tmp_path / "again", test={"toy": test})  # as it is

@@ -302,7 +302,7 @@ def test_the_page_in_a_browser(app, browser, fitted, looked_up, tmp_path):
     pictures = os.environ.get("CARL_SCREENSHOTS")
     try:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         said, asked = [], []
         page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: said.append(str(error)))
