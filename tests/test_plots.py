@@ -1,6 +1,7 @@
 """Plots: the files that are written, and what is drawn in them, measured by the renderer."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.colors import to_hex, to_rgba  # noqa: E402
 from matplotlib.container import BarContainer  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.font_manager import fontManager  # noqa: E402
 from matplotlib.path import Path as Line  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 
@@ -83,13 +85,14 @@ def test_names_are_short_and_stay_different():
 @pytest.mark.parametrize("titles", [["minilm-l6, mean\nr = 0.69 (valence), 0.73 (arousal)", "CARL, cls"], ["$a$_b"]])
 def test_circumplex(drawn, titles):
     truth, *predicted = np.random.default_rng(0).uniform(-1, 1, size=(1 + len(titles), 30, 2))
+    predicted[0][0] = 1.4, -0.2  # a linear probe may say so
     labels = [*SIX, "neutral", None] * 3 + ["joy"] * 6
     figure, _ = drawn(plots.plot_circumplex, dict(zip(titles, predicted, strict=True)), truth, labels)
     assert [axis.get_title() for axis in figure.axes] == ["labels", *titles]
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {*SIX, "neutral", "unlabelled"}
     for axis, points in zip(figure.axes, [truth, *predicted], strict=True):
         shown = np.vstack([np.asarray(dots.get_offsets()) for dots in axis.collections])
-        assert sorted(map(tuple, shown)) == sorted(map(tuple, points))
+        assert sorted(map(tuple, shown)) == sorted(map(tuple, points.clip(-1.05, 1.05)))
     figure, _ = drawn(plots.plot_circumplex, {titles[0]: predicted[0]}, truth)
     assert not figure.legends and len(figure.axes[0].collections[0].get_offsets()) == 30
 
@@ -235,6 +238,19 @@ def test_confusion(drawn, number, names):
         assert shown == (dict(np.ndenumerate(counts)) if number <= 15 else {})
         for place, text in cells.items():
             assert contrast(image.cmap(shade[place]), to_rgba(text.get_color())) > 4.5
+
+
+def test_installed_fonts_of_other_scripts_stand_in_where_the_own_one_has_no_sign(drawn, monkeypatch):
+    assert "Malgun Gothic" not in figure_fonts(drawn)
+    own = next(font for font in fontManager.ttflist if font.name == "DejaVu Sans")
+    monkeypatch.setattr(fontManager, "ttflist", [*fontManager.ttflist, replace(own, name="Malgun Gothic")])
+    assert figure_fonts(drawn)[0] == "DejaVu Sans" and "Malgun Gothic" in figure_fonts(drawn)
+
+
+def figure_fonts(drawn):
+    counts = np.eye(2, dtype=int)
+    figure, _ = drawn(plots.plot_confusion, {"model": (counts, ["joy", "fear"])})
+    return figure.axes[0].get_xticklabels()[0].get_fontfamily()
 
 
 def test_equal_results_make_equal_files(tmp_path):

@@ -20,6 +20,7 @@ from carl_hf.export.provenance import (
     file_digest,
     held_out_in_part,
     known_by_content,
+    known_digests,
     named_digests,
     public_corpus_name,
 )
@@ -172,7 +173,7 @@ class PretrainArguments(HeadArguments):
         origin = (record_of(self.encoder) or {}).get("provenance")
         if origin is None or origin.get("tenth_kept"):
             return False
-        known = {*origin.get("files", {}).values(), *origin.get("partly", {}).values()}
+        known = known_digests(origin)
         names = {name for name in map(public_corpus_name, self.corpora) if not known_by_content(origin, name)}
         return bool(names & set(origin["corpora"]) or known & {digest for _, digest in _digests(self.corpora)})
 

@@ -142,6 +142,12 @@ def digests_of(corpora: Iterable[str]) -> dict[str, str]:
     return named_digests((Path(path).name, file_digest(path)) for path in corpora if Path(path).is_file())
 
 
+def known_digests(*records: Mapping[str, Any]) -> set[str]:
+    """Digests of all files that parts of a record (its provenance, its head) name, and names of data sets that were
+    held out in part."""
+    return {digest for of in records for kind in ("files", "partly") for digest in of.get(kind, {}).values()}
+
+
 def held_out_in_part(corpora: Iterable[str]) -> dict[str, str]:
     """[`Provenance.partly`] of training on these but for their test part."""
     corpora = list(corpora)

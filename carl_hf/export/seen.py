@@ -1,6 +1,5 @@
 """What the record of a model says of the texts that it was trained on."""
 
-import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,14 @@ from typing import Any
 from carl_hf.data.corpora import CORPORA, is_copy
 from carl_hf.data.labelled import EMOTION, ClassCorpus
 from carl_hf.export.folder import read_record, record_of
-from carl_hf.export.provenance import file_digest, is_file_name, known_by_content, with_head, without_configuration
+from carl_hf.export.provenance import (
+    file_digest,
+    is_file_name,
+    known_by_content,
+    known_digests,
+    with_head,
+    without_configuration,
+)
 
 _GOEMOTIONS = [name for name in EMOTION if name.startswith("goemotions")]
 
@@ -82,7 +88,6 @@ def was_seen(labels: str, record: Mapping[str, Any]) -> bool:
     corpora = {*origin.get("corpora", ()), *head.get("corpora", ())}
     if not Path(labels).is_file():
         return without_configuration(labels) in set(map(without_configuration, corpora))
-    digests = [of.get(kind, {}).values() for of in (origin, head) for kind in ("files", "partly")]
-    if file_digest(labels) in itertools.chain(*digests):
+    if file_digest(labels) in known_digests(origin, head):
         return True
     return any(is_copy(labels, CORPORA[name]) for name in corpora & set(CORPORA))

@@ -199,9 +199,8 @@ class _Report:
     def further(self) -> Iterator[str]:
         va = self.corpora("va")
         across = [corpus for corpus in va if " to " in corpus]
-        dominance = [
-            c for c in va if any("dominance" in (_at(tree, ("va", c)) or {}) for tree in self.models.values())
-        ]
+        dominance = [c for c in va if any(_at(tree, ("va", c, "dominance")) for tree in self.models.values())]
+        several = [c for c in self.corpora("emotion") if "micro_f1" in self.first("emotion", c)]
         ceiling = [c for c in va if "of_ceiling" in (self.first("va", c).get("valence") or {})]
         for title, task, corpora, metrics, baseline in (
             ("From one corpus to another", "va", across, _VA, _CONSTANT),
@@ -209,6 +208,7 @@ class _Report:
             ("Pearson r over the ceiling that the raters' noise sets", "va", ceiling, _CEILING, None),
             ("Angle and intensity on the circumplex", "va", [c for c in va if c not in across], _CIRCLE, _CONSTANT),
             ("Other sets of emotions", "emotion", self.corpora("emotion"), _EMOTION, _MAJORITY),
+            ("Texts of several emotions", "emotion", several, {"micro F1": "micro_f1"}, None),
             ("Geometry", "geometry", self.corpora("geometry"), {**_SPACE, **_ORDER}, None),
             ("Semantic similarity", "semantics", self.corpora("semantics"), {"ρ": "spearman"}, None),
         ):

@@ -33,6 +33,11 @@ _MODEL_MARKERS = "os^DvPX*"
 _HATCHES = ("", "////", "....", "xxxx")
 _LABEL_COLOURS = ("#332288", "#88CCEE", "#117733", "#CC6677", "#000000", "#999933", "#DDCC77")
 _LABEL_MARKERS = "^sDvPX"
+# beside matplotlib's own font, for scripts that it lacks; those of Linux, macOS and Windows
+_FONTS = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "IPAexGothic", "WenQuanYi Zen Hei", "Noto Sans Devanagari",
+    "Hiragino Sans", "PingFang SC", "Arial Unicode MS", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI",
+)  # fmt: skip
 _MOST_COUNTED = 15  # number of classes up to which the cells of a confusion matrix have room for a count
 _DPI = 150
 
@@ -53,6 +58,7 @@ def plot_circumplex(
 
     Args:
         panels: title -> (N, 2) predicted valence and arousal. truth: (N, 2) labels in [-1, 1].
+            Predictions beyond the panel are drawn on its edge.
         labels: an emotion name for each text, shown as colour; whatever is no string, or empty, is "unlabelled".
     """
     from matplotlib.patches import Circle
@@ -66,6 +72,7 @@ def plot_circumplex(
             axis.add_patch(Circle((0, 0), 1, fill=False, color="0.8"))
             axis.axhline(0, color="0.85", lw=0.8, zorder=0)
             axis.axvline(0, color="0.85", lw=0.8, zorder=0)
+            points_N2 = np.clip(points_N2, -1.05, 1.05)
             for name, (colour, marker) in styles.items():
                 axis.scatter(*points_N2[names_N == name].T, s=11, alpha=0.75, lw=0, color=colour, marker=marker)
             axis.set_title(title, fontsize=13)
@@ -278,11 +285,14 @@ def new_figure(
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import fontManager
 
+    installed = {font.name for font in fontManager.ttflist}
+    families = ["DejaVu Sans", *(name for name in _FONTS if name in installed)]
     columns = min(panels, most)
     rows = math.ceil(panels / columns)
-    with matplotlib.rc_context({"text.parse_math": False, "svg.hashsalt": "carl", "axes.spines.right": False,
-                                "axes.spines.top": False}):  # fmt: skip
+    with matplotlib.rc_context({"text.parse_math": False, "svg.hashsalt": "carl", "font.family": families,
+                                "axes.spines.right": False, "axes.spines.top": False}):  # fmt: skip
         figure = Figure(figsize=(columns * width, rows * height), layout=layout, dpi=_DPI)
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False, **subplots).ravel().tolist()
