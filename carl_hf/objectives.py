@@ -20,22 +20,24 @@ class Objective:
         label: which texts it uses: `"va"`, those with valence or arousal; `"class"`, those with a class label;
             `"angle"`, those with valence and arousal or with a class, which has an angle through a label space; None,
             all.
+        by_itself: whether a text has a loss of its own; else texts of a batch are compared with each other.
     """
 
     title: str
     weight: float
     head: str | None = None
     label: LabelKind | None = None
+    by_itself: bool = False
 
 
 OBJECTIVES = {
     "mccl": Objective("MCCL", 1.0, label="va"),
-    "ptd": Objective("PTD", 0.2),
-    "proxy_anchor": Objective("Proxy-Anchor", 1.0, head="proxies", label="class"),
+    "ptd": Objective("PTD", 0.2, by_itself=True),
+    "proxy_anchor": Objective("Proxy-Anchor", 1.0, head="proxies", label="class", by_itself=True),
     "circular": Objective("the circular loss", 1.0, label="angle"),
-    "cross_entropy": Objective("cross-entropy", 1.0, head="classifier", label="class"),
+    "cross_entropy": Objective("cross-entropy", 1.0, head="classifier", label="class", by_itself=True),
     "supcon": Objective("supervised contrast (SINCERE)", 1.0, label="class"),
-    "regression": Objective("regression of valence and arousal", 20.0, head="regressor", label="va"),
+    "regression": Objective("regression of valence and arousal", 20.0, head="regressor", label="va", by_itself=True),
     "rank_n_contrast": Objective("Rank-N-Contrast", 1.0, label="va"),
     "rank_n_contrast_l2": Objective("Rank-N-Contrast on Euclidean distances", 1.0, label="va"),
     "simcse": Objective("SimCSE", 1.0),

@@ -83,6 +83,15 @@ def test_the_shards_hold_rows_texts_vectors_and_kept_columns(embed, parquet, fra
     assert "written: 80/230 rows, " in shown and " left" in shown
 
 
+def test_bfloat16_is_computed_in_bfloat16(embed, parquet, expected, out):
+    embed(parquet, "--bf16", "true", "--processes", 1)
+    found = np.concatenate([np.stack(pd.read_parquet(path)["embedding"]) for path in sorted(out.glob("*.parquet"))])
+    assert 1e-3 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()  # float32 moves by 1e-6
+    embed(parquet, "--bf16", "false", "--processes", 1, "--overwrite_output_dir", "true")
+    again = np.concatenate([np.stack(pd.read_parquet(path)["embedding"]) for path in sorted(out.glob("*.parquet"))])
+    np.testing.assert_allclose(again, expected, atol=1e-5)
+
+
 def test_files_of_every_kind_in_the_order_of_their_names(embed, frame, expected, tmp_path, out):
     folder = tmp_path / "texts"
     folder.mkdir()

@@ -119,6 +119,30 @@ def test_losses_without_a_labelled_text_are_absent_from_an_evaluation(tmp_path, 
     assert "eval_loss" not in trainer.evaluate(strange)  # classes that the model does not have
 
 
+def test_a_batch_without_two_texts_to_compare_lowers_no_mean(tmp_path, tokenizer):
+    objectives = ["mccl", "rank_n_contrast", "circular", "simcse", "supcon", "regression"]
+    trainer = make_trainer(tmp_path, tokenizer, model=whole_model(), data=toy_dataset(mixed=True), probe_texts=0,
+                           objectives=objectives, label_space="circle12")  # fmt: skip
+    rows = [{"text": text, "valence": v, "arousal": 0.2, "label": CLASSES[k]}
+            for text, v, k in (("joy", 0.9, 0), ("woe", -0.9, 1), ("storm", 0.3, 0), ("calm", 0.1, 1),
+                               ("joywow", 0.5, 0), ("woez", -0.2, 1), ("jo", 0.0, 0), ("wo", -0.4, 1))]  # fmt: skip
+    whole, and_one = (trainer.evaluate(Dataset.from_list(texts)) for texts in (rows, [*rows, rows[0]]))
+    for name in objectives[:-1]:
+        assert and_one[f"eval_{name}"] == pytest.approx(whole[f"eval_{name}"], rel=0.02) != 0, name
+    assert and_one["eval_regression"] != whole["eval_regression"]
+    different = [{**rows[0], "label": name} for name in CLASSES]  # a second batch without a pair of one class
+    with_pairs = trainer.evaluate(Dataset.from_list([*rows, *different]))
+    assert with_pairs["eval_supcon"] == pytest.approx(whole["eval_supcon"], rel=0.02)
+
+
+def test_an_evaluation_leaves_the_random_state_as_it_was(tmp_path, tokenizer):
+    trainer, before = make_trainer(tmp_path, tokenizer), torch.get_rng_state()
+    found = trainer.evaluate(toy_dataset())["eval_loss"]
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert trainer.evaluate(toy_dataset())["eval_loss"] == found
+
+
 def test_a_best_checkpoint_by_a_loss_that_is_absent_ends_in_one_line(tmp_path, tokenizer):
     settings = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best", "load_best_model_at_end": True}
     trainer = make_trainer(tmp_path, tokenizer, model=whole_model(), data=toy_dataset(mixed=True), probe_texts=0,

@@ -286,7 +286,9 @@ def test_almost_nothing_still_gives_a_report(tmp_path, content):
         assert "- (1) not measured" in text
     out = io.StringIO()
     print_summary(content, out)
-    assert out.getvalue().splitlines()[0].split() == "model V r A r MR CR SST5 six Ekman F1 STS feeling near".split()
+    assert (
+        out.getvalue().splitlines()[0].split() == "model V r A r MR CR SST5 IMDB six Ekman F1 STS feeling near".split()
+    )
 
 
 def test_demo_corpus_stands_in_where_emobank_was_not_measured(tmp_path):
@@ -306,6 +308,13 @@ def test_summary_has_what_was_measured_files_of_the_user_too():
     print_summary({"models": {"a": {"emotion": {"mine": {"accuracy": 61.26, "f1": 0.5}}}}}, out)
     header, row, *_ = out.getvalue().splitlines()
     assert header.split() == ["model", "mine,", "accuracy"] and row.split() == ["a", "61.3"]
+
+
+def test_summary_of_imdb_alone():
+    out = io.StringIO()
+    print_summary({"models": {"a": {"polarity": {"imdb": polarity(85.51, 50.0)}}}}, out)
+    header, row, legend = out.getvalue().splitlines()
+    assert (header.split(), row.split(), legend) == (["model", "IMDB"], ["a", "85.5"], "IMDB: accuracy, percent")
 
 
 def test_summary_is_one_aligned_row_a_model():

@@ -107,21 +107,36 @@ def test_bootstraps_equal_loops():
     assert "(the class counts as F1 0)" in few_texts(0) and "a class has 9 of" in few_texts(9) and not few_texts(10)
 
 
-def test_a_class_that_a_resample_lacks_is_left_out_of_its_mean():
-    """With one text a class, a resample lacks a third of the classes: as F1 0 they would move the interval away."""
+def test_a_class_that_a_resample_lacks_counts_as_in_all_texts():
+    """With one text a class, a resample lacks a third of the classes: as F1 0, or left out, they would move the
+    interval away."""
     truth, predicted = np.arange(10), np.array([0, 1, 2, 3, 4, 5, 6, 7, 0, 1])
+    whole = metrics.f1_score(truth, predicted, average=None, labels=range(10), zero_division=0)
     rows = np.random.default_rng(5).integers(10, size=(1000, 10))[:20]
     resampled = resampled_class_metrics(one_hot(predicted, 10), one_hot(truth, 10), seed=5)
     for k, r in enumerate(rows):
         present = sorted({*truth[r], *predicted[r]})
-        f1 = metrics.f1_score(truth[r], predicted[r], average="macro", labels=present, zero_division=0)
-        assert resampled["f1"][k] == pytest.approx(f1)
+        f1 = whole.copy()
+        f1[present] = metrics.f1_score(truth[r], predicted[r], average=None, labels=present, zero_division=0)
+        assert resampled["f1"][k] == pytest.approx(f1.mean())
     for answers in (predicted, truth):
         found = classification_report(answers, truth, "abcdefghij", seed=5)
         assert found["f1_interval"][0] <= found["f1"] <= found["f1_interval"][1]
     assert found["f1_interval"] == [1, 1]
     nothing = np.zeros((4, 2), dtype=bool)
     assert resampled_class_metrics(nothing, nothing, seed=5)["f1"].max() == 0
+
+
+def test_rare_classes_that_are_never_found_move_no_interval_upwards():
+    truth = np.array([0] * 100 + [1] * 100 + list(range(2, 12)))
+    common = np.concatenate([np.random.default_rng(0).permutation(truth[:200]), np.zeros(10, dtype=int)])
+    found = classification_report(common, truth, [str(c) for c in range(12)], seed=3)
+    assert found["f1_interval"][0] <= found["f1"] <= found["f1_interval"][1] < found["f1"] + 0.02
+    names_them = np.concatenate([common[:200], np.roll(truth[200:], 1)])  # each rare class, always wrongly
+    resampled = [
+        resampled_class_metrics(one_hot(p, 12), one_hot(truth, 12), seed=3)["f1"] for p in (names_them, common)
+    ]
+    assert np.abs(resampled[1] - resampled[0]).max() < 0.01
 
 
 def test_a_few_test_texts_allow_no_verdict():

@@ -4,9 +4,11 @@ import itertools
 
 import datasets
 import pytest
+import torch
 from conftest import make_trainer, toy_dataset
 
 from carl_hf import CarlDataCollator
+from carl_hf.training.callbacks import HeadWarmupCallback
 from carl_hf.training.streams import EndlessRows
 
 
@@ -60,6 +62,22 @@ def test_a_stream_without_rows_ends_with_an_error():
 def test_what_a_stream_cannot_do_is_refused(settings, message, tmp_path, tokenizer):
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, tokenizer, data=toy_dataset().to_iterable_dataset(), **settings)
+
+
+class SizedStream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(list(toy_dataset()))
+
+    def __len__(self):
+        return len(toy_dataset())
+
+
+def test_a_stream_that_states_a_length_is_a_stream(tmp_path, tokenizer):
+    with pytest.raises(ValueError, match="A stream has no known end: say by --max_steps"):
+        make_trainer(tmp_path, tokenizer, data=SizedStream(), max_steps=-1)
+    trainer = make_trainer(tmp_path, tokenizer, data=SizedStream(), max_steps=10, head_warmup_epochs=0.5)
+    [warmup] = [c for c in trainer.callback_handler.callbacks if isinstance(c, HeadWarmupCallback)]
+    assert warmup.steps == 5
 
 
 @pytest.mark.parametrize("text", [7, float("nan"), None])

@@ -89,6 +89,7 @@ def test_recipes_are_trained_once_and_the_reported_ones_measured_on_test_data(st
         feeling = test["space"]["feeling-over-topic"]["accuracy"]
         assert 100 * items["space/feeling-over-topic"].mean() == pytest.approx(feeling)
     assert (tmp_path / "models" / "both-1" / "tokenizer.json").is_file()
+    assert {(r["dev_bf16"], r.get("test_bf16", False)) for r in records.values()} == {(False, False)}
     table, written = (output / "TABLE.md").read_text(), (output / "both-1.json").stat().st_mtime_ns
     start("recipe", *flags, "--test", "true")
     assert (output / "TABLE.md").read_text() == table and (output / "both-1.json").stat().st_mtime_ns == written
@@ -153,7 +154,7 @@ def test_the_development_score_reads_no_test_text(start, corpora):
     assert found["feeling over topic"] == pytest.approx(feeling / 100)
 
 
-def test_the_development_score_of_any_encoder_is_printed(start, tiny, corpora, capsys):
+def test_the_development_score_of_any_encoder_is_printed(start, tiny, corpora, capsys, monkeypatch):
     development = start("development", "--model", f"{tiny}@mean", "--data_dir", corpora)
     lines = capsys.readouterr().out.splitlines()
     header, _, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
@@ -161,6 +162,15 @@ def test_the_development_score_of_any_encoder_is_printed(start, tiny, corpora, c
     assert header == ["model", *development.SCORED, "score"] and row[0] == f"{tiny}@mean"
     assert [float(cell) for cell in row[1:-1]] == pytest.approx([found[name] for name in header[1:-1]], abs=6e-4)
     assert float(row[-1]) == pytest.approx(found["score"], abs=0.06)
+    vectors = []
+    for half in ("false", "true"):  # differ by less than is printed
+        monkeypatch.setattr(
+            development, "DevelopmentScore", lambda _: lambda encoder: vectors.append(encoder(["joy"]))
+        )
+        with pytest.raises(TypeError):
+            start("development", "--model", f"{tiny}@mean", "--bf16", half)
+    assert 0 < np.abs(vectors[1] - vectors[0]).max() < 0.05 * np.abs(vectors[0]).max()
+    monkeypatch.undo()
     with pytest.raises(SystemExit, match="^error: .*no-such-model"):
         start("development", "--model", "no-such-model", "--data_dir", corpora)
 
@@ -223,6 +233,13 @@ def test_objectives_are_compared_on_one_encoder(start, tiny, small_corpora, tmp_
     for setting, old, new in (("learning_rate", 0.0001, 0.1), ("epochs", 1.0, 2.0), ("encoder", tiny, "minilm-l6")):
         with pytest.raises(SystemExit, match=f"was run with {setting} {old}, not {new}"):
             start("objectives", *flags, f"--{setting}", new)
+    for seed, rate in ((2, 0.0001), (3, 0.1)):  # rows that one call does not look at
+        other = {**run, "seed": seed, "learning_rate": rate}
+        (tmp_path / "goemotions-six" / f"circular-{seed}.json").write_text(json.dumps(other))
+    with pytest.raises(SystemExit, match=r"runs of goemotions-six differ in learning_rate \(0.0001, 0.1\)"):
+        start("objectives", "--output_dir", tmp_path, "--table_only", "true", "--seeds", 2, 3)
+    with pytest.raises(SystemExit, match="holds no runs of these seeds"):
+        start("objectives", "--output_dir", tmp_path / "none", "--table_only", "true")
 
 
 def test_attributions_are_compared_with_leaving_words_out(start, exports, tmp_path):

@@ -5,11 +5,18 @@ import pytest
 import torch
 from conftest import saved, tiny_config, tiny_encoder
 from safetensors.numpy import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertForMaskedLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForMaskedLM,
+    BertweetTokenizer,
+)
 
 from carl_hf import CarlModel, export_encoder
 from carl_hf.encoders.checks import kept_length
-from carl_hf.evaluation.encoder import TextEncoder, load_text_encoder, load_va_head
+from carl_hf.evaluation.encoder import TextEncoder, load_text_encoder, load_va_head, tokenizer_state
 
 TEXTS = ["ab", "a longer text, really", "c", "ab", "zz top"]
 
@@ -135,6 +142,14 @@ def test_the_fingerprint_follows_weights_and_length(save):
     assert len(set(prints)) == 4
     without_pooler = BertForMaskedLM(tiny_config())  # as roberta-base: transformers would make up a pooler
     assert fingerprint(without_pooler) == fingerprint(without_pooler)
+
+
+def test_settings_of_a_slow_tokenizer_are_part_of_the_fingerprint(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(f"{word} 1" for word in ("a@@", "b", "HTTPURL", "@USER")))
+    (tmp_path / "bpe.codes").write_text("a b 1\n")
+    files = str(tmp_path / "vocab.txt"), str(tmp_path / "bpe.codes")
+    raw, again, normalised = (BertweetTokenizer(*files, normalization=n) for n in (False, False, True))
+    assert tokenizer_state(raw) == tokenizer_state(again) != tokenizer_state(normalised)
 
 
 def test_bfloat16_is_near_float32_and_has_a_cache_of_its_own(save, tmp_path):

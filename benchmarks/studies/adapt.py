@@ -27,6 +27,7 @@ from carl_hf import load_va_dataset
 from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.environment import environment_record, is_faster_in_bf16, use_all_cores
 from carl_hf.data.mixing import rows_with_va
+from carl_hf.data.splits import numbered
 from carl_hf.encoders import classifier_outputs, load_classifier, load_tokenizer
 from carl_hf.evaluation.encoder import fingerprint_of
 from carl_hf.evaluation.statistics import agreement
@@ -79,10 +80,12 @@ def draws(
                 outputs = own.get_submodule(last_layer(own))(torch.from_numpy(inputs_NH[rows]).to(own.device)).cpu()
         return outputs.numpy().astype(float)[:, :2].clip(0, 1)
 
-    truth = (labels_of(data) + 1) / 2
+    truth, number_N = (labels_of(data) + 1) / 2, numbered(data["text"])
     for seed in sorted(set(range(args.seed, args.seed + args.draws)) - known):
-        order = np.random.default_rng(seed).permutation(len(data))
-        test = np.sort(order[max(args.labels) :])
+        drawn = np.random.default_rng(seed).permutation(number_N.max() + 1)
+        order = drawn.argsort()[number_N].argsort(kind="stable")  # rows of one text follow each other
+        labelled = number_N[order[: max(args.labels)]]
+        test = np.flatnonzero(~np.isin(number_N, labelled))
         before = measured(model, answer(model, ALONE, test), truth[test])
         records = [{"labels": 0, "seed": seed, "chosen": ALONE} | before]
         for count in args.labels:

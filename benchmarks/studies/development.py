@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from carl_hf import load_va_dataset
 from carl_hf.commands.arguments import parse_script_arguments
@@ -37,7 +36,6 @@ from carl_hf.evaluation.space import label_nearness, measure_feeling
 from carl_hf.evaluation.statistics import pearson
 from carl_hf.report.tables import fraction, table
 from carl_hf.training.dev_probe import DevProbe
-from carl_hf.utils.devices import default_device
 from carl_hf.utils.fields import setting
 
 SCORED = ("feeling over topic", "label nearness", "neighbours", "probe", "same emotion", "sentiment")
@@ -123,9 +121,7 @@ def main() -> None:
         measure = DevelopmentScore(args.data_dir)
         for name in args.model:
             model, pooling = split_pooling(name)
-            encoder = load_text_encoder(model, pooling=pooling, cache_dir=None)
-            with torch.autocast(default_device().type, torch.bfloat16, enabled=args.bf16):
-                found = measure(encoder)
+            found = measure(load_text_encoder(model, pooling=pooling, cache_dir=None, bf16=args.bf16))
             rows.append([name, *(fraction(found[key]) for key in SCORED), f"{found['score']:.1f}"])
     except ValueError as error:
         sys.exit(f"error: {error}")

@@ -231,9 +231,7 @@ def batch_size_of(suite: str, name: str, args: ObjectivesArguments) -> int:
 
 def check_settings(path: Path, suite: str, name: str, objectives: list[str] | None, args: ObjectivesArguments) -> None:
     """Raises a ValueError if a run that is there had other settings: one table must not mix them."""
-    # the records published with the study do not state these
-    published = {"encoder": "minilm-l6", "epochs": 5.0 if suite in CLASS_SUITES else 2.0}
-    run = published | json.loads(path.read_text(encoding="utf-8"))
+    run = _stated(suite, json.loads(path.read_text(encoding="utf-8")))
     if run.get("objectives"):  # in the records published with the study, ptd without a weight has 0.2
         run["objectives"] = ["ptd=0.2" if word == "ptd" else word for word in run["objectives"]]
     wanted = {"learning_rate": args.learning_rate, "bf16": args.bf16, "batch_size": batch_size_of(suite, name, args),
@@ -244,6 +242,22 @@ def check_settings(path: Path, suite: str, name: str, objectives: list[str] | No
     for setting, value in wanted.items():
         if run.get(setting, value) != value:
             raise ValueError(f"{path} was run with {setting} {run[setting]}, not {value}: name another --output_dir.")
+
+
+def _stated(suite: str, run: dict[str, Any]) -> dict[str, Any]:
+    """A run with the settings that the records published with the study do not state."""
+    return {"encoder": "minilm-l6", "epochs": 5.0 if suite in CLASS_SUITES else 2.0} | run
+
+
+def _check_alike(suite: str, runs: list[dict[str, Any]]) -> None:
+    """Raises a ValueError if trained runs of a suite differ in what must be one for a table."""
+    trained = [_stated(suite, run) for run in runs if "learning_rate" in run]
+    for setting in ("learning_rate", "bf16", "encoder", "epochs"):
+        if len(values := {run[setting] for run in trained}) > 1:
+            raise ValueError(
+                f"The runs of {suite} differ in {setting} ({', '.join(sorted(map(str, values)))}), and one table must "
+                "not mix them: remove some, or name another --output_dir."
+            )
 
 
 def render(folder: Path, args: ObjectivesArguments) -> str:
@@ -258,6 +272,7 @@ def render(folder: Path, args: ObjectivesArguments) -> str:
                 found[name] = runs
         if not found:
             continue
+        _check_alike(suite, [run for runs in found.values() for run in runs])
         render_suite = _class_table if suite in CLASS_SUITES else _va_table
         parts.append(f"## {suite}\n\n{render_suite(found)}")
         curves = {
@@ -361,6 +376,8 @@ def main() -> None:
                         path.parent.mkdir(parents=True, exist_ok=True)
                         write_json(path, {**result, "seed": seed, "pooling": pooling, **environment_record()})
         tables = render(folder, args)
+        if not tables.strip():
+            raise ValueError(f"{folder} holds no runs of these seeds: run the study first.")
     except ValueError as error:
         sys.exit(f"error: {error}")
     print(tables)

@@ -147,8 +147,9 @@ class Study:
     recipes: dict[str, Recipe]
 
     def settings(self, name: str) -> dict[str, Any]:
-        """All that a run of the recipe depends on but its seed and, where the recipe leaves it open, bf16 (which the
-        record tells), as a JSON file gives it back. Fields of [`Recipe`] at their defaults are left out."""
+        """All that a run of the recipe depends on but its seed and bf16 (of measuring, and of training where the
+        recipe leaves it open; the record tells), as a JSON file gives it back. Fields of [`Recipe`] at their defaults
+        are left out."""
         recipe = self.recipes[name]
         source = None if recipe.of is None else self.recipes[recipe.of].settings()
         return json.loads(json.dumps({"recipe": recipe.settings(), "of": source}))
@@ -350,7 +351,8 @@ def run_one(runner: Runner, name: str, seed: int) -> None:
         print(f"{name}, seed {seed} ...", flush=True)
         model, outcome = _model(runner, name, seed)
         dev = runner.development(runner.encoder_of(recipe, model.eval(), bf16=args.bf16))
-        record = {"name": name, "seed": seed, "settings": settings, **outcome, "dev": dev, **environment_record()}
+        record = {"name": name, "seed": seed, "settings": settings, **outcome, "dev": dev, "dev_bf16": args.bf16}
+        record |= environment_record()
         print(f"  score {dev['score']:.1f}", flush=True)
         write_json(path, record)
     if args.test and name in study.reported and "test" not in record:

@@ -13,7 +13,7 @@ from development import SCORED
 from run_tables import mean_and_std, number_text, slug
 
 from carl_hf.evaluation.statistics import interval, resample_rows
-from carl_hf.report.tables import table
+from carl_hf.report.tables import MISSING, table
 
 if TYPE_CHECKING:
     from recipe import Study
@@ -110,11 +110,18 @@ def _dev_table(study: "Study", records: Records) -> str:
             [name, str(len(runs)), *(mean_and_std([d[key] for d in dev], 3) for key in SCORED),
              mean_and_std([d["score"] for d in dev], 1),
              mean_and_std([d["radius"] for d in detector], 3), str(next(iter(runs.values()))["steps"]),
-             " and ".join(sorted({"bfloat16" if run.get("bf16") else "float32" for run in runs.values()})),
-             mean_and_std(seconds, 0)]
+             _precision(runs, "bf16"), mean_and_std(seconds, 0), _precision(runs, "dev_bf16")]
         )  # fmt: skip
-    header = ["recipe", "seeds", *SCORED, "score", "detector AUC", "updates", "precision", "seconds"]
+    header = [
+        "recipe", "seeds", *SCORED, "score", "detector AUC", "updates", "trained in", "seconds", "measured in",
+    ]  # fmt: skip
     return table(header, rows)
+
+
+def _precision(runs: dict[int, dict[str, Any]], key: str) -> str:
+    """The number formats of these runs by this entry of their records; of none without it."""
+    found = {"bfloat16" if run[key] else "float32" for run in runs.values() if key in run}
+    return " and ".join(sorted(found)) or MISSING
 
 
 def _test_table(tested: Records) -> str:
@@ -124,8 +131,8 @@ def _test_table(tested: Records) -> str:
             mean_and_std([float(read(run["test"])) for run in runs.values()], digits)
             for read, digits in TESTED.values()
         ]
-        rows.append([name, str(len(runs)), *cells])
-    return table(["recipe", "seeds", *TESTED], rows)
+        rows.append([name, str(len(runs)), *cells, _precision(runs, "test_bf16")])
+    return table(["recipe", "seeds", *TESTED, "measured in"], rows)
 
 
 def _gains_table(study: "Study", tested: Records, folder: Path) -> str:

@@ -180,7 +180,8 @@ def load_answers(name: str, args: RobustnessArguments) -> tuple[Predict, nn.Modu
         head = load_classifier(folder).to(device).eval()
 
         def answer(texts: Sequence[str]) -> np.ndarray:
-            return 2 * classifier_outputs(head, texts, tokenizer, max_length=args.max_length).double().numpy() - 1
+            outputs = classifier_outputs(head, texts, tokenizer, max_length=args.max_length)[:, :2]
+            return 2 * outputs.double().numpy() - 1
 
         return answer, head.get_input_embeddings(), tokenizer.all_special_ids, "head"
     carl = isinstance(config, CarlConfig)

@@ -46,7 +46,7 @@ class EmbedArguments(ShardArguments):
 
     def load(self, device: torch.device) -> TextEncoder:
         """The encoder that `--model` names."""
-        return shared_encoder(*split_pooling(self.model), self.max_length, self.batch_size, device)
+        return shared_encoder(*split_pooling(self.model), self.max_length, self.batch_size, device, self.bf16)
 
     def answer_on(self, device: torch.device, schema: pa.Schema) -> Answer:
         """Text, embedding (a fixed-size list) and the columns to keep, typed as `schema`, of rows with these."""
@@ -54,8 +54,7 @@ class EmbedArguments(ShardArguments):
 
         def answer(rows: pa.Table) -> pa.Table:
             texts = rows[self.text_column].cast(pa.string())
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-                vectors = encoder.embed(texts.to_pylist()).astype(self.dtype)
+            vectors = encoder.embed(texts.to_pylist()).astype(self.dtype)
             embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
             try:
                 kept = rows.select(self.keep_columns).cast(schema)

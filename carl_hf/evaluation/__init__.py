@@ -1,4 +1,5 @@
-"""Measure encoders: a task takes embeddings or an `encode` callable and gives metrics; none knows a model class.
+"""Measure encoders: a task takes embeddings or an `encode` callable and gives metrics. Only what measures parts of a
+model (its detector, a fine-tuning of it, before and after training) knows a model class.
 
 A user's first call is [`evaluate_encoder`].
 """

@@ -203,10 +203,11 @@ def load_text_encoder(
 
 
 def shared_encoder(
-    name: str, pooling: PoolingChoice, max_length: int | None, batch_size: int, device: str | torch.device | None
-) -> TextEncoder:
+    name: str, pooling: PoolingChoice, max_length: int | None, batch_size: int, device: str | torch.device | None,
+    bf16: bool = False,
+) -> TextEncoder:  # fmt: skip
     """[`load_text_encoder`] without a bar, once in a process for the same settings and files."""
-    return _loaded(name, pooling, max_length, batch_size, device, stamp_of(name))
+    return _loaded(name, pooling, max_length, batch_size, device, bf16, stamp_of(name))
 
 
 def stamp_of(name: str) -> tuple[tuple[str, int, int], ...]:
@@ -223,11 +224,13 @@ def _loaded(
     max_length: int | None,
     batch_size: int,
     device: str | torch.device | None,
+    bf16: bool,
     stamp: Any,
 ) -> TextEncoder:
     return load_text_encoder(
-        name, pooling=pooling, max_length=max_length, batch_size=batch_size, device=device, show_progress=False
-    )
+        name, pooling=pooling, max_length=max_length, batch_size=batch_size, device=device, show_progress=False,
+        bf16=bf16,
+    )  # fmt: skip
 
 
 def _plain_encoder(
@@ -296,8 +299,9 @@ def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         state |= {"truncation": None, "padding": None}  # set by the last call, no property of the tokenizer
     else:
-        state = tokenizer.get_vocab()
-    return json.dumps(state, sort_keys=True) + ("" if tokenizer.truncation_side == "right" else "left")
+        settings = {k: v for k, v in tokenizer.init_kwargs.items() if not k.endswith(("_file", "_path"))}
+        state = {"vocabulary": tokenizer.get_vocab(), "class": type(tokenizer).__name__, "settings": settings}
+    return json.dumps(state, sort_keys=True, default=str) + ("" if tokenizer.truncation_side == "right" else "left")
 
 
 def _plain_config(model: nn.Module) -> str:

@@ -166,19 +166,21 @@ def _macro_metrics(
 ) -> dict[str, np.ndarray]:
     """The means over the classes in each of S samples, (S,) each; text n occurs counts_SN[s, n] times in sample s.
 
-    A class of which a sample has neither a text nor a prediction, but the texts have, is left out of that sample's
-    mean: counted as 0 it would move the interval below the metric itself where classes have one or two texts.
+    A class of which a sample has neither a text nor a prediction counts there with its value over all texts: counted
+    as 0, or left out, it would move the interval away from the metric itself where classes have one or two texts.
     """
-    hits_SC = counts_SN @ (predictions_NC & references_NC)
-    predicted_SC, actual_SC = counts_SN @ predictions_NC, counts_SN @ references_NC
-    counted_SC = (predicted_SC + actual_SC > 0) | ~(predictions_NC | references_NC).any(0)
-    values = {
+    tables = predictions_NC & references_NC, predictions_NC, references_NC
+    hits_SC, predicted_SC, actual_SC = (counts_SN @ table_NC for table_NC in tables)
+    whole = _of_each_class(*(table_NC.sum(0) for table_NC in tables))
+    values, there_SC = _of_each_class(hits_SC, predicted_SC, actual_SC), predicted_SC + actual_SC > 0
+    return {name: np.where(there_SC, value_SC, whole[name]).mean(-1) for name, value_SC in values.items()}
+
+
+def _of_each_class(hits_SC: np.ndarray, predicted_SC: np.ndarray, actual_SC: np.ndarray) -> dict[str, np.ndarray]:
+    return {
         "precision": hits_SC / np.maximum(predicted_SC, 1),
         "recall": hits_SC / np.maximum(actual_SC, 1),
         "f1": 2 * hits_SC / np.maximum(predicted_SC + actual_SC, 1),
-    }
-    return {
-        name: (value_SC * counted_SC).sum(-1) / np.maximum(counted_SC.sum(-1), 1) for name, value_SC in values.items()
     }
 
 

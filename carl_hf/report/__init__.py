@@ -1,6 +1,6 @@
 """Results as tables, pages and pictures.
 
-Reads what `evaluation` measured; computes no metric of its own.
+Reads what `evaluation` measured; of its own it computes only what the majority class would score.
 """
 
 from carl_hf.utils.lazy import lazy_names

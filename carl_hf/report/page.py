@@ -67,7 +67,7 @@ def print_summary(results: _Tree, file: TextIO) -> None:
     has is left out."""
     report = _Report(results)
     columns = _columns("va", report.va_corpus, {"V r": _VA["V r"], "A r": _VA["A r"]}) | {
-        **{title: _POLARITY[title] for title in ("MR", "CR", "SST5")}, "six": ("emotion", _SIX, "accuracy"),
+        **{title: _POLARITY[title] for title in ("MR", "CR", "SST5", "IMDB")}, "six": ("emotion", _SIX, "accuracy"),
         "Ekman F1": ("emotion", "goemotions-ekman", "f1"), "STS": ("semantics", "stsb", "spearman"),
         "feeling": ("space", "feeling-over-topic", "accuracy"),
         "near": ("space", report.va_corpus, "nearness", "both"),
@@ -81,9 +81,10 @@ def print_summary(results: _Tree, file: TextIO) -> None:
     } or columns
     rows = [[name, *(_marked(tree, path) for path in columns.values())] for name, tree in report.models.items()]
     print(plain_table(["model", *columns], rows), *report.footnotes(), sep="\n", file=file)
+    accurate = [title for title in ("MR", "CR", "SST5", "IMDB", "six") if title in columns] or [MISSING]
     legend = {
         "V r": f"V r, A r: Pearson r on {report.va_corpus}",
-        "MR": "MR, CR, SST5, six: accuracy, percent",
+        accurate[0]: f"{', '.join(accurate)}: accuracy, percent",
         "feeling": "feeling: feeling over topic, percent",
         "STS": "STS: ρ",
         "near": f"near: ρ of cosine with label nearness on {report.va_corpus}",

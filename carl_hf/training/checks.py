@@ -26,7 +26,6 @@ from carl_hf.training_args import CarlTrainingArguments
 
 logger = logging.getLogger(__name__)
 
-_BY_ITSELF = {"regression", "cross_entropy", "proxy_anchor", "ptd"}  # objectives that compare no texts
 FEWEST_STEPS = 50
 """Of a training without `max_steps`: with fewer, 200 texts left the space as it was."""
 
@@ -237,7 +236,8 @@ def check_batches(args: CarlTrainingArguments, train: Any, dev: Any) -> None:
         raise ValueError("A contrastive batch needs at least 2 texts: raise per_device_train_batch_size.")
     if args.dataloader_prefetch_factor is not None and args.dataloader_prefetch_factor < 1:
         raise ValueError(f"dataloader_prefetch_factor must be at least 1, got {args.dataloader_prefetch_factor}.")
-    if dev is not None and args.eval_batch_size * args.world_size < 2 and not {*args.weights} <= _BY_ITSELF:
+    compares = any(not OBJECTIVES[name].by_itself for name in args.weights)
+    if dev is not None and args.eval_batch_size * args.world_size < 2 and compares:
         raise ValueError("A batch of an evaluation needs at least 2 texts too: raise per_device_eval_batch_size.")
     if train is None:  # nothing is to be trained
         return
@@ -258,6 +258,8 @@ def check_batches(args: CarlTrainingArguments, train: Any, dev: Any) -> None:
             "A stream is read by at most one worker of each process, or its rows would be dealt out twice: "
             "--dataloader_num_workers 0 or 1."
         )
+    if is_stream(train) and args.max_steps <= 0:
+        raise ValueError("A stream has no known end: say by --max_steps how long to train.")
     if args.max_steps <= 0 and args.num_train_epochs <= 0:
         raise ValueError(f"num_train_epochs {args.num_train_epochs:g} trains nothing: it must be positive.")
     epochs = args.max_steps / steps_per_epoch(args, train) if args.max_steps > 0 else args.num_train_epochs
@@ -278,7 +280,7 @@ def check_batches(args: CarlTrainingArguments, train: Any, dev: Any) -> None:
 
 def steps_per_epoch(args: CarlTrainingArguments, train: Any) -> int:
     """Optimizer steps of an epoch; a whole training on a stream counts as one epoch."""
-    if not hasattr(train, "__len__"):
+    if is_stream(train):
         return args.max_steps
     batches = len(train) // (args.train_batch_size * args.world_size)
     return max(1, math.ceil(batches / args.gradient_accumulation_steps))

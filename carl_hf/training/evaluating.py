@@ -26,6 +26,7 @@ from carl_hf.training.dev_probe import DevProbe
 from carl_hf.training.monitor import RunningMeans
 from carl_hf.training.step import positions
 from carl_hf.training.streams import is_stream
+from carl_hf.utils.devices import kept_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ class EvaluatingTrainer(Trainer):
                              "eval_dataset=datasets.Dataset.from_list(list(stream)).")  # fmt: skip
         self._evaluation_means = RunningMeans(self._gather, strict=self.weights)  # nothing of one before
         self._say_unknown(dataloader.dataset)
-        with torch.random.fork_rng():  # the same random draws each time, which leave those of training alone
+        with kept_random_state(self.args.device):  # the same draws each time, which leave those of training alone
             torch.manual_seed(self.args.seed)
             output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         metrics = self._evaluation_means.take()

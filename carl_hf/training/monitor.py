@@ -34,14 +34,18 @@ def usable_texts(step: Step) -> Tensor:
 
 def step_metrics(step: Step) -> dict[str, tuple[Tensor, Tensor]]:
     """Metrics of a step: name -> (value, its weight: the number of texts, or numbers, that it is a mean over, or the
-    sum of their weights)."""
+    sum of their weights; 0 where no two texts can be compared)."""
     labels, labelled, metrics = step.labels, labelled_texts(step.labels), {}
     for name, loss in step.losses.items():
-        kind = OBJECTIVES[name].label
+        objective = OBJECTIVES[name]
+        counted_G = labelled[objective.label]
+        if name == "supcon":  # a mean over the texts that share their class with another
+            counted_G = counted_G & ((labels.class_G.unsqueeze(1) == labels.class_G).sum(1) > 1)
         if name == "regression":  # a mean over numbers, of which a text may have one
             metrics[name] = (loss, ((~labels.va_G2.isnan()).sum(-1) * labels.weight_G).sum())
         elif name != "ptd":
-            metrics[name] = (loss, (labelled[kind] * (1 if kind is None else labels.weight_G)).sum())
+            weight = (counted_G * (1 if objective.label is None else labels.weight_G)).sum()
+            metrics[name] = (loss, weight * (objective.by_itself | (counted_G.sum() > 1)))
     zero_labels, count = labelled["va"] & (labels.va_G2.nan_to_num() == 0).all(-1), labelled["va"].sum()
     metrics["zero_label_fraction"] = (zero_labels.sum() / count, count)
     if "ptd" in step.losses:
