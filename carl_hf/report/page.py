@@ -81,7 +81,7 @@ def print_summary(results: _Tree, file: TextIO) -> None:
     } or columns
     rows = [[name, *(_marked(tree, path) for path in columns.values())] for name, tree in report.models.items()]
     print(plain_table(["model", *columns], rows), *report.footnotes(), sep="\n", file=file)
-    accurate = [title for title in ("MR", "CR", "SST5", "IMDB", "six") if title in columns] or [MISSING]
+    accurate = [title for title in columns if title in ("MR", "CR", "SST5", "IMDB", "six")] or [MISSING]
     legend = {
         "V r": f"V r, A r: Pearson r on {report.va_corpus}",
         accurate[0]: f"{', '.join(accurate)}: accuracy, percent",
