@@ -4,6 +4,7 @@ import itertools
 import pickle
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import Mock
 
 import numpy as np
@@ -244,8 +245,11 @@ def test_mistakes_are_named(exports, affect, tmp_path):
         (lambda: AffectPipeline.from_pretrained(tmp_path), "holds no va/ and no emotion/"),
         (lambda: AffectPipeline.from_pretrained(folder / "encoder"), "is an encoder, with no"),
         (lambda: AffectPipeline.from_pretrained("nobody/nothing"), "Cannot load the model 'nobody/nothing'"),
-        (lambda: AffectPipeline(va=folder / "va", batch_size=0), "batch_size must be positive"),
-        (lambda: AffectPipeline(va=folder / "va", max_length=2)(["joy"]), "leaves no room"),
+        (lambda: AffectPipeline.from_pretrained(None), "takes a folder or a Hub id, got None"),
+        (lambda: AffectPipeline(va=folder / "va", batch_size=0), "batch_size must be a whole number of at least 1"),
+        (lambda: AffectPipeline(va=folder / "va", batch_size="8"), "batch_size must be a whole number"),
+        (lambda: AffectPipeline(va=folder / "va", max_length=2), "max_length must be a whole number of at least 3"),
+        (lambda: AffectPipeline(emotion=folder / "emotion", intervals=True), "intervals are of valence and arousal"),
         (lambda: affect("joy"), r"one str: pass \[text\]"),
         (lambda: affect(np.array("joy")), "one ndarray: pass"),
         (lambda: affect(pd.DataFrame({"text": ["a"]})), r"pass table\['text'\]"),
@@ -253,6 +257,40 @@ def test_mistakes_are_named(exports, affect, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+def test_a_class_whose_column_would_be_anothers_is_refused(tokenizer, tmp_path):
+    config = tiny_config(num_labels=2, id2label={0: "joy", 1: "probability"})
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "emotion")
+    tokenizer.save_pretrained(tmp_path / "emotion")
+    assert len(AffectPipeline(emotion=tmp_path / "emotion")(["joy"])) == 1
+    with pytest.raises(ValueError, match="has a class 'probability'"):
+        AffectPipeline(emotion=tmp_path / "emotion", probabilities=True)
+
+
+def test_a_length_that_the_model_cannot_read_is_said(exports, caplog):
+    affect = AffectPipeline(va=exports[0] / "va", max_length=5000)
+    assert affect(["joy"]).valence.notna().all()
+    assert "tokens at a time, its tokenizer's or encoder's limit, not 5000" in caplog.text
+
+
+def test_threads_that_ask_together_load_once(exports, monkeypatch):
+    loaded, reader = [], module.Reader
+    monkeypatch.setattr(module, "Reader", lambda *given, **named: loaded.append(1) or reader(*given, **named))
+    affect = AffectPipeline.from_pretrained(exports[0])
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(affect, [["joy"]] * 4))
+    assert len(loaded) == len(affect.names) and all(found.equals(answers[0]) for found in answers)
+
+
+def test_the_default_dtype_of_torch_changes_nothing(exports, affect):
+    expected = affect(["joy", "woe"])
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = AffectPipeline.from_pretrained(exports[0], device="cpu")(["joy", "woe"])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_allclose(found.valence, expected.valence, atol=1e-5)
 
 
 def test_a_torch_built_for_a_gpu_that_is_not_there_runs_on_the_cpu(exports, monkeypatch):

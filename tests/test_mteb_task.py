@@ -13,6 +13,7 @@ from conftest import ROOT, tiny_encoder
 from carl_hf import CarlModel, export_encoder, load_va_dataset
 from carl_hf.commands.arguments import parse_script_arguments
 from carl_hf.commands.mteb import MtebArguments
+from carl_hf.encoders import load_sentence_transformer
 
 SCRIPT = str(ROOT / "examples" / "mteb_task.py")
 
@@ -23,10 +24,28 @@ def test_without_mteb_it_says_what_to_install(monkeypatch):
         runpy.run_path(SCRIPT)
 
 
-def test_a_missing_model_is_refused():
-    for flags in ([], ["--model", "none"]):
-        with pytest.raises(ValueError, match="no such folder"):
-            parse_script_arguments(MtebArguments, flags)
+@pytest.mark.parametrize(
+    "flags, message",
+    [([], "--model is missing"), (["--model", "none"], "no such folder"),
+     (["--model", "a/b", "--max_texts", "1"], "--max_texts must be a whole number of at least 2"),
+     (["--model", "a/b", "--output", "there.json"], "--output there.json exists"),
+     (["--model", "a/b", "--output", ""], "--output is empty")],
+)  # fmt: skip
+def test_mistakes_are_named_before_anything_is_measured(flags, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.json").touch()
+    with pytest.raises(ValueError, match=message):
+        parse_script_arguments(MtebArguments, flags)
+
+
+def test_a_folder_that_states_no_pooling_is_said_and_a_run_refused(tiny, caplog, tmp_path):
+    pytest.importorskip("sentence_transformers")
+    load_sentence_transformer(str(tiny))
+    assert "states no pooling: sentence-transformers takes the mean" in caplog.text
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="encoder"):
+        load_sentence_transformer(str(tmp_path))
 
 
 @pytest.mark.slow

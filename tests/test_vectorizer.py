@@ -145,10 +145,26 @@ def test_another_encoder_in_the_same_folder_is_read_anew(tiny, tmp_path):
         np.testing.assert_allclose(model[-1].coef_, expected.coef_, atol=1e-6)
 
 
+@pytest.mark.parametrize("changed", [{"normalize": True}, {"pooling": "cls"}, {"max_length": 4}])
+def test_settings_that_change_the_vectors_ask_for_another_fit(changed, vectors):
+    fitted = clone(vectors).fit(["joy"]).set_params(**changed)
+    with pytest.raises(ValueError, match="made otherwise .length, pooling, normalize.: fit again"):
+        fitted.transform(["joy"])
+    assert fitted.fit(["joy"]).transform(["joy"]).shape == (1, 16)
+
+
+def test_an_export_copied_without_its_folders_is_named(tokenizer, tmp_path):
+    folder = export_encoder(CarlModel.from_encoder(tiny_encoder()), tokenizer, tmp_path / "encoder", max_length=32)
+    shutil.rmtree(folder / "1_Pooling")
+    with pytest.raises(ValueError, match="lacks 1_Pooling/config.json, which states its pooling: copy it whole"):
+        CarlVectorizer(str(folder)).fit(["joy"])
+
+
 @pytest.mark.parametrize("given, message", [
     ("joy", "got one str: pass"), ({"text": ["joy"]}, "got one dict"),
     (["joy", None], "text 1 is missing: drop or fill it"), ([], "got no texts"),
     (["joy", 3], "text 1 is no text but int"),
+    (5, "a list of texts, got 5"), (None, "a list of texts, got None"),
     (pd.DataFrame({"text": ["joy"]}), r"a table of shape \(1, 1\): table\['text'\]"),
 ])  # fmt: skip
 def test_anything_but_texts_is_refused(given, message, vectors):

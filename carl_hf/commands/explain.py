@@ -1,10 +1,9 @@
 """The command line of examples/explain.py."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from carl_hf.explain import Method, Target
-from carl_hf.utils.atomic_files import check_writable
+from carl_hf.utils.atomic_files import check_new_file
 from carl_hf.utils.fields import setting
 
 
@@ -20,6 +19,4 @@ class ExplainArguments:
         if not self.texts:
             raise ValueError('There is no text: carl-hf explain "What a lovely evening."')
         if self.output is not None:
-            check_writable(Path(self.output).parent, "--output")
-            if Path(self.output).is_file() or Path(self.output).is_dir():
-                raise ValueError(f"--output {self.output} exists: name another file, or remove it.")
+            check_new_file(self.output)

@@ -86,7 +86,8 @@ def embed_tokens(
     limit_primitive_cache()
     lengths = [len(ids) for ids in tokens]
     check_positions(encoder, max(lengths, default=0))
-    results = {pooling: torch.empty(len(tokens), encoder.config.hidden_size) for pooling in poolings}
+    shape = len(tokens), encoder.config.hidden_size
+    results = {pooling: torch.empty(shape, dtype=torch.float32) for pooling in poolings}
     disable = None if progress else True  # None: only where the output is a terminal
     packed = use_packed_attention(encoder) and "pooler" not in poolings
     bar = tqdm(total=sum(lengths), desc=progress, unit="tok", unit_scale=True, disable=disable)

@@ -35,7 +35,9 @@ from carl_hf.utils.suggestions import first_line
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
 _CHECKPOINT = "This is a checkpoint of CARL training: name its export, the folder encoder/ of the run."
 logger = logging.getLogger(__name__)
-_loading = threading.RLock()
+
+ONE_AT_A_TIME = threading.RLock()
+"""Held while a model is loaded, so that threads that ask together for one that is shared in a process load it once."""
 
 
 @contextlib.contextmanager
@@ -49,7 +51,7 @@ def without_weights_bar() -> Iterator[None]:
             return EmptyTqdm(*args, **kwargs)
         return factory(*args, **kwargs) if before is None else before(factory, args, kwargs)
 
-    with _loading:
+    with ONE_AT_A_TIME:
         before = set_tqdm_hook(make)
         try:
             yield
@@ -238,7 +240,12 @@ def load_sentence_transformer(name: str, **settings: Any) -> Any:
     if int(sentence_transformers.__version__.split(".")[0]) < 6:
         raise ValueError("Older sentence-transformers run any code that a model names: sentence-transformers>=6.")
     resolved = resolve_encoder(name)
-    modules = [(module["type"], module["path"]) for module in optional_json(resolved, "modules.json") or ()]
+    listed = optional_json(resolved, "modules.json")
+    if listed is None:
+        load_config(name)  # whose errors name the export, if it is a run
+        logger.warning("%s states no pooling: sentence-transformers takes the mean of its last states. (Of a run, "
+                       "name its encoder/.)", name)  # fmt: skip
+    modules = [(module["type"], module["path"]) for module in listed or ()]
     for kind, folder in modules:  # grows by the modules within
         if not kind.startswith("sentence_transformers."):
             raise ValueError(f"{name} has a module of the type {kind}, which is code of its own: not loaded.")

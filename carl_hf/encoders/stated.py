@@ -20,7 +20,8 @@ def stated_pooling(resolved: str) -> StatedPooling | None:
         resolved: a folder or Hub id, as from [`resolve_encoder`].
 
     Raises:
-        OSError: if there is no such model. ValueError: if the Hub could not be asked.
+        OSError: if there is no such model. ValueError: if the Hub could not be asked, or the file is missing in which
+            the pooling stands.
     """
     modules = optional_json(resolved, "modules.json")
     if modules is None:
@@ -30,7 +31,12 @@ def stated_pooling(resolved: str) -> StatedPooling | None:
     prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name"))
     if prompt or kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Normalize"}:
         return "other"
-    state = optional_json(resolved, f"{modules[1]['path']}/config.json") or {}
+    state = optional_json(resolved, f"{modules[1]['path']}/config.json")
+    if state is None:
+        raise ValueError(
+            f"{resolved} lacks {modules[1]['path']}/config.json, which states its pooling: copy it whole, with its "
+            "folders (cp -r)."
+        )
     flags = (key.removeprefix("pooling_mode_") for key, value in state.items() if value is True)
     # sentence-transformers up to 5 writes a flag for each mode, version 6 one name
     modes = [flag for flag in flags if not flag.startswith("include_")] or [state.get("pooling_mode")]

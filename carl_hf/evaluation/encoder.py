@@ -207,7 +207,8 @@ def shared_encoder(
     bf16: bool = False,
 ) -> TextEncoder:  # fmt: skip
     """[`load_text_encoder`] without a bar, once in a process for the same settings and files."""
-    return _loaded(name, pooling, max_length, batch_size, device, bf16, stamp_of(name))
+    with loading.ONE_AT_A_TIME:
+        return _loaded(name, pooling, max_length, batch_size, device, bf16, stamp_of(name))
 
 
 def stamp_of(name: str) -> tuple[tuple[str, int, int], ...]:

@@ -17,12 +17,13 @@ from transformers import PreTrainedConfig
 from carl_hf.data.bad_rows import is_blank
 from carl_hf.data.files import PIECE
 from carl_hf.encoders.hub_files import UnreachableError
-from carl_hf.encoders.loading import is_va_regressor, load_config
+from carl_hf.encoders.loading import ONE_AT_A_TIME, is_va_regressor, load_config
 from carl_hf.evaluation.encoder import fingerprint_of, tokenizer_state
 from carl_hf.export.task_heads import class_probabilities
 from carl_hf.inference.readers import Reader
 from carl_hf.inference.windows import windows_of
 from carl_hf.utils.devices import default_device
+from carl_hf.utils.setting_types import at_least
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +62,9 @@ class AffectPipeline:
         self.names = {head: _located(name) for head, name in zip(_HEADS, (va, emotion), strict=True) if name}
         if not self.names:
             raise ValueError("AffectPipeline needs a model: va=, emotion=, or AffectPipeline.from_pretrained(NAME).")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be positive, got {batch_size}.")
+        at_least("batch_size", batch_size, 1)
+        if max_length is not None:
+            at_least("max_length", max_length, 3)  # two special tokens and one of the text
         self.device, self.batch_size, self.max_length = device, batch_size, max_length
         self.windows, self.probabilities, self.bf16 = windows, probabilities, bf16
         configs = {head: load_config(name) for head, name in self.names.items()}
@@ -75,6 +77,11 @@ class AffectPipeline:
         }
         self.dimensions, self.classes = labels.get("va", ()), labels.get("emotion", ())  # as the models order them
         self.widths: dict[str, float] = {}
+        if probabilities and "probability" in self.classes:
+            raise ValueError(f"{self.names['emotion']} has a class 'probability', whose column would be that of the "
+                             "most probable one: probabilities=False.")  # fmt: skip
+        if intervals and "va" not in configs:
+            raise ValueError("intervals are of valence and arousal, and no va/ is named: va=, or do without.")
         if intervals:
             self.widths = _stated(configs.get("va"), "intervals", self.dimensions)
             if not self.widths:
@@ -99,6 +106,8 @@ class AffectPipeline:
             ValueError: if there is no such model, or (unless HF_HUB_OFFLINE is set) the Hub does not say whether
                 there is one of the two.
         """
+        if not isinstance(name, (str, Path)):
+            raise ValueError(f"AffectPipeline.from_pretrained takes a folder or a Hub id, got {name!r}.")
         folder = Path(name)
         inside: dict[str, Any] = {head: folder / head for head in _HEADS if (folder / head / "config.json").is_file()}
         if inside:
@@ -246,6 +255,10 @@ class AffectPipeline:
         return answers
 
     def _loaded(self) -> list[tuple[Reader, list[str]]]:
+        with ONE_AT_A_TIME:
+            return self._load()
+
+    def _load(self) -> list[tuple[Reader, list[str]]]:
         if self._readers is None:
             device = default_device(self.device)
             readers: list[tuple[Reader, list[str]]] = []

@@ -53,7 +53,7 @@ class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 "CarlVectorizer reads the texts of fit again, and a generator has them once: list(texts)."
             )
         _texts(X)
-        self.fingerprint_ = self._encoder().fingerprint
+        self.fingerprint_ = self._fingerprint()
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -65,10 +65,13 @@ class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Raises:
             ValueError: as [`fit`], and for another encoder than that of `fit`.
         """
-        encoder = self._encoder()
-        if getattr(self, "fingerprint_", encoder.fingerprint) != encoder.fingerprint:
-            raise ValueError(f"{self.model} is another encoder than in fit, or is read to another length: fit again.")
-        vectors = encoder.embed(_texts(X))
+        current = self._fingerprint()
+        if getattr(self, "fingerprint_", current) != current:
+            raise ValueError(
+                f"{self.model} is another encoder than in fit, or its vectors are made otherwise (length, pooling, "
+                "normalize): fit again."
+            )
+        vectors = self._encoder().embed(_texts(X))
         if self.normalize:
             vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(np.finfo(np.float32).tiny)
         return vectors
@@ -81,6 +84,11 @@ class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _encoder(self) -> TextEncoder:
         return shared_encoder(str(self.model), self.pooling, self.max_length, self.batch_size, self.device)
+
+    def _fingerprint(self) -> tuple[str, str, bool]:
+        """Changes with all that the vectors of a text depend on."""
+        encoder = self._encoder()
+        return encoder.fingerprint, encoder.pooling, bool(self.normalize)
 
     @property
     def _n_features_out(self) -> int:
@@ -99,6 +107,8 @@ class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 def _texts(X: Any) -> Sequence[str]:
     if isinstance(X, (str, bytes, dict, set)):
         raise ValueError(f"CarlVectorizer takes a list of texts, got one {type(X).__name__}: pass [text].")
+    if not hasattr(X, "__iter__"):
+        raise ValueError(f"CarlVectorizer takes a list of texts, got {X!r}.")
     found = list(X) if getattr(X, "ndim", 1) == 1 else None
     wrong = None if found is None else next((row for row, text in enumerate(found) if not isinstance(text, str)), None)
     if found is None or wrong is not None:

@@ -19,6 +19,15 @@ def check_writable(folder: str | Path, flag: str = "--output_dir") -> None:
         raise ValueError(f"{flag} {folder}: {there} may not be written to; name another folder.")
 
 
+def check_new_file(path: str, flag: str = "--output") -> None:
+    """Raises a ValueError if there is a file or folder of this name, or none can be written."""
+    if not path.strip():
+        raise ValueError(f"{flag} is empty: name a file.")
+    check_writable(Path(path).parent, flag)
+    if Path(path).is_file() or Path(path).is_dir():
+        raise ValueError(f"{flag} {path} exists: name another file, or remove it.")
+
+
 @contextlib.contextmanager
 def named_in_errors(path: Path) -> Iterator[Path]:
     """Adds the path to the OSError of a full disk, which names no file."""
