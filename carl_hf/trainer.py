@@ -239,8 +239,8 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
         idle = set(self._sentence_weights) - self._training_means.labelled - self._without_labels
         if idle:
             self._without_labels |= idle
-            logger.warning("No text since the last log entry has a label for %s, or one to be compared with another "
-                           "of its batch: nothing is learnt of it.", " and ".join(sorted(idle)))  # fmt: skip
+            logger.warning("No text since the last log entry counts for %s (no label, or none in its batch to be "
+                           "compared with): nothing was learnt of it.", " and ".join(sorted(idle)))  # fmt: skip
 
     # ---- optimizer and data
 

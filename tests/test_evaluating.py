@@ -108,11 +108,11 @@ def test_losses_without_a_labelled_text_are_absent_from_an_evaluation(tmp_path, 
     with caplog.at_level(logging.WARNING, logger="carl_hf"):
         metrics = trainer.evaluate(Dataset.from_dict({"text": ["joywow", "woezzz joy"]}))
     assert not {"eval_loss", *(f"eval_{name}" for name in objectives)} & set(metrics)
-    assert "has a label for mccl and ptd and regression and cross_entropy: there is no eval_loss" in caplog.text
+    assert "counts for mccl and ptd and regression and cross_entropy (no label, or" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="carl_hf"):
         metrics = trainer.evaluate(named(9))
-    assert "has a label for mccl and regression: eval_loss is without" in caplog.text
+    assert "counts for mccl and regression (no label, or" in caplog.text and "eval_loss is without" in caplog.text
     expected = 0.2 * metrics["eval_ptd"] + metrics["eval_cross_entropy"]
     assert metrics["eval_loss"] == pytest.approx(expected, rel=1e-5) and "eval_mccl" not in metrics
     strange = Dataset.from_dict({"text": ["joywow", "woezzz joy"], "label": ["awe", "envy"]})
@@ -130,9 +130,12 @@ def test_a_batch_without_two_texts_to_compare_lowers_no_mean(tmp_path, tokenizer
     for name in objectives[:-1]:
         assert and_one[f"eval_{name}"] == pytest.approx(whole[f"eval_{name}"], rel=0.02) != 0, name
     assert and_one["eval_regression"] != whole["eval_regression"]
-    different = [{**rows[0], "label": name} for name in CLASSES]  # a second batch without a pair of one class
-    with_pairs = trainer.evaluate(Dataset.from_list([*rows, *different]))
-    assert with_pairs["eval_supcon"] == pytest.approx(whole["eval_supcon"], rel=0.02)
+    more = trainer.evaluate(Dataset.from_list([*rows, *rows[:2]]))  # of two texts, neither is nearer
+    assert more["eval_rank_n_contrast"] == pytest.approx(whole["eval_rank_n_contrast"], rel=0.02)
+    # a second batch without a pair of one class, and one of one class alone
+    for second in ([{**rows[0], "label": name} for name in CLASSES], [{**row, "label": CLASSES[0]} for row in rows]):
+        found = trainer.evaluate(Dataset.from_list([*rows, *second]))
+        assert found["eval_supcon"] == pytest.approx(whole["eval_supcon"], rel=0.02)
 
 
 def test_an_evaluation_leaves_the_random_state_as_it_was(tmp_path, tokenizer):

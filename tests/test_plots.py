@@ -244,7 +244,9 @@ def test_installed_fonts_of_other_scripts_stand_in_where_the_own_one_has_no_sign
     assert "Malgun Gothic" not in figure_fonts(drawn)
     own = next(font for font in fontManager.ttflist if font.name == "DejaVu Sans")
     monkeypatch.setattr(fontManager, "ttflist", [*fontManager.ttflist, replace(own, name="Malgun Gothic")])
-    assert figure_fonts(drawn)[0] == "DejaVu Sans" and "Malgun Gothic" in figure_fonts(drawn)
+    assert figure_fonts(drawn)[0] == "sans-serif" and "Malgun Gothic" in figure_fonts(drawn)
+    monkeypatch.setitem(plt.rcParams, "font.family", ["DejaVu Serif"])
+    assert figure_fonts(drawn)[:1] == ["DejaVu Serif"]
 
 
 def figure_fonts(drawn):

@@ -361,6 +361,16 @@ def test_labels_of_another_corpus_are_adapted_to(start, exports, tmp_path):
     assert more[:6] == records and [r["seed"] for r in more[6:]] == [44] * 3
 
 
+def test_no_text_is_adapted_to_and_measured(start):
+    number_N = np.array([0, 1, 2, 0, 3, 4, 5, 1, 1, 6])
+    for seed in range(20):
+        order, test = start("adapt").drawn_rows(number_N, 4, seed)
+        assert sorted(order) == list(range(10)) and not {*number_N[order[:4]]} & {*number_N[test]}
+        assert {*number_N[order[:4]]} | {*number_N[test]} == set(range(7))
+    order, test = start("adapt").drawn_rows(np.arange(10), 4, seed)
+    assert sorted([*order[:4], *test]) == list(range(10))
+
+
 def test_coverage_of_random_divisions(start, exports, capsys):
     rng = np.random.default_rng(0)
     truth = rng.uniform(size=(600, 2))

@@ -1,5 +1,6 @@
 import shutil
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -144,12 +145,18 @@ def test_the_fingerprint_follows_weights_and_length(save):
     assert fingerprint(without_pooler) == fingerprint(without_pooler)
 
 
-def test_settings_of_a_slow_tokenizer_are_part_of_the_fingerprint(tmp_path):
+def test_settings_of_a_slow_tokenizer_are_part_of_the_fingerprint(tmp_path, monkeypatch):
     (tmp_path / "vocab.txt").write_text("\n".join(f"{word} 1" for word in ("a@@", "b", "HTTPURL", "@USER")))
     (tmp_path / "bpe.codes").write_text("a b 1\n")
-    files = str(tmp_path / "vocab.txt"), str(tmp_path / "bpe.codes")
-    raw, again, normalised = (BertweetTokenizer(*files, normalization=n) for n in (False, False, True))
-    assert tokenizer_state(raw) == tokenizer_state(again) != tokenizer_state(normalised)
+    files, states = (str(tmp_path / "vocab.txt"), str(tmp_path / "bpe.codes")), []
+    for normalization in (False, True):
+        folder = tmp_path / f"{normalization}"
+        BertweetTokenizer(*files, normalization=normalization).save_pretrained(folder)
+        moved = shutil.copytree(folder, tmp_path / f"{normalization} moved")
+        for name, offline in ((folder, True), (folder, False), (moved, True)):
+            monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+            states.append(tokenizer_state(AutoTokenizer.from_pretrained(name, local_files_only=offline)))
+    assert len({*states[:3]}) == len({*states[3:]}) == 1 and states[0] != states[3]
 
 
 def test_bfloat16_is_near_float32_and_has_a_cache_of_its_own(save, tmp_path):

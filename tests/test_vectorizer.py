@@ -5,7 +5,9 @@ import copy
 import json
 import pickle
 import shutil
+import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -153,11 +155,43 @@ def test_settings_that_change_the_vectors_ask_for_another_fit(changed, vectors):
     assert fitted.fit(["joy"]).transform(["joy"]).shape == (1, 16)
 
 
-def test_an_export_copied_without_its_folders_is_named(tokenizer, tmp_path):
-    folder = export_encoder(CarlModel.from_encoder(tiny_encoder()), tokenizer, tmp_path / "encoder", max_length=32)
+def test_a_model_copied_without_its_folders_is_named_unless_it_states_its_pooling_twice(tokenizer, tmp_path):
+    model = CarlModel.from_encoder(tiny_encoder(), pooling="mean")
+    folder = export_encoder(model, tokenizer, tmp_path / "encoder", max_length=32)
+    expected = CarlVectorizer(str(folder)).transform(["joy woe"])
     shutil.rmtree(folder / "1_Pooling")
-    with pytest.raises(ValueError, match="lacks 1_Pooling/config.json, which states its pooling: copy it whole"):
+    np.testing.assert_array_equal(CarlVectorizer(str(folder)).transform(["joy woe"]), expected)
+    (folder / "carl_export.json").unlink()
+    with pytest.raises(ValueError, match="lacks 1_Pooling/config.json, which states its pooling: copy or download"):
         CarlVectorizer(str(folder)).fit(["joy"])
+    assert CarlVectorizer(str(folder), pooling="mean").transform(["joy woe"]) == pytest.approx(expected)
+
+
+def test_threads_that_ask_together_load_one_encoder(vectors, monkeypatch):
+    encoder._loaded.cache_clear()
+    loads, load = [], encoder.load_text_encoder
+
+    def slowly(*names, **settings):
+        loads.append(1)
+        time.sleep(0.2)
+        return load(*names, **settings)
+
+    monkeypatch.setattr(encoder, "load_text_encoder", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(vectors.transform, [["joy"]] * 4))
+    assert len(loads) == 1
+
+
+class ByIndex:
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, row):
+        return ["joy", "woe"][row]
+
+
+def test_texts_by_their_row_alone_are_read(vectors):
+    assert vectors.transform(ByIndex()).shape == (2, 16)
 
 
 @pytest.mark.parametrize("given, message", [

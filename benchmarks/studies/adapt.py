@@ -65,6 +65,14 @@ def measured(model: PreTrainedModel, answers: np.ndarray, truth: np.ndarray) -> 
     return found
 
 
+def drawn_rows(number_N: np.ndarray, labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows in a random order, in which those of one text (one number) follow each other, and the rows of the texts
+    that are not among the first `labels` rows."""
+    drawn = np.random.default_rng(seed).permutation(number_N.max() + 1)
+    order = drawn.argsort()[number_N].argsort(kind="stable")
+    return order, np.flatnonzero(~np.isin(number_N, number_N[order[:labels]]))
+
+
 def draws(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset, args: AdaptStudyArguments,
     known: set[int],
@@ -82,10 +90,7 @@ def draws(
 
     truth, number_N = (labels_of(data) + 1) / 2, numbered(data["text"])
     for seed in sorted(set(range(args.seed, args.seed + args.draws)) - known):
-        drawn = np.random.default_rng(seed).permutation(number_N.max() + 1)
-        order = drawn.argsort()[number_N].argsort(kind="stable")  # rows of one text follow each other
-        labelled = number_N[order[: max(args.labels)]]
-        test = np.flatnonzero(~np.isin(number_N, labelled))
+        order, test = drawn_rows(number_N, max(args.labels), seed)
         before = measured(model, answer(model, ALONE, test), truth[test])
         records = [{"labels": 0, "seed": seed, "chosen": ALONE} | before]
         for count in args.labels:

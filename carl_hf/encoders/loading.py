@@ -35,9 +35,7 @@ from carl_hf.utils.suggestions import first_line
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
 _CHECKPOINT = "This is a checkpoint of CARL training: name its export, the folder encoder/ of the run."
 logger = logging.getLogger(__name__)
-
-ONE_AT_A_TIME = threading.RLock()
-"""Held while a model is loaded, so that threads that ask together for one that is shared in a process load it once."""
+_loading = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -51,7 +49,7 @@ def without_weights_bar() -> Iterator[None]:
             return EmptyTqdm(*args, **kwargs)
         return factory(*args, **kwargs) if before is None else before(factory, args, kwargs)
 
-    with ONE_AT_A_TIME:
+    with _loading:
         before = set_tqdm_hook(make)
         try:
             yield

@@ -32,11 +32,11 @@ def stated_pooling(resolved: str) -> StatedPooling | None:
     if prompt or kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Normalize"}:
         return "other"
     state = optional_json(resolved, f"{modules[1]['path']}/config.json")
-    if state is None:
-        raise ValueError(
-            f"{resolved} lacks {modules[1]['path']}/config.json, which states its pooling: copy it whole, with its "
-            "folders (cp -r)."
-        )
+    if state is None:  # an export of this package states it twice
+        state = {"pooling_mode": (optional_json(resolved, EXPORT_RECORD) or {}).get("pooling")}
+        if state["pooling_mode"] is None:
+            raise ValueError(f"{resolved} lacks {modules[1]['path']}/config.json, which states its pooling: copy or "
+                             "download it whole, with its folders.")  # fmt: skip
     flags = (key.removeprefix("pooling_mode_") for key, value in state.items() if value is True)
     # sentence-transformers up to 5 writes a flag for each mode, version 6 one name
     modes = [flag for flag in flags if not flag.startswith("include_")] or [state.get("pooling_mode")]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -30,6 +31,7 @@ from carl_hf.utils.devices import default_device
 logger = logging.getLogger(__name__)
 
 _CACHE_FORMAT = "1"
+_LOADING: dict[Any, threading.Lock] = {}
 _CHUNK = 10_000  # texts embedded before their vectors are saved: what a kill can lose
 
 
@@ -207,8 +209,9 @@ def shared_encoder(
     bf16: bool = False,
 ) -> TextEncoder:  # fmt: skip
     """[`load_text_encoder`] without a bar, once in a process for the same settings and files."""
-    with loading.ONE_AT_A_TIME:
-        return _loaded(name, pooling, max_length, batch_size, device, bf16, stamp_of(name))
+    settings = (name, pooling, max_length, batch_size, device, bf16, stamp_of(name))
+    with _LOADING.setdefault(settings, threading.Lock()):  # threads that ask together load it once
+        return _loaded(*settings)
 
 
 def stamp_of(name: str) -> tuple[tuple[str, int, int], ...]:
@@ -300,7 +303,8 @@ def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         state |= {"truncation": None, "padding": None}  # set by the last call, no property of the tokenizer
     else:
-        settings = {k: v for k, v in tokenizer.init_kwargs.items() if not k.endswith(("_file", "_path"))}
+        varying = ("_file", "_path", "is_local", "local_files_only")  # where it was loaded from
+        settings = {k: v for k, v in tokenizer.init_kwargs.items() if not k.endswith(varying)}
         state = {"vocabulary": tokenizer.get_vocab(), "class": type(tokenizer).__name__, "settings": settings}
     return json.dumps(state, sort_keys=True, default=str) + ("" if tokenizer.truncation_side == "right" else "left")
 

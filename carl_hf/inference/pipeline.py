@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import logging
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from transformers import PreTrainedConfig
 from carl_hf.data.bad_rows import is_blank
 from carl_hf.data.files import PIECE
 from carl_hf.encoders.hub_files import UnreachableError
-from carl_hf.encoders.loading import ONE_AT_A_TIME, is_va_regressor, load_config
+from carl_hf.encoders.loading import is_va_regressor, load_config
 from carl_hf.evaluation.encoder import fingerprint_of, tokenizer_state
 from carl_hf.export.task_heads import class_probabilities
 from carl_hf.inference.readers import Reader
@@ -28,6 +29,7 @@ from carl_hf.utils.setting_types import at_least
 logger = logging.getLogger(__name__)
 
 _HEADS = ("va", "emotion")
+_LOADING = threading.RLock()
 
 
 class AffectPipeline:
@@ -50,8 +52,9 @@ class AffectPipeline:
             move in the third decimal.
 
     Raises:
-        ValueError: if one of them cannot be found or is of another kind, or both are None; for intervals of a
-            regressor that has none.
+        ValueError: if one of them cannot be found or is of another kind, or both are None; for intervals without a
+            regressor, or of one that has none; for a class "probability" whose column would be another's; for a
+            batch or a length that is no number, or too small.
     """
 
     def __init__(
@@ -255,10 +258,12 @@ class AffectPipeline:
         return answers
 
     def _loaded(self) -> list[tuple[Reader, list[str]]]:
-        with ONE_AT_A_TIME:
-            return self._load()
+        if self._readers is None:
+            with _LOADING:  # threads that ask together load the models once
+                self._load()
+        return self._readers  # type: ignore[return-value]
 
-    def _load(self) -> list[tuple[Reader, list[str]]]:
+    def _load(self) -> None:
         if self._readers is None:
             device = default_device(self.device)
             readers: list[tuple[Reader, list[str]]] = []
@@ -273,7 +278,6 @@ class AffectPipeline:
                 else:
                     readers.append((reader, [head]))
             self._readers = readers
-        return self._readers
 
 
 def _located(name: str | Path) -> str:

@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from carl_hf.encoders.checks import check_tokenizer, usable_positions
+from carl_hf.encoders.checks import check_tokenizer, kept_length, usable_positions
 from carl_hf.encoders.classifiers import GivenStates
 from carl_hf.encoders.embedding import embed_tokens
 from carl_hf.encoders.loading import load_classifier, load_tokenizer
 from carl_hf.encoders.packing import Pooling
 from carl_hf.evaluation.encoder import tokenizer_state
-from carl_hf.utils.log_once import log_once
 
 _TEXTS = ("A warm bath.", "How dare you lie to me again?")  # on which a head is compared with its whole model
 _TOLERANCE = 1e-3
-_MOST_TOKENS = 512  # where neither the tokenizer nor the encoder states a limit
+_MOST_TOKENS = 512  # unless the caller asks for more
 
 
 class Reader:
@@ -37,11 +36,10 @@ class Reader:
         model, self.tokenizer = load_classifier(name).to(device).eval(), load_tokenizer(name)
         check_tokenizer(model, self.tokenizer)
         self.encoder, self.device, self.config = model.base_model, device, model.config
-        limits = (max_length, self.tokenizer.model_max_length, usable_positions(self.encoder), _MOST_TOKENS)
-        self.max_length = min(limit for limit in limits if limit is not None)
-        if max_length is not None and max_length > self.max_length:
-            limit = f"{self.max_length} tokens at a time, its tokenizer's or encoder's limit"
-            log_once(f"{name} reads {limit}, not {max_length}.")
+        if max_length is None:
+            limits = (self.tokenizer.model_max_length, usable_positions(self.encoder), _MOST_TOKENS)
+            max_length = min(limit for limit in limits if limit is not None)
+        self.max_length = kept_length(max_length, self.tokenizer, self.encoder)
         self.heads = [model]
         with torch.autocast(device.type, enabled=False):  # a caller's would round what is compared
             expected = self._whole_model(model)

@@ -18,9 +18,10 @@ from carl_hf.evaluation.encoder import TextEncoder, shared_encoder, stamp_of
 class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Embeds texts; for pipelines, grid searches and joblib.
 
-    Nothing is learnt; `fit` notes which encoder it was, so that another one, saved in its place, is refused. It is
-    loaded when it is first needed, once in each process for the same settings and files; a pickle holds the settings
-    and the files' times of change, so that a `memory` of joblib computes the vectors anew for another encoder.
+    Nothing is learnt; `fit` notes which encoder it was and how texts are read, so that another one, saved in its
+    place, is refused. It is loaded when it is first needed, once in each process for the same settings and files; a
+    pickle holds the settings and the files' times of change, so that a `memory` of joblib computes the vectors anew
+    for another encoder.
 
     Args:
         model: Hub id or folder of an encoder: the export `encoder/`, or any other, as in
@@ -53,7 +54,7 @@ class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 "CarlVectorizer reads the texts of fit again, and a generator has them once: list(texts)."
             )
         _texts(X)
-        self.fingerprint_ = self._fingerprint()
+        self.fingerprint_ = self._fingerprint(self._encoder())
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -63,15 +64,16 @@ class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             X: a list, array or column of texts.
 
         Raises:
-            ValueError: as [`fit`], and for another encoder than that of `fit`.
+            ValueError: as [`fit`], and for another encoder, length, pooling or `normalize` than in `fit`.
         """
-        current = self._fingerprint()
+        encoder = self._encoder()
+        current = self._fingerprint(encoder)
         if getattr(self, "fingerprint_", current) != current:
             raise ValueError(
                 f"{self.model} is another encoder than in fit, or its vectors are made otherwise (length, pooling, "
                 "normalize): fit again."
             )
-        vectors = self._encoder().embed(_texts(X))
+        vectors = encoder.embed(_texts(X))
         if self.normalize:
             vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(np.finfo(np.float32).tiny)
         return vectors
@@ -85,9 +87,8 @@ class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def _encoder(self) -> TextEncoder:
         return shared_encoder(str(self.model), self.pooling, self.max_length, self.batch_size, self.device)
 
-    def _fingerprint(self) -> tuple[str, str, bool]:
+    def _fingerprint(self, encoder: TextEncoder) -> tuple[str, str, bool]:
         """Changes with all that the vectors of a text depend on."""
-        encoder = self._encoder()
         return encoder.fingerprint, encoder.pooling, bool(self.normalize)
 
     @property
@@ -107,7 +108,7 @@ class CarlVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 def _texts(X: Any) -> Sequence[str]:
     if isinstance(X, (str, bytes, dict, set)):
         raise ValueError(f"CarlVectorizer takes a list of texts, got one {type(X).__name__}: pass [text].")
-    if not hasattr(X, "__iter__"):
+    if not hasattr(X, "__iter__") and not hasattr(X, "__getitem__"):
         raise ValueError(f"CarlVectorizer takes a list of texts, got {X!r}.")
     found = list(X) if getattr(X, "ndim", 1) == 1 else None
     wrong = None if found is None else next((row for row, text in enumerate(found) if not isinstance(text, str)), None)

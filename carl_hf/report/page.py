@@ -198,10 +198,10 @@ class _Report:
         return note and f"{corpus}: {note}"
 
     def further(self) -> Iterator[str]:
-        va = self.corpora("va")
+        va, trees = self.corpora("va"), self.models.values()
         across = [corpus for corpus in va if " to " in corpus]
-        dominance = [c for c in va if any(_at(tree, ("va", c, "dominance")) for tree in self.models.values())]
-        several = [c for c in self.corpora("emotion") if "micro_f1" in self.first("emotion", c)]
+        dominance = [c for c in va if any(_at(tree, ("va", c, "dominance")) for tree in trees)]
+        several = [c for c in self.corpora("emotion") if any(_at(t, ("emotion", c, "micro_f1")) for t in trees)]
         ceiling = [c for c in va if "of_ceiling" in (self.first("va", c).get("valence") or {})]
         for title, task, corpora, metrics, baseline in (
             ("From one corpus to another", "va", across, _VA, _CONSTANT),

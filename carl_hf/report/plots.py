@@ -33,7 +33,7 @@ _MODEL_MARKERS = "os^DvPX*"
 _HATCHES = ("", "////", "....", "xxxx")
 _LABEL_COLOURS = ("#332288", "#88CCEE", "#117733", "#CC6677", "#000000", "#999933", "#DDCC77")
 _LABEL_MARKERS = "^sDvPX"
-# beside matplotlib's own font, for scripts that it lacks; those of Linux, macOS and Windows
+# beside the user's, for scripts that it lacks; those of Linux, macOS and Windows
 _FONTS = (
     "Noto Sans CJK JP", "Noto Sans CJK SC", "IPAexGothic", "WenQuanYi Zen Hei", "Noto Sans Devanagari",
     "Hiragino Sans", "PingFang SC", "Arial Unicode MS", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI",
@@ -288,7 +288,7 @@ def new_figure(
     from matplotlib.font_manager import fontManager
 
     installed = {font.name for font in fontManager.ttflist}
-    families = ["DejaVu Sans", *(name for name in _FONTS if name in installed)]
+    families = [*matplotlib.rcParams["font.family"], *(name for name in _FONTS if name in installed)]
     columns = min(panels, most)
     rows = math.ceil(panels / columns)
     with matplotlib.rc_context({"text.parse_math": False, "svg.hashsalt": "carl", "font.family": families,

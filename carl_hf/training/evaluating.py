@@ -128,7 +128,8 @@ class EvaluatingTrainer(Trainer):
             metrics["loss"] = sum(w * metrics[name] for name, w in self.weights.items() if name in metrics)
         if undefined and math.isfinite(plain_loss):
             logger.warning(
-                "No text that is evaluated has a label for %s: %s.", " and ".join(undefined),
+                "No text that is evaluated counts for %s (no label, or none in its batch to be compared with): %s.",
+                " and ".join(undefined),
                 f"{prefix}_loss is without" if "loss" in metrics else f"there is no {prefix}_loss",
             )  # fmt: skip
         metrics |= self._probe_dev(dataloader.dataset)

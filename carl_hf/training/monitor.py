@@ -39,13 +39,17 @@ def step_metrics(step: Step) -> dict[str, tuple[Tensor, Tensor]]:
     for name, loss in step.losses.items():
         objective = OBJECTIVES[name]
         counted_G = labelled[objective.label]
-        if name == "supcon":  # a mean over the texts that share their class with another
-            counted_G = counted_G & ((labels.class_G.unsqueeze(1) == labels.class_G).sum(1) > 1)
+        if (
+            name == "supcon"
+        ):  # a mean over the texts that share their class with another, against those of other classes
+            same_GG = labels.class_G.unsqueeze(1) == labels.class_G
+            counted_G = counted_G & (same_GG.sum(1) > 1) & (~same_GG & counted_G).any(1)
         if name == "regression":  # a mean over numbers, of which a text may have one
             metrics[name] = (loss, ((~labels.va_G2.isnan()).sum(-1) * labels.weight_G).sum())
         elif name != "ptd":
             weight = (counted_G * (1 if objective.label is None else labels.weight_G)).sum()
-            metrics[name] = (loss, weight * (objective.by_itself | (counted_G.sum() > 1)))
+            fewest = 1 if objective.by_itself else 3 if name.startswith("rank_n_contrast") else 2
+            metrics[name] = (loss, weight * (counted_G.sum() >= fewest))
     zero_labels, count = labelled["va"] & (labels.va_G2.nan_to_num() == 0).all(-1), labelled["va"].sum()
     metrics["zero_label_fraction"] = (zero_labels.sum() / count, count)
     if "ptd" in step.losses:
@@ -77,7 +81,7 @@ class RunningMeans:
 
     def __init__(self, gather: Callable[[Tensor], Tensor], *, strict: Collection[str] = ()):
         self._gather, self._strict = gather, strict
-        self.labelled: set[str] = set()  # the metrics of which the last call of `take` had any text
+        self.labelled: set[str] = set()  # the metrics that had any weight in the last call of `take`
         self._entries: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     def add(self, metrics: dict[str, tuple[Tensor, Tensor]]) -> None:
