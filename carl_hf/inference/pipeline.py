@@ -261,7 +261,7 @@ class AffectPipeline:
         if self._readers is None:
             with _LOADING:  # threads that ask together load the models once
                 self._load()
-        return self._readers  # type: ignore[return-value]
+        return self._readers
 
     def _load(self) -> None:
         if self._readers is None:
