@@ -64,7 +64,7 @@ class CarlTrainer(PublishingTrainer, ResumableTrainer, EvaluatingTrainer):
     `momentum`; `zero_label_fraction` (share of the VA labels that are (0, 0)); `changed_coordinates` (share of the
     perturbed tokens' coordinates that change at the encoder's precision); `embedding_std`, `effective_rank` and
     `target_distance` (training/monitor.py); and `skipped_steps` after a non-finite step (training/nonfinite.py).
-    An evaluation logs the same losses, of which it leaves out, with a warning, those that no text has a label for.
+    An evaluation logs the same losses, of which it leaves out, with a warning, those that no text counts for.
     Where the labels allow, it adds the Pearson correlations of a ridge probe
     (`eval_valence_pearson`, `eval_arousal_pearson` and their mean `eval_va_pearson`), the accuracy in percent of a
     logistic probe (`eval_label_accuracy`) and, of the validation texts, the time they took, `eval_probe_seconds`.

@@ -34,20 +34,19 @@ def usable_texts(step: Step) -> Tensor:
 
 def step_metrics(step: Step) -> dict[str, tuple[Tensor, Tensor]]:
     """Metrics of a step: name -> (value, its weight: the number of texts, or numbers, that it is a mean over, or the
-    sum of their weights; 0 where no two texts can be compared)."""
+    sum of their weights; 0 where too few texts can be compared)."""
     labels, labelled, metrics = step.labels, labelled_texts(step.labels), {}
     for name, loss in step.losses.items():
         objective = OBJECTIVES[name]
         counted_G = labelled[objective.label]
-        if (
-            name == "supcon"
-        ):  # a mean over the texts that share their class with another, against those of other classes
+        if name == "supcon":  # a mean over texts with another of their class, against those of other classes
             same_GG = labels.class_G.unsqueeze(1) == labels.class_G
             counted_G = counted_G & (same_GG.sum(1) > 1) & (~same_GG & counted_G).any(1)
         if name == "regression":  # a mean over numbers, of which a text may have one
             metrics[name] = (loss, ((~labels.va_G2.isnan()).sum(-1) * labels.weight_G).sum())
         elif name != "ptd":
             weight = (counted_G * (1 if objective.label is None else labels.weight_G)).sum()
+            # of two texts, neither is the nearer one
             fewest = 1 if objective.by_itself else 3 if name.startswith("rank_n_contrast") else 2
             metrics[name] = (loss, weight * (counted_G.sum() >= fewest))
     zero_labels, count = labelled["va"] & (labels.va_G2.nan_to_num() == 0).all(-1), labelled["va"].sum()
